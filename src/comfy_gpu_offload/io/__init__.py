@@ -1,0 +1,1 @@
+"""Tensors to bytes and back, with no sockets: dtypes, tree, digests, codecs, frame."""

@@ -1,0 +1,42 @@
+"""Tensors as byte buffers, without copying where the tensor allows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+Buffer = bytes | bytearray | memoryview
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The tensor's elements in row-major order, as bytes.
+
+    A contiguous CPU tensor is not copied: the view shares its memory and keeps it alive. Any other is copied
+    once, by the move to the CPU or by becoming contiguous.
+    """
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    flat = plain.to(device="cpu").contiguous().reshape(-1)
+    return _view(flat)
+
+
+def tensor_from(buffer: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
+    """A tensor of `dtype` and `shape` over `buffer`, which must be writable: the two share memory."""
+    count = math.prod(shape)
+    if count == 0:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(buffer, dtype=dtype, count=count).reshape(tuple(shape))
+
+
+def allocate(size_bytes: int) -> memoryview:
+    """A writable buffer of `size_bytes`, its contents undefined, aligned as torch aligns its tensors."""
+    # torch gives 64-byte alignment and, unlike bytearray, does not clear the memory first.
+    return _view(torch.empty(size_bytes, dtype=torch.uint8))
+
+
+def _view(flat: torch.Tensor) -> memoryview:
+    # NumPy has no bfloat16 and no float8, so every dtype goes as uint8.
+    array: np.ndarray[tuple[int], np.dtype[np.uint8]] = flat.view(torch.uint8).numpy()
+    return memoryview(array)  # type: ignore[arg-type]  # an ndarray is a buffer; its stubs say so from 3.12 on

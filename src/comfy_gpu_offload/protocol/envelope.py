@@ -1,0 +1,85 @@
+"""A message with its tree, in and out of frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import FrameError
+from ..io import codecs, tree
+from ..io.buffers import Buffer
+from ..io.frame import (
+    DEFAULT_LIMITS,
+    EncodedFrame,
+    FrameLimits,
+    Part,
+    Received,
+    decode,
+    encode,
+)
+from .messages import PROTOCOL_VERSION, Message, parse
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What came in one frame: the message, and the tree still apart."""
+
+    message: Message
+    skeleton: Any
+    tensors: tuple[Received, ...]
+
+    def unpack(self) -> tree.Tree:
+        """The tree, when every tensor came with its data.
+
+        Raises:
+            FrameError: a tensor came as a digest only, or the tree is malformed.
+        """
+        tensors = tuple(received.tensor for received in self.tensors)
+        return tree.unpack(self.skeleton, tuple(_present(tensor) for tensor in tensors))
+
+
+def _present(tensor: torch.Tensor | None) -> torch.Tensor:
+    if tensor is None:
+        raise FrameError("missing_tensor", "a tensor came as a digest where its data belongs")
+    return tensor
+
+
+def seal(
+    message: Message, packed: tree.PackedTree | None = None, codec: codecs.Codec = codecs.RAW
+) -> EncodedFrame:
+    """A frame of the message and a tree whose tensors all travel with their data."""
+    packed = packed or tree.PackedTree(None)
+    parts = [Part(path, tensor) for path, tensor in zip(packed.paths, packed.tensors, strict=True)]
+    return seal_parts(message, packed.skeleton, parts, codec)
+
+
+def seal_parts(
+    message: Message, skeleton: Any, parts: list[Part], codec: codecs.Codec = codecs.RAW
+) -> EncodedFrame:
+    """A frame of the message and a tree, its tensors as `parts` say."""
+    return encode(message.model_dump(mode="python"), skeleton, parts, codec)
+
+
+class ProtocolSkewError(FrameError):
+    """The other side speaks a protocol this one does not."""
+
+
+def open_frame(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> Envelope:
+    """What the frame in `buffer` says.
+
+    Raises:
+        FrameError: not a frame.
+        ProtocolSkewError: of a protocol version other than ours; looked at before the rest of the message.
+        MessageError: a message we do not know.
+    """
+    frame = decode(buffer, limits)
+    protocol = frame.message.get("protocol", PROTOCOL_VERSION)
+    if protocol != PROTOCOL_VERSION:
+        raise ProtocolSkewError(
+            "unsupported_protocol",
+            f"the other side speaks protocol {protocol!r:.20}, this one speaks {PROTOCOL_VERSION}; "
+            "install the same release of comfy-gpu-offload on both sides",
+        )
+    return Envelope(parse(frame.message), frame.skeleton, frame.tensors)

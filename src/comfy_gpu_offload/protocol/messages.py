@@ -1,0 +1,218 @@
+"""The messages, as frozen values that check themselves. docs/protocol.md says who sends which, and when."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import MessageError
+
+PROTOCOL_VERSION = 1
+
+Identifier = Annotated[str, Field(min_length=8, max_length=64, pattern=r"^[0-9a-zA-Z_-]+$")]
+ShortText = Annotated[str, Field(max_length=256)]
+Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class FaultCode(StrEnum):
+    """Why a worker refused or failed. The HTTP status that goes with each is in docs/protocol.md."""
+
+    BAD_FRAME = "bad_frame"
+    BAD_MESSAGE = "bad_message"
+    UNSUPPORTED_PROTOCOL = "unsupported_protocol"
+    UNAUTHORIZED = "unauthorized"
+    UNKNOWN_MODEL = "unknown_model"
+    MODEL_CHANGED = "model_changed"
+    MISSING_TENSORS = "missing_tensors"
+    WRONG_DIGEST = "wrong_digest"
+    TOO_LARGE = "too_large"
+    CANCELLED = "cancelled"
+    OUT_OF_MEMORY = "out_of_memory"
+    MODEL_FAILED = "model_failed"
+    UNSUPPORTED_RESULT = "unsupported_result"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    INTERNAL = "internal"
+
+
+class Message(BaseModel):
+    """Base of all messages: immutable, exact types, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelRef(Message):
+    """Which model, loaded how. `weight_dtype` as in ComfyUI's own loader, or a torch dtype's name."""
+
+    name: ShortText
+    weight_dtype: ShortText = "default"
+
+
+class ModelEntry(Message):
+    """One model a worker can load. `folder`: the kind of folder it lies in; `size_bytes` of its files."""
+
+    name: ShortText
+    folder: ShortText
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class ModelDescription(Message):
+    """A model as its worker has it.
+
+    Attributes:
+        fingerprint: changes when the file does.
+        compute_dtype: the torch dtype that the model computes in, e.g. ``bfloat16``.
+    """
+
+    ref: ModelRef
+    fingerprint: Identifier
+    compute_dtype: ShortText
+
+
+class Hello(Message):
+    """Opens a session; with `model`, also asks for that model to be loaded and described."""
+
+    type: Literal["hello"] = "hello"
+    protocol: int = PROTOCOL_VERSION
+    client: Identifier
+    package: ShortText
+    torch: ShortText
+    comfyui: ShortText | None = None
+    codecs: tuple[ShortText, ...]
+    model: ModelRef | None = None
+
+
+class WorkerLimits(Message):
+    """What the worker accepts, in bytes."""
+
+    frame_bytes: Annotated[int, Field(gt=0)]
+    store_bytes: Annotated[int, Field(ge=0)]
+
+
+class Welcome(Message):
+    """Answers a `Hello`. `instance` names this start of the worker: a new one holds no tensors.
+
+    With a model asked for, the frame's tree holds what its backend has to say of it (docs/protocol.md).
+    """
+
+    type: Literal["welcome"] = "welcome"
+    protocol: int = PROTOCOL_VERSION
+    instance: Identifier
+    package: ShortText
+    torch: ShortText
+    comfyui: ShortText | None
+    backend: ShortText
+    device: ShortText
+    codecs: tuple[ShortText, ...]
+    limits: WorkerLimits
+    models: tuple[ModelEntry, ...]
+    model: ModelDescription | None = None
+
+
+class Forward(Message):
+    """One forward call. The frame's tree holds ``(args, kwargs)``.
+
+    `request` names the call: asked again under the same name, the worker answers without computing again.
+    """
+
+    type: Literal["forward"] = "forward"
+    request: Identifier
+    client: Identifier
+    model: ModelRef
+    fingerprint: Identifier
+    reply_codec: ShortText
+
+
+class WorkerTimings(Message):
+    """Where the worker's time went, in seconds."""
+
+    decode_s: Seconds = 0.0
+    queue_s: Seconds = 0.0
+    load_s: Seconds = 0.0
+    compute_s: Seconds = 0.0
+
+
+class Result(Message):
+    """Answers a `Forward`. The frame's tree holds what the model returned."""
+
+    type: Literal["result"] = "result"
+    request: Identifier
+    instance: Identifier
+    timings: WorkerTimings
+
+
+class Fault(Message):
+    """Answers anything that went wrong.
+
+    Attributes:
+        retryable: whether the same request may succeed later.
+        missing: digests the worker lacks, with `missing_tensors`.
+        traceback: where in the worker's code; file, line and function, never a value.
+    """
+
+    type: Literal["fault"] = "fault"
+    code: FaultCode
+    message: Annotated[str, Field(max_length=4000)]
+    retryable: bool = False
+    missing: tuple[Digest, ...] = ()
+    traceback: Annotated[str, Field(max_length=20_000)] | None = None
+
+
+class Cancel(Message):
+    """Asks for a call to be ended, whether it waits or runs."""
+
+    type: Literal["cancel"] = "cancel"
+    request: Identifier
+
+
+class Cancelled(Message):
+    """Answers a `Cancel`: what the call was doing."""
+
+    type: Literal["cancelled"] = "cancelled"
+    request: Identifier
+    state: Literal["queued", "running", "unknown"]
+
+
+_KINDS: dict[str, type[Message]] = {
+    "hello": Hello,
+    "welcome": Welcome,
+    "forward": Forward,
+    "result": Result,
+    "fault": Fault,
+    "cancel": Cancel,
+    "cancelled": Cancelled,
+}
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def parse(fields: dict[str, Any]) -> Message:
+    """The message that these fields are.
+
+    Raises:
+        MessageError: of no known type, or its fields are not that type's.
+    """
+    kind = fields.get("type")
+    model = _KINDS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise MessageError(f"a message of the unknown type {kind!r:.40}")
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        # Names and reasons only: the values may be a user's.
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise MessageError(f"a {kind} message that is not of its form: {wrong}") from None
+
+
+def expect(message: Message, kind: type[MessageT]) -> MessageT:
+    """`message`, which must be of `kind`.
+
+    Raises:
+        MessageError: it is of another.
+    """
+    if not isinstance(message, kind):
+        raise MessageError(f"a {type(message).__name__} came where a {kind.__name__} belongs")
+    return message

@@ -1,0 +1,112 @@
+"""What a backend is: something that lists, loads and runs models on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What the handshake says of a backend. `comfyui`: its version, where there is one."""
+
+    name: str
+    device: str
+    comfyui: str | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """A loaded model: the description every client reads, and details for a client of the same kind.
+
+    `details` is a tree (io.tree): for ``comfyui`` what the stand-in is built from, for ``diffusers`` the
+    model's config.
+    """
+
+    description: ModelDescription
+    details: Any
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a forward call gave. Times in seconds; `load_s` is above 0 when weights had to be loaded."""
+
+    result: Any
+    load_s: float
+    compute_s: float
+
+
+class BackendError(Exception):
+    """A backend's refusal, which the handler turns into a fault. The message is for the user."""
+
+
+class ModelNotFoundError(BackendError):
+    """No model of that name; the message says where it was looked for."""
+
+
+class ModelMismatchError(BackendError):
+    """The model is not the one the client described."""
+
+
+class ModelRunError(BackendError):
+    """The model could not be loaded, or raised."""
+
+
+class OutOfMemoryError(BackendError):
+    """The device, or this machine, has too little memory."""
+
+
+class InterruptedCallError(BackendError):
+    """The call was interrupted by `Backend.interrupt`."""
+
+
+class Backend(Protocol):
+    """All methods but `interrupt`, `models` and `info` are called from one thread, one at a time."""
+
+    def info(self) -> BackendInfo:
+        """What the handshake says of this backend."""
+
+    def models(self) -> Sequence[ModelEntry]:
+        """Every model that can be loaded; cheap, and loads nothing."""
+
+    def describe(self, ref: ModelRef) -> Described:
+        """Loads the model if it is not loaded, and describes it.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            ModelRunError: it cannot be loaded.
+            OutOfMemoryError: it does not fit.
+        """
+
+    def forward(
+        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Computed:
+        """Runs the model; loads it first if need be. Tensors come on the CPU and may be used as they like.
+
+        Raises:
+            ModelMismatchError: the model has another fingerprint.
+            InterruptedCallError: `interrupt` was called meanwhile.
+            BackendError: as `describe`, or the model raised.
+        """
+
+    def interrupt(self) -> None:
+        """Asks the running call to end soon, where the backend can. Called from any thread."""
+
+    def close(self) -> None:
+        """Frees all weights."""
+
+
+def on_device(tree: Any, device: torch.device) -> Any:
+    """The same tree with every tensor on `device`."""
+    if isinstance(tree, torch.Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: on_device(value, device) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(on_device(value, device) for value in tree)
+    return tree
