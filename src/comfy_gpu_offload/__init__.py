@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from .client.connect import connect
+from .client.remote_model import RemoteModel
+from .client.session import Session
 from .version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["RemoteModel", "Session", "__version__", "connect"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,14 +47,14 @@ class PackedTree:
 
 
 class Record(Mapping[str, Any]):
-    """A model's output with named fields, as diffusers returns: by attribute, by name or by position."""
+    """Named fields, by attribute, by name or by position: a diffusers model's output, or its config."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = dict(fields)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._fields:
-            raise AttributeError(f"this output has the fields {sorted(self._fields)}, not {name!r}")
+            raise AttributeError(f"there is no field {name!r}, only {sorted(self._fields)}")
         return self._fields[name]
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -232,6 +232,30 @@ class _Unpacker:
             except ValueError as error:
                 raise _bad_tree("a number that is not one") from error
         raise _bad_tree(f"the tag {tag!r:.20} is unknown, or its value does not fit it")
+
+
+def map_tensors(value: Tree, function: Callable[[torch.Tensor], torch.Tensor]) -> Tree:
+    """The same tree with `function` applied to every tensor."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Record):
+        return Record({key: map_tensors(item, function) for key, item in value.items()})
+    if isinstance(value, dict):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value
+
+
+def first_tensor(value: Tree) -> torch.Tensor | None:
+    """The first tensor of a tree, in the order of its parts, or None."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return next((found for item in value if (found := first_tensor(item)) is not None), None)
+    return None
 
 
 def _bad_tree(detail: str) -> FrameError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import MessageError
 
@@ -59,6 +60,12 @@ class ModelEntry(Message):
     size_bytes: Annotated[int, Field(ge=0)]
 
 
+def _checked_dtype(name: str) -> str:
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise ValueError("not the name of a torch dtype")
+    return name
+
+
 class ModelDescription(Message):
     """A model as its worker has it.
 
@@ -69,7 +76,13 @@ class ModelDescription(Message):
 
     ref: ModelRef
     fingerprint: Identifier
-    compute_dtype: ShortText
+    compute_dtype: Annotated[ShortText, AfterValidator(_checked_dtype)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`compute_dtype` as torch's."""
+        dtype: torch.dtype = getattr(torch, self.compute_dtype)
+        return dtype
 
 
 class Hello(Message):

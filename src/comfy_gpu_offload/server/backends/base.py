@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ...io.tree import map_tensors
 from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
 
 
@@ -103,10 +104,4 @@ class Backend(Protocol):
 
 def on_device(tree: Any, device: torch.device) -> Any:
     """The same tree with every tensor on `device`."""
-    if isinstance(tree, torch.Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {key: on_device(value, device) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(on_device(value, device) for value in tree)
-    return tree
+    return map_tensors(tree, lambda tensor: tensor.to(device))

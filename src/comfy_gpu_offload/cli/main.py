@@ -1,0 +1,66 @@
+"""Chooses the command. Each command's module is imported only when it is run: some need extras."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import ConfigError, OffloadError
+from ..version import __version__
+
+_COMMANDS = {
+    "worker": "hold models and run their forward passes for others",
+    "demo": "sample digits through a worker, and show that remote equals local",
+    "models": "list what the configured worker can load",
+}
+# What a module of ours needs besides the core, by the first package it would miss.
+_EXTRAS = {"aiohttp": "worker", "psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a wrong call or setting."""
+    try:
+        options = _parse(list(sys.argv[1:] if arguments is None else arguments))
+        logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        return int(_load(options.command).run(options))
+    except OffloadError as error:
+        print(f"comfy-gpu-offload: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except ModuleNotFoundError as error:
+        print(f"comfy-gpu-offload: {_missing(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="comfy-gpu-offload", description=_summary())
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in argv if word in _COMMANDS), None)
+    for name, text in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        if name == chosen:
+            _load(name).add_arguments(command)
+    return parser.parse_args(argv)
+
+
+def _summary() -> str:
+    return "Run ComfyUI's big models on somebody else's GPU: only the diffusion model's forward pass travels."
+
+
+def _load(command: str) -> Any:
+    return importlib.import_module(f".{command}_command", __package__)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to do about a module that is not installed."""
+    package = (error.name or "").split(".")[0]
+    if package not in _EXTRAS:
+        raise error
+    return f"this needs {package}: pip install 'comfy-gpu-offload[{_EXTRAS[package]}]'"

@@ -1,0 +1,27 @@
+"""`models`: lists what the configured worker can load."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..client.connect import connect_from
+from ..config.settings import load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no options: the worker comes from the settings."""
+    parser.epilog = "The worker is the one in COMFY_GPU_OFFLOAD_URL."
+
+
+def run(_: argparse.Namespace) -> int:
+    """Prints a line a model: name, folder, size.
+
+    Raises:
+        OffloadError: no worker is configured, or it cannot be reached.
+    """
+    with connect_from(load_settings()) as session:
+        welcome = session.welcome
+    for entry in welcome.models:
+        print(f"{entry.size_bytes / 1e9:9.3f} GB  {entry.folder:<18}  {entry.name}")
+    print(f"{len(welcome.models)} models on {welcome.device}, backend {welcome.backend}")
+    return 0

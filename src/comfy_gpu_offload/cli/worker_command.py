@@ -1,0 +1,134 @@
+"""`worker`: holds models and runs their forward passes for others."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..config.settings import Settings, is_loopback, load_settings
+from ..errors import ConfigError
+from ..io.frame import FrameLimits
+from ..server.app import WorkerState
+from ..server.backends.base import Backend
+from ..server.handler import HandlerOptions
+from ..server.serve import ServeOptions, serve
+from .comfyui_python import enter_comfyui
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument(
+        "--backend", choices=["comfyui", "diffusers"], required=True, help="what runs the models"
+    )
+    parser.add_argument("--comfyui", type=Path, metavar="PATH", help="the ComfyUI folder (comfyui backend)")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="diffusers: a model's folder or file, or a folder of models; "
+        "comfyui: a further folder with diffusion_models/ and checkpoints/ in it",
+    )
+    parser.add_argument(
+        "--extra-model-paths-config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="as ComfyUI's own option of that name; may be repeated",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8288, help="0: any free one (default: %(default)s)")
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate chain"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this private key")
+    parser.add_argument("--cpu", action="store_true", help="use no GPU")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: a setting or an option is wrong, or the worker would be open to the network.
+    """
+    settings = load_settings()
+    _check(options, settings)
+    if options.backend == "comfyui":
+        enter_comfyui(options.comfyui, sys.argv[1:])
+    limits = FrameLimits(frame_bytes=settings.frame_bytes)
+    serving = ServeOptions(
+        host=options.host,
+        port=options.port,
+        handler=HandlerOptions(limits=limits, store_bytes=settings.store_bytes),
+        announce=lambda address: print(f"listening on {address}", flush=True),
+        tls=_tls(options),
+    )
+    state = WorkerState(limits, settings.token)
+    try:
+        asyncio.run(serve(state, _maker(options, settings), serving))
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {options.host}:{options.port}: {error.strerror}") from error
+    sys.stdout.flush()
+    if state.handler is None:
+        os._exit(0)  # stopped while loading: a thread is inside a library and would be waited for
+    return 0
+
+
+def _check(options: argparse.Namespace, settings: Settings) -> None:
+    if settings.token is None and not is_loopback(options.host):
+        raise ConfigError(
+            f"Listening on {options.host} would let anyone on the network use this GPU: set "
+            "COMFY_GPU_OFFLOAD_TOKEN to a long random text (python -c 'import secrets; "
+            "print(secrets.token_urlsafe(32))'), here and at the client."
+        )
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key belong together")
+    if not 0 <= options.port < 65_536:
+        raise ConfigError(f"--port {options.port}: a port is 0 to 65535")
+    if options.models is not None and not options.models.exists():
+        raise ConfigError(f"--models {options.models}: there is no such file or folder")
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:
+        raise ConfigError(f"--tls-cert, --tls-key: these do not make a certificate: {error}") from error
+    return context
+
+
+def _maker(options: argparse.Namespace, settings: Settings) -> Callable[[], Backend]:
+    """What makes the backend; each is imported only where it is wanted."""
+    if options.backend == "comfyui":
+
+        def comfyui() -> Backend:
+            from ..server.backends.comfyui import ComfyUIBackend  # noqa: PLC0415
+
+            return ComfyUIBackend(
+                options.comfyui,
+                models_dir=options.models,
+                extra_model_paths=tuple(options.extra_model_paths_config),
+                cpu=options.cpu,
+                model_bytes=settings.model_bytes,
+            )
+
+        return comfyui
+
+    def diffusers() -> Backend:
+        import torch  # noqa: PLC0415
+
+        from ..server.backends.diffusers import DiffusersBackend  # noqa: PLC0415
+
+        device = torch.device("cpu") if options.cpu else None
+        return DiffusersBackend(options.models, device=device, model_bytes=settings.model_bytes)
+
+    return diffusers

@@ -1,0 +1,1 @@
+"""The caller's side: a session with a worker, and models that live there."""

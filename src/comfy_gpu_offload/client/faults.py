@@ -1,0 +1,32 @@
+"""A worker's fault as the error that its code stands for."""
+
+from __future__ import annotations
+
+from ..errors import (
+    CallCancelledError,
+    ModelChangedError,
+    ModelFailedError,
+    TooLargeError,
+    UnauthorizedError,
+    UnknownModelError,
+    VersionSkewError,
+    WorkerFaultError,
+)
+from ..protocol.messages import Fault, FaultCode
+
+_ERRORS: dict[FaultCode, type[WorkerFaultError]] = {
+    FaultCode.UNSUPPORTED_PROTOCOL: VersionSkewError,
+    FaultCode.UNAUTHORIZED: UnauthorizedError,
+    FaultCode.UNKNOWN_MODEL: UnknownModelError,
+    FaultCode.MODEL_CHANGED: ModelChangedError,
+    FaultCode.TOO_LARGE: TooLargeError,
+    FaultCode.CANCELLED: CallCancelledError,
+    FaultCode.OUT_OF_MEMORY: ModelFailedError,
+    FaultCode.MODEL_FAILED: ModelFailedError,
+}
+
+
+def error_of(fault: Fault) -> WorkerFaultError:
+    """The error to raise for `fault`."""
+    kind = _ERRORS.get(fault.code, WorkerFaultError)
+    return kind(fault.message, code=fault.code.value, worker_traceback=fault.traceback)

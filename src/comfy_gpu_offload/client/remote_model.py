@@ -1,0 +1,115 @@
+"""A model whose forward pass runs elsewhere, as an `nn.Module` that can stand where the model stood."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..io.tree import Record, Tree, first_tensor, map_tensors
+from ..protocol.messages import ModelDescription, ModelRef
+from ..transport.base import Check
+from .timings import CallTimings
+
+_TIMINGS_KEPT = 4096
+
+
+class Caller(Protocol):
+    """What runs the calls: a `Session`."""
+
+    def forward(
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        check: Check | None = None,
+    ) -> tuple[Tree, CallTimings]:
+        """See `Session.forward`."""
+
+
+class RemoteModel(nn.Module):
+    """A worker's model. It has no weights here: no parameters, and an empty `state_dict`.
+
+    Attributes:
+        description: the worker's description of it.
+        details: what the worker's backend says of it besides (docs/protocol.md).
+        timings: of the last 4096 calls, oldest first.
+    """
+
+    def __init__(
+        self, caller: Caller, description: ModelDescription, details: Any, *, check: Check | None = None
+    ) -> None:
+        super().__init__()
+        self.description = description
+        self.details = details
+        self.timings: deque[CallTimings] = deque(maxlen=_TIMINGS_KEPT)
+        self._caller = caller
+        self._check = check
+        # Follows .to(device), as a pipeline expects of its parts.
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's result for these arguments, which may be any tree of plain values and tensors.
+
+        Tensors of the result are on the device of the first tensor among the arguments.
+
+        Raises:
+            UnsupportedValueError: an argument cannot travel; names it.
+            TransportError: the worker cannot be reached.
+            WorkerFaultError: the worker refused, or the model failed.
+        """
+        value, timings = self._caller.forward(
+            self.description.ref, self.description.fingerprint, args, kwargs, self._check
+        )
+        started = perf_counter()
+        first = first_tensor(args)
+        first = first if first is not None else first_tensor(kwargs)
+        device = self.device if first is None else first.device
+        if device.type != "cpu":
+            value = map_tensors(value, lambda tensor: tensor.to(device))
+        self.timings.append(timings + CallTimings(decode_s=perf_counter() - started))
+        return value
+
+    @property
+    def last_timings(self) -> CallTimings | None:
+        """Of the last call, or None before the first."""
+        return self.timings[-1] if self.timings else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where this module was moved to; the weights are on the worker's device."""
+        return self.get_buffer("_anchor").device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the model computes in, at the worker."""
+        return self.description.dtype
+
+    @property
+    def config(self) -> Record:
+        """A diffusers model's config, by attribute and by name.
+
+        Raises:
+            AttributeError: the model is none of diffusers'.
+        """
+        if isinstance(self.details, dict) and isinstance(self.details.get("config"), dict):
+            return Record(self.details["config"])
+        raise AttributeError(f"the worker gave no diffusers config for {self.description.ref.name}")
+
+    def cache_context(self, name: str) -> AbstractContextManager[None]:
+        """Does nothing. Pipelines announce their conditional and unconditional calls with it."""
+        return nullcontext()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}: the model's layers and weights are on the worker"
+            ) from None

@@ -1,0 +1,267 @@
+"""A session with one worker: handshake, forward calls, resends, retries."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from ..errors import (
+    ExchangeTimeoutError,
+    MessageError,
+    OffloadError,
+    TransportError,
+    UnsupportedValueError,
+)
+from ..io import codecs
+from ..io.frame import DEFAULT_LIMITS, FrameLimits
+from ..io.tree import PackedTree, Tree, pack_call
+from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
+from ..protocol.messages import (
+    Cancel,
+    Fault,
+    FaultCode,
+    Forward,
+    Hello,
+    ModelEntry,
+    ModelRef,
+    Result,
+    Welcome,
+    expect,
+)
+from ..transport.base import Check, Timeouts, Transport
+from ..version import __version__
+from .faults import error_of
+from .recurrence import Recurrence
+from .remote_model import RemoteModel
+from .retry import Patience, RetryPolicy
+from .skew import warn_of_skew
+from .timings import CallTimings
+
+logger = logging.getLogger(__name__)
+
+# A fault that lists missing tensors is answered with them; a worker that still lacks them has no room.
+_MAX_RESENDS = 3
+_CANCEL_TIMEOUTS = Timeouts(connect_s=2.0, exchange_s=5.0)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session behaves. `comfyui`: the client's own ComfyUI version, for the handshake."""
+
+    call: Timeouts = field(default_factory=Timeouts)
+    load: Timeouts = field(default_factory=lambda: Timeouts(exchange_s=900.0))
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    codec: codecs.Codec = codecs.RAW
+    limits: FrameLimits = DEFAULT_LIMITS
+    comfyui: str | None = None
+
+
+class Session:
+    """A worker, as one client sees it. Thread-safe.
+
+    Attributes:
+        client: this session's random name, by which the worker is fair among clients.
+        welcome: what the worker last said of itself.
+    """
+
+    def __init__(self, transport: Transport, options: SessionOptions | None = None) -> None:
+        """Says hello.
+
+        Raises:
+            TransportError: the worker cannot be reached.
+            WorkerFaultError: it refused: a wrong token, or another protocol.
+        """
+        self._transport = transport
+        self._options = options or SessionOptions()
+        self._recurrence = Recurrence()
+        self.client = uuid.uuid4().hex
+        self.welcome, _ = self._hello(None, self._options.call, None)
+        warn_of_skew(self.welcome, self._options.comfyui)
+
+    def models(self) -> tuple[ModelEntry, ...]:
+        """What the worker can load, asked anew."""
+        self.welcome, _ = self._hello(None, self._options.call, None)
+        return self.welcome.models
+
+    def model(self, name: str, weight_dtype: str = "default", *, check: Check | None = None) -> RemoteModel:
+        """The worker's model of that name, loaded there if it is not.
+
+        `check` is called several times a second while this model's calls wait; what it raises ends the call
+        and cancels it at the worker.
+
+        Raises:
+            UnknownModelError: the worker has no such model.
+            ModelFailedError: it cannot load it.
+            TransportError: the worker cannot be reached.
+        """
+        ref = ModelRef(name=name, weight_dtype=weight_dtype)
+        welcome, details = self._hello(ref, self._options.load, check)
+        if welcome.model is None:
+            raise MessageError("the worker's welcome lacks the model that was asked for")
+        return RemoteModel(self, welcome.model, details, check=check)
+
+    def close(self) -> None:
+        """Closes the session's connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _hello(self, ref: ModelRef | None, timeouts: Timeouts, check: Check | None) -> tuple[Welcome, Any]:
+        hello = Hello(
+            client=self.client,
+            package=__version__,
+            torch=torch.__version__,
+            comfyui=self._options.comfyui,
+            codecs=codecs.names(),
+            model=ref,
+        )
+        reply = self._transport.exchange("hello", seal(hello), timeouts, check)
+        envelope = open_frame(reply, self._options.limits)
+        return expect(_raise_fault(envelope), Welcome), envelope.unpack()
+
+    def forward(
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        check: Check | None = None,
+    ) -> tuple[Tree, CallTimings]:
+        """One forward call; the result's tensors are on the CPU.
+
+        A call that the connection lost is sent again under its own name, so it is computed once where the
+        worker still knows it, and again where the worker was restarted.
+
+        Raises:
+            UnsupportedValueError: an argument cannot travel.
+            TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: the worker refused, or the model failed.
+        """
+        started = perf_counter()
+        packed = pack_call(args, kwargs)
+        _refuse_gradients(packed)
+        message = Forward(
+            request=uuid.uuid4().hex,
+            client=self.client,
+            model=ref,
+            fingerprint=fingerprint,
+            reply_codec=self._options.codec.name,
+        )
+        host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
+        call = _Call(message, packed, host, CallTimings(pack_s=perf_counter() - started))
+        try:
+            return self._complete(call, check)
+        except BaseException as error:
+            # A call that ended by our own word, or by its timeout, may still be running there.
+            if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
+                self._cancel(message.request)
+            raise
+
+    def _complete(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings]:
+        patience = Patience(self._options.retry, check)
+        resends = 0
+        while True:
+            try:
+                answer = self._attempt(call, check)
+            except TransportError as error:
+                if not error.retryable or isinstance(error, ExchangeTimeoutError):
+                    raise
+                logger.warning("The worker was lost in the middle of a run and is tried again: %s", error)
+                if not patience.wait():
+                    raise
+                continue
+            if not isinstance(answer, Fault):
+                return answer
+            if answer.code is FaultCode.MISSING_TENSORS and resends < _MAX_RESENDS:
+                resends += 1
+                self._recurrence.lacking(answer.missing)
+                logger.debug("the worker lacks %d tensors; they are sent again", len(answer.missing))
+            elif not answer.retryable or not patience.wait():
+                raise error_of(answer)
+
+    def _attempt(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
+        """One exchange; the call's timings grow with each."""
+        t0 = perf_counter()
+        parts = self._recurrence.parts(call.model_key, call.packed, call.host)
+        t1 = perf_counter()
+        frame = seal_parts(call.message, call.packed.skeleton, parts, self._options.codec)
+        t2 = perf_counter()
+        call.timings += CallTimings(pack_s=t1 - t0, encode_s=t2 - t1, bytes_up=frame.size_bytes, exchanges=1)
+        try:
+            reply = self._transport.exchange("forward", frame, self._options.call, check)
+        finally:
+            t3 = perf_counter()
+            call.timings += CallTimings(exchange_s=t3 - t2)
+        envelope = open_frame(reply, self._options.limits)
+        if isinstance(envelope.message, Fault):
+            return envelope.message
+        result = expect(envelope.message, Result)
+        self._recurrence.delivered(result.instance, parts)
+        value = envelope.unpack()
+        timings = call.finish(result, len(reply), perf_counter() - t3)
+        logger.debug("forward %s: %s", call.message.model.name, timings.summary())
+        return value, timings
+
+    def _cancel(self, request: str) -> None:
+        """Tells the worker, without keeping the caller: it has been interrupted and wants to go on."""
+
+        def tell() -> None:
+            try:
+                self._transport.exchange("cancel", seal(Cancel(request=request)), _CANCEL_TIMEOUTS)
+            except OffloadError as error:
+                logger.debug("the worker could not be told of a cancelled call: %s", type(error).__name__)
+
+        threading.Thread(target=tell, name="comfy-gpu-offload-cancel", daemon=True).start()
+
+
+@dataclass
+class _Call:
+    """A forward call under way."""
+
+    message: Forward
+    packed: PackedTree
+    host: tuple[torch.Tensor, ...]
+    timings: CallTimings
+
+    @property
+    def model_key(self) -> str:
+        return f"{self.message.model.name}\n{self.message.model.weight_dtype}"
+
+    def finish(self, result: Result, reply_bytes: int, decode_s: float) -> CallTimings:
+        worker = result.timings
+        self.timings += CallTimings(
+            decode_s=decode_s,
+            worker_decode_s=worker.decode_s,
+            queue_s=worker.queue_s,
+            load_s=worker.load_s,
+            compute_s=worker.compute_s,
+            bytes_down=reply_bytes,
+        )
+        return self.timings
+
+
+def _refuse_gradients(packed: PackedTree) -> None:
+    if not torch.is_grad_enabled():
+        return
+    for path, tensor in zip(packed.paths, packed.tensors, strict=True):
+        if tensor.requires_grad:
+            raise UnsupportedValueError(
+                path, "tensor that requires a gradient", "gradients do not come back; use torch.no_grad()"
+            )
+
+
+def _raise_fault(envelope: Envelope) -> Any:
+    if isinstance(envelope.message, Fault):
+        raise error_of(envelope.message)
+    return envelope.message

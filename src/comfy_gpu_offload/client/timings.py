@@ -1,0 +1,56 @@
+"""Where a call's time and bytes went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class CallTimings:
+    """One forward call. Seconds and bytes; worker's figures are measured by the worker.
+
+    Attributes:
+        pack_s: taking the arguments apart, moving tensors to the CPU, hashing those that recur.
+        encode_s, decode_s: tensors to frame, and frame to tensors on the caller's device.
+        exchange_s: from sending to the reply's last byte, the worker's times included.
+        worker_decode_s, queue_s, load_s, compute_s: at the worker: reading the frame, waiting for the device,
+            loading or moving weights, the model itself.
+        bytes_up, bytes_down: whole frames.
+        exchanges: 1, and 1 more for each resend.
+    """
+
+    pack_s: float = 0.0
+    encode_s: float = 0.0
+    exchange_s: float = 0.0
+    decode_s: float = 0.0
+    worker_decode_s: float = 0.0
+    queue_s: float = 0.0
+    load_s: float = 0.0
+    compute_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    exchanges: int = 0
+
+    @property
+    def total_s(self) -> float:
+        """The whole call, as the caller waited for it."""
+        return self.pack_s + self.encode_s + self.exchange_s + self.decode_s
+
+    @property
+    def wire_s(self) -> float:
+        """What the exchange cost beyond the worker's own work."""
+        worker = self.worker_decode_s + self.queue_s + self.load_s + self.compute_s
+        return max(0.0, self.exchange_s - worker)
+
+    def __add__(self, other: CallTimings) -> CallTimings:
+        sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        return CallTimings(**sums)
+
+    def summary(self) -> str:
+        """One line, in milliseconds and KB (1000 bytes)."""
+        return (
+            f"up {self.bytes_up / 1e3:.1f} KB, down {self.bytes_down / 1e3:.1f} KB; "
+            f"pack {self.pack_s * 1e3:.2f}, encode {self.encode_s * 1e3:.2f}, wire {self.wire_s * 1e3:.2f}, "
+            f"queue {self.queue_s * 1e3:.2f}, load {self.load_s * 1e3:.2f}, "
+            f"compute {self.compute_s * 1e3:.2f}, decode {self.decode_s * 1e3:.2f} ms"
+        )

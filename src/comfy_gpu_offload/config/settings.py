@@ -1,0 +1,167 @@
+"""The settings of both sides. `.env.example` lists them all; a test holds the two together."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ..errors import ConfigError
+
+PREFIX = "COMFY_GPU_OFFLOAD_"
+# The pack's own folder, where a user who unpacked it into custom_nodes puts .env.
+_PACK_FOLDER = Path(__file__).resolve().parents[3]
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Bytes = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Frozen; from the environment, else from `.env` here or in the pack's folder, else the defaults.
+
+    Attributes:
+        url: the worker's address; https, or http where the address is this machine's own.
+        token: the worker's token; sent as a bearer, never shown.
+        ca_file: certificates to trust besides the system's, for a worker with one of its own.
+        compression: `auto` compresses unless the worker is on this machine.
+        connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
+        retry_s: how long a call is tried again while the worker cannot be reached.
+        frame_bytes: largest frame accepted, either way.
+        store_bytes: what the worker keeps of tensors that recur.
+        model_bytes: what the worker keeps of loaded models; 0 for as much as memory allows.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=(_PACK_FOLDER / ".env", ".env"),
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+
+    url: str | None = None
+    token: SecretStr | None = None
+    ca_file: Path | None = None
+    compression: Literal["auto", "zstd", "none"] = "auto"
+    connect_timeout_s: Seconds = 10.0
+    call_timeout_s: Seconds = 330.0
+    load_timeout_s: Seconds = 900.0
+    retry_s: Seconds = 120.0
+    frame_bytes: Bytes = 2 * 1024**3
+    store_bytes: Bytes = 2 * 1024**3
+    model_bytes: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value)
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not is_header_text(value.get_secret_value()):
+            raise ValueError("a token is printable ASCII without spaces")
+        return value
+
+
+def is_header_text(token: str) -> bool:
+    """Whether `token` can stand in an HTTP header: printable ASCII, no spaces, at least one character."""
+    return bool(token) and all(33 <= ord(character) <= 126 for character in token)
+
+
+def checked_url(url: str) -> str:
+    """`url` without a trailing slash.
+
+    Raises:
+        ValueError: not http or https, no host, with credentials in it, or http to another machine.
+    """
+    parts = urlsplit(url.strip())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("an address looks like https://HOST or http://127.0.0.1:8288")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("an address holds no user, password, query or fragment; the token goes elsewhere")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError(
+            "http is for this machine only, since it shows token and pictures to the network: use https "
+            f"(worker --tls-cert), or a tunnel: ssh -L 8288:127.0.0.1:8288 {parts.hostname}, "
+            "and then http://127.0.0.1:8288"
+        )
+    _ = parts.port  # raises ValueError where it is no port
+    return url.strip().rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _GivenSettings(Settings):
+    """The same settings, from what is given alone."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def load_settings() -> Settings:
+    """The settings in force, from the environment and .env.
+
+    Raises:
+        ConfigError: a value is wrong; names the variable and what is wrong, never the value.
+    """
+    return _built(Settings, {})
+
+
+def given_settings(**values: Any) -> Settings:
+    """Settings of these values; the environment and .env are not read.
+
+    Raises:
+        ConfigError: a value is wrong, or no setting has that name.
+    """
+    unknown = sorted(values.keys() - Settings.model_fields.keys())
+    if unknown:
+        raise ConfigError(f"There is no setting {', '.join(unknown)}")
+    return _built(_GivenSettings, values)
+
+
+def _built(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        wrong = "\n".join(f"  {PREFIX}{_field(e['loc'])}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"Wrong settings:\n{wrong}") from None
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else ""
+    return name.upper().removeprefix(PREFIX)
+
+
+def require_url(settings: Settings) -> str:
+    """The worker's address.
+
+    Raises:
+        ConfigError: none is set.
+    """
+    if settings.url is None:
+        raise ConfigError(
+            f"No worker is configured: set {PREFIX}URL to its address, e.g. http://127.0.0.1:8288 for one "
+            "that runs on this machine, in the environment or in the pack's .env (see .env.example)."
+        )
+    return settings.url

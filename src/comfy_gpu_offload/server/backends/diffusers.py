@@ -1,0 +1,186 @@
+"""The diffusers backend: models of the diffusers library, and the bundled digits model. Needs no ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import psutil
+import torch
+
+from ...digits.model import FOLDER as DIGITS_FOLDER
+from ...io.tree import map_tensors
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
+from .base import (
+    BackendInfo,
+    Computed,
+    Described,
+    InterruptedCallError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    ModelRunError,
+    OutOfMemoryError,
+    on_device,
+)
+from .diffusers_models import DiffusersModel, choose_dtype, find_models, load
+from .fingerprints import fingerprint
+from .residents import ResidentModels
+
+DIGITS = "digits"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    module: torch.nn.Module
+    files: tuple[Path, ...]
+    fingerprint: str
+    dtype: torch.dtype
+
+    def is_current(self) -> bool:
+        """Whether the files are still those it was loaded from."""
+        try:
+            return fingerprint(self.files) == self.fingerprint
+        except FileNotFoundError:
+            return False
+
+
+class DiffusersBackend:
+    """See `Backend`.
+
+    Args:
+        models_path: a model's folder or file, or a folder of models; None for the bundled model alone.
+        device: where models run; None for CUDA where there is one.
+        model_bytes: what loaded models may take; 0 for as much as memory allows.
+    """
+
+    def __init__(
+        self, models_path: Path | None = None, *, device: torch.device | None = None, model_bytes: int = 0
+    ) -> None:
+        self._path = models_path
+        self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._residents: ResidentModels[_Loaded] = ResidentModels(model_bytes, self._available, self._unload)
+        self._interrupted = threading.Event()
+
+    def info(self) -> BackendInfo:
+        """See `Backend`."""
+        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
+        return BackendInfo("diffusers", name)
+
+    def models(self) -> Sequence[ModelEntry]:
+        """See `Backend`. Looks anew each time, so that a model that was added is found."""
+        return [
+            ModelEntry(name=model.name, folder="diffusers", size_bytes=model.size_bytes)
+            for model in self._found().values()
+        ]
+
+    def _found(self) -> dict[str, DiffusersModel]:
+        (bundled,) = find_models(DIGITS_FOLDER)
+        digits = DiffusersModel(DIGITS, bundled.folder, bundled.files, bundled.class_name)
+        found = {} if self._path is None else {model.name: model for model in find_models(self._path)}
+        return {DIGITS: digits, **found}
+
+    def describe(self, ref: ModelRef) -> Described:
+        """See `Backend`. Details: ``{"class": diffusers' class name, "config": the model's config}``."""
+        loaded, _ = self._load(ref)
+        config = json.loads(json.dumps(dict(getattr(loaded.module, "config", {})), default=str))
+        description = ModelDescription(
+            ref=ref,
+            fingerprint=loaded.fingerprint,
+            compute_dtype=str(loaded.dtype).removeprefix("torch."),
+        )
+        public = {key: value for key, value in config.items() if key != "_name_or_path"}
+        return Described(description, {"class": type(loaded.module).__name__, "config": public})
+
+    def forward(
+        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Computed:
+        """See `Backend`."""
+        self._interrupted.clear()
+        loaded, load_s = self._load(ref)
+        if loaded.fingerprint != fingerprint:
+            raise ModelMismatchError(
+                f"The worker's {ref.name!r} has changed since this session began; load the model again."
+            )
+        started = perf_counter()
+        try:
+            with torch.inference_mode():
+                moved = on_device((args, dict(kwargs)), self._device)
+                result = loaded.module(*moved[0], **moved[1])
+                result = _on_cpu(result)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            text = f"{self._device} has too little memory for this call to {ref.name!r}."
+            raise OutOfMemoryError(text) from error
+        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            text = f"{type(error).__name__}: {str(error)[:500]}"
+            raise ModelRunError(f"The model {ref.name!r} raised {text}") from error
+        return Computed(result, load_s, perf_counter() - started)
+
+    def interrupt(self) -> None:
+        """See `Backend`. Takes effect at the model's next block."""
+        self._interrupted.set()
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._residents.clear()
+
+    def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
+        loaded = self._residents.get(ref)
+        if loaded is not None and loaded.is_current():
+            return loaded, 0.0
+        started = perf_counter()
+        model = self._find(ref.name)
+        self._residents.drop(ref)
+        self._residents.make_room(model.size_bytes)
+        dtype = choose_dtype(model, ref.weight_dtype, self._device)
+        try:
+            module = load(model, dtype, self._device)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemoryError(f"{self._device} has too little memory to load {ref.name!r}.") from error
+        self._stop_at_blocks(module)
+        loaded = _Loaded(module, model.files, fingerprint(model.files), dtype)
+        self._residents.put(ref, loaded, model.size_bytes)
+        return loaded, perf_counter() - started
+
+    def _find(self, name: str) -> DiffusersModel:
+        found = self._found()
+        if name not in found:
+            raise ModelNotFoundError(
+                f"There is no model {name!r} here. Looked in {self._path or 'the bundled models only'}; "
+                f"there are {', '.join(found)}."
+            )
+        return found[name]
+
+    def _stop_at_blocks(self, module: torch.nn.Module) -> None:
+        def stop(*_: object) -> None:
+            if self._interrupted.is_set():
+                raise InterruptedCallError("The call was cancelled.")
+
+        for part in module.modules():
+            if isinstance(part, torch.nn.ModuleList):
+                for block in part:
+                    block.register_forward_pre_hook(stop)
+
+    def _available(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self._device)[0])
+        return int(psutil.virtual_memory().available)
+
+    def _unload(self, loaded: _Loaded) -> None:
+        loaded.module.to("meta")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _on_cpu(result: Any) -> Any:
+    """The model's result on the CPU; diffusers' output classes stay what they are, for the tree to name."""
+    if isinstance(result, dict):
+        for key, value in result.items():
+            result[key] = _on_cpu(value)
+        return result
+    return map_tensors(result, lambda tensor: tensor.cpu())

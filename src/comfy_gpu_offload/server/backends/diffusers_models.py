@@ -1,0 +1,134 @@
+"""Where the diffusers backend finds models, and how one is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import safe_open
+
+from ...io.dtypes import DTYPES
+from .base import ModelNotFoundError, ModelRunError
+
+_CONFIG = "config.json"
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_DEEPEST = 4
+_MAX_CONFIG_BYTES = 4 * 1024**2
+
+
+@dataclass(frozen=True)
+class DiffusersModel:
+    """A model on disk: `folder` holds its config, `files` its weights, `class_name` is diffusers' class."""
+
+    name: str
+    folder: Path
+    files: tuple[Path, ...]
+    class_name: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights on disk."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def find_models(root: Path) -> Iterator[DiffusersModel]:
+    """The models at `root`: a model's folder, its weights file, or a folder that holds models.
+
+    Names are paths below `root`, with forward slashes; a model that is `root` itself has its folder's name.
+    """
+    if root.is_file():
+        class_name = _class_name(root.parent)
+        if class_name is not None:
+            yield DiffusersModel(root.stem, root.parent, (root,), class_name)
+        return
+    for config in sorted([root / _CONFIG, *root.rglob(f"*/{_CONFIG}")]):
+        folder = config.parent
+        depth = len(folder.relative_to(root).parts)
+        files = tuple(sorted(folder.glob("*.safetensors")))
+        class_name = _class_name(folder) if files and depth <= _DEEPEST else None
+        if class_name is not None:
+            name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
+            yield DiffusersModel(name, folder, files, class_name)
+
+
+def _class_name(folder: Path) -> str | None:
+    """The diffusers class that the folder's config names, or None: config files come from strangers."""
+    config = folder / _CONFIG
+    try:
+        if config.stat().st_size > _MAX_CONFIG_BYTES:
+            return None
+        name = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    is_model = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)
+    return name if is_model else None
+
+
+def choose_dtype(model: DiffusersModel, weight_dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype to load in: the one asked for, else the file's own; on a CPU bfloat16 for half precision.
+
+    Raises:
+        ModelRunError: `weight_dtype` is none that this backend loads.
+    """
+    named = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    if weight_dtype in named:
+        return named[weight_dtype]
+    if weight_dtype != "default":
+        raise ModelRunError(
+            f"weight_dtype {weight_dtype!r}: the diffusers backend takes default, {', '.join(named)}."
+        )
+    stored = _stored_dtype(model.files[0])
+    # Most CPUs compute float16 by way of float32, slower than either.
+    return torch.bfloat16 if device.type == "cpu" and stored is torch.float16 else stored
+
+
+def _stored_dtype(file: Path) -> torch.dtype:
+    with safe_open(file, framework="pt") as tensors:
+        names = [tensors.get_slice(key).get_dtype() for key in tensors.keys()]  # noqa: SIM118  # no mapping
+    floats = [DTYPES[name] for name in names if name in {"F16", "BF16", "F32"}]
+    return max(set(floats), key=floats.count) if floats else torch.float32
+
+
+def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    """The model, ready to run, loaded as diffusers loads it. Only safetensors are read, never a pickle.
+
+    Raises:
+        ModelNotFoundError: its files are gone.
+        ModelRunError: diffusers cannot load it.
+    """
+    kind: Any = getattr(diffusers, model.class_name)
+    try:
+        with _standard_folder(model) as folder:
+            loaded: torch.nn.Module = kind.from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,  # otherwise it warns where accelerate is not installed
+            )
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"The files of {model.name!r} are gone from {model.folder}.") from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelRunError(f"diffusers cannot load {model.name!r}: {str(error)[:500]}") from error
+    return loaded.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _standard_folder(model: DiffusersModel) -> Iterator[Path]:
+    """A folder in which diffusers finds the model: its own, or one of links, for weights of another name."""
+    if len(model.files) > 1 or model.files[0].name == _WEIGHTS:
+        yield model.folder
+        return
+    with TemporaryDirectory(prefix="comfy-gpu-offload-") as name:
+        folder = Path(name)
+        (folder / _CONFIG).symlink_to((model.folder / _CONFIG).resolve())
+        (folder / _WEIGHTS).symlink_to(model.files[0].resolve())
+        yield folder

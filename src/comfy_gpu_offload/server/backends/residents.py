@@ -1,0 +1,70 @@
+"""Which models stay loaded: least recently used ones leave when memory is short."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+ModelT = TypeVar("ModelT")
+
+# Left free for activations, frames and everything else the machine does.
+HEADROOM_BYTES = 1024**3
+
+
+class ResidentModels(Generic[ModelT]):
+    """Loaded models by key. Used from one thread.
+
+    Args:
+        budget_bytes: what all may take together; 0 for as much as `available_bytes` allows.
+        available_bytes: how much memory is free now, where the models lie.
+        unload: frees one that leaves.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int,
+        available_bytes: Callable[[], int],
+        unload: Callable[[ModelT], None],
+    ) -> None:
+        self._budget_bytes = budget_bytes
+        self._available_bytes = available_bytes
+        self._unload = unload
+        self._models: OrderedDict[Hashable, tuple[ModelT, int]] = OrderedDict()
+
+    def get(self, key: Hashable) -> ModelT | None:
+        """The model, now the most recently used, or None."""
+        if key not in self._models:
+            return None
+        self._models.move_to_end(key)
+        return self._models[key][0]
+
+    def make_room(self, size_bytes: int) -> None:
+        """Lets models leave until one of `size_bytes` fits, or none is left."""
+        while self._models and not self._fits(size_bytes):
+            self.drop(next(iter(self._models)))
+
+    def put(self, key: Hashable, model: ModelT, size_bytes: int) -> None:
+        """Keeps the model as the most recently used."""
+        self._models[key] = (model, size_bytes)
+        self._models.move_to_end(key)
+
+    def drop(self, key: Hashable) -> None:
+        """Lets one leave, if it is there."""
+        found = self._models.pop(key, None)
+        if found is not None:
+            self._unload(found[0])
+
+    def clear(self) -> None:
+        """Lets all leave."""
+        while self._models:
+            self.drop(next(iter(self._models)))
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def _fits(self, size_bytes: int) -> bool:
+        used_bytes = sum(size for _, size in self._models.values())
+        if self._budget_bytes and used_bytes + size_bytes > self._budget_bytes:
+            return False
+        return self._available_bytes() >= size_bytes + HEADROOM_BYTES

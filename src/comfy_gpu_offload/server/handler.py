@@ -1,0 +1,234 @@
+"""A frame in, a frame out: all of a worker but its sockets."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from ..errors import CodecError, FrameError, MessageError
+from ..io import codecs, tree
+from ..io.buffers import Buffer
+from ..io.digests import digest
+from ..io.frame import EncodedFrame, FrameLimits, Received
+from ..protocol.envelope import Envelope, open_frame, seal
+from ..protocol.messages import (
+    Cancel,
+    Cancelled,
+    Fault,
+    FaultCode,
+    Forward,
+    Hello,
+    Result,
+    Welcome,
+    WorkerLimits,
+    WorkerTimings,
+)
+from ..version import __version__
+from .backends.base import Backend, Computed, Described
+from .executor import Executor
+from .faults import RefusedError, fault_of, places
+from .replies import ReplyCache
+from .store import BlobStore
+
+logger = logging.getLogger(__name__)
+
+_UNEXPECTED = {FaultCode.INTERNAL, FaultCode.MODEL_FAILED}
+
+
+@dataclass(frozen=True)
+class HandlerOptions:
+    """Bytes: the largest frame accepted, and what the store may keep."""
+
+    limits: FrameLimits = field(default_factory=FrameLimits)
+    store_bytes: int = 2 * 1024**3
+
+
+class Handler:
+    """Answers frames for one backend. Thread-safe; every reply is a frame, faults included."""
+
+    def __init__(self, backend: Backend, options: HandlerOptions | None = None) -> None:
+        self.options = options or HandlerOptions()
+        self.instance = uuid.uuid4().hex
+        self._backend = backend
+        self._executor = Executor()
+        self._store = BlobStore(self.options.store_bytes)
+        self._replies = ReplyCache()
+
+    def submit(self, buffer: Buffer) -> Future[EncodedFrame]:
+        """The reply to one frame. Never fails: what goes wrong is answered with a fault."""
+        started = perf_counter()
+        try:
+            envelope = open_frame(buffer, self.options.limits)
+            working = self._dispatch(envelope, started)
+        except Exception as error:  # the one place where everything becomes a fault
+            return _done(self._refuse(error))
+        return self._faults_answered(working)
+
+    def handle(self, buffer: Buffer) -> EncodedFrame:
+        """The reply to one frame, waited for."""
+        return self.submit(buffer).result()
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Lets the running call finish, refuses what waits, frees the models; False on a timeout."""
+        finished = self._executor.close(timeout_s)
+        if finished:
+            self._backend.close()
+        return finished
+
+    def _dispatch(self, envelope: Envelope, started: float) -> Future[EncodedFrame]:
+        message = envelope.message
+        if isinstance(message, Forward):
+            return self._forward(message, envelope, started)
+        if isinstance(message, Hello):
+            return self._hello(message)
+        if isinstance(message, Cancel):
+            return _done(self._cancel(message))
+        raise MessageError(f"a {type(message).__name__} is nothing a client sends")
+
+    def _hello(self, hello: Hello) -> Future[EncodedFrame]:
+        if hello.model is None:
+            return _done(seal(self._welcome(None)))
+        ref = hello.model
+        logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
+
+        def describe(_: float) -> EncodedFrame:
+            described = self._backend.describe(ref)
+            return seal(self._welcome(described), tree.pack(described.details, "details"))
+
+        return self._executor.submit(hello.client, uuid.uuid4().hex, describe)
+
+    def _welcome(self, described: Described | None) -> Welcome:
+        info = self._backend.info()
+        return Welcome(
+            instance=self.instance,
+            package=__version__,
+            torch=torch.__version__,
+            comfyui=info.comfyui,
+            backend=info.name,
+            device=info.device,
+            codecs=codecs.names(),
+            limits=WorkerLimits(
+                frame_bytes=self.options.limits.frame_bytes, store_bytes=self._store.budget_bytes
+            ),
+            models=tuple(self._backend.models()),
+            model=None if described is None else described.description,
+        )
+
+    def _forward(self, message: Forward, envelope: Envelope, started: float) -> Future[EncodedFrame]:
+        known = self._replies.get(message.request)
+        if known is not None:
+            logger.debug("request %s asked for again", message.request)
+            return known
+        codec = _reply_codec(message.reply_codec)
+        args, kwargs = _call_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors)))
+        decode_s = perf_counter() - started
+
+        def run(queue_s: float) -> EncodedFrame:
+            done = self._backend.forward(message.model, message.fingerprint, args, kwargs)
+            return self._result(message, codec, done, WorkerTimings(decode_s=decode_s, queue_s=queue_s))
+
+        reply = self._executor.submit(message.client, message.request, run)
+        self._replies.add(message.request, reply)
+        return reply
+
+    def _result(
+        self, message: Forward, codec: codecs.Codec, done: Computed, timings: WorkerTimings
+    ) -> EncodedFrame:
+        timings = timings.model_copy(update={"load_s": done.load_s, "compute_s": done.compute_s})
+        result = Result(request=message.request, instance=self.instance, timings=timings)
+        frame = seal(result, tree.pack(done.result, "result"), codec)
+        logger.debug(
+            "request %s: queue %.4f s, load %.3f s, compute %.4f s",
+            message.request,
+            timings.queue_s,
+            timings.load_s,
+            timings.compute_s,
+        )
+        return frame
+
+    def _resolve(self, received: tuple[Received, ...]) -> tuple[torch.Tensor, ...]:
+        """Every tensor's data; those with a digest are kept, those that are only named are looked up."""
+        found = [self._look_up(entry) for entry in received]
+        missing = tuple(
+            entry.digest
+            for entry, tensor in zip(received, found, strict=True)
+            if tensor is None and entry.digest is not None
+        )
+        if missing:
+            raise RefusedError(
+                Fault(
+                    code=FaultCode.MISSING_TENSORS,
+                    message=f"The worker does not hold {len(missing)} of the tensors named by digest.",
+                    retryable=True,
+                    missing=missing,
+                )
+            )
+        return tuple(tensor for tensor in found if tensor is not None)
+
+    def _look_up(self, entry: Received) -> torch.Tensor | None:
+        if entry.tensor is None:
+            held = None if entry.digest is None else self._store.get(entry.digest)
+            if held is not None and (held.dtype, tuple(held.shape)) != (entry.dtype, entry.shape):
+                raise FrameError("contradiction", f"{entry.name!r:.80} is not what its digest names")
+            return held
+        if entry.digest is not None:
+            # Checked, because other clients will be given this tensor by that name.
+            if digest(entry.tensor) != entry.digest:
+                text = f"{entry.name!r:.80} does not match its digest."
+                raise RefusedError(Fault(code=FaultCode.WRONG_DIGEST, message=text))
+            self._store.put(entry.digest, entry.tensor)
+        return entry.tensor
+
+    def _cancel(self, message: Cancel) -> EncodedFrame:
+        state = self._executor.cancel(message.request, self._backend.interrupt)
+        logger.info("request %s cancelled; it was %s", message.request, state)
+        return seal(Cancelled(request=message.request, state=state))
+
+    def _faults_answered(self, working: Future[EncodedFrame]) -> Future[EncodedFrame]:
+        answer: Future[EncodedFrame] = Future()
+
+        def finish(done: Future[EncodedFrame]) -> None:
+            error = done.exception()
+            answer.set_result(done.result() if error is None else self._refuse(error))
+
+        working.add_done_callback(finish)
+        return answer
+
+    def _refuse(self, error: BaseException) -> EncodedFrame:
+        fault = fault_of(error)
+        if fault.code in _UNEXPECTED:
+            logger.error("answered with the fault %s:\n%s", fault.code.value, places(error))
+        else:
+            logger.info("answered with the fault %s", fault.code.value)
+        return seal(fault)
+
+
+def _reply_codec(name: str) -> codecs.Codec:
+    try:
+        return codecs.named(name)
+    except CodecError as error:
+        raise MessageError(str(error)) from error
+
+
+def _call_of(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], tuple)
+        and isinstance(value[1], dict)
+        and all(isinstance(key, str) for key in value[1])
+    ):
+        return value
+    raise MessageError("a forward call's tree must be its arguments and its keyword arguments")
+
+
+def _done(frame: EncodedFrame) -> Future[EncodedFrame]:
+    future: Future[EncodedFrame] = Future()
+    future.set_result(frame)
+    return future

@@ -1,0 +1,87 @@
+"""Runs a worker's HTTP server until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from .app import Routes, WorkerState
+from .backends.base import Backend
+from .handler import Handler, HandlerOptions
+
+logger = logging.getLogger(__name__)
+
+# Longer than any load balancer's own, so that it is never this side that closes a connection in use.
+_KEEPALIVE_S = 650.0
+_READ_BUFFER_BYTES = 1024 * 1024
+# The longest a platform waits between SIGTERM and SIGKILL is commonly 30 s; a call is worth more than that.
+_DRAIN_S = 600.0
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where and how to listen. `announce` is called once with the address when the worker is ready."""
+
+    host: str
+    port: int
+    handler: HandlerOptions
+    announce: Callable[[str], None]
+    tls: ssl.SSLContext | None = None
+
+
+async def serve(state: WorkerState, make_backend: Callable[[], Backend], options: ServeOptions) -> None:
+    """Listens at once, answers `/ping` with 204 until the backend is made, and stops on SIGTERM or SIGINT.
+
+    Stopping refuses new calls, lets the running one finish and its reply go out.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        Whatever `make_backend` raises.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    runner = _runner(state)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, options.host, options.port, ssl_context=options.tls)
+        await site.start()
+        ready = asyncio.ensure_future(asyncio.to_thread(make_backend))
+        stopped = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            return  # the process ends with its threads
+        state.handler = Handler(ready.result(), options.handler)
+        options.announce(_address(runner, options))
+        await stopped
+        logger.info("stopping: the running call is finished first")
+        if not await asyncio.to_thread(state.handler.close, _DRAIN_S):
+            logger.warning("the running call did not finish within %.0f s", _DRAIN_S)
+    finally:
+        await runner.cleanup()
+
+
+def _runner(state: WorkerState) -> web.AppRunner:
+    application = web.Application()
+    application.add_routes(Routes(state).definitions())
+    return web.AppRunner(
+        application,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        read_bufsize=_READ_BUFFER_BYTES,
+        shutdown_timeout=5.0,
+    )
+
+
+def _address(runner: web.AppRunner, options: ServeOptions) -> str:
+    scheme = "http" if options.tls is None else "https"
+    host, port = runner.addresses[0][:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}:{port}"

@@ -1,0 +1,1 @@
+"""Moves frames between client and worker, blind to what is in them."""

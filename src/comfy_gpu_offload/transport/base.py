@@ -1,0 +1,40 @@
+"""What a transport is: one exchange, one reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ..io.frame import EncodedFrame
+
+Route = Literal["hello", "forward", "cancel"]
+
+# Called while an exchange waits; whatever it raises ends the exchange and is raised to the caller.
+Check = Callable[[], None]
+# Often enough to end a call within half a second of an interrupt, seldom enough to cost nothing.
+CHECK_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. `connect_s` for a connection, `exchange_s` from its first byte to the reply's last."""
+
+    connect_s: float = 10.0
+    exchange_s: float = 330.0
+
+
+class Transport(Protocol):
+    """Carries frames to one worker. Thread-safe: exchanges may overlap."""
+
+    def exchange(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> memoryview:
+        """Sends `frame` and returns the reply, writable. One request, one reply; nothing is retried here.
+
+        Raises:
+            TransportError: the reply did not come; which one says why.
+        """
+
+    def close(self) -> None:
+        """Closes every connection. A later exchange opens new ones."""

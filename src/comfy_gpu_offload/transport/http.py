@@ -1,0 +1,253 @@
+"""Frames over HTTP/1.1: kept-alive connections, one send for headers and body, the reply into one buffer.
+
+Written on the standard library's sockets and response parser rather than on requests or urllib3: on the path
+of every forward call those cost more than the rest of the client together (benchmarks/http_clients.py).
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from ..config.settings import checked_url
+from ..errors import (
+    ConfigError,
+    ConnectError,
+    ConnectionLostError,
+    FrameError,
+    HttpStatusError,
+    TlsError,
+    TransportError,
+)
+from ..io.buffers import allocate
+from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
+from ..version import __version__
+from .base import Check, Route, Timeouts
+from .polled import PolledSocket
+
+MEDIA_TYPE = "application/octet-stream"
+# A connection idle for longer may have been dropped by a proxy without a word; opening one is then cheaper
+# than finding out. nginx and aiohttp keep idle connections for 75 s.
+_IDLE_S = 60.0
+_MAX_TEXT_BYTES = 2048
+
+
+@dataclass
+class _Connection:
+    http: http.client.HTTPConnection
+    used_at: float
+
+    @property
+    def sock(self) -> socket.socket:
+        sock: socket.socket = self.http.sock
+        return sock
+
+
+class HttpTransport:
+    """Carries frames to the worker at `url`.
+
+    Raises:
+        ConfigError: `url` is not one (see `config.settings.checked_url`), or `ca_file` cannot be read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: SecretStr | None = None,
+        *,
+        ca_file: Path | None = None,
+        max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
+    ) -> None:
+        try:
+            self.url = checked_url(url)
+        except ValueError as error:
+            raise ConfigError(f"This is no worker's address: {error}") from None
+        parts = urlsplit(self.url)
+        self._scheme, self._host, self._port = parts.scheme, parts.hostname or "", parts.port
+        self._base = parts.path
+        self._tls = _tls_context(ca_file) if parts.scheme == "https" else None
+        self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
+        self._fixed_headers = _fixed_headers(parts.netloc, token)
+        self._idle: list[_Connection] = []
+        self._lock = threading.Lock()
+
+    def exchange(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> memoryview:
+        """See `Transport`. A connection that failed in any way is closed and never used again."""
+        connection = self._take() or self._connect(timeouts.connect_s)
+        polled = PolledSocket(connection.sock, monotonic() + timeouts.exchange_s, check)
+        try:
+            reply = self._converse(polled, route, frame)
+        except BaseException as error:
+            connection.http.close()
+            raise _mapped(error, self.url) from error
+        if reply.kept_alive:
+            self._give_back(connection)
+        else:
+            connection.http.close()
+        return self._frame_of(reply)
+
+    def close(self) -> None:
+        """Closes the connections that are not in use."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.http.close()
+
+    def _take(self) -> _Connection | None:
+        with self._lock:
+            while self._idle:
+                connection = self._idle.pop()
+                if monotonic() - connection.used_at < _IDLE_S and not _has_ended(connection.sock):
+                    return connection
+                connection.http.close()
+        return None
+
+    def _give_back(self, connection: _Connection) -> None:
+        connection.used_at = monotonic()
+        with self._lock:
+            self._idle.append(connection)
+
+    def _connect(self, timeout_s: float) -> _Connection:
+        connection = (
+            http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+            if self._tls is None
+            else http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
+        )
+        try:
+            connection.connect()  # sets TCP_NODELAY
+        except ssl.SSLError as error:
+            raise TlsError(
+                f"{self.url} did not prove to be who it says ({error.reason}). Its certificate must be valid "
+                "for this name; for one of your own, name it in COMFY_GPU_OFFLOAD_CA_FILE."
+            ) from error
+        except OSError as error:
+            raise ConnectError(
+                f"No worker answers at {self.url} ({error.strerror or type(error).__name__}). "
+                "Is it running, and is the address right?"
+            ) from error
+        return _Connection(connection, monotonic())
+
+    def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> _Reply:
+        request = f"POST {self._base}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}"
+        head = f"{request}Content-Length: {frame.size_bytes}\r\n\r\n".encode("ascii")
+        # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            polled.send([head, *frame.buffers])
+        response = http.client.HTTPResponse(polled, method="POST")  # type: ignore[arg-type]
+        response.begin()
+        body = _read_body(response, self._limits.frame_bytes)
+        return _Reply(response.status, response.headers.get_content_type(), body, not response.will_close)
+
+    def _frame_of(self, reply: _Reply) -> memoryview:
+        if reply.media_type != MEDIA_TYPE:
+            raise _status_error(reply, self.url)
+        try:
+            frame_size(reply.body[: PRELUDE.size], self._limits)
+        except FrameError as error:
+            raise HttpStatusError(
+                f"{self.url} answered {reply.status} with something that is no frame ({error}). "
+                "Is this a worker's address?",
+                reply.status,
+                retryable=reply.status >= 500,
+            ) from error
+        return reply.body
+
+
+@dataclass(frozen=True)
+class _Reply:
+    status: int
+    media_type: str
+    body: memoryview
+    kept_alive: bool
+
+
+def _fixed_headers(host: str, token: SecretStr | None) -> str:
+    lines = [
+        f"Host: {host}",
+        f"User-Agent: comfy-gpu-offload/{__version__}",
+        f"Content-Type: {MEDIA_TYPE}",
+        f"Accept: {MEDIA_TYPE}",
+        "Accept-Encoding: identity",
+    ]
+    if token is not None:
+        lines.append(f"Authorization: Bearer {token.get_secret_value()}")
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:
+            raise ConfigError(f"COMFY_GPU_OFFLOAD_CA_FILE: no certificates in {ca_file}") from error
+    return context
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Whether an idle connection was closed by the other side, or has bytes that nobody asked for."""
+    sock.settimeout(0)
+    try:
+        sock.recv(1, 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_PEEK)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _read_body(response: http.client.HTTPResponse, limit: int) -> memoryview:
+    if response.length is None:  # chunked, or until the connection closes: a proxy's own page, as a rule
+        text = response.read(limit + 1)
+        if len(text) > limit:
+            raise ConnectionLostError("the reply is larger than any frame may be")
+        body = allocate(len(text))
+        body[:] = text
+        return body
+    if response.length > limit:
+        raise ConnectionLostError(f"the reply claims {response.length} bytes, over the {limit} allowed")
+    body = allocate(response.length)
+    filled = 0
+    while filled < len(body):
+        count = response.readinto(body[filled:])
+        if not count:
+            raise ConnectionLostError(f"the reply ended after {filled} of {len(body)} bytes")
+        filled += count
+    return body
+
+
+def _mapped(error: BaseException, url: str) -> BaseException:
+    """Ours for what sockets, TLS and the HTTP parser raise; anything else as it is."""
+    if isinstance(error, TransportError) or not isinstance(error, OSError | http.client.HTTPException):
+        return error
+    return ConnectionLostError(f"The connection to {url} broke off ({type(error).__name__}).")
+
+
+def _status_error(reply: _Reply, url: str) -> TransportError:
+    text = ""
+    with suppress(UnicodeDecodeError):
+        text = bytes(reply.body[:_MAX_TEXT_BYTES]).decode()
+    first_line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    hint = {
+        401: "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN.",
+        403: "The token does not allow this.",
+        404: "There is no worker under this address.",
+        413: "A proxy in between refuses requests of this size.",
+    }.get(reply.status, "It came from a proxy or another program in between.")
+    return HttpStatusError(
+        f"{url} answered {reply.status} without a frame. {hint} It says: {first_line[:200]!r}",
+        reply.status,
+        retryable=reply.status in {429, 502, 503, 504, 524},
+    )

@@ -1,0 +1,90 @@
+"""A blocking socket that can be interrupted: every wait is sliced, and between slices a check runs."""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from ..errors import ExchangeTimeoutError
+from ..io.buffers import Buffer
+from .base import CHECK_INTERVAL_S, Check
+
+# Smaller buffers are joined: one system call, and one packet, for headers and a small body.
+_JOIN_BELOW_BYTES = 16 * 1024
+# Writing a few hundred KB at once lets a slow uplink fill its window and still notice an interrupt.
+_SEND_BYTES = 1024 * 1024
+
+
+class PolledSocket:
+    """One exchange's view of a connected socket.
+
+    Raises from every method:
+        ExchangeTimeoutError: the deadline has passed.
+        OSError: as sockets do.
+        Whatever `check` raises.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float, check: Check | None) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._check = check
+        sock.settimeout(CHECK_INTERVAL_S)
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Sends all buffers, small neighbours in one piece, large ones from their own memory."""
+        pending = bytearray()
+        for buffer in buffers:
+            if len(buffer) < _JOIN_BELOW_BYTES:
+                pending += buffer
+                continue
+            self._send_pair(pending, memoryview(buffer))
+            pending = bytearray()
+        self._send_all(memoryview(pending))
+
+    def _send_pair(self, head: bytearray, body: memoryview) -> None:
+        sent = 0
+        if head and hasattr(self._sock, "sendmsg") and not isinstance(self._sock, ssl.SSLSocket):
+            sent = self._sliced(lambda: self._sock.sendmsg([head, body[:_SEND_BYTES]]))
+        if sent < len(head):
+            self._send_all(memoryview(head)[sent:])
+        self._send_all(body[max(0, sent - len(head)) :])
+
+    def _send_all(self, view: memoryview) -> None:
+        position = 0
+        while position < len(view):
+            piece = view[position : position + _SEND_BYTES]
+            position += self._sliced(lambda piece=piece: self._sock.send(piece))
+
+    def receive_into(self, view: memoryview) -> int:
+        """Up to `len(view)` bytes, at least one unless the other side has closed."""
+        return self._sliced(lambda: self._sock.recv_into(view))
+
+    def _sliced(self, operation: Any) -> int:
+        while True:
+            try:
+                return int(operation())
+            except TimeoutError:
+                if self._check is not None:
+                    self._check()
+                if monotonic() > self._deadline:
+                    raise ExchangeTimeoutError("no complete reply within the time allowed") from None
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """A reader of the reply, as `http.client.HTTPResponse` asks for it."""
+        return io.BufferedReader(_PolledReader(self), buffer_size=64 * 1024)
+
+
+class _PolledReader(io.RawIOBase):
+    def __init__(self, polled: PolledSocket) -> None:
+        super().__init__()
+        self._polled = polled
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._polled.receive_into(memoryview(buffer))

@@ -1,0 +1,107 @@
+"""ComfyUI's HTTP API, as a browser or a script uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import monotonic, sleep
+from typing import Any
+
+import requests
+
+_POLL_S = 0.02
+Graph = dict[str, dict[str, Any]]
+
+
+class PromptRejectedError(Exception):
+    """ComfyUI did not take the prompt; the message is its answer."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a prompt ended.
+
+    Attributes:
+        messages: of ComfyUI's history, e.g. ``("execution_error", {...})``.
+        finished_s: `time.monotonic` when the end was noticed.
+    """
+
+    status: str
+    messages: tuple[tuple[str, dict[str, Any]], ...]
+    finished_s: float
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "success"
+
+    @property
+    def interrupted(self) -> bool:
+        return any(name == "execution_interrupted" for name, _ in self.messages)
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """What ComfyUI shows the user: `exception_type`, `exception_message`, `node_type`, `traceback`."""
+        return next((data for name, data in self.messages if name == "execution_error"), None)
+
+    @property
+    def error_message(self) -> str:
+        error = self.error
+        assert error is not None, f"no error, but {self.status}"
+        return str(error["exception_message"])
+
+
+class ComfyApi:
+    """One ComfyUI server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = requests.Session()
+        self._http.trust_env = False  # no proxy between us and this machine
+
+    def get(self, path: str) -> Any:
+        """The JSON at `path`."""
+        reply = self._http.get(self.url + path, timeout=60)
+        reply.raise_for_status()
+        return reply.json()
+
+    def status_of(self, path: str) -> tuple[int, str]:
+        """HTTP status and text of a GET that may fail."""
+        reply = self._http.get(self.url + path, timeout=60)
+        return reply.status_code, reply.text
+
+    def object_info(self, node: str) -> dict[str, Any]:
+        """A node's definition, as the frontend reads it."""
+        info = self.get(f"/object_info/{node}")
+        assert node in info, f"ComfyUI knows no node {node}"
+        definition: dict[str, Any] = info[node]
+        return definition
+
+    def queue(self, graph: Graph) -> str:
+        """Queues a prompt; its id.
+
+        Raises:
+            PromptRejectedError: validation failed.
+        """
+        reply = self._http.post(f"{self.url}/prompt", json={"prompt": graph}, timeout=60)
+        if reply.status_code != requests.codes.ok or reply.json().get("node_errors"):
+            raise PromptRejectedError(reply.text)
+        return str(reply.json()["prompt_id"])
+
+    def wait(self, prompt_id: str, timeout_s: float = 180.0) -> Outcome:
+        """How that prompt ended."""
+        deadline = monotonic() + timeout_s
+        while monotonic() < deadline:
+            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry is not None:
+                status = entry["status"]
+                messages = tuple((name, data) for name, data in status["messages"])
+                return Outcome(status["status_str"], messages, monotonic())
+            sleep(_POLL_S)
+        raise AssertionError(f"the prompt did not end within {timeout_s:.0f} s")
+
+    def run(self, graph: Graph, timeout_s: float = 180.0) -> Outcome:
+        """Queues a prompt and waits for its end."""
+        return self.wait(self.queue(graph), timeout_s)
+
+    def interrupt(self) -> None:
+        """What the frontend's stop button does."""
+        self._http.post(f"{self.url}/interrupt", json={}, timeout=60).raise_for_status()
