@@ -40,6 +40,7 @@ class RemoteModel(nn.Module):
         description: the worker's description of it.
         details: what the worker's backend says of it besides (docs/protocol.md).
         timings: of the last 4096 calls, oldest first.
+        calls: how many there were in all.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RemoteModel(nn.Module):
         self.description = description
         self.details = details
         self.timings: deque[CallTimings] = deque(maxlen=_TIMINGS_KEPT)
+        self.calls = 0
         self._caller = caller
         self._check = check
         # Follows .to(device), as a pipeline expects of its parts.
@@ -74,7 +76,13 @@ class RemoteModel(nn.Module):
         if device.type != "cpu":
             value = map_tensors(value, lambda tensor: tensor.to(device))
         self.timings.append(timings + CallTimings(decode_s=perf_counter() - started))
+        self.calls += 1
         return value
+
+    def timings_since(self, calls: int) -> list[CallTimings]:
+        """Of the calls after the first `calls`, oldest first, as far as they are kept."""
+        new = min(self.calls - calls, len(self.timings))
+        return list(self.timings)[len(self.timings) - new :]
 
     @property
     def last_timings(self) -> CallTimings | None:

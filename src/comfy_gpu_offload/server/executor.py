@@ -35,12 +35,14 @@ class Executor:
     Clients with jobs waiting take turns, one job each; a client's own jobs keep their order.
     """
 
-    def __init__(self, name: str = "comfy-gpu-offload-device") -> None:
+    def __init__(self, before_each: Callable[[], None] = lambda: None) -> None:
+        """`before_each` is called before each job, at a time when `cancel` cannot interrupt it yet."""
         self._clients: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._before_each = before_each
         self._running: _Job | None = None
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="comfy-gpu-offload-device", daemon=True)
         self._thread.start()
 
     def submit(self, client: str, name: str, function: Callable[[float], Any]) -> Future[Any]:
@@ -114,6 +116,7 @@ class Executor:
             if not self._clients:
                 return None
             client, jobs = self._clients.popitem(last=False)
+            self._before_each()
             self._running = jobs.popleft()
             if jobs:
                 self._clients[client] = jobs  # to the end of the row

@@ -56,7 +56,7 @@ class Handler:
         self.options = options or HandlerOptions()
         self.instance = uuid.uuid4().hex
         self._backend = backend
-        self._executor = Executor()
+        self._executor = Executor(backend.clear_interrupt)
         self._store = BlobStore(self.options.store_bytes)
         self._replies = ReplyCache()
 

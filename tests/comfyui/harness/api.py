@@ -43,6 +43,15 @@ class Outcome:
         return next((data for name, data in self.messages if name == "execution_error"), None)
 
     @property
+    def summary(self) -> str:
+        """For a failed test: ComfyUI's error also holds whole tensors, which nobody wants to see."""
+        error = self.error
+        if error is None:
+            return f"{self.status}: {[name for name, _ in self.messages]}"
+        raised = f"{error['exception_type']}: {str(error['exception_message'])[:2000]}"
+        return f"{error['node_type']} raised {raised}\n{''.join(error['traceback'][-4:])}"
+
+    @property
     def error_message(self) -> str:
         error = self.error
         assert error is not None, f"no error, but {self.status}"

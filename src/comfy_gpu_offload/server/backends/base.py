@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,7 +98,10 @@ class Backend(Protocol):
         """
 
     def interrupt(self) -> None:
-        """Asks the running call to end soon, where the backend can. Called from any thread."""
+        """Asks the running call to end soon. Called from any thread, and only while a call runs."""
+
+    def clear_interrupt(self) -> None:
+        """Takes `interrupt` back: called before each call, never while one runs."""
 
     def close(self) -> None:
         """Frees all weights."""
@@ -105,3 +110,34 @@ class Backend(Protocol):
 def on_device(tree: Any, device: torch.device) -> Any:
     """The same tree with every tensor on `device`."""
     return map_tensors(tree, lambda tensor: tensor.to(device))
+
+
+def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> None:
+    """Makes `module` raise `InterruptedCallError` at its next block once `interrupted` is set.
+
+    Blocks are the members of module lists, as every diffusion network has them.
+    """
+
+    def stop(*_: object) -> None:
+        if interrupted.is_set():
+            raise InterruptedCallError("The call was cancelled.")
+
+    for part in module.modules():
+        if isinstance(part, torch.nn.ModuleList):
+            for block in part:
+                block.register_forward_pre_hook(stop)
+
+
+@contextmanager
+def model_errors(name: str, free_memory: Callable[[], None]) -> Iterator[None]:
+    """Maps what a model raises to this module's errors; `free_memory` is called when memory ran out."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except torch.OutOfMemoryError as error:
+        free_memory()
+        raise OutOfMemoryError(f"The device has too little memory for this call to {name!r}.") from error
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error)[:500]}"
+        raise ModelRunError(f"The model {name!r} raised {text}") from error

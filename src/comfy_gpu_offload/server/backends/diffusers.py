@@ -20,12 +20,12 @@ from .base import (
     BackendInfo,
     Computed,
     Described,
-    InterruptedCallError,
     ModelMismatchError,
     ModelNotFoundError,
-    ModelRunError,
     OutOfMemoryError,
+    model_errors,
     on_device,
+    stop_at_blocks,
 )
 from .diffusers_models import DiffusersModel, choose_dtype, find_models, load
 from .fingerprints import fingerprint
@@ -100,30 +100,24 @@ class DiffusersBackend:
         self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Computed:
         """See `Backend`."""
-        self._interrupted.clear()
         loaded, load_s = self._load(ref)
         if loaded.fingerprint != fingerprint:
             raise ModelMismatchError(
                 f"The worker's {ref.name!r} has changed since this session began; load the model again."
             )
         started = perf_counter()
-        try:
-            with torch.inference_mode():
-                moved = on_device((args, dict(kwargs)), self._device)
-                result = loaded.module(*moved[0], **moved[1])
-                result = _on_cpu(result)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            text = f"{self._device} has too little memory for this call to {ref.name!r}."
-            raise OutOfMemoryError(text) from error
-        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            text = f"{type(error).__name__}: {str(error)[:500]}"
-            raise ModelRunError(f"The model {ref.name!r} raised {text}") from error
+        with torch.inference_mode(), model_errors(ref.name, torch.cuda.empty_cache):
+            moved = on_device((args, dict(kwargs)), self._device)
+            result = _on_cpu(loaded.module(*moved[0], **moved[1]))
         return Computed(result, load_s, perf_counter() - started)
 
     def interrupt(self) -> None:
         """See `Backend`. Takes effect at the model's next block."""
         self._interrupted.set()
+
+    def clear_interrupt(self) -> None:
+        """See `Backend`."""
+        self._interrupted.clear()
 
     def close(self) -> None:
         """See `Backend`."""
@@ -142,7 +136,7 @@ class DiffusersBackend:
             module = load(model, dtype, self._device)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemoryError(f"{self._device} has too little memory to load {ref.name!r}.") from error
-        self._stop_at_blocks(module)
+        stop_at_blocks(module, self._interrupted)
         loaded = _Loaded(module, model.files, fingerprint(model.files), dtype)
         self._residents.put(ref, loaded, model.size_bytes)
         return loaded, perf_counter() - started
@@ -155,16 +149,6 @@ class DiffusersBackend:
                 f"there are {', '.join(found)}."
             )
         return found[name]
-
-    def _stop_at_blocks(self, module: torch.nn.Module) -> None:
-        def stop(*_: object) -> None:
-            if self._interrupted.is_set():
-                raise InterruptedCallError("The call was cancelled.")
-
-        for part in module.modules():
-            if isinstance(part, torch.nn.ModuleList):
-                for block in part:
-                    block.register_forward_pre_hook(stop)
 
     def _available(self) -> int:
         if self._device.type == "cuda":

@@ -1,0 +1,103 @@
+"""A worker without a model: its one model, `echo`, returns its first argument. For measuring all the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef
+from comfy_gpu_offload.server.app import WorkerState
+from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described
+from comfy_gpu_offload.server.handler import HandlerOptions
+from comfy_gpu_offload.server.serve import ServeOptions, serve
+
+_FINGERPRINT = "echo" * 8
+
+
+class EchoBackend:
+    """See `server.backends.base.Backend`. Computes nothing."""
+
+    def info(self) -> BackendInfo:
+        return BackendInfo("echo", "none")
+
+    def models(self) -> Sequence[ModelEntry]:
+        return [ModelEntry(name="echo", folder="echo", size_bytes=0)]
+
+    def describe(self, ref: ModelRef) -> Described:
+        return Described(ModelDescription(ref=ref, fingerprint=_FINGERPRINT, compute_dtype="float32"), None)
+
+    def forward(
+        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Computed:
+        return Computed(args[0], 0.0, 0.0)
+
+    def interrupt(self) -> None:
+        pass
+
+    def clear_interrupt(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _serve(ready: Connection) -> None:
+    options = ServeOptions("127.0.0.1", 0, HandlerOptions(), ready.send)
+    asyncio.run(serve(WorkerState(FrameLimits()), EchoBackend, options))
+
+
+@contextmanager
+def echo_worker() -> Iterator[str]:
+    """The address of an echo worker in a process of its own."""
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_serve, args=(there,), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _echo_bytes(ready: Connection, size_bytes: int) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    ready.send(listener.getsockname()[1])
+    connection, _ = listener.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    view = memoryview(bytearray(size_bytes))
+    while receive_exactly(connection, view):
+        connection.sendall(view)
+
+
+def receive_exactly(connection: socket.socket, view: memoryview) -> bool:
+    """Fills `view`; False if the other side closed instead."""
+    filled = 0
+    while filled < len(view):
+        count = connection.recv_into(view[filled:])
+        if not count:
+            return False
+        filled += count
+    return True
+
+
+@contextmanager
+def bare_echo(size_bytes: int) -> Iterator[socket.socket]:
+    """A connected socket whose other end, in another process, sends back every `size_bytes` it gets."""
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_echo_bytes, args=(there, size_bytes), daemon=True)
+    process.start()
+    connection = socket.create_connection(("127.0.0.1", here.recv()))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        yield connection
+    finally:
+        connection.close()
+        process.join()
+
+

@@ -1,0 +1,79 @@
+"""From a model's name to a MODEL: at the configured worker, or on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from typing import Any
+
+import comfy.model_management
+
+from ..client.connect import connect_from
+from ..client.session import Session
+from ..config.settings import Settings, load_settings
+from ..errors import OffloadError
+from ..protocol.messages import ModelEntry
+from ..server.backends.base import BackendError
+from .patcher import RemoteModelPatcher, remote_patcher
+
+_lock = threading.Lock()
+_sessions: dict[tuple[str | None, str | None], Session] = {}
+
+
+def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
+    """The configured worker's model of that name.
+
+    Raises:
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
+    """
+    remote = _session(load_settings()).model(
+        name, weight_dtype, check=comfy.model_management.throw_exception_if_processing_interrupted
+    )
+    return remote_patcher(remote)
+
+
+def load_local(name: str, weight_dtype: str) -> Any:
+    """The same file from this machine's own model folders, loaded by ComfyUI's own loaders.
+
+    Raises:
+        OffloadError: it is not here, or cannot be loaded.
+    """
+    models = importlib.import_module("..server.backends.comfyui_models", __package__)
+    try:
+        return models.load_patcher(models.find_model(name), weight_dtype)
+    except BackendError as error:
+        raise OffloadError(str(error)) from error
+
+
+def remote_models() -> tuple[ModelEntry, ...]:
+    """What the configured worker can load, asked anew.
+
+    Raises:
+        OffloadError: no worker is configured, or it cannot be reached.
+    """
+    return _session(load_settings()).models()
+
+
+def local_models() -> list[str]:
+    """The names of what this machine's own folders hold."""
+    models = importlib.import_module("..server.backends.comfyui_models", __package__)
+    return [file.name for file in models.find_models()]
+
+
+def _session(settings: Settings) -> Session:
+    """One session for each worker and token, so that what a worker holds stays known from run to run."""
+    token = None if settings.token is None else settings.token.get_secret_value()
+    key = (settings.url, token)
+    with _lock:
+        if key not in _sessions:
+            _sessions[key] = connect_from(settings, comfyui=_version())
+        return _sessions[key]
+
+
+def _version() -> str | None:
+    try:
+        return str(importlib.import_module("comfyui_version").__version__)
+    except (ImportError, AttributeError):
+        return None
+
+

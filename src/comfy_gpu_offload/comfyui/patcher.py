@@ -1,0 +1,94 @@
+"""A ModelPatcher for a model that has no weights here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+
+from ..client.remote_model import RemoteModel
+from .skeleton import WorkerModel, build_skeleton, meta_state_dict
+from .stand_in import RemoteDiffusionModel
+from .travel import refuse_unless_it_travels
+
+
+class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]  # ComfyUI is untyped
+    """Moves and patches no weights; object patches, wrappers, callbacks and hooks of sampling work as ever.
+
+    Signatures grow between ComfyUI's versions, so arguments that do not matter here are not named.
+    """
+
+    def model_size(self) -> int:
+        """0 bytes: nothing of it is here."""
+        return 0
+
+    def loaded_size(self) -> int:
+        """0 bytes."""
+        return 0
+
+    def memory_required(self, *_: Any, **__: Any) -> int:
+        """0: no activations either. Otherwise a small machine would split cond and uncond into two calls."""
+        return 0
+
+    def get_free_memory(self, *_: Any, **__: Any) -> float:
+        """Without bound, for the same reason; the worker splits where it must."""
+        return 1e18
+
+    def current_loaded_device(self) -> torch.device:
+        """Where sampling runs: there is nothing to load."""
+        device: torch.device = self.load_device
+        return device
+
+    def is_dynamic(self) -> bool:
+        """False: ComfyUI's dynamic loading is about weights."""
+        return False
+
+    def load(self, *_: Any, **__: Any) -> None:
+        """Nothing to load."""
+
+    def partially_load(self, *_: Any, **__: Any) -> int:
+        """Applies object patches, which ComfyUI does in the same step as loading weights."""
+        self.patch_model(load_weights=False)
+        return 0
+
+    def partially_unload(self, *_: Any, **__: Any) -> int:
+        """Nothing to free."""
+        return 0
+
+    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> Any:
+        """Undoes object patches."""
+        return super().unpatch_model(None, unpatch_weights=False)
+
+    def pre_run(self, *args: Any, **kwargs: Any) -> Any:
+        """Called once before each sampling: the last moment before the first call.
+
+        Raises:
+            UnsupportedPatchError: the model carries what cannot travel.
+        """
+        refuse_unless_it_travels(self)
+        return super().pre_run(*args, **kwargs)
+
+    @property
+    def remote(self) -> RemoteModel:
+        """The worker's model behind this one."""
+        remote: RemoteModel = self.model.diffusion_model.__dict__["remote"]
+        return remote
+
+
+def remote_patcher(remote: RemoteModel) -> RemoteModelPatcher:
+    """A MODEL, as ComfyUI's nodes pass it on, for a worker's model.
+
+    Raises:
+        OffloadError: this ComfyUI cannot build the model's skeleton.
+        MessageError: the worker's description is malformed.
+    """
+    worker = WorkerModel.of(remote.details)
+    model = build_skeleton(worker)
+    model.diffusion_model = RemoteDiffusionModel(
+        remote, model.diffusion_model, worker.weight_dtype, meta_state_dict(worker)
+    )
+    device = comfy.model_management.get_torch_device()
+    model.device = device
+    return RemoteModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))

@@ -1,0 +1,74 @@
+"""What stands where a ComfyUI model's network stood."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from torch import nn
+
+from ..client.remote_model import RemoteModel
+from .travel import travelling_options
+
+
+class RemoteDiffusionModel(nn.Module):
+    """A network whose forward pass is remote. Keeps nothing between calls, and may be called by many threads.
+
+    Args:
+        remote: where calls go.
+        network: the skeleton's network, which answers for every attribute.
+        dtype: what the worker keeps the weights in.
+        state_dict: the worker's keys, on the meta device.
+    """
+
+    def __init__(
+        self,
+        remote: RemoteModel,
+        network: nn.Module,
+        dtype: torch.dtype,
+        state_dict: dict[str, torch.Tensor],
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        # Set past nn.Module: as children these would be moved, counted and saved like weights.
+        self.__dict__["remote"] = remote
+        self.__dict__["skeleton"] = network
+        self.__dict__["_meta"] = state_dict
+
+    def forward(self, x: Any, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the real network: `x` is a latent [B, C, …] or a list of them, in the compute dtype.
+
+        The wrappers that the real network would run inside its own forward run here, so that a step which one
+        of them skips (EasyCache) never reaches the worker.
+
+        Raises:
+            UnsupportedPatchError: the call carries code that cannot travel.
+        """
+        options = kwargs.get("transformer_options", {})
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._call, self, wrappers)
+        return executor.execute(x, timesteps, *args, **kwargs)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if "transformer_options" in kwargs:
+            kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
+        remote: RemoteModel = self.__dict__["remote"]
+        return remote(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The worker's keys with their shapes and dtypes, on the meta device: what LoRA key maps are made of."""
+        destination = kwargs.get("destination", args[0] if args else None)
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        into: Any = OrderedDict() if destination is None else destination
+        into.update({prefix + key: tensor for key, tensor in self.__dict__["_meta"].items()})
+        return into
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["skeleton"], name)

@@ -1,0 +1,119 @@
+"""What of a patched model can travel. What cannot is refused by name, before the first call; nothing is dropped.
+
+The rules are docs/comfyui.md's: data travels, code that runs round the network stays here and works, and code
+that would run inside the network cannot be had, because the network is elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import UnsupportedPatchError, UnsupportedValueError
+from ..io.tree import pack
+
+# Read only by code that runs here: sampling's own wrappers, EasyCache, context windows, multi-GPU sampling.
+_LOCAL = frozenset(
+    {"wrappers", "callbacks", "easycache", "context_window", "multigpu_thread_device", "multigpu_thread_pool"}
+)
+# Models keep what they computed in these, from call to call; it would have to stay with one worker.
+_STATE = frozenset({"ar_state", "animate2_cache"})
+
+# Which nodes usually put a patch of that name there; for the message only.
+_NODES: dict[str, str] = {
+    "output_block_patch": "FreeU, FreeU_V2",
+    "input_block_patch": "Kohya Deep Shrink",
+    "input_block_patch_after_skip": "Kohya Deep Shrink",
+    "attn1_patch": "HyperTile, ToMe",
+    "attn2_patch": "IPAdapter, regional prompting",
+    "attn1_output_patch": "ToMe, HyperTile",
+    "attn2_output_patch": "ToMe",
+    "attn1": "Perturbed-Attention Guidance, Self-Attention Guidance",
+    "attn2": "IPAdapter",
+    "dit": "SkipLayerGuidance, IPAdapter for DiT models",
+    "double_block": "Union ControlNet model patches",
+    "optimized_attention_override": "SageAttention and other attention overrides",
+}
+
+
+def refuse_unless_it_travels(patcher: Any) -> None:
+    """Reads a remote model's patcher whole.
+
+    Raises:
+        UnsupportedPatchError: lists everything that cannot travel.
+    """
+    found = [*_of_weights(patcher), *_of_objects(patcher), *_of_options(patcher.model_options)]
+    if found:
+        raise UnsupportedPatchError(tuple(found))
+
+
+def _of_weights(patcher: Any) -> Iterator[str]:
+    if patcher.patches:
+        yield (
+            f"weight patches on {len(patcher.patches)} layers (LoRA loaders, model merges): these do not travel "
+            "in this release"
+        )
+    if getattr(patcher, "hook_patches", None):
+        yield "weight hooks (Create Hook LoRA, Set CLIP Hooks): LoRA schedules do not travel in this release"
+    if getattr(patcher, "weight_wrapper_patches", None):
+        yield "weight wrappers (a node that changes weights as they are used)"
+    for name in getattr(patcher, "injections", {}):
+        yield f"the injection {name!r} (a node that puts code into the network)"
+
+
+def _of_objects(patcher: Any) -> Iterator[str]:
+    for name in patcher.object_patches:
+        if name.split(".")[0] in {"diffusion_model", "manual_cast_dtype"}:
+            yield f"the object patch on {name} (a node that replaces a part of the network)"
+
+
+def _of_options(model_options: Mapping[str, Any]) -> Iterator[str]:
+    yield from refused_options(model_options.get("transformer_options", {}))
+
+
+def refused_options(options: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each entry of `transformer_options` that cannot travel."""
+    for key, value in options.items():
+        if key in _LOCAL or _is_empty(value):
+            continue
+        if key == "patches":
+            yield from (_line("the block patch", name) for name, codes in value.items() if codes)
+        elif key == "patches_replace":
+            yield from (_line("the attention replacement", name) for name, codes in value.items() if codes)
+        elif key in _STATE:
+            yield f"{key}: the model keeps its state from call to call there, which needs to stay in one place"
+        elif key in _NODES:
+            yield _line("the option", key)
+        else:
+            yield from _unless_data(key, value)
+
+
+def _unless_data(key: str, value: Any) -> Iterator[str]:
+    try:
+        pack(value, f"transformer_options[{key!r}]")
+    except UnsupportedValueError as error:
+        yield f"{error.path}: a {error.kind}, which is no plain data"
+
+
+def _line(what: str, name: str) -> str:
+    nodes = _NODES.get(name)
+    return f"{what} {name}" + (f" ({nodes})" if nodes else "")
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, dict | list | tuple) and not any(
+        not _is_empty(item) for item in (value.values() if isinstance(value, dict) else value)
+    )
+
+
+def travelling_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `transformer_options` that go to the worker.
+
+    Raises:
+        UnsupportedPatchError: some would be lost.
+    """
+    refused = tuple(refused_options(options))
+    if refused:
+        raise UnsupportedPatchError(refused)
+    kept = {key: value for key, value in options.items() if key not in _LOCAL}
+    return {key: value for key, value in kept.items() if key not in {"patches", "patches_replace"}}

@@ -1,0 +1,17 @@
+"""The nodes, as ComfyUI looks for them."""
+
+from __future__ import annotations
+
+from . import routes
+from .model_loader import RemoteModelLoader
+from .sampler import RemoteSampler
+
+NODE_CLASS_MAPPINGS = {"RemoteModelLoader": RemoteModelLoader, "RemoteSampler": RemoteSampler}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "RemoteModelLoader": "Remote Model Loader",
+    "RemoteSampler": "Remote Sampler",
+}
+
+routes.register()
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

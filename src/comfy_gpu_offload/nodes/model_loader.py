@@ -1,0 +1,81 @@
+"""Remote Model Loader."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..comfyui import loader
+from . import status
+from .routes import MODELS_ROUTE
+
+
+class RemoteModelLoader:
+    """Gives a MODEL whose forward pass runs on the configured worker, or the same file loaded here."""
+
+    DESCRIPTION = (
+        "Loads a diffusion model on a GPU elsewhere: its forward pass runs there, and everything else stays "
+        "here. Connect it to any sampler. The worker is the one in COMFY_GPU_OFFLOAD_URL."
+    )
+    CATEGORY = "loaders/remote"
+    FUNCTION = "load"
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model, for any sampler. No weights of a remote model are on this machine.",)
+    SEARCH_ALIASES: ClassVar = ["remote", "offload", "runpod", "gpu", "load diffusion model", "unet loader"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  # ComfyUI's name
+        """ComfyUI's description of the inputs."""
+        return {
+            "required": {
+                "model_name": (
+                    "COMBO",
+                    {
+                        "remote": {
+                            "route": MODELS_ROUTE,
+                            "refresh_button": True,
+                            "timeout": 15_000,
+                            "max_retries": 2,
+                        },
+                        "tooltip": "A model in the worker's diffusion_models or checkpoints folder. The button "
+                        "asks the worker again.",
+                    },
+                ),
+                "use_runpod": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "On: the model runs on the configured worker. Off: the file of the same name "
+                        "in this machine's own folders is loaded here.",
+                    },
+                ),
+                "weight_dtype": (
+                    ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"],
+                    {
+                        "tooltip": "How the weights are kept, as in Load Diffusion Model. fp8 halves the memory "
+                        "they take and changes pictures."
+                    },
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_name: str) -> bool | str:  # noqa: N802  # ComfyUI's name
+        """The list of names lives at the worker, so any name may be asked for; an empty one may not."""
+        return True if model_name else "Choose a model; the refresh button asks the worker for its list."
+
+    def load(
+        self, model_name: str, use_runpod: bool, weight_dtype: str, unique_id: str | None = None
+    ) -> tuple[Any]:
+        """The node's function.
+
+        Raises:
+            OffloadError: the model cannot be had.
+        """
+        if not use_runpod:
+            return (loader.load_local(model_name, weight_dtype),)
+        status.show("asking the worker for the model …", unique_id)
+        patcher = loader.load_remote(model_name, weight_dtype)
+        description = patcher.remote.description
+        status.show(f"on the worker, computing in {description.compute_dtype}", unique_id)
+        return (patcher,)

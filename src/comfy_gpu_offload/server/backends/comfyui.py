@@ -1,0 +1,211 @@
+"""The comfyui backend: whatever that ComfyUI can load, loaded, moved and run by its own code."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import psutil
+import torch
+
+from ...errors import UnsupportedValueError
+from ...io import tree
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
+from . import comfyui_process
+from .base import (
+    BackendInfo,
+    Computed,
+    Described,
+    ModelMismatchError,
+    ModelRunError,
+    OutOfMemoryError,
+    model_errors,
+    on_device,
+    stop_at_blocks,
+)
+from .fingerprints import fingerprint
+from .residents import ResidentModels
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    patcher: Any
+    path: Path
+    fingerprint: str
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was loaded."""
+        try:
+            return fingerprint([self.path]) == self.fingerprint
+        except OSError:
+            return False
+
+
+class ComfyUIBackend:
+    """See `Backend`.
+
+    Args:
+        root: the ComfyUI folder.
+        models_dir: a further folder, with diffusion_models/ and checkpoints/ in it or models itself.
+        extra_model_paths: further files of the form of ComfyUI's extra_model_paths.yaml.
+        cpu: use no GPU.
+        model_bytes: what loaded models may take of this machine's memory; 0 for as much as it has.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        models_dir: Path | None = None,
+        extra_model_paths: Sequence[Path] = (),
+        cpu: bool = False,
+        model_bytes: int = 0,
+    ) -> None:
+        self._version = comfyui_process.enter(root, cpu=cpu)
+        comfyui_process.add_model_folders(root, models_dir, extra_model_paths)
+        self._management = importlib.import_module("comfy.model_management")
+        self._files = importlib.import_module(".comfyui_models", __package__)
+        self._residents: ResidentModels[_Loaded] = ResidentModels(model_bytes, _available_bytes, self._unload)
+        self._interrupted = threading.Event()
+
+    def info(self) -> BackendInfo:
+        """See `Backend`."""
+        device = self._management.get_torch_device()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+        return BackendInfo("comfyui", name, self._version)
+
+    def models(self) -> Sequence[ModelEntry]:
+        """See `Backend`."""
+        return [
+            ModelEntry(name=file.name, folder=file.folder, size_bytes=file.path.stat().st_size)
+            for file in self._files.find_models()
+        ]
+
+    def describe(self, ref: ModelRef) -> Described:
+        """See `Backend`. Details: see `_details`."""
+        loaded, _ = self._load(ref)
+        model = loaded.patcher.model
+        description = ModelDescription(
+            ref=ref,
+            fingerprint=loaded.fingerprint,
+            compute_dtype=str(_inference_dtype(model)).removeprefix("torch."),
+        )
+        return Described(description, _details(model, ref.name))
+
+    def forward(
+        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Computed:
+        """See `Backend`."""
+        loaded, load_s = self._load(ref)
+        if loaded.fingerprint != fingerprint:
+            raise ModelMismatchError(
+                f"The worker's {ref.name!r} has changed since it was loaded; run Remote Model Loader again."
+            )
+        patcher = loaded.patcher
+        with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
+            started = perf_counter()
+            self._place(patcher, args)
+            call_args, call_kwargs = on_device((args, dict(kwargs)), patcher.load_device)
+            self._localise(patcher, call_kwargs)
+            placed = perf_counter()
+            result = patcher.model.diffusion_model(*call_args, **call_kwargs)
+            # Moving the result waits for the device, so the time is the model's own.
+            result = on_device(result, torch.device("cpu"))
+        return Computed(result, load_s + placed - started, perf_counter() - placed)
+
+    def interrupt(self) -> None:
+        """See `Backend`. Takes effect at the model's next block."""
+        self._interrupted.set()
+
+    def clear_interrupt(self) -> None:
+        """See `Backend`."""
+        self._interrupted.clear()
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._residents.clear()
+
+    def _place(self, patcher: Any, args: tuple[Any, ...]) -> None:
+        """Has ComfyUI bring the weights to the device, with room for this call's activations."""
+        latent = tree.first_tensor(args)
+        needed = 0 if latent is None else patcher.memory_required(list(latent.shape))
+        self._management.load_models_gpu([patcher], memory_required=needed)
+        if hasattr(patcher.model, "current_patcher"):
+            patcher.model.current_patcher = patcher
+
+    def _localise(self, patcher: Any, kwargs: dict[str, Any]) -> None:
+        """What `BaseModel._apply_model` says of the weights' place is this machine's to say."""
+        options = kwargs.get("transformer_options")
+        if isinstance(options, dict) and "prefetch_dynamic_vbars" in options:
+            options["prefetch_dynamic_vbars"] = patcher.is_dynamic()
+
+    def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
+        loaded = self._residents.get(ref)
+        if loaded is not None and loaded.is_current():
+            return loaded, 0.0
+        started = perf_counter()
+        file = self._files.find_model(ref.name)
+        self._residents.drop(ref)
+        size_bytes = file.path.stat().st_size
+        self._residents.make_room(size_bytes)
+        try:
+            patcher = self._files.load_patcher(file, ref.weight_dtype)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemoryError(f"This worker has too little memory to load {ref.name!r}.") from error
+        stop_at_blocks(patcher.model.diffusion_model, self._interrupted)
+        loaded = _Loaded(patcher, file.path, fingerprint([file.path]))
+        self._residents.put(ref, loaded, size_bytes)
+        return loaded, perf_counter() - started
+
+    def _unload(self, loaded: _Loaded) -> None:
+        logger.info("%s leaves memory", loaded.path.name)
+        loaded.patcher.detach()
+        # ComfyUI holds its patchers weakly; models have cycles, so only a collection frees them now.
+        del loaded
+        gc.collect()
+        self._management.soft_empty_cache()
+
+
+def _available_bytes() -> int:
+    return int(psutil.virtual_memory().available)
+
+
+def _inference_dtype(model: Any) -> torch.dtype:
+    """The dtype in which ComfyUI hands inputs to the network; 0.3.64 has no method for it."""
+    dtype: torch.dtype
+    if hasattr(model, "get_dtype_inference"):
+        dtype = model.get_dtype_inference()
+    else:
+        dtype = model.manual_cast_dtype or model.get_dtype()
+    return dtype
+
+
+def _details(model: Any, name: str) -> dict[str, Any]:
+    """What a client builds its stand-in from: the config that ComfyUI detected, and every key it has."""
+    config = model.model_config
+    details = {
+        "config_class": type(config).__name__,
+        "unet_config": config.unet_config,
+        "sampling_settings": config.sampling_settings,
+        "model_type": model.model_type.name,
+        "weight_dtype": model.get_dtype(),
+        "manual_cast_dtype": model.manual_cast_dtype,
+        "keys": {
+            key: (tuple(tensor.shape), tensor.dtype)
+            for key, tensor in model.diffusion_model.state_dict().items()
+        },
+    }
+    try:
+        tree.pack(details, "details")
+    except UnsupportedValueError as error:
+        raise ModelRunError(f"The configuration of {name!r} cannot travel: {error}") from error
+    return details

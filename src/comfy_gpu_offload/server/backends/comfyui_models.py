@@ -1,0 +1,104 @@
+"""Where a ComfyUI has its models, and how it loads one: at the worker, and locally for the same file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import folder_paths
+import torch
+
+from .base import ModelNotFoundError, ModelRunError
+
+FOLDERS = ("diffusion_models", "checkpoints")
+# ComfyUI's own loader offers these.
+WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file: `name` as shown and asked for, `folder` the kind it lies in."""
+
+    name: str
+    folder: str
+    path: Path
+
+
+def find_models() -> list[ModelFile]:
+    """Every file in ComfyUI's diffusion model and checkpoint folders.
+
+    A name is the path below its folder, with forward slashes; one that both kinds of folder hold is shown
+    with its folder in front.
+    """
+    files = [
+        (folder, relative.replace("\\", "/"), Path(path))
+        for folder in FOLDERS
+        for relative in folder_paths.get_filename_list(folder)
+        if (path := folder_paths.get_full_path(folder, relative)) is not None
+    ]
+    names = [name for _, name, _ in files]
+    return [
+        ModelFile(name if names.count(name) == 1 else f"{folder}/{name}", folder, path)
+        for folder, name, path in files
+    ]
+
+
+def find_model(name: str) -> ModelFile:
+    """The file of that name; with its folder in front it is found either way.
+
+    Raises:
+        ModelNotFoundError: there is none; names the folders looked in.
+    """
+    wanted = name.replace("\\", "/")
+    files = find_models()
+    for file in files:
+        if wanted in {file.name, f"{file.folder}/{file.name}"}:
+            return file
+    if any(file.name.endswith(f"/{wanted}") and file.name.split("/", 1)[0] in FOLDERS for file in files):
+        choices = " or ".join(f"{folder}/{wanted}" for folder in FOLDERS)
+        raise ModelNotFoundError(f"There are two models {wanted!r}: ask for {choices}.")
+    looked = [path for folder in FOLDERS for path in folder_paths.get_folder_paths(folder)]
+    raise ModelNotFoundError(f"There is no model {wanted!r}. Looked in {', '.join(looked)}.")
+
+
+def load_options(weight_dtype: str) -> dict[str, Any]:
+    """ComfyUI's `model_options` for that weight dtype, as its own loader makes them.
+
+    Raises:
+        ModelRunError: ComfyUI's loader has no such choice.
+    """
+    if weight_dtype not in WEIGHT_DTYPES:
+        raise ModelRunError(f"weight_dtype {weight_dtype!r}: ComfyUI loads {', '.join(WEIGHT_DTYPES)}.")
+    if weight_dtype == "default":
+        return {}
+    if weight_dtype == "fp8_e5m2":
+        return {"dtype": torch.float8_e5m2}
+    options: dict[str, Any] = {"dtype": torch.float8_e4m3fn}
+    if weight_dtype == "fp8_e4m3fn_fast":
+        options["fp8_optimizations"] = True
+    return options
+
+
+def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
+    """The model in a ComfyUI `ModelPatcher`, loaded by ComfyUI's own loaders; no text encoder, no VAE.
+
+    Raises:
+        ModelRunError: ComfyUI cannot tell what it is, or cannot load it.
+    """
+    options = load_options(weight_dtype)
+    try:
+        if file.folder == "diffusion_models":
+            patcher = comfy.sd.load_diffusion_model(str(file.path), model_options=options)
+        else:
+            patcher = comfy.sd.load_checkpoint_guess_config(
+                str(file.path), output_vae=False, output_clip=False, model_options=options
+            )[0]
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelRunError(f"ComfyUI cannot load {file.name!r}: {str(error)[:500]}") from error
+    if patcher is None:
+        raise ModelRunError(f"There is no diffusion model in {file.name!r}.")
+    return patcher

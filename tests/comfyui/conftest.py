@@ -1,0 +1,144 @@
+"""Fixtures for tests against a real ComfyUI. Each checkout found runs all of them; with none they skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .harness.checkouts import Checkout, find_checkouts, install_requirements
+from .harness.process import environment
+from .harness.proxy import Proxy
+from .harness.site import (
+    REPOSITORY,
+    ComfyUI,
+    Site,
+    Worker,
+    await_comfyui,
+    begin_comfyui,
+    install_pack,
+    new_token,
+    write_models_yaml,
+)
+from .harness.workflow import Model
+
+CHECKOUTS = find_checkouts(os.environ, Path.home())
+NONE_FOUND = "no ComfyUI was found: no COMFYUI_PATH, no COMFYUI_PATHS, and nothing in ~/comfy/ComfyUI"
+_SCRIPTS = Path(__file__).parent / "scripts"
+_DIGITS = REPOSITORY / "src/comfy_gpu_offload/digits/weights/diffusion_pytorch_model.safetensors"
+_SHOWN_LINES = 60
+_sites: list[Site] = []
+
+
+def pytest_report_collectionfinish() -> str:
+    found = ", ".join(map(str, CHECKOUTS)) if CHECKOUTS else NONE_FOUND
+    return f"ComfyUI: {found}"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "checkout" in metafunc.fixturenames:
+        nothing = pytest.param(None, id="none", marks=pytest.mark.skip(reason=NONE_FOUND))
+        found = [pytest.param(checkout, id=checkout.version or "unknown") for checkout in CHECKOUTS]
+        metafunc.parametrize("checkout", found or [nothing], indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: pytest.TestReport = yield
+    if report.failed:
+        for site in _sites:
+            for process in (site.worker.process, site.comfyui.process):
+                tail = "".join(process.lines[-_SHOWN_LINES:])
+                report.sections.append((f"{process.name}, its last {_SHOWN_LINES} lines", tail))
+    return report
+
+
+@pytest.fixture(scope="session")
+def checkout(request: pytest.FixtureRequest) -> Checkout:
+    found: Checkout = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def python(checkout: Checkout) -> Path:
+    """ComfyUI's interpreter, with the pack's requirements installed."""
+    interpreter = checkout.python()
+    install_requirements(interpreter, REPOSITORY / "requirements.txt")
+    return interpreter
+
+
+@pytest.fixture(scope="session")
+def models_yaml(checkout: Checkout, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small models with random weights, and the digits model, as an extra_model_paths.yaml."""
+    folder = tmp_path_factory.mktemp("models")
+    run_script(python, "build_models.py", checkout.root, folder)
+    shutil.copy(_DIGITS, folder / "diffusion_models" / "digits.safetensors")
+    return write_models_yaml(folder)
+
+
+@pytest.fixture(scope="session")
+def site(
+    checkout: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """One ComfyUI and one worker, for all tests on this checkout."""
+    token = new_token()
+    worker = Worker(checkout, python, tmp_path_factory.mktemp("worker"), models_yaml, token)
+    base = tmp_path_factory.mktemp("comfyui")
+    install_pack(base)
+    worker.start()
+    proxy = Proxy(("127.0.0.1", worker.port))
+    comfyui = begin_comfyui(
+        checkout,
+        python,
+        base,
+        models_yaml,
+        {
+            "COMFY_GPU_OFFLOAD_URL": proxy.url,
+            "COMFY_GPU_OFFLOAD_TOKEN": token,
+        },
+    )
+    _sites.append(Site(checkout, python, comfyui, worker, proxy, token))
+    try:
+        await_comfyui(comfyui)
+        yield _sites[-1]
+    finally:
+        _sites.clear()
+        comfyui.process.kill()
+        proxy.close()
+        worker.process.stop()
+
+
+@pytest.fixture
+def comfyui(site: Site) -> ComfyUI:
+    return site.comfyui
+
+
+@pytest.fixture
+def proxy(site: Site) -> Proxy:
+    """Counting from here on."""
+    site.proxy.forget()
+    return site.proxy
+
+
+def run_script(python: Path, script: str, *arguments: str | Path) -> str:
+    """What one of our scripts prints in ComfyUI's interpreter."""
+    env = environment({"PYTHONPATH": str(REPOSITORY / "src")})
+    command = [str(part) for part in (python, _SCRIPTS / script, *arguments)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, f"{script} failed:\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def listed(site: Site) -> Callable[[Model], str]:
+    """Gives a model's name in the worker's list."""
+
+    def name_of(model: Model) -> str:
+        (name,) = (name for name in site.comfyui.offered_models() if name.endswith(model.file))
+        return name
+
+    return name_of

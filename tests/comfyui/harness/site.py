@@ -1,0 +1,171 @@
+"""A ComfyUI with the pack installed, a worker, and the proxy between them."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .api import ComfyApi, Graph, Outcome
+from .checkouts import Checkout
+from .process import Process
+from .proxy import Proxy
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+_HERE = Path(__file__).resolve().parents[1]
+# What is in the pack that a user installs.
+_SHIPPED = ("__init__.py", "pyproject.toml", "requirements.txt", "src", "example_workflows")
+_START_S = 120.0
+_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+@dataclass
+class Worker:
+    """A worker process that can be killed, and started again at the same address."""
+
+    checkout: Checkout
+    python: Path
+    folder: Path
+    models_yaml: Path
+    token: str
+    processes: list[Process] = field(default_factory=list)
+    port: int = 0
+
+    def start(self) -> None:
+        """Starts it and waits until it listens."""
+        self.begin()
+        self.await_ready()
+
+    def begin(self) -> None:
+        """Starts it."""
+        command = [self.python, "-m", "comfy_gpu_offload", "--log-level", "DEBUG"]
+        command += [
+            "worker",
+            "--backend",
+            "comfyui",
+            "--comfyui",
+            self.checkout.root,
+            "--port",
+            str(self.port),
+        ]
+        command += ["--extra-model-paths-config", self.models_yaml, "--cpu"]
+        env = {
+            "COMFY_GPU_OFFLOAD_TOKEN": self.token,
+            "COMFYUI_PYTHON": str(self.python),
+            "PYTHONPATH": str(REPOSITORY / "src"),
+        }
+        self.processes.append(Process("worker", command, self.folder, env))
+
+    def await_ready(self) -> None:
+        """Waits for the line that says where it listens."""
+        line = self.process.wait_for_line(r"^listening on http://127\.0\.0\.1:(\d+)$", _START_S)
+        self.port = int(line[1])
+
+    @property
+    def process(self) -> Process:
+        return self.processes[-1]
+
+
+@dataclass
+class ComfyUI:
+    """A ComfyUI server with our pack and the tests' own in its custom_nodes."""
+
+    checkout: Checkout
+    process: Process
+    api: ComfyApi
+    base: Path
+
+    def saved(self, name: str) -> torch.Tensor:
+        """The latent that a workflow saved under `name`; each can be read once."""
+        file = self.base / "output" / f"{name}.safetensors"
+        samples = load_file(file)["samples"]
+        file.unlink()
+        return samples
+
+    def offered_models(self) -> list[str]:
+        """The models that the frontend lists in our loader's combo."""
+        info = self.api.object_info("RemoteModelLoader")
+        remote = info["input"]["required"]["model_name"][1]["remote"]
+        answer = self.api.get(remote["route"])
+        key = remote.get("response_key")
+        names: list[str] = answer[key] if key else answer
+        return names
+
+    def run(self, graph: Graph, timeout_s: float = 180.0) -> Outcome:
+        """Runs a prompt that must succeed."""
+        outcome = self.api.run(graph, timeout_s)
+        assert outcome.succeeded, outcome.summary
+        return outcome
+
+
+@dataclass(frozen=True)
+class Site:
+    """All of it, for one checkout."""
+
+    checkout: Checkout
+    python: Path
+    comfyui: ComfyUI
+    worker: Worker
+    proxy: Proxy
+    token: str
+
+
+def new_token() -> str:
+    """A token whose appearance in a log is no coincidence."""
+    return f"token-{secrets.token_hex(16)}"
+
+
+def write_models_yaml(folder: Path) -> Path:
+    """An extra_model_paths.yaml for models in `folder`."""
+    yaml = folder / "extra_model_paths.yaml"
+    kinds = ("checkpoints", "diffusion_models", "loras")
+    yaml.write_text(
+        "\n".join(["tests:", f"  base_path: {folder}", *(f"  {kind}: {kind}" for kind in kinds), ""])
+    )
+    return yaml
+
+
+def install_pack(base: Path) -> None:
+    """A copy of what a user would have in custom_nodes, under the repository's hyphenated name."""
+    pack = base / "custom_nodes" / "comfy-gpu-offload"
+    pack.mkdir(parents=True)
+    for name in _SHIPPED:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, pack / name, ignore=_IGNORED)
+        elif source.exists():
+            shutil.copy(source, pack / name)
+    shutil.copytree(_HERE / "pack", base / "custom_nodes" / "offload-test-nodes", ignore=_IGNORED)
+
+
+def begin_comfyui(
+    checkout: Checkout, python: Path, base: Path, models_yaml: Path, env: Mapping[str, str]
+) -> ComfyUI:
+    """Starts a ComfyUI on a base directory of its own."""
+    for name in ("input", "output", "temp", "user", "models"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command: list[str | Path] = [python, checkout.root / "main.py", "--cpu", "--disable-auto-launch"]
+    command += ["--port", str(port), "--base-directory", base, "--extra-model-paths-config", models_yaml]
+    command += ["--database-url", f"sqlite:///{base / 'comfyui.db'}", "--disable-api-nodes"]
+    command += ["--preview-method", "none", "--verbose", "DEBUG"]
+    process = Process("ComfyUI", command, base, env)
+    return ComfyUI(checkout, process, ComfyApi(f"http://127.0.0.1:{port}"), base)
+
+
+def await_comfyui(comfyui: ComfyUI) -> None:
+    """Waits until it takes prompts."""
+    comfyui.process.wait_for_line(r"To see the GUI go to", _START_S)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

@@ -1,0 +1,96 @@
+"""A custom node pack for tests: what a text encoder, an empty-latent node and a saver would give, exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from safetensors.torch import save_file
+
+_ANY_INT = {"min": 0, "max": 2**31 - 1}
+
+
+def _random(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class OffloadTestConditioning:
+    """Seeded random conditioning: context ``[1, tokens, width]``, pooled ``[1, pooled]`` where above 0.
+
+    `extra` is JSON, merged into the conditioning's dict; ``{"ones": [1, 8]}`` is an int64 tensor of ones.
+    """
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "seed": ("INT", {"default": 0, **_ANY_INT}),
+                "tokens": ("INT", {"default": 8, **_ANY_INT}),
+                "width": ("INT", {"default": 64, **_ANY_INT}),
+                "pooled": ("INT", {"default": 0, **_ANY_INT}),
+                "extra": ("STRING", {"default": "{}"}),
+            }
+        }
+
+    def make(self, seed: int, tokens: int, width: int, pooled: int, extra: str) -> tuple[Any]:
+        values = {name: _extra(value) for name, value in json.loads(extra).items()}
+        if pooled:
+            values["pooled_output"] = _random((1, pooled), seed + 1)
+        return ([[_random((1, tokens, width), seed), values]],)
+
+
+def _extra(value: Any) -> Any:
+    if isinstance(value, dict):
+        return torch.ones(value["ones"], dtype=torch.int64)
+    return value
+
+
+class OffloadTestLatent:
+    """A latent of any shape: seeded random values, or zeros where the seed is 0."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "shape": ("STRING", {"default": "1,16,8,8"}),
+                "seed": ("INT", {"default": 0, **_ANY_INT}),
+            }
+        }
+
+    def make(self, shape: str, seed: int) -> tuple[Any]:
+        sizes = tuple(int(size) for size in shape.split(","))
+        return ({"samples": _random(sizes, seed) if seed else torch.zeros(sizes)},)
+
+
+class OffloadTestSaveLatent:
+    """Writes a LATENT's tensor to ``<output folder>/<name>.safetensors``, as it is."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"latent": ("LATENT",), "name": ("STRING", {"default": "latent"})}}
+
+    def save(self, latent: dict[str, Any], name: str) -> dict[str, Any]:
+        samples = latent["samples"].detach().cpu().contiguous()
+        save_file({"samples": samples}, Path(folder_paths.get_output_directory()) / f"{name}.safetensors")
+        return {}
+
+
+NODE_CLASS_MAPPINGS = {
+    node.__name__: node for node in (OffloadTestConditioning, OffloadTestLatent, OffloadTestSaveLatent)
+}

@@ -1,0 +1,148 @@
+"""Writes small diffusion models with random weights, as files that ComfyUI detects.
+
+    PYTHON build_models.py COMFYUI_ROOT MODELS_FOLDER
+
+Run in ComfyUI's own interpreter: the modules are its own, so that names and shapes are right for its version.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT, FOLDER = sys.argv[1:3]
+sys.path.insert(0, ROOT)
+
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = True
+
+import comfy.ops  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.lightricks.model import LTXVModel  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from comfy.ldm.wan.model import WanModel  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+OPERATIONS = comfy.ops.disable_weight_init
+Weights = dict[str, torch.Tensor]
+
+
+def mmdit() -> torch.nn.Module:
+    """SD3 with two blocks; ComfyUI reads the depth off the width."""
+    return MMDiT(
+        input_size=None,
+        in_channels=16,
+        depth=2,
+        num_blocks=2,
+        adm_in_channels=64,
+        context_embedder_config={
+            "target": "torch.nn.Linear",
+            "params": {"in_features": 96, "out_features": 128},
+        },
+        num_patches=64,
+        pos_embed_max_size=8,
+        pos_embed_scaling_factor=None,
+        qk_norm="rms",
+        dtype=torch.float32,
+        device="cpu",
+        operations=OPERATIONS,
+    )
+
+
+def wan() -> torch.nn.Module:
+    return WanModel(
+        dim=128,
+        ffn_dim=256,
+        num_heads=1,
+        num_layers=2,
+        device="cpu",
+        dtype=torch.float32,
+        operations=OPERATIONS,
+    )
+
+
+def ltxv() -> torch.nn.Module:
+    """Its number of heads is fixed at 32."""
+    return LTXVModel(
+        cross_attention_dim=256,
+        attention_head_dim=8,
+        num_layers=2,
+        dtype=torch.float32,
+        device="cpu",
+        operations=OPERATIONS,
+    )
+
+
+def unet() -> torch.nn.Module:
+    """SD1.5 with one level and one block in it; ComfyUI knows SD1.5 by its width."""
+    return UNetModel(
+        image_size=32,
+        in_channels=4,
+        model_channels=320,
+        out_channels=4,
+        num_res_blocks=[1],
+        channel_mult=[1],
+        transformer_depth=[1],
+        transformer_depth_output=[1, 1],
+        transformer_depth_middle=1,
+        context_dim=768,
+        num_heads=8,
+        use_spatial_transformer=True,
+        legacy=False,
+        dtype=torch.float32,
+        device="cpu",
+        operations=OPERATIONS,
+    )
+
+
+def random_weights(model: torch.nn.Module, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Scaled so that activations keep their size: what comes out is finite, and depends on all of it."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        drawn = torch.randn(tensor.shape, generator=generator)
+        if name.endswith("bias"):
+            yield name, drawn * 0.02
+        elif tensor.ndim < 2:
+            yield name, 1 + drawn * 0.1
+        elif "modulation" in name or "scale_shift_table" in name or name.endswith("pos_embed"):
+            yield name, drawn * 0.1
+        else:
+            yield name, drawn * tensor[0].numel() ** -0.5
+
+
+def weights(model: torch.nn.Module, seed: int, dtype: torch.dtype, prefix: str = "") -> Weights:
+    return {prefix + name: tensor.to(dtype).contiguous() for name, tensor in random_weights(model, seed)}
+
+
+def lora(width: int, key: str) -> Weights:
+    """A LoRA of rank 2 on one layer."""
+    generator = torch.Generator().manual_seed(7)
+    return {
+        f"{key}.lora_down.weight": torch.randn(2, width, generator=generator),
+        f"{key}.lora_up.weight": torch.randn(width, 2, generator=generator),
+        f"{key}.alpha": torch.tensor(2.0),
+    }
+
+
+def main() -> None:
+    folder = Path(FOLDER)
+    sd15 = unet()
+    files: dict[str, Weights] = {
+        "diffusion_models/mmdit.safetensors": weights(mmdit(), 1, torch.float32),
+        "diffusion_models/mmdit-other.safetensors": weights(mmdit(), 2, torch.float32),
+        "diffusion_models/wan.safetensors": weights(wan(), 3, torch.bfloat16),
+        "diffusion_models/ltxv.safetensors": weights(ltxv(), 4, torch.bfloat16),
+        "diffusion_models/video/unet.safetensors": weights(sd15, 5, torch.float16),
+        "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),
+        "loras/mmdit-lora.safetensors": lora(128, "diffusion_model.joint_blocks.0.x_block.attn.proj"),
+    }
+    for name, tensors in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What the frontend is told of the nodes."""
+
+from typing import Any
+
+import pytest
+
+from .harness.site import ComfyUI
+from .harness.workflow import MODELS
+
+pytestmark = pytest.mark.comfyui
+
+NODES = {"RemoteModelLoader": "Remote Model Loader", "RemoteSampler": "Remote Sampler"}
+
+
+def inputs(comfyui: ComfyUI, node: str) -> dict[str, Any]:
+    """A node's inputs, required then optional, as ``[type, options]``."""
+    groups = comfyui.api.object_info(node)["input"]
+    return {**groups["required"], **groups.get("optional", {})}
+
+
+def choices(definition: Any) -> list[str]:
+    """Of a combo, in the older or the newer form."""
+    options: list[str] = definition[0] if isinstance(definition[0], list) else definition[1]["options"]
+    return options
+
+
+def test_the_pack_is_imported(comfyui: ComfyUI) -> None:
+    assert "IMPORT FAILED" not in comfyui.process.output
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_nodes_explain_themselves(comfyui: ComfyUI, node: str) -> None:
+    definition = comfyui.api.object_info(node)
+    assert definition["display_name"] == NODES[node]
+    assert definition["description"].strip()
+    without = [name for name, (_, *options) in inputs(comfyui, node).items() if not options[0].get("tooltip")]
+    assert without == []
+
+
+def test_the_loader_follows_the_contract(comfyui: ComfyUI) -> None:
+    given = inputs(comfyui, "RemoteModelLoader")
+    assert list(given) == ["model_name", "use_runpod", "weight_dtype"]
+    assert comfyui.api.object_info("RemoteModelLoader")["output"] == ["MODEL"]
+    assert given["use_runpod"][0] == "BOOLEAN"
+    assert given["use_runpod"][1]["default"] is True
+    assert choices(given["weight_dtype"]) == choices(inputs(comfyui, "UNETLoader")["weight_dtype"])
+
+
+def test_the_sampler_has_ksamplers_inputs_and_offload(comfyui: ComfyUI) -> None:
+    given, ksampler = inputs(comfyui, "RemoteSampler"), inputs(comfyui, "KSampler")
+    assert list(given) == [*ksampler, "offload"]
+    assert comfyui.api.object_info("RemoteSampler")["output"] == ["LATENT"]
+    for name in ("sampler_name", "scheduler"):
+        assert choices(given[name]) == choices(ksampler[name])
+    for name in ("seed", "steps", "cfg", "denoise"):
+        told = ("default", "min", "max", "step", "round", "control_after_generate")
+        assert given[name][0] == ksampler[name][0]
+        assert {key: given[name][1].get(key) for key in told} == {
+            key: ksampler[name][1].get(key) for key in told
+        }
+    # The third of the contract's choices, whole loop, comes in a later release.
+    assert choices(given["offload"])[:2] == ["auto", "each step"]
+    assert given["offload"][1]["default"] == "auto"
+
+
+def test_the_loaders_combo_is_filled_from_the_worker(comfyui: ComfyUI) -> None:
+    remote = inputs(comfyui, "RemoteModelLoader")["model_name"][1]["remote"]
+    assert remote["refresh_button"] is True
+    names = comfyui.offered_models()
+    for model in MODELS:
+        assert len([name for name in names if name.endswith(model.file)]) == 1, names
+    assert not any("lora" in name for name in names), names
+
+
+def test_the_example_is_a_template_of_nodes_that_exist(comfyui: ComfyUI) -> None:
+    examples = comfyui.api.get("/workflow_templates").get("comfy-gpu-offload")
+    assert examples, "ComfyUI lists no example workflow of this pack"
+    for name in examples:
+        workflow = comfyui.api.get(f"/api/workflow_templates/comfy-gpu-offload/{name}.json")
+        for node in workflow["nodes"]:
+            if node["type"] not in {"MarkdownNote", "Note"}:
+                comfyui.api.object_info(node["type"])
+        assert any(node["type"] in NODES for node in workflow["nodes"])

@@ -1,0 +1,80 @@
+"""What a user reads when something is set up wrong."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from .harness.api import PromptRejectedError
+from .harness.checkouts import Checkout
+from .harness.site import ComfyUI, Site, await_comfyui, begin_comfyui, install_pack
+from .harness.workflow import DIGITS, MMDIT, Model, Sampling, Scene
+
+pytestmark = pytest.mark.comfyui
+
+# Loaded by no other test: nothing of it is kept from an earlier prompt.
+FRESH = replace(MMDIT, file="mmdit-other.safetensors")
+
+
+def failure(comfyui: ComfyUI, listed: str) -> str:
+    """The error that a prompt with that model ends in, whether ComfyUI takes it or not."""
+    scene = Scene.of(FRESH)
+    scene.sample("KSampler", scene.workflow.remote(listed), Sampling(), "failing")
+    try:
+        outcome = comfyui.api.run(scene.workflow.graph)
+    except PromptRejectedError as error:
+        return str(error)
+    return outcome.error_message
+
+
+def test_a_wrong_token(site: Site, listed: Callable[[Model], str]) -> None:
+    name = listed(FRESH)
+    with site.proxy.replacing_token(b"not-the-token"):
+        message = failure(site.comfyui, name)
+    assert "COMFY_GPU_OFFLOAD_TOKEN" in message
+    assert site.token not in message
+
+
+def test_no_worker_at_the_address(site: Site, listed: Callable[[Model], str]) -> None:
+    name = listed(FRESH)
+    with site.proxy.down():
+        message = failure(site.comfyui, name)
+    assert site.proxy.url in message
+
+
+def test_an_unknown_model(site: Site) -> None:
+    assert "no-such-model.safetensors" in failure(site.comfyui, "no-such-model.safetensors")
+
+
+def test_the_worker_is_found_again_after_it(site: Site, listed: Callable[[Model], str]) -> None:
+    scene = Scene.of(FRESH)
+    scene.sample("KSampler", scene.workflow.remote(listed(FRESH)), Sampling(steps=1), "found")
+    site.comfyui.run(scene.workflow.graph)
+
+
+@pytest.fixture(scope="module")
+def unconfigured(
+    checkout: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyUI]:
+    """A ComfyUI with the pack just installed, and nothing set."""
+    base = tmp_path_factory.mktemp("unconfigured")
+    install_pack(base)
+    comfyui = begin_comfyui(checkout, python, base, models_yaml, {})
+    try:
+        await_comfyui(comfyui)
+        yield comfyui
+    finally:
+        comfyui.process.kill()
+
+
+def test_nothing_is_configured(unconfigured: ComfyUI) -> None:
+    assert "IMPORT FAILED" not in unconfigured.process.output
+    assert "COMFY_GPU_OFFLOAD_URL" in failure(unconfigured, "digits.safetensors")
+
+
+def test_local_loading_needs_no_configuration(unconfigured: ComfyUI) -> None:
+    scene = Scene.of(DIGITS)
+    model = scene.workflow.remote("digits.safetensors", use_runpod=False)
+    scene.sample("RemoteSampler", model, Sampling(steps=1), "local")
+    unconfigured.run(scene.workflow.graph)

@@ -1,0 +1,73 @@
+"""The stop button, while a call waits for the worker."""
+
+from collections.abc import Callable
+from time import monotonic
+
+import pytest
+import torch
+
+from .harness.proxy import Exchange
+from .harness.site import Site
+from .harness.workflow import DIGITS, Model, Sampling, Scene
+
+pytestmark = pytest.mark.comfyui
+
+# Half a second is promised; the rest is ComfyUI's own, and the client's that asks for the end.
+WITHIN_S = 0.5 + 0.3
+
+
+def stop(site: Site, prompt: str) -> None:
+    """Presses stop, and checks that the prompt ends in time, as interrupted."""
+    asked = monotonic()
+    site.comfyui.api.interrupt()
+    outcome = site.comfyui.api.wait(prompt)
+    assert outcome.interrupted, outcome.summary
+    assert outcome.finished_s - asked < WITHIN_S
+
+
+def queue(site: Site, node: str, listed: str, seed: int) -> str:
+    scene = Scene.of(DIGITS, seed=seed)
+    scene.sample(node, scene.workflow.remote(listed), Sampling(seed=seed), "interrupted")
+    site.proxy.forget()
+    return site.comfyui.api.queue(scene.workflow.graph)
+
+
+@pytest.mark.parametrize("node", ["KSampler", "RemoteSampler"])
+def test_a_waiting_call_ends_and_the_worker_is_told(
+    site: Site, listed: Callable[[Model], str], node: str
+) -> None:
+    seed = 200 + len(node)
+    with site.proxy.holding("forward"):
+        prompt = queue(site, node, listed(DIGITS), seed)
+        site.proxy.wait_for("forward")
+        stop(site, prompt)
+        site.proxy.wait_for("cancel", timeout_s=5)
+        assert len(site.proxy.exchanges("forward")) == 1
+    scene = Scene.of(DIGITS, seed=seed)
+    scene.sample("KSampler", scene.workflow.local(DIGITS), Sampling(seed=seed), "stock")
+    scene.sample(node, scene.workflow.remote(listed(DIGITS)), Sampling(seed=seed), "ours")
+    site.comfyui.run(scene.workflow.graph)
+    assert torch.equal(site.comfyui.saved("stock"), site.comfyui.saved("ours"))
+
+
+def test_a_call_that_is_tried_again_ends(site: Site, listed: Callable[[Model], str]) -> None:
+    def break_off(exchange: Exchange) -> None:
+        if exchange.route == "forward":
+            raise ConnectionError
+
+    with site.proxy.watching(break_off):
+        prompt = queue(site, "KSampler", listed(DIGITS), 220)
+        site.proxy.wait_for("forward", 3)
+        stop(site, prompt)
+
+
+def test_the_loading_of_a_model_ends(site: Site, listed: Callable[[Model], str]) -> None:
+    name = listed(DIGITS)
+    with site.proxy.holding("hello"):
+        scene = Scene.of(DIGITS, seed=230)
+        loader = scene.workflow.remote(name, weight_dtype="fp8_e5m2")
+        scene.sample("KSampler", loader, Sampling(seed=230), "interrupted")
+        site.proxy.forget()
+        prompt = site.comfyui.api.queue(scene.workflow.graph)
+        site.proxy.wait_for("hello")
+        stop(site, prompt)
