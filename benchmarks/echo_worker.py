@@ -99,5 +99,3 @@ def bare_echo(size_bytes: int) -> Iterator[socket.socket]:
     finally:
         connection.close()
         process.join()
-
-

@@ -1,7 +1,7 @@
 """Run only the diffusion model's forward pass on somebody else's GPU.
 
-    session = comfy_gpu_offload.connect("http://127.0.0.1:8288")
-    pipe.transformer = session.model("my-transformer")
+session = comfy_gpu_offload.connect("http://127.0.0.1:8288")
+pipe.transformer = session.model("my-transformer")
 """
 
 from __future__ import annotations

@@ -1,26 +1,26 @@
 """Every error this package raises on purpose.
 
-    OffloadError
-    ├── ConfigError            a setting is missing or wrong; names it and says what it should look like
-    ├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
-    ├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
-    ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
-    ├── MessageError           a good frame that says something the protocol does not know
-    ├── CodecError             a payload its codec cannot decode
-    ├── TransportError         the worker could not be reached, or the exchange broke
-    │   ├── ConnectError           no connection: refused, unresolved, no route
-    │   ├── ConnectionLostError    the connection ended before the reply was complete
-    │   ├── ExchangeTimeoutError   no reply within the time allowed
-    │   ├── TlsError               the certificate was not accepted; never retried
-    │   └── HttpStatusError        an HTTP reply that is not ours: a proxy, a waking endpoint, a wrong address
-    └── WorkerFaultError       the worker answered with a fault; `code` says which
-        ├── UnauthorizedError      wrong or missing token
-        ├── VersionSkewError       the two sides speak different protocols
-        ├── UnknownModelError      the worker has no such model
-        ├── ModelChangedError      the model is not the one the session was opened with
-        ├── TooLargeError          over one of the worker's limits
-        ├── CallCancelledError     the call was cancelled
-        └── ModelFailedError       the model itself raised, or ran out of memory
+OffloadError
+├── ConfigError            a setting is missing or wrong; names it and says what it should look like
+├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
+├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
+├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
+├── MessageError           a good frame that says something the protocol does not know
+├── CodecError             a payload its codec cannot decode
+├── TransportError         the worker could not be reached, or the exchange broke
+│   ├── ConnectError           no connection: refused, unresolved, no route
+│   ├── ConnectionLostError    the connection ended before the reply was complete
+│   ├── ExchangeTimeoutError   no reply within the time allowed
+│   ├── TlsError               the certificate was not accepted; never retried
+│   └── HttpStatusError        an HTTP reply that is not ours: a proxy, a waking endpoint, a wrong address
+└── WorkerFaultError       the worker answered with a fault; `code` says which
+    ├── UnauthorizedError      wrong or missing token
+    ├── VersionSkewError       the two sides speak different protocols
+    ├── UnknownModelError      the worker has no such model
+    ├── ModelChangedError      the model is not the one the session was opened with
+    ├── TooLargeError          over one of the worker's limits
+    ├── CallCancelledError     the call was cancelled
+    └── ModelFailedError       the model itself raised, or ran out of memory
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ def test_the_sampler_has_ksamplers_inputs_and_offload(comfyui: ComfyUI) -> None:
     for name in ("seed", "steps", "cfg", "denoise"):
         told = ("default", "min", "max", "step", "round", "control_after_generate")
         assert given[name][0] == ksampler[name][0]
-        assert {key: given[name][1].get(key) for key in told} == {
-            key: ksampler[name][1].get(key) for key in told
-        }
+        assert {key: given[name][1].get(key) for key in told} == {key: ksampler[name][1].get(key) for key in told}
     # The third of the contract's choices, whole loop, comes in a later release.
     assert choices(given["offload"])[:2] == ["auto", "each step"]
     assert given["offload"][1]["default"] == "auto"

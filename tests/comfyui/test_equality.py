@@ -7,6 +7,7 @@ import torch
 
 from .harness.comparison import (
     Patch,
+    assert_identical,
     assert_remote_equals_local,
     assert_worth_comparing,
     unpatched,
@@ -21,9 +22,7 @@ SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "euler_ancestral", "dpmpp_sde
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
-def test_every_model_with_every_sampler(
-    comfyui: ComfyUI, listed: Callable[[Model], str], model: Model
-) -> None:
+def test_every_model_with_every_sampler(comfyui: ComfyUI, listed: Callable[[Model], str], model: Model) -> None:
     samplings = {name: Sampling(sampler_name=name) for name in SAMPLERS}
     samplings["another seed"] = Sampling(seed=2)
     assert_remote_equals_local(comfyui, Scene.of(model), listed(model), samplings)
@@ -60,9 +59,7 @@ def test_settings_and_patches_of_the_sampling(
 
 
 @pytest.mark.parametrize("model", [MMDIT, WAN, UNET], ids=str)
-def test_a_batch_that_is_only_half_denoised(
-    comfyui: ComfyUI, listed: Callable[[Model], str], model: Model
-) -> None:
+def test_a_batch_that_is_only_half_denoised(comfyui: ComfyUI, listed: Callable[[Model], str], model: Model) -> None:
     scene = Scene.of(model, batch=2, latent_seed=5)
     latents = assert_remote_equals_local(comfyui, scene, listed(model), {"half": Sampling(denoise=0.6)})
     first, second = latents["half"]
@@ -81,9 +78,7 @@ def test_a_masked_latent(comfyui: ComfyUI, listed: Callable[[Model], str], model
 
 
 @pytest.mark.parametrize("model", [MMDIT, UNET], ids=str)
-def test_conditioning_by_area_and_time(
-    comfyui: ComfyUI, listed: Callable[[Model], str], model: Model
-) -> None:
+def test_conditioning_by_area_and_time(comfyui: ComfyUI, listed: Callable[[Model], str], model: Model) -> None:
     scene = Scene.of(model)
     workflow = scene.workflow
     area = workflow.add(
@@ -110,9 +105,7 @@ def test_weights_in_fp8(comfyui: ComfyUI, listed: Callable[[Model], str], weight
     )
 
 
-def test_easycache_spares_the_worker_calls(
-    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy
-) -> None:
+def test_easycache_spares_the_worker_calls(comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy) -> None:
     def easycache(workflow: Workflow, model: Link) -> Link:
         return workflow.add(
             "EasyCache", model=model, reuse_threshold=2.0, start_percent=0.1, end_percent=0.95, verbose=False
@@ -131,9 +124,7 @@ def test_a_custom_sampler_and_guider(comfyui: ComfyUI, listed: Callable[[Model],
     workflow = scene.workflow
     models = {"local": workflow.local(DIGITS), "remote": workflow.remote(listed(DIGITS))}
     for name, model in models.items():
-        guider = workflow.add(
-            "CFGGuider", model=model, positive=scene.positive, negative=scene.negative, cfg=3.0
-        )
+        guider = workflow.add("CFGGuider", model=model, positive=scene.positive, negative=scene.negative, cfg=3.0)
         sampled = workflow.add(
             "SamplerCustomAdvanced",
             noise=workflow.add("RandomNoise", noise_seed=3),
@@ -145,7 +136,7 @@ def test_a_custom_sampler_and_guider(comfyui: ComfyUI, listed: Callable[[Model],
         workflow.save(sampled, name)
     comfyui.run(workflow.graph)
     local = comfyui.saved("local")
-    assert torch.equal(local, comfyui.saved("remote"))
+    assert_identical(local, comfyui.saved("remote"))
     assert_worth_comparing({"local": local}, {"local": Sampling(seed=3)})
 
 
@@ -158,20 +149,18 @@ def test_use_runpod_off_loads_the_same_file_here(
     ours = scene.workflow.remote(listed(model), use_runpod=False)
     scene.sample("KSampler", ours, Sampling(seed=21), "ours")
     comfyui.run(scene.workflow.graph)
-    assert torch.equal(comfyui.saved("stock"), comfyui.saved("ours"))
+    assert_identical(comfyui.saved("stock"), comfyui.saved("ours"))
     assert proxy.exchanges("forward") == []
 
 
 @pytest.mark.parametrize("offload", ["auto", "each step"])
-def test_the_remote_sampler_is_ksampler_to_a_local_model(
-    comfyui: ComfyUI, proxy: Proxy, offload: str
-) -> None:
+def test_the_remote_sampler_is_ksampler_to_a_local_model(comfyui: ComfyUI, proxy: Proxy, offload: str) -> None:
     scene = Scene.of(DIGITS)
     model = scene.workflow.local(DIGITS)
     scene.sample("KSampler", model, Sampling(seed=22), "stock")
     scene.sample("RemoteSampler", model, Sampling(seed=22), "ours", offload=offload)
     comfyui.run(scene.workflow.graph)
-    assert torch.equal(comfyui.saved("stock"), comfyui.saved("ours"))
+    assert_identical(comfyui.saved("stock"), comfyui.saved("ours"))
     assert proxy.exchanges("forward") == []
 
 
@@ -183,5 +172,5 @@ def test_auto_means_each_step_on_a_remote_model(
     remote = scene.workflow.remote(listed(DIGITS))
     scene.sample("RemoteSampler", remote, Sampling(seed=23, steps=4), "ours", offload="auto")
     comfyui.run(scene.workflow.graph)
-    assert torch.equal(comfyui.saved("stock"), comfyui.saved("ours"))
+    assert_identical(comfyui.saved("stock"), comfyui.saved("ours"))
     assert len(proxy.exchanges("forward")) == 4

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from time import monotonic
 
 import pytest
-import torch
 
+from .harness.comparison import assert_identical
 from .harness.proxy import Exchange
 from .harness.site import Site
 from .harness.workflow import DIGITS, Model, Sampling, Scene
@@ -33,9 +33,7 @@ def queue(site: Site, node: str, listed: str, seed: int) -> str:
 
 
 @pytest.mark.parametrize("node", ["KSampler", "RemoteSampler"])
-def test_a_waiting_call_ends_and_the_worker_is_told(
-    site: Site, listed: Callable[[Model], str], node: str
-) -> None:
+def test_a_waiting_call_ends_and_the_worker_is_told(site: Site, listed: Callable[[Model], str], node: str) -> None:
     seed = 200 + len(node)
     with site.proxy.holding("forward"):
         prompt = queue(site, node, listed(DIGITS), seed)
@@ -47,7 +45,7 @@ def test_a_waiting_call_ends_and_the_worker_is_told(
     scene.sample("KSampler", scene.workflow.local(DIGITS), Sampling(seed=seed), "stock")
     scene.sample(node, scene.workflow.remote(listed(DIGITS)), Sampling(seed=seed), "ours")
     site.comfyui.run(scene.workflow.graph)
-    assert torch.equal(site.comfyui.saved("stock"), site.comfyui.saved("ours"))
+    assert_identical(site.comfyui.saved("stock"), site.comfyui.saved("ours"))
 
 
 def test_a_call_that_is_tried_again_ends(site: Site, listed: Callable[[Model], str]) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-import torch
 
+from .harness.comparison import assert_identical
 from .harness.proxy import Exchange
 from .harness.site import Site
 from .harness.workflow import WAN, Model, Sampling, Scene
@@ -29,7 +29,7 @@ def test_a_worker_killed_between_two_steps_costs_a_resend(site: Site, listed: Ca
     with site.proxy.watching(restart_at_the_third_call):
         site.comfyui.run(scene.workflow.graph)
     assert len(site.worker.processes) == started + 1
-    assert torch.equal(site.comfyui.saved("stock"), site.comfyui.saved("ours"))
+    assert_identical(site.comfyui.saved("stock"), site.comfyui.saved("ours"))
     sizes = [exchange.up_bytes for exchange in site.proxy.exchanges("forward")]
     conditioning = 2 * WAN.tokens * WAN.width * 2
     assert sum(size > conditioning for size in sizes) == 2, f"conditioning crosses once a worker: {sizes}"

@@ -22,9 +22,7 @@ from .comfyui_python import enter_comfyui
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument(
-        "--backend", choices=["comfyui", "diffusers"], required=True, help="what runs the models"
-    )
+    parser.add_argument("--backend", choices=["comfyui", "diffusers"], required=True, help="what runs the models")
     parser.add_argument("--comfyui", type=Path, metavar="PATH", help="the ComfyUI folder (comfyui backend)")
     parser.add_argument(
         "--models",
@@ -43,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8288, help="0: any free one (default: %(default)s)")
-    parser.add_argument(
-        "--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate chain"
-    )
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate chain")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this private key")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
 

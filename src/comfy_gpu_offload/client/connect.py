@@ -40,9 +40,7 @@ def connect_from(settings: Settings, comfyui: str | None = None) -> Session:
         WorkerFaultError: it refused.
     """
     url = require_url(settings)
-    transport = HttpTransport(
-        url, settings.token, ca_file=settings.ca_file, max_frame_bytes=settings.frame_bytes
-    )
+    transport = HttpTransport(url, settings.token, ca_file=settings.ca_file, max_frame_bytes=settings.frame_bytes)
     call = Timeouts(settings.connect_timeout_s, settings.call_timeout_s)
     options = SessionOptions(
         call=call,

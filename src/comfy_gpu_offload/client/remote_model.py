@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ..io.buffers import aligned
 from ..io.tree import Record, Tree, first_tensor, map_tensors
 from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
@@ -73,8 +74,7 @@ class RemoteModel(nn.Module):
         first = first_tensor(args)
         first = first if first is not None else first_tensor(kwargs)
         device = self.device if first is None else first.device
-        if device.type != "cpu":
-            value = map_tensors(value, lambda tensor: tensor.to(device))
+        value = map_tensors(value, lambda tensor: aligned(tensor.to(device)))
         self.timings.append(timings + CallTimings(decode_s=perf_counter() - started))
         self.calls += 1
         return value

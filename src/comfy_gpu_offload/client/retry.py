@@ -29,9 +29,7 @@ class RetryPolicy:
 class Patience:
     """One call's retries. Its time begins with the first failure."""
 
-    def __init__(
-        self, policy: RetryPolicy, check: Check | None, clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, policy: RetryPolicy, check: Check | None, clock: Callable[[], float] = monotonic) -> None:
         self._policy = policy
         self._check = check
         self._clock = clock

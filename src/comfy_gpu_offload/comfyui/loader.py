@@ -75,5 +75,3 @@ def _version() -> str | None:
         return str(importlib.import_module("comfyui_version").__version__)
     except (ImportError, AttributeError):
         return None
-
-

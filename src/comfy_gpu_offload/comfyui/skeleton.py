@@ -108,9 +108,7 @@ def build_skeleton(worker: WorkerModel) -> Any:
 
 def meta_state_dict(worker: WorkerModel) -> dict[str, torch.Tensor]:
     """The network's state dict as the worker has it, without data."""
-    return {
-        key: torch.empty(shape, dtype=dtype, device="meta") for key, (shape, dtype) in worker.keys.items()
-    }
+    return {key: torch.empty(shape, dtype=dtype, device="meta") for key, (shape, dtype) in worker.keys.items()}
 
 
 def _config(worker: WorkerModel) -> Any:

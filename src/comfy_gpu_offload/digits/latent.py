@@ -96,7 +96,7 @@ def contact_sheet(pictures: Tensor, *, columns: int = 10, zoom: int = 3, gap: in
         ValueError: the shape is not `[B, 32, 32]`, or there is no picture.
         ImportError: Pillow is not installed.
     """
-    from PIL import Image
+    from PIL import Image  # noqa: PLC0415  # of the `demo` extra
 
     _check_shape(pictures, (PICTURE_SIZE, PICTURE_SIZE), "pictures")
     if not len(pictures):

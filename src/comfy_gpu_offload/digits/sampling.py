@@ -118,9 +118,7 @@ def sample(
     return process_out(latents)
 
 
-def _both_halves(
-    labels: Sequence[int], dtype: torch.dtype, device: str | torch.device
-) -> tuple[Tensor, Tensor]:
+def _both_halves(labels: Sequence[int], dtype: torch.dtype, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Return context `[2B, 4, 48]` and pooled `[2B, 64]`: the labels, then as many dropped ones."""
     context, pooled = conditioning(labels)
     dropped_context, dropped_pooled = unconditional(len(labels))

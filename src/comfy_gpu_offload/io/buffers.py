@@ -10,6 +10,9 @@ import torch
 
 Buffer = bytes | bytearray | memoryview
 
+# Of torch's own CPU allocations (c10/core/alignment.h).
+ALIGNMENT = 64
+
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The tensor's elements in row-major order, as bytes.
@@ -19,6 +22,8 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """
     plain = tensor.detach().resolve_conj().resolve_neg()
     flat = plain.to(device="cpu").contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # a single element that was expanded or sliced counts as contiguous all the same
+        flat = flat.as_strided((flat.numel(),), (1,))
     return _view(flat)
 
 
@@ -34,6 +39,16 @@ def allocate(size_bytes: int) -> memoryview:
     """A writable buffer of `size_bytes`, its contents undefined, aligned as torch aligns its tensors."""
     # torch gives 64-byte alignment and, unlike bytearray, does not clear the memory first.
     return _view(torch.empty(size_bytes, dtype=torch.uint8))
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor where a computation may use it: itself, or a copy if its memory is not aligned as torch's own.
+
+    Only a frame's first tensor is sure to be aligned to 64 bytes, and CPU matrix products differ in the last
+    bit with the alignment of their operands.
+    """
+    misaligned = tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT != 0
+    return tensor.clone() if misaligned else tensor
 
 
 def _view(flat: torch.Tensor) -> memoryview:

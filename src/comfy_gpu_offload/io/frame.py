@@ -22,7 +22,7 @@ import xxhash
 
 from ..errors import CodecError, FrameError
 from . import codecs
-from .buffers import Buffer, allocate, tensor_bytes, tensor_from
+from .buffers import ALIGNMENT, Buffer, allocate, tensor_bytes, tensor_from
 from .digests import DIGEST_BYTES
 from .dtypes import DTYPES, NAMES
 from .section import Entry, layout, read_section
@@ -31,7 +31,6 @@ from .section import Entry, layout, read_section
 MAGIC = b"\x89CGO\r\n\x1a\n"
 VERSION = 1
 PRELUDE = struct.Struct("<8sHHIQQ")
-ALIGNMENT = 64
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,7 @@ def _present(tensor: torch.Tensor | None) -> torch.Tensor:
     return tensor
 
 
-def seal(
-    message: Message, packed: tree.PackedTree | None = None, codec: codecs.Codec = codecs.RAW
-) -> EncodedFrame:
+def seal(message: Message, packed: tree.PackedTree | None = None, codec: codecs.Codec = codecs.RAW) -> EncodedFrame:
     """A frame of the message and a tree whose tensors all travel with their data."""
     packed = packed or tree.PackedTree(None)
     parts = [Part(path, tensor) for path, tensor in zip(packed.paths, packed.tensors, strict=True)]

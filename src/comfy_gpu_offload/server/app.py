@@ -110,7 +110,7 @@ class Routes:
         body = allocate(size)
         body[: PRELUDE.size] = prelude
         filled = PRELUDE.size
-        async for chunk in request.content.iter_any():
+        async for chunk, _ in request.content.iter_chunks():
             if filled + len(chunk) > size:
                 raise FrameError("trailing_bytes", f"more than the {size} bytes the frame claims")
             body[filled : filled + len(chunk)] = chunk

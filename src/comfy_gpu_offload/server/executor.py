@@ -7,9 +7,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, Literal
+from typing import Generic, Literal, TypeVar
 
+ResultT = TypeVar("ResultT")
 JobState = Literal["queued", "running", "unknown"]
 
 
@@ -22,14 +24,18 @@ class ExecutorClosedError(Exception):
 
 
 @dataclass(eq=False)
-class _Job:
+class _Job(Generic[ResultT]):
     name: str
-    function: Callable[[float], Any]
-    future: Future[Any] = field(default_factory=Future)
+    function: Callable[[float], ResultT]
+    dropped: Callable[[Exception], ResultT]
+    future: Future[ResultT]
     queued_at: float = field(default_factory=perf_counter)
 
+    def drop(self, error: Exception) -> None:
+        self.future.set_result(self.dropped(error))
 
-class Executor:
+
+class Executor(Generic[ResultT]):
     """Runs jobs on one thread of its own, since a device's libraries keep state by thread.
 
     Clients with jobs waiting take turns, one job each; a client's own jobs keep their order.
@@ -37,45 +43,55 @@ class Executor:
 
     def __init__(self, before_each: Callable[[], None] = lambda: None) -> None:
         """`before_each` is called before each job, at a time when `cancel` cannot interrupt it yet."""
-        self._clients: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._clients: OrderedDict[str, deque[_Job[ResultT]]] = OrderedDict()
         self._before_each = before_each
-        self._running: _Job | None = None
+        self._running: _Job[ResultT] | None = None
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # One entry a job, and one to end: waking a thread by it takes half the time a condition does.
+        self._signals: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="comfy-gpu-offload-device", daemon=True)
         self._thread.start()
 
-    def submit(self, client: str, name: str, function: Callable[[float], Any]) -> Future[Any]:
-        """Queues `function`, which is called with the seconds it waited. `name` is for `cancel`.
+    def submit(
+        self,
+        client: str,
+        name: str,
+        function: Callable[[float], ResultT],
+        dropped: Callable[[Exception], ResultT],
+        future: Future[ResultT],
+    ) -> None:
+        """Queues `function`, which is called with the seconds it waited; `future` is for what it returns.
 
-        The future fails with `JobCancelledError` if the job is cancelled before it runs, and with
-        `ExecutorClosedError` if the executor is closed before that.
+        `name` is for `cancel`.
+
+        `dropped` makes the result of a job that does not run: with `JobCancelledError` if it is cancelled
+        before, with `ExecutorClosedError` if the executor is closed before.
         """
-        job = _Job(name, function)
-        with self._changed:
-            if self._closed:
-                job.future.set_exception(ExecutorClosedError("The worker is stopping."))
-                return job.future
-            self._clients.setdefault(client, deque()).append(job)
-            self._changed.notify()
-        return job.future
+        job = _Job(name, function, dropped, future)
+        with self._lock:
+            if not self._closed:
+                self._clients.setdefault(client, deque()).append(job)
+                self._signals.put(None)
+                return
+        job.drop(ExecutorClosedError("The worker is stopping."))
 
     def cancel(self, name: str, interrupt: Callable[[], None]) -> JobState:
         """Takes the job out of the queue if it waits, interrupts it if it runs; says which it was.
 
         `interrupt` is called while no other job can begin, so it cannot hit one that was not meant.
         """
-        with self._changed:
+        with self._lock:
             if self._running is not None and self._running.name == name:
                 interrupt()
                 return "running"
             job = self._remove(name)
         if job is None:
             return "unknown"
-        job.future.set_exception(JobCancelledError("The call was cancelled."))
+        job.drop(JobCancelledError("The call was cancelled."))
         return "queued"
 
-    def _remove(self, name: str) -> _Job | None:
+    def _remove(self, name: str) -> _Job[ResultT] | None:
         for client, jobs in self._clients.items():
             for job in jobs:
                 if job.name == name:
@@ -86,33 +102,38 @@ class Executor:
         return None
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Refuses what waits, lets the running job finish; False if it has not within `timeout_s`."""
-        with self._changed:
+        """Drops what waits, lets the running job finish; False if it has not within `timeout_s`."""
+        with self._lock:
             self._closed = True
             waiting = [job for jobs in self._clients.values() for job in jobs]
             self._clients.clear()
-            self._changed.notify()
+            self._signals.put(None)
         for job in waiting:
-            job.future.set_exception(ExecutorClosedError("The worker is stopping."))
+            job.drop(ExecutorClosedError("The worker is stopping."))
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
+        while True:
+            self._signals.get()
+            job = self._next()
+            if job is None:
+                if self._closed:
+                    return
+                continue  # it was cancelled
             try:
                 result = job.function(perf_counter() - job.queued_at)
-            except BaseException as error:  # whatever a model raises belongs to its caller
+            except BaseException as error:  # a job's own, for whoever waits for it
                 self._end()
                 job.future.set_exception(error)
             else:
                 self._end()
                 job.future.set_result(result)
-            job = None  # so that a finished job's tensors do not outlive it here
+                del result
+            del job  # a finished job's tensors must not live until the next one comes
 
-    def _next(self) -> _Job | None:
-        with self._changed:
-            while not self._clients and not self._closed:
-                self._changed.wait()
+    def _next(self) -> _Job[ResultT] | None:
+        with self._lock:
             if not self._clients:
                 return None
             client, jobs = self._clients.popitem(last=False)
@@ -123,5 +144,5 @@ class Executor:
             return self._running
 
     def _end(self) -> None:
-        with self._changed:
+        with self._lock:
             self._running = None

@@ -52,9 +52,7 @@ def fault_of(error: BaseException) -> Fault:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return _fault(_narrowed(code, error), str(error), error)
-    return _fault(
-        FaultCode.INTERNAL, f"The worker failed with {type(error).__name__}; its log says where.", error
-    )
+    return _fault(FaultCode.INTERNAL, f"The worker failed with {type(error).__name__}; its log says where.", error)
 
 
 def _narrowed(code: FaultCode, error: BaseException) -> FaultCode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -56,7 +57,7 @@ class Handler:
         self.options = options or HandlerOptions()
         self.instance = uuid.uuid4().hex
         self._backend = backend
-        self._executor = Executor(backend.clear_interrupt)
+        self._executor: Executor[EncodedFrame] = Executor(backend.clear_interrupt)
         self._store = BlobStore(self.options.store_bytes)
         self._replies = ReplyCache()
 
@@ -65,10 +66,9 @@ class Handler:
         started = perf_counter()
         try:
             envelope = open_frame(buffer, self.options.limits)
-            working = self._dispatch(envelope, started)
-        except Exception as error:  # the one place where everything becomes a fault
+            return self._dispatch(envelope, started)
+        except Exception as error:  # one of two places where everything becomes a fault
             return _done(self._refuse(error))
-        return self._faults_answered(working)
 
     def handle(self, buffer: Buffer) -> EncodedFrame:
         """The reply to one frame, waited for."""
@@ -101,7 +101,9 @@ class Handler:
             described = self._backend.describe(ref)
             return seal(self._welcome(described), tree.pack(described.details, "details"))
 
-        return self._executor.submit(hello.client, uuid.uuid4().hex, describe)
+        reply: Future[EncodedFrame] = Future()
+        self._execute(hello.client, uuid.uuid4().hex, describe, reply)
+        return reply
 
     def _welcome(self, described: Described | None) -> Welcome:
         info = self._backend.info()
@@ -113,9 +115,7 @@ class Handler:
             backend=info.name,
             device=info.device,
             codecs=codecs.names(),
-            limits=WorkerLimits(
-                frame_bytes=self.options.limits.frame_bytes, store_bytes=self._store.budget_bytes
-            ),
+            limits=WorkerLimits(frame_bytes=self.options.limits.frame_bytes, store_bytes=self._store.budget_bytes),
             models=tuple(self._backend.models()),
             model=None if described is None else described.description,
         )
@@ -133,9 +133,32 @@ class Handler:
             done = self._backend.forward(message.model, message.fingerprint, args, kwargs)
             return self._result(message, codec, done, WorkerTimings(decode_s=decode_s, queue_s=queue_s))
 
-        reply = self._executor.submit(message.client, message.request, run)
+        reply: Future[EncodedFrame] = Future()
         self._replies.add(message.request, reply)
+        self._execute(message.client, message.request, run, reply)
         return reply
+
+    def _execute(
+        self,
+        client: str,
+        name: str,
+        job: Callable[[float], EncodedFrame],
+        reply: Future[EncodedFrame],
+    ) -> None:
+        """Queues the job; one that fails or does not run is answered with a fault."""
+
+        def refuse(error: BaseException) -> EncodedFrame:
+            # Asked for again, it is to be computed again.
+            self._replies.forget(name)
+            return self._refuse(error)
+
+        def run(queue_s: float) -> EncodedFrame:
+            try:
+                return job(queue_s)
+            except Exception as error:  # the other of the two places
+                return refuse(error)
+
+        self._executor.submit(client, name, run, refuse, reply)
 
     def _result(
         self, message: Forward, codec: codecs.Codec, done: Computed, timings: WorkerTimings
@@ -189,16 +212,6 @@ class Handler:
         state = self._executor.cancel(message.request, self._backend.interrupt)
         logger.info("request %s cancelled; it was %s", message.request, state)
         return seal(Cancelled(request=message.request, state=state))
-
-    def _faults_answered(self, working: Future[EncodedFrame]) -> Future[EncodedFrame]:
-        answer: Future[EncodedFrame] = Future()
-
-        def finish(done: Future[EncodedFrame]) -> None:
-            error = done.exception()
-            answer.set_result(done.result() if error is None else self._refuse(error))
-
-        working.add_done_callback(finish)
-        return answer
 
     def _refuse(self, error: BaseException) -> EncodedFrame:
         fault = fault_of(error)

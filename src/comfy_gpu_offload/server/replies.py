@@ -30,18 +30,24 @@ class ReplyCache:
             return self._replies.get(request)
 
     def add(self, request: str, reply: Future[EncodedFrame]) -> None:
-        """Remembers a reply under way. One that fails is forgotten: a second attempt computes anew."""
+        """Remembers a reply under way."""
         with self._lock:
             self._replies[request] = reply
         reply.add_done_callback(lambda done: self._finished(request, done))
 
+    def forget(self, request: str) -> None:
+        """Asked for again, this request is to be computed again."""
+        with self._lock:
+            self._drop(request)
+
+    def _drop(self, request: str) -> None:
+        self._replies.pop(request, None)
+        self._sizes.pop(request, None)
+
     def _finished(self, request: str, reply: Future[EncodedFrame]) -> None:
         with self._lock:
-            if reply.cancelled() or reply.exception() is not None:
-                self._replies.pop(request, None)
+            if request not in self._replies:
                 return
             self._sizes[request] = reply.result().size_bytes
             while len(self._sizes) > self._count or sum(self._sizes.values()) > self._budget_bytes:
-                oldest = next(iter(self._sizes))
-                del self._sizes[oldest]
-                self._replies.pop(oldest, None)
+                self._drop(next(iter(self._sizes)))

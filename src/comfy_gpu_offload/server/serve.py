@@ -14,6 +14,7 @@ from aiohttp import web
 from .app import Routes, WorkerState
 from .backends.base import Backend
 from .handler import Handler, HandlerOptions
+from .memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ async def serve(state: WorkerState, make_backend: Callable[[], Backend], options
         OSError: the address cannot be listened on.
         Whatever `make_backend` raises.
     """
+    keep_freed_memory()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

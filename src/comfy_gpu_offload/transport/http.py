@@ -1,7 +1,7 @@
 """Frames over HTTP/1.1: kept-alive connections, one send for headers and body, the reply into one buffer.
 
-Written on the standard library's sockets and response parser rather than on requests or urllib3: on the path
-of every forward call those cost more than the rest of the client together (benchmarks/http_clients.py).
+Written on the standard library's sockets rather than on requests or urllib3: on the path of every forward call
+those cost more than the rest of the client together (benchmarks/http_clients.py).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..errors import (
     TlsError,
     TransportError,
 )
-from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
 from ..version import __version__
 from .base import Check, Route, Timeouts
 from .polled import PolledSocket
+from .response import Response, read_response
 
 MEDIA_TYPE = "application/octet-stream"
 # A connection idle for longer may have been dropped by a proxy without a word; opening one is then cheaper
@@ -138,18 +138,15 @@ class HttpTransport:
             ) from error
         return _Connection(connection, monotonic())
 
-    def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> _Reply:
+    def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
         request = f"POST {self._base}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}"
         head = f"{request}Content-Length: {frame.size_bytes}\r\n\r\n".encode("ascii")
         # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
         with suppress(BrokenPipeError, ConnectionResetError):
             polled.send([head, *frame.buffers])
-        response = http.client.HTTPResponse(polled, method="POST")  # type: ignore[arg-type]
-        response.begin()
-        body = _read_body(response, self._limits.frame_bytes)
-        return _Reply(response.status, response.headers.get_content_type(), body, not response.will_close)
+        return read_response(polled, self._limits.frame_bytes)
 
-    def _frame_of(self, reply: _Reply) -> memoryview:
+    def _frame_of(self, reply: Response) -> memoryview:
         if reply.media_type != MEDIA_TYPE:
             raise _status_error(reply, self.url)
         try:
@@ -162,14 +159,6 @@ class HttpTransport:
                 retryable=reply.status >= 500,
             ) from error
         return reply.body
-
-
-@dataclass(frozen=True)
-class _Reply:
-    status: int
-    media_type: str
-    body: memoryview
-    kept_alive: bool
 
 
 def _fixed_headers(host: str, token: SecretStr | None) -> str:
@@ -208,34 +197,14 @@ def _has_ended(sock: socket.socket) -> bool:
     return True
 
 
-def _read_body(response: http.client.HTTPResponse, limit: int) -> memoryview:
-    if response.length is None:  # chunked, or until the connection closes: a proxy's own page, as a rule
-        text = response.read(limit + 1)
-        if len(text) > limit:
-            raise ConnectionLostError("the reply is larger than any frame may be")
-        body = allocate(len(text))
-        body[:] = text
-        return body
-    if response.length > limit:
-        raise ConnectionLostError(f"the reply claims {response.length} bytes, over the {limit} allowed")
-    body = allocate(response.length)
-    filled = 0
-    while filled < len(body):
-        count = response.readinto(body[filled:])
-        if not count:
-            raise ConnectionLostError(f"the reply ended after {filled} of {len(body)} bytes")
-        filled += count
-    return body
-
-
 def _mapped(error: BaseException, url: str) -> BaseException:
     """Ours for what sockets, TLS and the HTTP parser raise; anything else as it is."""
-    if isinstance(error, TransportError) or not isinstance(error, OSError | http.client.HTTPException):
+    if isinstance(error, TransportError) or not isinstance(error, OSError):
         return error
     return ConnectionLostError(f"The connection to {url} broke off ({type(error).__name__}).")
 
 
-def _status_error(reply: _Reply, url: str) -> TransportError:
+def _status_error(reply: Response, url: str) -> TransportError:
     text = ""
     with suppress(UnicodeDecodeError):
         text = bytes(reply.body[:_MAX_TEXT_BYTES]).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import ssl
 from collections.abc import Sequence
@@ -72,19 +71,3 @@ class PolledSocket:
                     self._check()
                 if monotonic() > self._deadline:
                     raise ExchangeTimeoutError("no complete reply within the time allowed") from None
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """A reader of the reply, as `http.client.HTTPResponse` asks for it."""
-        return io.BufferedReader(_PolledReader(self), buffer_size=64 * 1024)
-
-
-class _PolledReader(io.RawIOBase):
-    def __init__(self, polled: PolledSocket) -> None:
-        super().__init__()
-        self._polled = polled
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._polled.receive_into(memoryview(buffer))

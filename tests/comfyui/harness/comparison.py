@@ -41,9 +41,7 @@ def assert_remote_equals_local(
         for number, (model, node) in enumerate(_WAYS.values()):
             scene.sample(node, models[model], sampling, f"{name}-{number}")
     comfyui.run(workflow.graph)
-    latents = {
-        name: [comfyui.saved(f"{name}-{number}") for number in range(len(_WAYS))] for name in samplings
-    }
+    latents = {name: [comfyui.saved(f"{name}-{number}") for number in range(len(_WAYS))] for name in samplings}
     differing = [
         f"{name}, {way}: {_difference(results[0], result)}"
         for name, results in latents.items()
@@ -54,6 +52,11 @@ def assert_remote_equals_local(
     stock = {name: results[0] for name, results in latents.items()}
     assert_worth_comparing(stock, samplings)
     return stock
+
+
+def assert_identical(expected: torch.Tensor, actual: torch.Tensor) -> None:
+    """Bit for bit."""
+    assert torch.equal(expected, actual), _difference(expected, actual)
 
 
 def assert_worth_comparing(latents: Mapping[str, torch.Tensor], samplings: Mapping[str, Sampling]) -> None:

@@ -27,9 +27,7 @@ _DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without what would configure the package, and with `extra`."""
     kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(_OURS) and name not in _DROPPED
+        name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in _DROPPED
     }
     return {**kept, **_THREADS, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", **extra}
 

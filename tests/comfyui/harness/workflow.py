@@ -79,9 +79,7 @@ class Workflow:
 
     def remote(self, listed: str, *, use_runpod: bool = True, weight_dtype: str = "default") -> Link:
         """Ours; `listed` is the model's name in the worker's list."""
-        return self.add(
-            "RemoteModelLoader", model_name=listed, use_runpod=use_runpod, weight_dtype=weight_dtype
-        )
+        return self.add("RemoteModelLoader", model_name=listed, use_runpod=use_runpod, weight_dtype=weight_dtype)
 
     def conditioning(self, model: Model, seed: int) -> Link:
         return self.add(
@@ -123,9 +121,7 @@ class Scene:
             workflow=workflow,
         )
 
-    def sample(
-        self, node: str, model: Link, sampling: Sampling, save_as: str, offload: str = "each step"
-    ) -> None:
+    def sample(self, node: str, model: Link, sampling: Sampling, save_as: str, offload: str = "each step") -> None:
         """Samples `model` with KSampler or RemoteSampler, and saves the latent."""
         further = {"offload": offload} if node == "RemoteSampler" else {}
         sampled = self.workflow.add(

@@ -85,6 +85,11 @@ class OffloadTestSaveLatent:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"latent": ("LATENT",), "name": ("STRING", {"default": "latent"})}}
 
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        """Never equal to itself: ComfyUI would not write a latent again that it has written before."""
+        return float("nan")
+
     def save(self, latent: dict[str, Any], name: str) -> dict[str, Any]:
         samples = latent["samples"].detach().cpu().contiguous()
         save_file({"samples": samples}, Path(folder_paths.get_output_directory()) / f"{name}.safetensors")

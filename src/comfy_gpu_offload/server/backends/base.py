@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ...io.buffers import aligned
 from ...io.tree import map_tensors
 from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
 
@@ -108,8 +109,8 @@ class Backend(Protocol):
 
 
 def on_device(tree: Any, device: torch.device) -> Any:
-    """The same tree with every tensor on `device`."""
-    return map_tensors(tree, lambda tensor: tensor.to(device))
+    """The same tree with every tensor on `device`, in memory that is fit to compute with (`aligned`)."""
+    return map_tensors(tree, lambda tensor: aligned(tensor.to(device)))
 
 
 def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> None:

@@ -200,8 +200,7 @@ def _details(model: Any, name: str) -> dict[str, Any]:
         "weight_dtype": model.get_dtype(),
         "manual_cast_dtype": model.manual_cast_dtype,
         "keys": {
-            key: (tuple(tensor.shape), tensor.dtype)
-            for key, tensor in model.diffusion_model.state_dict().items()
+            key: (tuple(tensor.shape), tensor.dtype) for key, tensor in model.diffusion_model.state_dict().items()
         },
     }
     try:

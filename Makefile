@@ -1,0 +1,53 @@
+# Two commands from a clean clone, on a machine with Python alone:
+#   make demo    samples pictures through a worker on this machine
+#   make test    checks and tests everything
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Spinning OpenMP threads of one process starve those of another.
+export OMP_WAIT_POLICY := passive
+
+.PHONY: demo test check lint types security unit bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/comfy-gpu-offload demo
+
+test: check unit
+
+check: lint types security
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+security: $(VENV)/.dev
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src __init__.py
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/call_overhead.py
+	$(BIN)/python benchmarks/http_clients.py
+	$(BIN)/python benchmarks/transfer_vs_compute.py --output benchmarks/results
+
+# torch first and alone: with it in place, a range that it satisfies installs no other.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build

@@ -1,0 +1,146 @@
+"""`demo`: samples digits through a worker process, shows that remote equals local, and says where time went."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, Queue
+
+import torch
+from tqdm import tqdm
+
+from ..client.connect import connect
+from ..client.remote_model import RemoteModel
+from ..client.timings import CallTimings
+from ..digits import latent, model, sampling
+from ..errors import OffloadError
+
+_START_S = 180.0
+_LABELS = tuple(range(10))
+_PREFIX = "listening on "
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--each", type=int, default=5, help="pictures of each digit (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("digits.png"), help="where the picture goes (default: %(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the demo; exit status 1 if remote and local differ.
+
+    Raises:
+        OffloadError: the worker did not start, or failed.
+    """
+    if options.steps < 1 or options.each < 1:
+        raise OffloadError("--steps and --each must be at least 1")
+    logging.getLogger().setLevel(logging.WARNING)
+    labels = [label for _ in range(options.each) for label in _LABELS]
+    print("Starting a worker process with the bundled digits model …")
+    with worker_process() as url, connect(url) as session:
+        print(f"  {url}, on {session.welcome.device}")
+        remote = session.model("digits")
+        print(f"Sampling {len(labels)} digits through it: {options.steps} steps, guidance 2, one call a step")
+        through_worker = _sample(remote, labels, options, remote.dtype, "remote")
+    local = model.load(remote.dtype)
+    here = _sample(local, labels, options, remote.dtype, "local")
+    equal = torch.equal(through_worker, here)
+    print(f"Remote equals local, bit for bit: {'yes' if equal else 'NO'}\n")
+    _print_timings(remote)
+    pictures = latent.decode(through_worker)
+    latent.contact_sheet(pictures).save(options.output)
+    print(f"\nThe pictures are in {options.output}")
+    return 0 if equal else 1
+
+
+def _sample(
+    network: torch.nn.Module, labels: list[int], options: argparse.Namespace, dtype: torch.dtype, name: str
+) -> torch.Tensor:
+    with tqdm(total=options.steps, desc=f"  {name:>6}", unit="step") as bar:
+        return sampling.sample(
+            network,
+            labels,
+            steps=options.steps,
+            seed=options.seed,
+            dtype=dtype,
+            callback=lambda *_: bar.update() and None,
+        )
+
+
+def _print_timings(remote: RemoteModel) -> None:
+    """A line a step, in ms and KB: the first call loads, warms up, and brings the conditioning along."""
+    print("Where each step's time went (ms)")
+    print("  step    pack  encode    wire   queue  compute  decode   total   KB up  KB down")
+    for number, timings in enumerate(remote.timings, start=1):
+        print(f"  {number:4}{_row(timings)}")
+    total = sum(remote.timings, CallTimings())
+    print(f"   all{_row(total)}")
+    print(
+        f"Of {total.total_s * 1e3:.0f} ms, {total.compute_s / total.total_s:.0%} was the model's own work; the "
+        "conditioning crossed once."
+    )
+
+
+def _row(timings: CallTimings) -> str:
+    seconds = (
+        timings.pack_s,
+        timings.encode_s,
+        timings.wire_s + timings.worker_decode_s,
+        timings.queue_s + timings.load_s,
+        timings.compute_s,
+        timings.decode_s,
+        timings.total_s,
+    )
+    times = "".join(f"{1e3 * value:{8 if i != 4 else 9}.2f}" for i, value in enumerate(seconds))
+    return f"{times}{timings.bytes_up / 1e3:8.1f}{timings.bytes_down / 1e3:9.1f}"
+
+
+@contextmanager
+def worker_process() -> Iterator[str]:
+    """The address of a diffusers worker in a process of its own, on a free port of this machine.
+
+    Raises:
+        OffloadError: it did not start.
+    """
+    command = [sys.executable, "-m", "comfy_gpu_offload", "--log-level", "WARNING", "worker"]
+    command += ["--backend", "diffusers", "--port", "0"]
+    # What is set for another worker does not apply to this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_GPU_")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603  # nosec B603
+    try:
+        yield _address(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    lines: Queue[str] = Queue()
+
+    def read() -> None:
+        for line in process.stdout or ():
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        line = lines.get(timeout=_START_S)
+    except Empty:
+        line = ""
+    if not line.startswith(_PREFIX):
+        raise OffloadError("The worker did not start; what it said stands above.")
+    return line.removeprefix(_PREFIX).strip()
