@@ -15,7 +15,7 @@ from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, Mo
 from comfy_gpu_offload.server.app import WorkerState
 from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described
 from comfy_gpu_offload.server.handler import HandlerOptions
-from comfy_gpu_offload.server.serve import ServeOptions, serve
+from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 
 _FINGERPRINT = "echo" * 8
 
@@ -49,7 +49,7 @@ class EchoBackend:
 
 def _serve(ready: Connection) -> None:
     options = ServeOptions("127.0.0.1", 0, HandlerOptions(), ready.send)
-    asyncio.run(serve(WorkerState(FrameLimits()), EchoBackend, options))
+    asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), EchoBackend, options))
 
 
 @contextmanager

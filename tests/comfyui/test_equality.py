@@ -105,18 +105,30 @@ def test_weights_in_fp8(comfyui: ComfyUI, listed: Callable[[Model], str], weight
     )
 
 
-def test_easycache_spares_the_worker_calls(comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy) -> None:
-    def easycache(workflow: Workflow, model: Link) -> Link:
-        return workflow.add(
-            "EasyCache", model=model, reuse_threshold=2.0, start_percent=0.1, end_percent=0.95, verbose=False
-        )
-
-    steps = 8
-    assert_remote_equals_local(
-        comfyui, Scene.of(MMDIT), listed(MMDIT), {"cached": Sampling(steps=steps)}, easycache
+def easycache(workflow: Workflow, model: Link) -> Link:
+    return workflow.add(
+        "EasyCache", model=model, reuse_threshold=2.0, start_percent=0.1, end_percent=0.95, verbose=False
     )
+
+
+@pytest.mark.parametrize("model", [WAN, LTXV, UNET], ids=str)
+def test_easycache_spares_the_worker_calls(
+    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy, model: Model
+) -> None:
+    steps = 8
+    samplings = {"cached": Sampling(steps=steps)}
+    assert_remote_equals_local(comfyui, Scene.of(model), listed(model), samplings, easycache)
     # Twice: once under KSampler, once under Remote Sampler.
     assert len(proxy.exchanges("forward")) < 2 * steps
+
+
+def test_easycache_does_nothing_where_it_does_nothing_locally(
+    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy
+) -> None:
+    # SD3's network runs no such wrappers, in any ComfyUI release so far.
+    samplings = {"not cached": Sampling(steps=4)}
+    assert_remote_equals_local(comfyui, Scene.of(MMDIT), listed(MMDIT), samplings, easycache)
+    assert len(proxy.exchanges("forward")) == 2 * 4
 
 
 def test_a_custom_sampler_and_guider(comfyui: ComfyUI, listed: Callable[[Model], str]) -> None:

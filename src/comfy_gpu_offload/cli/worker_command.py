@@ -16,7 +16,7 @@ from ..io.frame import FrameLimits
 from ..server.app import WorkerState
 from ..server.backends.base import Backend
 from ..server.handler import HandlerOptions
-from ..server.serve import ServeOptions, serve
+from ..server.serve import ServeOptions, serve_until_signalled
 from .comfyui_python import enter_comfyui
 
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     )
     state = WorkerState(limits, settings.token)
     try:
-        asyncio.run(serve(state, _maker(options, settings), serving))
+        asyncio.run(serve_until_signalled(state, _maker(options, settings), serving))
     except OSError as error:
         raise ConfigError(f"Cannot listen on {options.host}:{options.port}: {error.strerror}") from error
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from types import FunctionType
 from typing import Any
 
 import comfy.patcher_extension
@@ -36,16 +37,19 @@ class RemoteDiffusionModel(nn.Module):
         self.__dict__["remote"] = remote
         self.__dict__["skeleton"] = network
         self.__dict__["_meta"] = state_dict
+        self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
 
     def forward(self, x: Any, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the real network: `x` is a latent [B, C, …] or a list of them, in the compute dtype.
 
         The wrappers that the real network would run inside its own forward run here, so that a step which one
-        of them skips (EasyCache) never reaches the worker.
+        of them skips (EasyCache) never reaches the worker. Where the real one runs none, none run.
 
         Raises:
             UnsupportedPatchError: the call carries code that cannot travel.
         """
+        if not self.__dict__["_runs_wrappers"]:
+            return self._call(x, timesteps, *args, **kwargs)
         options = kwargs.get("transformer_options", {})
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
@@ -72,3 +76,11 @@ class RemoteDiffusionModel(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["skeleton"], name)
+
+
+def runs_wrappers(network: type[nn.Module]) -> bool:
+    """Whether a network's own code runs `DIFFUSION_MODEL` wrappers: SD3's, PixArt's and some others do not."""
+    methods = (value for kind in network.__mro__ for value in vars(kind).values())
+    return any(
+        "DIFFUSION_MODEL" in method.__code__.co_names for method in methods if isinstance(method, FunctionType)
+    )

@@ -36,8 +36,28 @@ class ServeOptions:
     tls: ssl.SSLContext | None = None
 
 
-async def serve(state: WorkerState, make_backend: Callable[[], Backend], options: ServeOptions) -> None:
-    """Listens at once, answers `/ping` with 204 until the backend is made, and stops on SIGTERM or SIGINT.
+async def serve_until_signalled(
+    state: WorkerState, make_backend: Callable[[], Backend], options: ServeOptions
+) -> None:
+    """`serve` until SIGTERM or SIGINT. For a process of its own: it also tunes the process's memory."""
+    keep_freed_memory()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stopping.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
+    await serve(state, make_backend, options, stopping)
+
+
+async def serve(
+    state: WorkerState,
+    make_backend: Callable[[], Backend],
+    options: ServeOptions,
+    stopping: asyncio.Event,
+) -> None:
+    """Listens at once, answers `/ping` with 204 until the backend is made, and stops when `stopping` is set.
 
     Stopping refuses new calls, lets the running one finish and its reply go out.
 
@@ -45,11 +65,6 @@ async def serve(state: WorkerState, make_backend: Callable[[], Backend], options
         OSError: the address cannot be listened on.
         Whatever `make_backend` raises.
     """
-    keep_freed_memory()
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     runner = _runner(state)
     await runner.setup()
     try:

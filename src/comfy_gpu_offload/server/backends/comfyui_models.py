@@ -89,12 +89,15 @@ def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
     """
     options = load_options(weight_dtype)
     try:
-        if file.folder == "diffusion_models":
-            patcher = comfy.sd.load_diffusion_model(str(file.path), model_options=options)
-        else:
-            patcher = comfy.sd.load_checkpoint_guess_config(
-                str(file.path), output_vae=False, output_clip=False, model_options=options
-            )[0]
+        # As ComfyUI's executor does: weights made outside want gradients, and torch then multiplies matrices
+        # another way, with another last bit.
+        with torch.inference_mode():
+            if file.folder == "diffusion_models":
+                patcher = comfy.sd.load_diffusion_model(str(file.path), model_options=options)
+            else:
+                patcher = comfy.sd.load_checkpoint_guess_config(
+                    str(file.path), output_vae=False, output_clip=False, model_options=options
+                )[0]
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -1,0 +1,82 @@
+"""A backend whose models are plain functions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef
+from comfy_gpu_offload.server.backends.base import (
+    BackendInfo,
+    Computed,
+    Described,
+    InterruptedCallError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    model_errors,
+    on_device,
+)
+
+FINGERPRINT = "f" * 16
+Function = Callable[..., Any]
+
+
+class FunctionBackend:
+    """See `Backend`. `calls` holds the arguments of every call that began."""
+
+    def __init__(self, **functions: Function) -> None:
+        self.functions: dict[str, Function] = {
+            "echo": lambda x, *_, **__: x,
+            "double": lambda x, *_, **__: x * 2,
+            "wait": self._wait,
+            **functions,
+        }
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.started = threading.Event()
+        self.release = threading.Event()
+        self.interrupted = threading.Event()
+        self.closed = False
+        self.fingerprint = FINGERPRINT
+
+    def _wait(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """A model that computes until it is released or interrupted."""
+        self.started.set()
+        while not self.release.wait(0.01):
+            if self.interrupted.is_set():
+                raise InterruptedCallError("The call was cancelled.")
+        return x
+
+    def info(self) -> BackendInfo:
+        return BackendInfo("function", "test device")
+
+    def models(self) -> Sequence[ModelEntry]:
+        return [ModelEntry(name=name, folder="functions", size_bytes=0) for name in self.functions]
+
+    def describe(self, ref: ModelRef) -> Described:
+        if ref.name not in self.functions:
+            raise ModelNotFoundError(f"There is no model {ref.name!r}.")
+        description = ModelDescription(ref=ref, fingerprint=self.fingerprint, compute_dtype="float32")
+        return Described(description, {"config": {"in_channels": 4}})
+
+    def forward(
+        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Computed:
+        if fingerprint != self.fingerprint:
+            raise ModelMismatchError("The model has changed.")
+        self.describe(ref)
+        self.calls.append((ref.name, args, dict(kwargs)))
+        with model_errors(ref.name, lambda: None):
+            placed = on_device((args, dict(kwargs)), torch.device("cpu"))
+            return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 0.001)
+
+    def interrupt(self) -> None:
+        self.interrupted.set()
+
+    def clear_interrupt(self) -> None:
+        self.interrupted.clear()
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,71 @@
+"""A TCP proxy between client and worker, that counts bytes and breaks on demand."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from types import TracebackType
+
+
+class BreakingProxy:
+    """Forwards to `target` (a port of this machine).
+
+    Attributes:
+        up, down: bytes forwarded so far, to the worker and from it.
+        connections: how many were accepted.
+        break_after_up, break_after_down: closes the connection that takes the count over it, once.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.up = self.down = self.connections = 0
+        self.break_after_up: int | None = None
+        self.break_after_down: int | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                client.close()
+                continue
+            self._open += [client, server]
+            for source, sink, way in ((client, server, "up"), (server, client, "down")):
+                threading.Thread(target=self._forward, args=(source, sink, way), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                setattr(self, way, getattr(self, way) + len(piece))
+                limit = getattr(self, f"break_after_{way}")
+                if limit is not None and getattr(self, way) > limit:
+                    setattr(self, f"break_after_{way}", None)
+                    break
+                sink.sendall(piece)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def __enter__(self) -> BreakingProxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        for end in self._open:
+            end.close()
