@@ -36,6 +36,7 @@ _SLG = {
     "end_percent": 1.0,
     "rescaling_scale": 0.0,
 }
+_SLG_SIMPLE = {"double_layers": "0", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}
 _SAG = {"scale": 0.5, "blur_sigma": 2.0}
 _LORA = {"lora_name": "mmdit-lora.safetensors", "strength_model": 1.0}
 PATCHINGS = (
@@ -44,6 +45,7 @@ PATCHINGS = (
     Patching("PerturbedAttentionGuidance", "Perturbed", UNET, {"scale": 3.0}),
     Patching("SelfAttentionGuidance", "Self-?Attention", UNET, _SAG),
     Patching("SkipLayerGuidanceDiT", "Skip ?Layer", MMDIT, _SLG),
+    Patching("SkipLayerGuidanceDiTSimple", "Skip ?Layer", MMDIT, _SLG_SIMPLE),
     Patching("HyperTile", "HyperTile", UNET, _TILES),
     Patching("TomePatchModel", "To(ken)?Me", UNET, {"ratio": 0.3}),
     Patching("LoraLoaderModelOnly", "LoRA", MMDIT, _LORA),

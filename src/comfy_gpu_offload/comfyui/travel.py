@@ -7,6 +7,7 @@ that would run inside the network cannot be had, because the network is elsewher
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import CodeType
 from typing import Any
 
 from ..errors import UnsupportedPatchError, UnsupportedValueError
@@ -18,6 +19,8 @@ _LOCAL = frozenset(
 )
 # Models keep what they computed in these, from call to call; it would have to stay with one worker.
 _STATE = frozenset({"ar_state", "animate2_cache"})
+# What a function's code names when it patches a model's options itself.
+_PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace"})
 
 # Which nodes usually put a patch of that name there; for the message only.
 _NODES: dict[str, str] = {
@@ -69,6 +72,23 @@ def _of_objects(patcher: Any) -> Iterator[str]:
 
 def _of_options(model_options: Mapping[str, Any]) -> Iterator[str]:
     yield from refused_options(model_options.get("transformer_options", {}))
+    yield from _of_guidance(model_options)
+
+
+def _of_guidance(model_options: Mapping[str, Any]) -> Iterator[str]:
+    """Guidance functions that patch the network only while they sample: after the first call, unless read here."""
+    for value in model_options.values():
+        for function in value if isinstance(value, list) else [value]:
+            code = getattr(function, "__code__", None)
+            if isinstance(code, CodeType) and _patches_inside(code):
+                node = function.__qualname__.split(".")[0]
+                yield f"the guidance of {node}, which replaces attention or skips blocks while it samples"
+
+
+def _patches_inside(code: CodeType) -> bool:
+    named = {*code.co_names, *(const for const in code.co_consts if isinstance(const, str))}
+    nested = (const for const in code.co_consts if isinstance(const, CodeType))
+    return not named.isdisjoint(_PATCHING) or any(_patches_inside(inner) for inner in nested)
 
 
 def refused_options(options: Mapping[str, Any]) -> Iterator[str]:

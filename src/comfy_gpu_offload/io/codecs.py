@@ -17,6 +17,8 @@ from .buffers import Buffer, allocate
 
 # zstd's own reference decoder refuses larger windows by default (ZSTD_WINDOWLOG_LIMIT_DEFAULT, 2^27).
 _MAX_WINDOW_BYTES = 2**27
+# A block is at most 128 KiB and takes at least four bytes (RFC 8878, 3.1.1.2): nothing shrinks further.
+_MAX_RATIO = 128 * 1024 // 4
 _PROBE_PIECES = 4
 _PROBE_PIECE_BYTES = 16 * 1024
 # Below this gain the time spent exceeds what a fast link saves, and noise would decide.
@@ -69,6 +71,8 @@ class Zstd:
         return payload if len(payload) < len(data) else None
 
     def decode(self, payload: memoryview, size_bytes: int, item_bytes: int) -> memoryview:
+        if size_bytes > len(payload) * _MAX_RATIO:
+            raise CodecError(f"zstd: {len(payload)} bytes cannot decode to {size_bytes}")
         out = allocate(size_bytes)
         filled = 0
         try:

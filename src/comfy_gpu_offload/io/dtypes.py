@@ -39,9 +39,14 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 )
 NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
+# Every dtype torch has, by the name it prints: what may be named without a tensor of it.
+TORCH_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+)
+
 
 def stored_shape(name: str, shape: Sequence[int]) -> list[int]:
     """The shape as a safetensors document states it: F4 counts elements, torch counts pairs of them."""
-    if name == "F4" and shape:
-        return [*shape[:-1], shape[-1] * 2]
+    if name == "F4":
+        return [*shape[:-1], shape[-1] * 2] if shape else [2]
     return list(shape)

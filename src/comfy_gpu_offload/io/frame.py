@@ -24,8 +24,9 @@ from ..errors import CodecError, FrameError
 from . import codecs
 from .buffers import ALIGNMENT, Buffer, allocate, tensor_bytes, tensor_from
 from .digests import DIGEST_BYTES
-from .dtypes import DTYPES, NAMES
+from .dtypes import DTYPES, NAMES, stored_shape
 from .section import Entry, layout, read_section
+from .tree import MAX_NODES
 
 # As in PNG: a non-ASCII byte, a name, and line ends that any text-mode transfer would mangle.
 MAGIC = b"\x89CGO\r\n\x1a\n"
@@ -166,7 +167,7 @@ def decode(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> DecodedFrame
     start = PRELUDE.size + header_bytes
     header = _read_header(view[PRELUDE.size : start])
     rows = _read_table(header["tensors"], limits)
-    payloads = read_section(view[start:]) if section_bytes else {}
+    payloads = read_section(view[start:], limits.header_bytes, limits.rank) if section_bytes else {}
     received = tuple(_decode_part(row, payloads) for row in rows)
     if payloads:
         raise FrameError("surplus_tensor", f"{next(iter(payloads))!r:.80} is stored but not announced")
@@ -214,14 +215,24 @@ def _writable(view: memoryview) -> memoryview:
 
 def _read_header(buffer: memoryview) -> dict[str, Any]:
     try:
-        header = msgpack.unpackb(buffer, ext_hook=_refuse_extension)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        # An array is allocated by the length it claims, so that length has a limit of its own.
+        header = msgpack.unpackb(
+            buffer, ext_hook=_refuse_extension, object_pairs_hook=_unique, max_array_len=MAX_NODES + 1
+        )
+    except (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException) as error:
         raise FrameError("bad_header", "not msgpack, or more than plain values") from error
     if not isinstance(header, dict) or set(header) != {"message", "tree", "tensors"}:
         raise FrameError("bad_header", "a map of message, tree and tensors belongs here")
     if not isinstance(header["message"], dict) or not isinstance(header["tensors"], list):
         raise FrameError("bad_header", "the message must be a map and the tensors a list")
     return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("repeated key")
+    return table
 
 
 def _refuse_extension(code: int, data: bytes) -> Any:
@@ -265,8 +276,8 @@ def _read_row(row: Any, limits: FrameLimits) -> _Row:
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
         raise FrameError("bad_digest", f"{name!r:.80} has a digest that is not {DIGEST_BYTES} bytes")
     codec = _read_codec(name, row)
-    if codec is None and digest is None:
-        raise FrameError("bad_tensor", f"{name!r:.80} has neither data nor a digest")
+    if codec is None and (digest is None or "parameters" in row):
+        raise FrameError("bad_tensor", f"{name!r:.80} has neither data nor a digest alone")
     size_bytes = math.prod(shape) * DTYPES[dtype].itemsize if codec is not None else 0
     return _Row(name, dtype, shape, digest, codec, size_bytes)
 
@@ -274,8 +285,9 @@ def _read_row(row: Any, limits: FrameLimits) -> _Row:
 def _read_shape(name: str, shape: Any, limits: FrameLimits) -> tuple[int, ...]:
     if not isinstance(shape, list) or len(shape) > limits.rank:
         raise FrameError("bad_shape", f"{name!r:.80} has no shape, or one of over {limits.rank} dimensions")
-    # The bound keeps a dimension within what torch can address, empty tensors included.
-    if not all(type(size) is int and 0 <= size < 2**62 for size in shape) or math.prod(shape) >= 2**62:
+    # The bound keeps sizes and strides within what torch can address; an empty tensor has strides too.
+    sizes_fit = all(type(size) is int and 0 <= size < 2**62 for size in shape)
+    if not sizes_fit or math.prod(max(size, 1) for size in shape) >= 2**62:
         raise FrameError("bad_shape", f"{name!r:.80} has a dimension that is no size")
     return tuple(shape)
 
@@ -299,7 +311,10 @@ def _decode_part(row: _Row, payloads: dict[str, Entry]) -> Received:
     entry = payloads.pop(row.name, None)
     if entry is None:
         raise FrameError("missing_tensor", f"{row.name!r:.80} is announced but not stored")
-    if row.codec == codecs.RAW and (entry.dtype, entry.shape) != (row.dtype, row.shape):
+    stored = ("U8", [len(entry.data)])
+    if row.codec == codecs.RAW:
+        stored = (row.dtype, stored_shape(row.dtype, row.shape))
+    if (entry.dtype, stored_shape(entry.dtype, entry.shape)) != stored:
         raise FrameError("contradiction", f"header and section differ on what {row.name!r:.80} is")
     try:
         data = row.codec.decode(entry.data, row.size_bytes, dtype.itemsize)

@@ -52,27 +52,29 @@ def layout(entries: Sequence[Entry], offset: int, alignment: int) -> tuple[bytes
     return head, [entry.data for entry in ordered if len(entry.data)]
 
 
-def read_section(view: memoryview) -> dict[str, Entry]:
+def read_section(view: memoryview, max_header_bytes: int, max_rank: int) -> dict[str, Entry]:
     """The document's tensors by name; their data shares `view`'s memory.
 
     Raises:
-        FrameError: not a safetensors document, or one whose shapes and lengths disagree.
+        FrameError: not a safetensors document, one whose shapes and lengths disagree, or over a limit.
     """
     if len(view) < _LENGTH.size:
         raise FrameError("bad_section", "shorter than its own length field")
     (length,) = _LENGTH.unpack_from(view)
     if length > len(view) - _LENGTH.size:
         raise FrameError("bad_section", f"its header claims {length} bytes, and {len(view)} are there")
+    if length > max_header_bytes:
+        raise FrameError("header_too_large", f"the section's {length} bytes, over the {max_header_bytes} allowed")
     data = view[_LENGTH.size + length :]
     index = _read_index(bytes(view[_LENGTH.size : _LENGTH.size + length]))
-    entries = {name: _read_entry(name, stated, data) for name, stated in index.items()}
+    entries = {name: _read_entry(name, stated, data, max_rank) for name, stated in index.items()}
     _check_no_holes(index, len(data))
     return entries
 
 
 def _read_index(text: bytes) -> dict[str, dict[str, Any]]:
     try:
-        index = json.loads(text, object_pairs_hook=_unique)
+        index = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise FrameError("bad_section", "its header is not JSON, or repeats a name") from error
     if not isinstance(index, dict):
@@ -87,25 +89,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _read_entry(name: str, stated: Any, data: memoryview) -> Entry:
+def _read_entry(name: str, stated: Any, data: memoryview, max_rank: int) -> Entry:
     if not isinstance(stated, dict) or set(stated) != {"dtype", "shape", "data_offsets"}:
         raise FrameError("bad_section", f"{name!r:.80} is not described by dtype, shape and offsets")
     dtype, shape, offsets = stated["dtype"], stated["shape"], stated["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FrameError("unknown_dtype", f"{name!r:.80} is stored as {dtype!r:.40}")
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+    if not _are_sizes(shape, max_rank) or not _are_sizes(offsets, 2) or len(offsets) != 2:
         raise FrameError("bad_section", f"{name!r:.80} has a shape or offsets that are no sizes")
     begin, end = offsets
     if not begin <= end <= len(data):
         raise FrameError("bad_section", f"{name!r:.80} claims bytes {begin} to {end} of {len(data)}")
     true_shape = _torch_shape(dtype, shape)
-    if math.prod(true_shape) * DTYPES[dtype].itemsize != end - begin:
-        raise FrameError("shape_mismatch", f"{name!r:.80}: {dtype} {shape} does not fill {end - begin} bytes")
+    fills = math.prod(true_shape) * DTYPES[dtype].itemsize == end - begin
+    if not fills or stored_shape(dtype, true_shape) != shape:
+        raise FrameError("shape_mismatch", f"{name!r:.80}: {dtype} {shape!r:.80} does not fill {end - begin} bytes")
     return Entry(name, dtype, true_shape, data[begin:end])
 
 
-def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**62 for value in values)
+def _are_sizes(values: Any, most: int) -> bool:
+    # Counted first: the product of many large numbers takes time quadratic in their count.
+    if not isinstance(values, list) or len(values) > most:
+        return False
+    return all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
 def _torch_shape(dtype: str, shape: list[int]) -> tuple[int, ...]:

@@ -17,14 +17,16 @@ import numpy as np
 import torch
 
 from ..errors import FrameError, UnsupportedValueError
-from .dtypes import NAMES
+from .dtypes import NAMES, TORCH_DTYPES
 
 # Deep enough for any call seen, shallow enough that neither side can run out of stack.
 MAX_DEPTH = 64
 MAX_NODES = 200_000
-_PLAIN = frozenset({bool, float, str, bytes})
+_PLAIN = frozenset({bool, float, bytes})
 _INT64 = range(-(2**63), 2**64)
+# Under the length at which Python itself refuses (sys.int_info.default_max_str_digits); the bits fit in it.
 _MAX_BIG_INT_DIGITS = 4096
+_MAX_BIG_INT_BITS = 13_600
 
 # A tree holds whatever a caller passes to a model; its leaves have no narrower type than this.
 Tree = Any
@@ -106,12 +108,10 @@ class _Packer:
             return value
         if isinstance(value, torch.Tensor):
             return ["T", self._place(value, path)]
-        if isinstance(value, np.bool_ | np.integer | np.floating):
+        if _is_numpy_number(value):
             return self.pack(value.item(), path, depth)
-        if type(value) is int:
-            return value if value in _INT64 else ["i", str(value)]
-        if isinstance(value, torch.dtype | uuid.UUID):
-            return _pack_leaf(value)
+        if type(value) in {int, str} or isinstance(value, torch.dtype | uuid.UUID):
+            return _pack_leaf(value, path)
         return self._pack_container(value, path, depth)
 
     def _pack_container(self, value: Tree, path: str, depth: int) -> Skeleton:
@@ -127,9 +127,8 @@ class _Packer:
 
     def _pack_items(self, value: Mapping[Any, Any], path: str, depth: int) -> Iterator[Skeleton]:
         for key, item in value.items():
-            where = f"{path}[{key!r:.80}]"
             yield self.pack(key, f"a key of {path}", depth + 1)
-            yield self.pack(item, where, depth + 1)
+            yield self.pack(item, f"{path}[{key!r:.80}]", depth + 1)
 
     def _place(self, tensor: torch.Tensor, path: str) -> int:
         known = self._positions.get(id(tensor))
@@ -144,10 +143,32 @@ class _Packer:
         return position
 
 
-def _pack_leaf(value: torch.dtype | uuid.UUID) -> Skeleton:
+def _is_numpy_number(value: Tree) -> bool:
+    # A long double has no Python number to become, and a time span would lose its unit.
+    odd = isinstance(value, np.longdouble | np.timedelta64)
+    return isinstance(value, np.bool_ | np.integer | np.floating) and not odd
+
+
+def _pack_leaf(value: int | str | torch.dtype | uuid.UUID, path: str) -> Skeleton:
     if isinstance(value, torch.dtype):
         return ["y", str(value).removeprefix("torch.")]
-    return ["u", value.bytes]
+    if isinstance(value, uuid.UUID):
+        return ["u", value.bytes]
+    if isinstance(value, str):
+        return _checked_text(value, path)
+    if value in _INT64:
+        return value
+    if value.bit_length() > _MAX_BIG_INT_BITS:
+        raise UnsupportedValueError(path, "int", f"it has over {_MAX_BIG_INT_BITS} bits")
+    return ["i", str(value)]
+
+
+def _checked_text(value: str, path: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UnsupportedValueError(path, "str", "it holds a lone surrogate, which UTF-8 cannot say") from None
+    return value
 
 
 def _refuse_odd(tensor: torch.Tensor, path: str) -> None:
@@ -220,10 +241,8 @@ class _Unpacker:
     def _unpack_leaf(self, tag: str, value: Skeleton) -> Tree:
         if tag == "T" and type(value) is int and 0 <= value < len(self._tensors):
             return self._tensors[value]
-        if tag == "y" and isinstance(value, str):
-            dtype = getattr(torch, value, None)
-            if isinstance(dtype, torch.dtype):
-                return dtype
+        if tag == "y" and isinstance(value, str) and value in TORCH_DTYPES:
+            return TORCH_DTYPES[value]
         if tag == "u" and isinstance(value, bytes) and len(value) == 16:
             return uuid.UUID(bytes=value)
         if tag == "i" and isinstance(value, str) and len(value) <= _MAX_BIG_INT_DIGITS:

@@ -9,6 +9,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import MessageError
+from ..io.dtypes import TORCH_DTYPES
 
 PROTOCOL_VERSION = 1
 
@@ -16,6 +17,9 @@ Identifier = Annotated[str, Field(min_length=8, max_length=64, pattern=r"^[0-9a-
 ShortText = Annotated[str, Field(max_length=256)]
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# msgpack knows lists and strings alone, so these two are not taken as strictly as the rest.
+_ANY_SEQUENCE = Field(strict=False)
+_ANY_STRING = Field(strict=False)
 
 
 class FaultCode(StrEnum):
@@ -42,7 +46,7 @@ class FaultCode(StrEnum):
 class Message(BaseModel):
     """Base of all messages: immutable, exact types, no unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
 
 
 class ModelRef(Message):
@@ -61,7 +65,7 @@ class ModelEntry(Message):
 
 
 def _checked_dtype(name: str) -> str:
-    if not isinstance(getattr(torch, name, None), torch.dtype):
+    if name not in TORCH_DTYPES:
         raise ValueError("not the name of a torch dtype")
     return name
 
@@ -81,8 +85,7 @@ class ModelDescription(Message):
     @property
     def dtype(self) -> torch.dtype:
         """`compute_dtype` as torch's."""
-        dtype: torch.dtype = getattr(torch, self.compute_dtype)
-        return dtype
+        return TORCH_DTYPES[self.compute_dtype]
 
 
 class Hello(Message):
@@ -94,7 +97,7 @@ class Hello(Message):
     package: ShortText
     torch: ShortText
     comfyui: ShortText | None = None
-    codecs: tuple[ShortText, ...]
+    codecs: Annotated[tuple[ShortText, ...], _ANY_SEQUENCE]
     model: ModelRef | None = None
 
 
@@ -119,9 +122,9 @@ class Welcome(Message):
     comfyui: ShortText | None
     backend: ShortText
     device: ShortText
-    codecs: tuple[ShortText, ...]
+    codecs: Annotated[tuple[ShortText, ...], _ANY_SEQUENCE]
     limits: WorkerLimits
-    models: tuple[ModelEntry, ...]
+    models: Annotated[tuple[ModelEntry, ...], _ANY_SEQUENCE]
     model: ModelDescription | None = None
 
 
@@ -167,10 +170,10 @@ class Fault(Message):
     """
 
     type: Literal["fault"] = "fault"
-    code: FaultCode
+    code: Annotated[FaultCode, _ANY_STRING]
     message: Annotated[str, Field(max_length=4000)]
     retryable: bool = False
-    missing: tuple[Digest, ...] = ()
+    missing: Annotated[tuple[Digest, ...], _ANY_SEQUENCE] = ()
     traceback: Annotated[str, Field(max_length=20_000)] | None = None
 
 
@@ -216,7 +219,7 @@ def parse(fields: dict[str, Any]) -> Message:
         return model.model_validate(fields)
     except ValidationError as error:
         # Names and reasons only: the values may be a user's.
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])):.80}: {e['msg']}" for e in error.errors()[:5])
         raise MessageError(f"a {kind} message that is not of its form: {wrong}") from None
 
 

@@ -130,6 +130,7 @@ class Handler:
         decode_s = perf_counter() - started
 
         def run(queue_s: float) -> EncodedFrame:
+            logger.debug("request %s begins", message.request)
             done = self._backend.forward(message.model, message.fingerprint, args, kwargs)
             return self._result(message, codec, done, WorkerTimings(decode_s=decode_s, queue_s=queue_s))
 

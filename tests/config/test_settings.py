@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from comfy_gpu_offload.config.settings import PREFIX, Settings, checked_url, given_settings, load_settings
+from comfy_gpu_offload.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+
+
+def example() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_the_example_lists_every_setting_with_its_default() -> None:
+    listed = {
+        name.removeprefix(PREFIX).lower(): value for name, value in example().items() if name.startswith(PREFIX)
+    }
+    assert listed.keys() == Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else field.default
+        assert listed[name] == (f"{default:g}" if isinstance(default, float) else str(default)), name
+
+
+def test_the_example_explains_each_line() -> None:
+    text = (ROOT / ".env.example").read_text()
+    for name in example():
+        before = text[: text.index(f"\n{name}=")].splitlines()[-1]
+        assert before.startswith("#") or f"{PREFIX}" in before, name
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("COMFY_GPU_OFFLOAD_URL=http://127.0.0.1:1\nCOMFY_GPU_OFFLOAD_RETRY_S=7\n")
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", "http://127.0.0.1:2/")
+    settings = load_settings()
+    assert settings.url == "http://127.0.0.1:2"
+    assert settings.retry_s == 7
+
+
+def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_TOKEN", "very-secret")
+    settings = load_settings()
+    assert "very-secret" not in f"{settings!r} {settings} {settings.model_dump()}"
+    assert settings.token is not None
+    assert settings.token.get_secret_value() == "very-secret"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("URL", "http://192.168.1.7:8288"),
+        ("URL", "gpu-box"),
+        ("URL", "https://host:99999"),
+        ("TOKEN", "two words of a secret"),
+        ("TOKEN", "line\nbreak"),
+        ("RETRY_S", "-1"),
+        ("RETRY_S", "soon-ish"),
+        ("COMPRESSION", "gzip-9000"),
+        ("FRAME_BYTES", "0"),
+    ],
+)
+def test_a_wrong_value_names_its_variable_and_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(ConfigError, match=re.escape(PREFIX + name)) as caught:
+        load_settings()
+    if name == "TOKEN":
+        assert value not in str(caught.value)
+
+
+def test_http_to_another_machine_is_refused_with_the_way_to_do_it() -> None:
+    with pytest.raises(ValueError, match=r"ssh -L 8288:127\.0\.0\.1:8288 gpu-box"):
+        checked_url("http://gpu-box:8288")
+
+
+@pytest.mark.parametrize("url", ["https://gpu.example:8288", "http://localhost:1", "http://[::1]:8288/"])
+def test_safe_addresses_are_taken(url: str) -> None:
+    assert checked_url(url) == url.rstrip("/")
+
+
+def test_given_settings_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_RETRY_S", "7")
+    assert given_settings(url="http://127.0.0.1:1").retry_s == 120
+    with pytest.raises(ConfigError, match="colour"):
+        given_settings(colour="red")

@@ -1,0 +1,76 @@
+"""The worker as a user starts it: a process of its own."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SOURCE = Path(__file__).resolve().parents[2] / "src"
+_PREFIX = "listening on "
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This environment without settings of the package, and with `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_GPU_OFFLOAD_")}
+    return {**kept, "PYTHONPATH": str(_SOURCE), "OMP_WAIT_POLICY": "passive", **extra}
+
+
+class WorkerProcess:
+    """`log` holds all it said on stderr, `url` where it listens."""
+
+    def __init__(self, *arguments: str, cwd: Path, **settings: str) -> None:
+        self.log: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        command = [sys.executable, "-m", "comfy_gpu_offload", "--log-level", "DEBUG", "worker", *arguments]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**settings),
+            cwd=cwd,
+        )
+        for read in (self._read_out, self._read_log):
+            threading.Thread(target=read, daemon=True).start()
+        line = self._lines.get(timeout=120)
+        assert line.startswith(_PREFIX), "".join(self.log)
+        self.url = line.removeprefix(_PREFIX).strip()
+
+    def _read_out(self) -> None:
+        for line in self.process.stdout or ():
+            self._lines.put(line)
+        self._lines.put("")
+
+    def _read_log(self) -> None:
+        self.log.extend(self.process.stderr or ())
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.process.kill()
+        self.process.wait(30)
+
+    def terminate(self) -> int:
+        """SIGTERM; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def worker_process(*arguments: str, cwd: Path, **settings: str) -> Iterator[WorkerProcess]:
+    """A worker that ends with the block, however it ends."""
+    worker = WorkerProcess(*arguments, cwd=cwd, **settings)
+    try:
+        yield worker
+    finally:
+        worker.kill()

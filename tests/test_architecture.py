@@ -1,0 +1,96 @@
+"""Arrows point inward: docs/design.md, "Rooms and the direction of imports"."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "comfy_gpu_offload"
+
+# What each room may import, besides itself. The package's own __init__ is the door, and may see the client.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "version": set(),
+    "config": {"errors"},
+    "io": {"errors"},
+    "digits": set(),
+    "protocol": {"errors", "io"},
+    "api": {"errors", "config"},
+    "transport": {"errors", "config", "version", "io", "api"},
+    "client": {"errors", "config", "version", "io", "protocol", "transport"},
+    "server": {"errors", "config", "version", "io", "protocol", "digits"},
+    "comfyui": {"errors", "config", "io", "protocol", "client", "server"},
+    "nodes": {"errors", "config", "comfyui", "client"},
+    "cli": {"errors", "config", "version", "io", "digits", "client", "server"},
+    "__init__": {"client", "version"},
+    "__main__": {"cli"},
+}
+# Foreign packages that only some rooms may know of.
+ONLY_IN = {
+    "comfy": ("comfyui", "nodes", "server/backends/comfyui"),
+    "folder_paths": ("comfyui", "nodes", "server/backends/comfyui"),
+    "diffusers": ("server/backends/diffusers", "digits"),
+    "aiohttp": ("server", "nodes"),
+    "runpod": (),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(level, dotted name) of every import statement, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module:
+                yield node.level, node.module
+            else:
+                yield from ((node.level, alias.name) for alias in node.names)
+
+
+def target_room(path: Path, level: int, name: str) -> str:
+    folder = path.parent
+    for _ in range(level - 1):
+        folder = folder.parent
+    parts = (*folder.relative_to(PACKAGE).parts, *name.split("."))
+    return parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_point_inward(path: Path) -> None:
+    room = room_of(path)
+    for level, name in imports_of(path):
+        if level:
+            target = target_room(path, level, name)
+            assert target == room or target in ALLOWED[room], f"{room} imports {target}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_inside_the_package_are_relative_and_foreign_ones_in_their_rooms(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    for level, name in imports_of(path):
+        if level == 0:
+            foreign = name.split(".")[0]
+            assert foreign != "comfy_gpu_offload", f"{place} imports the package absolutely"
+            allowed = ONLY_IN.get(foreign)
+            assert allowed is None or place.startswith(allowed), f"{place} imports {foreign}"
+
+
+def test_every_room_is_listed() -> None:
+    assert {room_of(path) for path in FILES} <= ALLOWED.keys()
+
+
+def test_no_pickle_no_eval_no_torch_load() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"eval", "exec", "torch.load", "pickle.loads", "pickle.load"}, path
