@@ -48,6 +48,8 @@ PATCHINGS = (
     Patching("SkipLayerGuidanceDiTSimple", "Skip ?Layer", MMDIT, _SLG_SIMPLE),
     Patching("HyperTile", "HyperTile", UNET, _TILES),
     Patching("TomePatchModel", "To(ken)?Me", UNET, {"ratio": 0.3}),
+    Patching("TorchCompileModel", "TorchCompile", MMDIT, {"backend": "inductor"}),
+    Patching("ModelComputeDtype", "manual_cast_dtype", MMDIT, {"dtype": "bf16"}),
     Patching("LoraLoaderModelOnly", "LoRA", MMDIT, _LORA),
 )
 

@@ -19,6 +19,8 @@ _LOCAL = frozenset(
 )
 # Models keep what they computed in these, from call to call; it would have to stay with one worker.
 _STATE = frozenset({"ar_state", "animate2_cache"})
+# Under this key ComfyUI keeps the wrapper that compiles (comfy_api/torch_helpers/torch_compile.py).
+_COMPILE_KEY = "torch.compile"
 # What a function's code names when it patches a model's options itself.
 _PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace"})
 
@@ -60,6 +62,8 @@ def _of_weights(patcher: Any) -> Iterator[str]:
         yield "weight hooks (Create Hook LoRA, Set CLIP Hooks): LoRA schedules do not travel in this release"
     if getattr(patcher, "weight_wrapper_patches", None):
         yield "weight wrappers (a node that changes weights as they are used)"
+    if any(_COMPILE_KEY in wrappers for wrappers in getattr(patcher, "wrappers", {}).values()):
+        yield "torch.compile (TorchCompileModel): the network is at the worker, and would have to be compiled there"
     for name in getattr(patcher, "injections", {}):
         yield f"the injection {name!r} (a node that puts code into the network)"
 

@@ -27,19 +27,6 @@ class RemoteModelLoader:
         """ComfyUI's description of the inputs."""
         return {
             "required": {
-                "model_name": (
-                    "COMBO",
-                    {
-                        "remote": {
-                            "route": MODELS_ROUTE,
-                            "refresh_button": True,
-                            "timeout": 15_000,
-                            "max_retries": 2,
-                        },
-                        "tooltip": "A model in the worker's diffusion_models or checkpoints folder. The button "
-                        "asks the worker again.",
-                    },
-                ),
                 "use_runpod": (
                     "BOOLEAN",
                     {
@@ -53,6 +40,21 @@ class RemoteModelLoader:
                     {
                         "tooltip": "How the weights are kept, as in Load Diffusion Model. fp8 halves the memory "
                         "they take and changes pictures."
+                    },
+                ),
+                # Last, because the frontend puts widgets of its own behind a combo like this (a button, a toggle)
+                # and saves their values in the workflow: what stood after it would be read from their places.
+                "model_name": (
+                    "COMBO",
+                    {
+                        "remote": {
+                            "route": MODELS_ROUTE,
+                            "refresh_button": True,
+                            "timeout": 15_000,
+                            "max_retries": 2,
+                        },
+                        "tooltip": "A model in the worker's diffusion_models or checkpoints folder. The button "
+                        "asks the worker again.",
                     },
                 ),
             },

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from comfy_gpu_offload.io.digests import DIGEST_BYTES, DigestMemo, digest, sample
+
+
+def test_it_covers_every_byte_the_dtype_and_the_shape() -> None:
+    x = torch.arange(64, dtype=torch.uint8)
+    names = {digest(x)}
+    for position in range(64):
+        changed = x.clone()
+        changed[position] ^= 1
+        names.add(digest(changed))
+    names |= {digest(x.view(torch.int8)), digest(x.reshape(8, 8)), digest(x.view(torch.float16))}
+    assert len(names) == 68
+    assert all(len(name) == DIGEST_BYTES for name in names)
+
+
+def test_it_depends_on_the_elements_and_not_on_how_they_lie() -> None:
+    x = torch.randn(6, 8)
+    assert digest(x) == digest(x.t().contiguous().t())
+    assert digest(x[::2]) == digest(x[::2].clone())
+
+
+def test_the_memo_notices_writes_and_forgets_the_dead() -> None:
+    memo = DigestMemo()
+    x = torch.zeros(100)
+    before = memo.digest(x)
+    assert memo.digest(x) == before
+    x[50] = 1
+    assert memo.digest(x) == digest(x) != before
+    del x
+    gc.collect()
+    assert not memo._memo
+
+
+def test_the_memo_trusts_no_tensor_whose_changes_it_cannot_see() -> None:
+    memo = DigestMemo()
+    with torch.inference_mode():
+        x = torch.zeros(100)
+        before = memo.digest(x)
+        x[50] = 1
+        assert memo.digest(x) != before
+
+
+def test_different_samples_prove_different_tensors() -> None:
+    x = torch.randn(10_000)
+    assert sample(x) == sample(x.clone())
+    assert sample(x) != sample(x + 1)
+    assert sample(x) != sample(x.view(torch.int32))
+    assert sample(torch.empty(0)) == sample(torch.empty(0))
