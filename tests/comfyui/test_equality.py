@@ -58,6 +58,12 @@ def test_settings_and_patches_of_the_sampling(
     assert_worth_comparing(latents, {"plain": sampling})
 
 
+def test_a_patch_ends_with_its_prompt(comfyui: ComfyUI, listed: Callable[[Model], str]) -> None:
+    # ComfyUI keeps the loader's output from prompt to prompt, and all its clones share one model.
+    for patch in (model_sampling_sd3, unpatched, rescale_cfg):
+        assert_remote_equals_local(comfyui, Scene.of(MMDIT), listed(MMDIT), {"plain": Sampling(seed=31)}, patch)
+
+
 @pytest.mark.parametrize("model", [MMDIT, WAN, UNET], ids=str)
 def test_a_batch_that_is_only_half_denoised(comfyui: ComfyUI, listed: Callable[[Model], str], model: Model) -> None:
     scene = Scene.of(model, batch=2, latent_seed=5)

@@ -49,7 +49,11 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """Nothing to load."""
 
     def partially_load(self, *_: Any, **__: Any) -> int:
-        """Applies object patches, which ComfyUI does in the same step as loading weights."""
+        """Applies object patches, which ComfyUI does in the same step as loading weights.
+
+        Clones share one model, and the last to sample may have left its own patches on it.
+        """
+        self.unpatch_model()
         self.patch_model(load_weights=False)
         return 0
 

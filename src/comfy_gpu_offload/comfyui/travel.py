@@ -22,7 +22,7 @@ _STATE = frozenset({"ar_state", "animate2_cache"})
 # Under this key ComfyUI keeps the wrapper that compiles (comfy_api/torch_helpers/torch_compile.py).
 _COMPILE_KEY = "torch.compile"
 # What a function's code names when it patches a model's options itself.
-_PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace"})
+_PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace", "stg_self_attn_blocks"})
 
 # Which nodes usually put a patch of that name there; for the message only.
 _NODES: dict[str, str] = {

@@ -14,6 +14,7 @@ from .polled import PolledSocket
 
 # aiohttp and nginx allow 8 KB a line; a whole head beyond this is no server's of ours.
 _MAX_HEAD_BYTES = 64 * 1024
+_FIRST_HEAD_BYTES = 4 * 1024
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -62,7 +63,7 @@ class _Reader:
     def __init__(self, polled: PolledSocket, max_body_bytes: int) -> None:
         self._polled = polled
         self._max_body_bytes = max_body_bytes
-        self._buffer = bytearray(_MAX_HEAD_BYTES)
+        self._buffer = bytearray(_FIRST_HEAD_BYTES)
         self._start = 0
         self._end = 0
 
@@ -141,11 +142,11 @@ class _Reader:
 
     def _receive(self) -> None:
         if self._end == len(self._buffer):
-            if self._start == 0:
+            self._buffer = self._buffer[self._start :]
+            self._start, self._end = 0, len(self._buffer)
+            if self._end >= _MAX_HEAD_BYTES:
                 raise ConnectionLostError("the reply's head is larger than any server's")
-            left = self._end - self._start
-            self._buffer[:left] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, left
+            self._buffer += bytes(max(_FIRST_HEAD_BYTES, self._end))
         count = self._polled.receive_into(memoryview(self._buffer)[self._end :])
         if not count:
             raise ConnectionLostError("the connection was closed before a reply came")
