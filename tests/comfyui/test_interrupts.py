@@ -1,6 +1,8 @@
 """The stop button, while a call waits for the worker."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from time import monotonic
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from .harness.comparison import assert_identical
 from .harness.proxy import Exchange
 from .harness.site import Site
-from .harness.workflow import DIGITS, Model, Sampling, Scene
+from .harness.workflow import DIGITS, UNET, Model, Sampling, Scene
 
 pytestmark = pytest.mark.comfyui
 
@@ -46,6 +48,18 @@ def test_a_waiting_call_ends_and_the_worker_is_told(site: Site, listed: Callable
     scene.sample(node, scene.workflow.remote(listed(DIGITS)), Sampling(seed=seed), "ours")
     site.comfyui.run(scene.workflow.graph)
     assert_identical(site.comfyui.saved("stock"), site.comfyui.saved("ours"))
+
+
+def test_a_call_that_is_computed_ends_at_the_worker_too(site: Site, listed: Callable[[Model], str]) -> None:
+    # Seconds of work in one call, for one thread.
+    large = replace(UNET, latent=(1, 4, 64, 64))
+    scene = Scene.of(large, seed=210)
+    scene.sample("KSampler", scene.workflow.remote(listed(UNET)), Sampling(seed=210), "interrupted")
+    site.proxy.forget()
+    prompt = site.comfyui.api.queue(scene.workflow.graph)
+    site.proxy.wait_for("forward")
+    stop(site, prompt)
+    assert site.proxy.wait_for_reply("forward") < prod(large.latent) * 4, "the worker computed it to the end"
 
 
 def test_a_call_that_is_tried_again_ends(site: Site, listed: Callable[[Model], str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -75,7 +76,7 @@ class RemoteModel(nn.Module):
         first = first if first is not None else first_tensor(kwargs)
         device = self.device if first is None else first.device
         value = map_tensors(value, lambda tensor: aligned(tensor.to(device)))
-        self.timings.append(timings + CallTimings(decode_s=perf_counter() - started))
+        self.timings.append(replace(timings, decode_s=timings.decode_s + perf_counter() - started))
         self.calls += 1
         return value
 

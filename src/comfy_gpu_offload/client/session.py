@@ -159,7 +159,7 @@ class Session:
             reply_codec=self._options.codec.name,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = _Call(message, packed, host, CallTimings(pack_s=perf_counter() - started))
+        call = _Call(message, packed, host, pack_s=perf_counter() - started)
         try:
             return self._complete(call, check)
         except BaseException as error:
@@ -197,12 +197,15 @@ class Session:
         t1 = perf_counter()
         frame = seal_parts(call.message, call.packed.skeleton, parts, self._options.codec)
         t2 = perf_counter()
-        call.timings += CallTimings(pack_s=t1 - t0, encode_s=t2 - t1, bytes_up=frame.size_bytes, exchanges=1)
+        call.pack_s += t1 - t0
+        call.encode_s += t2 - t1
+        call.bytes_up += frame.size_bytes
+        call.exchanges += 1
         try:
             reply = self._transport.exchange("forward", frame, self._options.call, check)
         finally:
             t3 = perf_counter()
-            call.timings += CallTimings(exchange_s=t3 - t2)
+            call.exchange_s += t3 - t2
         envelope = open_frame(reply, self._options.limits)
         if isinstance(envelope.message, Fault):
             return envelope.message
@@ -210,7 +213,8 @@ class Session:
         self._recurrence.delivered(result.instance, parts)
         value = envelope.unpack()
         timings = call.finish(result, len(reply), perf_counter() - t3)
-        logger.debug("forward %s: %s", call.message.model.name, timings.summary())
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("forward %s: %s", call.message.model.name, timings.summary())
         return value, timings
 
     def _cancel(self, request: str) -> None:
@@ -227,12 +231,16 @@ class Session:
 
 @dataclass
 class _Call:
-    """A forward call under way."""
+    """A forward call under way; times and bytes grow with each attempt."""
 
     message: Forward
     packed: PackedTree
     host: tuple[torch.Tensor, ...]
-    timings: CallTimings
+    pack_s: float
+    encode_s: float = 0.0
+    exchange_s: float = 0.0
+    bytes_up: int = 0
+    exchanges: int = 0
 
     @property
     def model_key(self) -> str:
@@ -240,15 +248,19 @@ class _Call:
 
     def finish(self, result: Result, reply_bytes: int, decode_s: float) -> CallTimings:
         worker = result.timings
-        self.timings += CallTimings(
+        return CallTimings(
+            pack_s=self.pack_s,
+            encode_s=self.encode_s,
+            exchange_s=self.exchange_s,
             decode_s=decode_s,
             worker_decode_s=worker.decode_s,
             queue_s=worker.queue_s,
             load_s=worker.load_s,
             compute_s=worker.compute_s,
+            bytes_up=self.bytes_up,
             bytes_down=reply_bytes,
+            exchanges=self.exchanges,
         )
-        return self.timings
 
 
 def _refuse_gradients(packed: PackedTree) -> None:

@@ -37,6 +37,7 @@ class Proxy:
         self.wrong_token: bytes | None = None
         self._upstream = upstream
         self._exchanges: list[Exchange] = []
+        self._replies: list[tuple[str, int]] = []
         self._changed = threading.Condition()
         self._held: dict[str, threading.Event] = {}
         self._open: set[socket.socket] = set()
@@ -51,11 +52,18 @@ class Proxy:
         """Starts counting anew."""
         with self._changed:
             self._exchanges.clear()
+            self._replies.clear()
 
     def exchanges(self, route: str) -> list[Exchange]:
         """Requests of that route since the last `forget`."""
         with self._changed:
             return [exchange for exchange in self._exchanges if exchange.route == route]
+
+    def wait_for_reply(self, route: str, timeout_s: float = 60.0) -> int:
+        """The size in bytes of the worker's first reply to `route`, whether or not anyone still waits for it."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: any(to == route for to, _ in self._replies), timeout_s)
+            return next(size for to, size in self._replies if to == route)
 
     def wait_for(self, route: str, count: int = 1, timeout_s: float = 60.0) -> None:
         """Waits until `count` requests of that route have come."""
@@ -151,6 +159,9 @@ class Proxy:
                     replies = worker.makefile("rb")
                 worker.sendall(self._with_token(request))
                 reply = _read_message(replies)
+                with self._changed:
+                    self._replies.append((exchange.route, len(reply or b"")))
+                    self._changed.notify_all()
                 if gate := self._held.get(exchange.route):
                     gate.wait()
                     return

@@ -1,0 +1,74 @@
+"""A diffusers pipeline whose network is remote gives the local pictures, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support.process import worker_process
+
+from comfy_gpu_offload import Session, connect
+
+diffusers = pytest.importorskip("diffusers")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small models with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(32, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+    )
+    unet.save_pretrained(folder / "unet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(models: Path) -> Iterator[Session]:
+    arguments = ("--backend", "diffusers", "--port", "0", "--cpu", "--models", str(models))
+    with worker_process(*arguments, cwd=models) as worker, connect(worker.url) as made:
+        yield made
+
+
+def pictures(pipe: Any, steps: int) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(7)
+    return pipe(batch_size=2, num_inference_steps=steps, generator=generator, output_type="np").images
+
+
+@pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DDIMScheduler"])
+def test_a_pipeline_draws_the_same_with_a_remote_network(session: Session, models: Path, scheduler: str) -> None:
+    kinds = {"DDPMScheduler": diffusers.DDPMPipeline, "DDIMScheduler": diffusers.DDIMPipeline}
+    unet = diffusers.UNet2DModel.from_pretrained(models / "unet", low_cpu_mem_usage=False)
+    pipe = kinds[scheduler](unet, getattr(diffusers, scheduler)())
+    local = pictures(pipe, 4)
+    remote = session.model("unet")
+    pipe.unet = remote
+    assert (pictures(pipe, 4) == local).all()
+    assert remote.calls == 4
+    assert local.std() > 0.05
+
+
+def test_every_way_to_call_a_network_gives_what_the_local_one_gives(session: Session, models: Path) -> None:
+    local = diffusers.UNet2DModel.from_pretrained(models / "unet", low_cpu_mem_usage=False)
+    remote = session.model("unet")
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = local(x, 10).sample
+        assert torch.equal(remote(x, 10).sample, expected)
+        assert torch.equal(remote(x, 10)[0], expected)
+        assert torch.equal(remote(x, 10, return_dict=False)[0], expected)
+        assert torch.equal(remote(sample=x, timestep=torch.tensor(10)).sample, expected)
+    assert remote.config.in_channels == local.config.in_channels
+    assert remote.dtype is local.dtype
