@@ -6,8 +6,10 @@ from comfy_gpu_offload.digits.conditioning import TOKENS, conditioning, uncondit
 
 def test_shapes_and_dtypes() -> None:
     for context, pooled in (conditioning([3, 1, 4]), unconditional(3)):
-        assert context.shape == (3, TOKENS, 48) and context.dtype == torch.float32
-        assert pooled.shape == (3, 64) and pooled.dtype == torch.float32
+        assert context.shape == (3, TOKENS, 48)
+        assert context.dtype == torch.float32
+        assert pooled.shape == (3, 64)
+        assert pooled.dtype == torch.float32
 
 
 def test_every_label_and_the_dropped_one_have_their_own_code() -> None:
@@ -30,7 +32,8 @@ def test_the_code_is_the_label() -> None:
 def test_a_code_does_not_depend_on_its_batch() -> None:
     context, pooled = conditioning([2, 9, 2])
     alone_context, alone_pooled = conditioning([9])
-    assert torch.equal(context[1], alone_context[0]) and torch.equal(pooled[1], alone_pooled[0])
+    assert torch.equal(context[1], alone_context[0])
+    assert torch.equal(pooled[1], alone_pooled[0])
     assert torch.equal(context[0], context[2])
 
 

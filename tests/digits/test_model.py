@@ -30,7 +30,8 @@ def test_the_config_is_the_architecture_and_names_no_path() -> None:
     config = json.loads(text)
     assert config["_class_name"] == "SD3Transformer2DModel"
     assert {name: config[name] for name in ARCHITECTURE} == ARCHITECTURE
-    assert "_name_or_path" not in config and "/" not in text
+    assert "_name_or_path" not in config
+    assert "/" not in text
 
 
 def test_the_weights_are_float16_under_diffusers_names() -> None:

@@ -51,8 +51,10 @@ def test_schedule_without_shift_is_even() -> None:
 def test_schedule_falls_from_one_to_zero() -> None:
     for steps in (1, 20, 333, 1000):
         sigmas = schedule(steps)
-        assert sigmas.shape == (steps + 1,) and sigmas.dtype == torch.float32
-        assert sigmas[0] == 1 and sigmas[-1] == 0
+        assert sigmas.shape == (steps + 1,)
+        assert sigmas.dtype == torch.float32
+        assert sigmas[0] == 1
+        assert sigmas[-1] == 0
         assert (sigmas.diff() < 0).all()
 
 
@@ -64,7 +66,8 @@ def test_an_impossible_schedule_is_refused(steps: int, shift: float) -> None:
 
 def test_noise_of_a_sample_depends_on_seed_and_index_alone() -> None:
     batch = noise([3, 1, 4, 1, 5], seed=7)
-    assert batch.shape == (5, 16, 8, 8) and batch.dtype == torch.float32
+    assert batch.shape == (5, 16, 8, 8)
+    assert batch.dtype == torch.float32
     for size in range(1, 5):
         assert torch.equal(noise([0] * size, seed=7), batch[:size])
     assert not torch.equal(batch[1], batch[3])
@@ -105,7 +108,7 @@ def test_guidance_leaves_the_dropped_half_for_the_labelled_one() -> None:
 def test_euler_integrates_an_exact_flow() -> None:
     target = torch.full((1, 16, 8, 8), 0.25)
     start = noise([4], seed=2)
-    latents = sample(Recorder(lambda x: (start - target).expand_as(x)), [4], steps=7, seed=2)
+    latents = sample(Recorder((start - target).expand_as), [4], steps=7, seed=2)
     torch.testing.assert_close(latents, process_out(target), rtol=0, atol=1e-5)
 
 
