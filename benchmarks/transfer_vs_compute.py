@@ -180,7 +180,8 @@ def _print(rows: list[Row], options: argparse.Namespace) -> None:
         )
     print(
         f"link: computed for {options.rtt_ms:g} ms RTT, {options.up_mbit:g} Mbit/s up, "
-        f"{options.down_mbit:g} Mbit/s down\nover compute: what offloading adds to each call, relative to its compute time"
+        f"{options.down_mbit:g} Mbit/s down\n"
+        "over compute: what offloading adds to each call, relative to its compute time"
     )
 
 

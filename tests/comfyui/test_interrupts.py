@@ -58,6 +58,7 @@ def test_a_call_that_is_computed_ends_at_the_worker_too(site: Site, listed: Call
     site.proxy.forget()
     prompt = site.comfyui.api.queue(scene.workflow.graph)
     site.proxy.wait_for("forward")
+    site.worker.process.wait_for_work(0.5)
     stop(site, prompt)
     assert site.proxy.wait_for_reply("forward") < prod(large.latent) * 4, "the worker computed it to the end"
 

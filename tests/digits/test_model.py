@@ -9,7 +9,7 @@ from comfy_gpu_offload.digits.latent import decode
 from comfy_gpu_offload.digits.model import ARCHITECTURE, FOLDER, WEIGHTS, load
 from comfy_gpu_offload.digits.sampling import sample
 
-KEYS = 62
+KEYS = 67
 
 
 @pytest.fixture

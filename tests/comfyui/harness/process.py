@@ -9,8 +9,10 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO
+
+import psutil
 
 # Both sides of a comparison count their threads alike, or sums are taken in another order.
 _THREADS = {
@@ -19,6 +21,7 @@ _THREADS = {
     # Spinning OpenMP threads of one process starve the other's on a small machine.
     "OMP_WAIT_POLICY": "passive",
 }
+_POLL_S = 0.02
 _OURS = ("COMFY_GPU_OFFLOAD_", "RUNPOD_", "COMFYUI_")
 # Set where tests are developed, this doubles the time that ComfyUI's imports take.
 _DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
@@ -84,6 +87,15 @@ class Process:
                     why = "ended" if self._ended else f"did not say {pattern!r} within {timeout_s:.0f} s"
                     raise AssertionError(f"{self.name} {why}. It said:\n{''.join(self.lines[-60:])}")
                 self._grown.wait(left)
+
+    def wait_for_work(self, seconds: float, timeout_s: float = 60.0) -> None:
+        """Waits until it has computed for `seconds` from now on."""
+        times = psutil.Process(self._child.pid).cpu_times
+        enough = times().user + seconds
+        deadline = monotonic() + timeout_s
+        while times().user < enough:
+            assert monotonic() < deadline, f"{self.name} does not work"
+            sleep(_POLL_S)
 
     def kill(self) -> None:
         """Ends it at once, as a crash would."""
