@@ -52,7 +52,7 @@ def test_a_waiting_call_ends_and_the_worker_is_told(site: Site, listed: Callable
 
 def test_a_call_that_is_computed_ends_at_the_worker_too(site: Site, listed: Callable[[Model], str]) -> None:
     # Seconds of work in one call, for one thread.
-    large = replace(UNET, latent=(1, 4, 64, 64))
+    large = replace(UNET, latent=(1, 4, 48, 48))
     scene = Scene.of(large, seed=210)
     scene.sample("KSampler", scene.workflow.remote(listed(UNET)), Sampling(seed=210), "interrupted")
     site.proxy.forget()

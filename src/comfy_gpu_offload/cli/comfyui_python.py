@@ -52,7 +52,7 @@ def enter_comfyui(root: Path | None, arguments: Sequence[str]) -> None:
     command = [str(python), "-c", _BOOT, str(package), *arguments]
     environment = {**os.environ, _ENTERED_VARIABLE: "1"}
     if sys.platform == "win32":  # exec there returns to the shell at once
-        raise SystemExit(subprocess.call(command, env=environment))  # noqa: S603
+        raise SystemExit(subprocess.call(command, env=environment))  # noqa: S603  # nosec B603
     os.execve(command[0], command, environment)  # noqa: S606  # nosec B606
 
 
