@@ -285,7 +285,7 @@ def test_timings_add_up(session: Session) -> None:
     assert timings.exchanges == 1
     assert timings.bytes_up > 4000
     assert timings.bytes_down > 4000
-    assert timings.compute_s == 0.001
+    assert timings.compute_s == 1e-5
     parts = timings.pack_s + timings.encode_s + timings.exchange_s + timings.decode_s
     assert timings.total_s == parts
     assert 0 < timings.wire_s < timings.exchange_s

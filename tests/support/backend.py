@@ -70,7 +70,7 @@ class FunctionBackend:
         self.calls.append((ref.name, args, dict(kwargs)))
         with model_errors(ref.name, lambda: None):
             placed = on_device((args, dict(kwargs)), torch.device("cpu"))
-            return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 0.001)
+            return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 1e-5)
 
     def interrupt(self) -> None:
         self.interrupted.set()
