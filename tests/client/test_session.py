@@ -19,6 +19,7 @@ from comfy_gpu_offload.errors import (
     ConnectError,
     ModelChangedError,
     ModelFailedError,
+    TooLargeError,
     TransportError,
     UnauthorizedError,
     UnknownModelError,
@@ -164,6 +165,8 @@ def test_a_worker_without_room_still_serves(backend: FunctionBackend) -> None:
         for _ in range(4):
             x = torch.randn(2)
             assert torch.equal(model(x, context=CONTEXT), x)
+            assert model.last_timings is not None
+            assert model.last_timings.exchanges == 1
 
 
 class StopError(BaseException):
@@ -242,8 +245,9 @@ def test_a_wrong_token_is_said_at_once() -> None:
 
 def test_a_call_beyond_the_workers_limit_says_so(backend: FunctionBackend) -> None:
     with ThreadWorker(backend, limits=FrameLimits(frame_bytes=100_000)) as worker, connect(worker.url) as session:
-        with pytest.raises(Exception, match="over the 100000 bytes allowed"):
+        with pytest.raises(TooLargeError, match="over the 100000 bytes allowed"):
             session.model("echo")(torch.randn(100_000))
+        assert not backend.calls
         assert session.model("echo")(torch.ones(1)).item() == 1
 
 

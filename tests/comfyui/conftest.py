@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,12 +73,18 @@ def python(checkout: Checkout) -> Path:
 
 
 @pytest.fixture(scope="session")
-def models_yaml(checkout: Checkout, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models_yaml(checkout: Checkout, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Small models with random weights, and the digits model, as an extra_model_paths.yaml."""
     folder = tmp_path_factory.mktemp("models")
     run_script(python, "build_models.py", checkout.root, folder)
     shutil.copy(_DIGITS, folder / "diffusion_models" / "digits.safetensors")
-    return write_models_yaml(folder)
+    yield write_models_yaml(folder)
+    shutil.rmtree(folder)  # 120 MB, and pytest keeps the folders of three runs
+
+
+def _end(*_: object) -> None:
+    # Left at its default, the signal would end pytest alone, and leave ComfyUI and the worker running.
+    pytest.exit("terminated", returncode=128 + signal.SIGTERM)
 
 
 @pytest.fixture(scope="session")
@@ -101,11 +108,13 @@ def site(
             "COMFY_GPU_OFFLOAD_TOKEN": token,
         },
     )
+    previous = signal.signal(signal.SIGTERM, _end)
     _sites.append(Site(checkout, python, comfyui, worker, proxy, token))
     try:
         await_comfyui(comfyui)
         yield _sites[-1]
     finally:
+        signal.signal(signal.SIGTERM, previous)
         _sites.clear()
         comfyui.process.kill()
         proxy.close()

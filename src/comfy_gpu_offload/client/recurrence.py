@@ -34,9 +34,14 @@ class _Place:
 
 
 class Recurrence:
-    """What one session knows of one worker. Thread-safe."""
+    """What one session knows of one worker. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        store_bytes: what the worker keeps in all; a tensor larger than that is not worth a digest.
+    """
+
+    def __init__(self, store_bytes: int) -> None:
+        self._store_bytes = store_bytes
         self._lock = threading.Lock()
         self._places: OrderedDict[tuple[str, str], _Place] = OrderedDict()
         self._held: OrderedDict[bytes, None] = OrderedDict()
@@ -52,7 +57,7 @@ class Recurrence:
             ]
 
     def _part(self, model: str, path: str, tensor: torch.Tensor, on_host: torch.Tensor) -> Part:
-        if tensor.numel() * tensor.element_size() < _SMALLEST_BYTES or not self._recurs(model, path, on_host):
+        if not _SMALLEST_BYTES <= tensor.nbytes <= self._store_bytes or not self._recurs(model, path, on_host):
             return Part(path, on_host)
         digest = self._memo.digest(on_host)
         held = digest in self._held

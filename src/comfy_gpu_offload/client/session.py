@@ -16,11 +16,12 @@ from ..errors import (
     ExchangeTimeoutError,
     MessageError,
     OffloadError,
+    TooLargeError,
     TransportError,
     UnsupportedValueError,
 )
 from ..io import codecs
-from ..io.frame import DEFAULT_LIMITS, FrameLimits
+from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits
 from ..io.tree import PackedTree, Tree, pack_call
 from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
 from ..protocol.messages import (
@@ -80,9 +81,9 @@ class Session:
         """
         self._transport = transport
         self._options = options or SessionOptions()
-        self._recurrence = Recurrence()
         self.client = uuid.uuid4().hex
         self.welcome, _ = self._hello(None, self._options.call, None)
+        self._recurrence = Recurrence(self.welcome.limits.store_bytes)
         warn_of_skew(self.welcome, self._options.comfyui)
 
     def models(self) -> tuple[ModelEntry, ...]:
@@ -196,6 +197,7 @@ class Session:
         parts = self._recurrence.parts(call.model_key, call.packed, call.host)
         t1 = perf_counter()
         frame = seal_parts(call.message, call.packed.skeleton, parts, self._options.codec)
+        self._check_size(frame)
         t2 = perf_counter()
         call.pack_s += t1 - t0
         call.encode_s += t2 - t1
@@ -216,6 +218,15 @@ class Session:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("forward %s: %s", call.message.model.name, timings.summary())
         return value, timings
+
+    def _check_size(self, frame: EncodedFrame) -> None:
+        limit = self.welcome.limits.frame_bytes
+        if frame.size_bytes > limit:
+            raise TooLargeError(
+                f"This call takes {frame.size_bytes} bytes, over the {limit} bytes allowed by the worker "
+                "(COMFY_GPU_OFFLOAD_FRAME_BYTES there).",
+                code=FaultCode.TOO_LARGE.value,
+            )
 
     def _cancel(self, request: str) -> None:
         """Tells the worker, without keeping the caller: it has been interrupted and wants to go on."""

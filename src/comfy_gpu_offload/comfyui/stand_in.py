@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from ..client.remote_model import RemoteModel
+from ..errors import ModelChangedError
+from . import generation
 from .travel import travelling_options
 
 
@@ -61,7 +63,11 @@ class RemoteDiffusionModel(nn.Module):
         if "transformer_options" in kwargs:
             kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
         remote: RemoteModel = self.__dict__["remote"]
-        return remote(*args, **kwargs)
+        try:
+            return remote(*args, **kwargs)
+        except ModelChangedError:
+            generation.advance()
+            raise
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The worker's keys with their shapes and dtypes, on the meta device: what LoRA key maps are made of."""

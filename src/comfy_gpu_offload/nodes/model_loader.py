@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..comfyui import loader
+from ..comfyui import generation, loader
 from . import status
 from .routes import MODELS_ROUTE
 
@@ -65,6 +65,11 @@ class RemoteModelLoader:
     def VALIDATE_INPUTS(cls, model_name: str) -> bool | str:  # noqa: N802  # ComfyUI's name
         """The list of names lives at the worker, so any name may be asked for; an empty one may not."""
         return True if model_name else "Choose a model; the refresh button asks the worker for its list."
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> int:  # noqa: N802  # ComfyUI's name
+        """Another value once a worker's model has turned out to be another than was loaded."""
+        return generation.current()
 
     def load(
         self, model_name: str, use_runpod: bool, weight_dtype: str, unique_id: str | None = None

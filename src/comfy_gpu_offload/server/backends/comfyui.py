@@ -108,7 +108,7 @@ class ComfyUIBackend:
         loaded, load_s = self._load(ref)
         if loaded.fingerprint != fingerprint:
             raise ModelMismatchError(
-                f"The worker's {ref.name!r} has changed since it was loaded; run Remote Model Loader again."
+                f"The worker's {ref.name!r} has changed since it was loaded. Queue the prompt again to load it."
             )
         patcher = loaded.patcher
         with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
