@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -96,29 +97,20 @@ def site(
     worker = Worker(checkout, python, tmp_path_factory.mktemp("worker"), models_yaml, token)
     base = tmp_path_factory.mktemp("comfyui")
     install_pack(base)
-    worker.start()
-    proxy = Proxy(("127.0.0.1", worker.port))
-    comfyui = begin_comfyui(
-        checkout,
-        python,
-        base,
-        models_yaml,
-        {
-            "COMFY_GPU_OFFLOAD_URL": proxy.url,
-            "COMFY_GPU_OFFLOAD_TOKEN": token,
-        },
-    )
-    previous = signal.signal(signal.SIGTERM, _end)
-    _sites.append(Site(checkout, python, comfyui, worker, proxy, token))
-    try:
+    with ExitStack() as ending:
+        ending.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _end))
+        worker.begin()
+        ending.callback(lambda: worker.process.stop())  # whichever it is by then
+        worker.await_ready()
+        proxy = Proxy(("127.0.0.1", worker.port))
+        ending.callback(proxy.close)
+        env = {"COMFY_GPU_OFFLOAD_URL": proxy.url, "COMFY_GPU_OFFLOAD_TOKEN": token}
+        comfyui = begin_comfyui(checkout, python, base, models_yaml, env)
+        ending.callback(comfyui.process.kill)
         await_comfyui(comfyui)
+        _sites.append(Site(checkout, python, comfyui, worker, proxy, token))
+        ending.callback(_sites.clear)
         yield _sites[-1]
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        _sites.clear()
-        comfyui.process.kill()
-        proxy.close()
-        worker.process.stop()
 
 
 @pytest.fixture
