@@ -100,7 +100,7 @@ def site(
     with ExitStack() as ending:
         ending.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _end))
         worker.begin()
-        ending.callback(lambda: worker.process.stop())  # whichever it is by then
+        ending.callback(worker.stop)
         worker.await_ready()
         proxy = Proxy(("127.0.0.1", worker.port))
         ending.callback(proxy.close)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 from pydantic import SecretStr
 
 from ..errors import FrameError
@@ -71,24 +73,24 @@ class Routes:
             return web.Response(status=204)
         return web.json_response({"status": "ready"})
 
-    async def frame(self, request: web.Request) -> web.StreamResponse:
+    async def frame(self, request: web.Request) -> web.Response:
         """One frame in, one frame out."""
         if not self._authorized(request):
             fault = Fault(
                 code=FaultCode.UNAUTHORIZED,
                 message="The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's.",
             )
-            return await _answer(request, seal(fault), 401)
+            return _answer(seal(fault), 401)
         handler = self._state.handler
         if handler is None:
             fault = Fault(code=FaultCode.BUSY, message="The worker is still starting.", retryable=True)
-            return await _answer(request, seal(fault), 503)
+            return _answer(seal(fault), 503)
         try:
             body = await self._read(request)
         except FrameError as error:
-            return await _answer_fault(request, fault_of(error))
+            return _answer_fault(fault_of(error))
         frame = await _submitted(handler, body)
-        return await _answer(request, frame, _status_of(frame))
+        return _answer(frame, _status_of(frame))
 
     def _authorized(self, request: web.Request) -> bool:
         if self._state.token is None:
@@ -143,19 +145,39 @@ async def _result(future: Future[EncodedFrame]) -> EncodedFrame:
     return await waiter
 
 
-async def _answer_fault(request: web.Request, fault: Fault) -> web.StreamResponse:
-    return await _answer(request, seal(fault), _STATUS.get(fault.code, 500))
+def _answer_fault(fault: Fault) -> web.Response:
+    return _answer(seal(fault), _STATUS.get(fault.code, 500))
 
 
-async def _answer(request: web.Request, frame: EncodedFrame, status: int) -> web.StreamResponse:
-    response = web.StreamResponse(status=status)
-    response.content_type = MEDIA_TYPE
-    response.content_length = frame.size_bytes
-    await response.prepare(request)
-    for buffer in frame.buffers:
-        await response.write(buffer)
-    await response.write_eof()
-    return response
+class _FramePayload(Payload):
+    """A frame's buffers as a response's body: sent from their own memory, the first one along with the headers."""
+
+    _value: EncodedFrame
+
+    def __init__(self, frame: EncodedFrame) -> None:
+        super().__init__(frame, content_type=MEDIA_TYPE)
+        self._size = frame.size_bytes
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """No text.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a frame is no text")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Writes the whole frame."""
+        for buffer in self._value.buffers:
+            await writer.write(buffer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Writes the whole frame, whose length is the response's."""
+        await self.write(writer)
+
+
+def _answer(frame: EncodedFrame, status: int) -> web.Response:
+    return web.Response(body=_FramePayload(frame), status=status)
 
 
 def _status_of(frame: EncodedFrame) -> int:

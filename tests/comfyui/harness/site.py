@@ -37,11 +37,6 @@ class Worker:
     processes: list[Process] = field(default_factory=list)
     port: int = 0
 
-    def start(self) -> None:
-        """Starts it and waits until it listens."""
-        self.begin()
-        self.await_ready()
-
     def begin(self) -> None:
         """Starts it."""
         command = [self.python, "-m", "comfy_gpu_offload", "--log-level", "DEBUG"]
@@ -66,6 +61,10 @@ class Worker:
         """Waits for the line that says where it listens."""
         line = self.process.wait_for_line(r"^listening on http://127\.0\.0\.1:(\d+)$", _START_S)
         self.port = int(line[1])
+
+    def stop(self) -> None:
+        """Ends the one that runs now."""
+        self.process.stop()
 
     @property
     def process(self) -> Process:
