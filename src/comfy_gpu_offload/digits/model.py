@@ -61,7 +61,7 @@ def load(dtype: torch.dtype, device: str | torch.device = "cpu") -> nn.Module:
     model: nn.Module = _transformer().from_pretrained(
         FOLDER, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
     )
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device).eval()
 
 
 def _transformer() -> Any:

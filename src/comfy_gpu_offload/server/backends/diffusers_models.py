@@ -118,7 +118,9 @@ def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> tor
         raise ModelNotFoundError(f"The files of {model.name!r} are gone from {model.folder}.") from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelRunError(f"diffusers cannot load {model.name!r}: {str(error)[:500]}") from error
-    return loaded.to(device).eval().requires_grad_(False)
+    # Left to require gradients, as a user's own: torch multiplies some shapes another way where none are needed,
+    # and the last bit would differ from a local run.
+    return loaded.to(device).eval()
 
 
 @contextmanager
