@@ -33,7 +33,7 @@ ONLY_IN = {
     "comfy": ("comfyui", "nodes", "server/backends/comfyui"),
     "folder_paths": ("comfyui", "nodes", "server/backends/comfyui"),
     "diffusers": ("server/backends/diffusers", "digits"),
-    "aiohttp": ("server", "nodes"),
+    "aiohttp": ("nodes",),
     "runpod": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfy_gpu_offload.server.executor import Executor, ExecutorClosedError, JobCancelledError
+from comfy_gpu_offload.server.executor import Executor, ExecutorClosedError, JobCancelledError, Turn
 
 
 class Bench:
@@ -16,7 +16,7 @@ class Bench:
         self.order: list[str] = []
         self.open = threading.Event()
         self.holding = threading.Event()
-        self.executor: Executor[Any] = Executor()
+        self.executor = Executor()
         self.first = self.submit("holder", "hold", self._hold)
         assert self.holding.wait(10)
 
@@ -30,9 +30,21 @@ class Bench:
             self.order.append(name)
             return name
 
-        future: Future[Any] = Future()
-        self.executor.submit(client, name, function or record, lambda error: error, future)
-        return future
+        return run_aside(self.executor.enter(client, name), function or record)
+
+
+def run_aside(turn: Turn, function: Any) -> Future[Any]:
+    """Runs the turn on a thread of its own, as a connection does."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(turn.run(function))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 @pytest.fixture
@@ -69,7 +81,7 @@ def test_one_job_at_a_time(bench: Bench) -> None:
 def test_a_waiting_job_is_taken_out_and_never_runs(bench: Bench) -> None:
     waiting = bench.submit("client", "waiting")
     assert bench.executor.cancel("waiting", pytest.fail) == "queued"
-    assert isinstance(waiting.result(10), JobCancelledError)
+    assert isinstance(waiting.exception(10), JobCancelledError)
     bench.open.set()
     bench.submit("client", "after").result(10)
     assert bench.order == ["after"]
@@ -96,11 +108,11 @@ def test_what_a_job_raises_reaches_who_waits_and_the_next_one_runs(bench: Bench)
 def test_closing_finishes_the_running_job_and_drops_the_rest(bench: Bench) -> None:
     waiting = bench.submit("client", "waiting")
     assert not bench.executor.close(0.01)
-    assert isinstance(waiting.result(10), ExecutorClosedError)
+    assert isinstance(waiting.exception(10), ExecutorClosedError)
     bench.open.set()
     assert bench.executor.close(10)
-    assert bench.first.result(0) == "held"
-    assert isinstance(bench.submit("client", "too late").result(0), ExecutorClosedError)
+    assert bench.first.result(10) == "held"
+    assert isinstance(bench.submit("client", "too late").exception(10), ExecutorClosedError)
 
 
 def test_jobs_learn_how_long_they_waited(bench: Bench) -> None:
@@ -112,10 +124,13 @@ def test_jobs_learn_how_long_they_waited(bench: Bench) -> None:
 
 def test_an_interrupt_is_cleared_before_each_job_and_never_in_between() -> None:
     flag = threading.Event()
-    executor: Executor[bool] = Executor(flag.clear)
+    executor = Executor(flag.clear)
     for _ in range(3):
-        future: Future[bool] = Future()
         flag.set()  # left over from a job before
-        executor.submit("client", "job", lambda _: flag.is_set(), lambda _: True, future)
-        assert future.result(10) is False
-    executor.close(10)
+        assert executor.enter("client", "job").run(lambda _: flag.is_set()) is False
+
+
+def test_a_job_runs_on_the_thread_that_brought_it(bench: Bench) -> None:
+    bench.open.set()
+    bench.first.result(10)
+    assert bench.executor.enter("client", "job").run(lambda _: threading.get_ident()) == threading.get_ident()

@@ -81,7 +81,7 @@ def _is_this(python: Path) -> bool:
 
 
 def _require_dependencies() -> None:
-    needed = ("aiohttp", "msgpack", "psutil", "pydantic_settings", "safetensors", "xxhash", "zstandard")
+    needed = ("msgpack", "psutil", "pydantic_settings", "safetensors", "xxhash", "zstandard")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -18,7 +18,7 @@ _COMMANDS = {
     "models": "list what the configured worker can load",
 }
 # What a module of ours needs besides the core, by the first package it would miss.
-_EXTRAS = {"aiohttp": "worker", "psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
+_EXTRAS = {"psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

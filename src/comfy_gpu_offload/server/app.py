@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import logging
-from concurrent.futures import Future
-from contextlib import suppress
+import re
 from dataclasses import dataclass
+from http import HTTPStatus
 
-from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import Payload
 from pydantic import SecretStr
 
 from ..errors import FrameError
@@ -21,12 +16,11 @@ from ..protocol.envelope import open_frame, seal
 from ..protocol.messages import Fault, FaultCode
 from .faults import fault_of
 from .handler import Handler
-
-logger = logging.getLogger(__name__)
+from .http_request import Body, Request
+from .http_server import Reply
 
 MEDIA_TYPE = "application/octet-stream"
-# Reading a frame takes about a millisecond for each 10 MB; beyond that it would hold up the event loop.
-_DECODE_ASIDE_BYTES = 8 * 1024**2
+_FRAME_PATH = re.compile(r"/v1/(hello|forward|cancel)")
 
 _STATUS: dict[FaultCode, int] = {
     FaultCode.BAD_FRAME: 400,
@@ -55,129 +49,79 @@ class WorkerState:
 
 
 class Routes:
-    """The worker's routes, for an application of its own or on another's."""
+    """The worker's routes: a request in, a reply out, on the connection's own thread."""
 
     def __init__(self, state: WorkerState) -> None:
         self._state = state
 
-    def definitions(self) -> list[web.RouteDef]:
-        """What to add to a router. Bodies are read here, whatever limit the application has."""
-        return [
-            web.get("/ping", self.ping),
-            web.post("/v1/{route:hello|forward|cancel}", self.frame),
-        ]
+    def __call__(self, request: Request) -> Reply:
+        """The reply to any request."""
+        if request.path == "/ping":
+            return self._ping() if request.method in {"GET", "HEAD"} else _not_allowed("GET, HEAD")
+        if _FRAME_PATH.fullmatch(request.path):
+            return self._frame(request) if request.method == "POST" else _not_allowed("POST")
+        return Reply(HTTPStatus.NOT_FOUND, (b"There is nothing here. A worker answers /ping and /v1/.\n",))
 
-    async def ping(self, _: web.Request) -> web.Response:
+    def _ping(self) -> Reply:
         """200 when ready, 204 while warming: RunPod's contract. Needs no token, says nothing else."""
         if self._state.handler is None:
-            return web.Response(status=204)
-        return web.json_response({"status": "ready"})
+            return Reply(HTTPStatus.NO_CONTENT)
+        return Reply(HTTPStatus.OK, (b'{"status": "ready"}',), "application/json")
 
-    async def frame(self, request: web.Request) -> web.Response:
+    def _frame(self, request: Request) -> Reply:
         """One frame in, one frame out."""
         if not self._authorized(request):
-            fault = Fault(
-                code=FaultCode.UNAUTHORIZED,
-                message="The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's.",
-            )
-            return _answer(seal(fault), 401)
+            text = "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's."
+            return _answer_fault(Fault(code=FaultCode.UNAUTHORIZED, message=text))
         handler = self._state.handler
         if handler is None:
-            fault = Fault(code=FaultCode.BUSY, message="The worker is still starting.", retryable=True)
-            return _answer(seal(fault), 503)
+            text = "The worker is still starting."
+            return _answer_fault(Fault(code=FaultCode.BUSY, message=text, retryable=True))
         try:
-            body = await self._read(request)
+            body = _read(request.body, self._state.limits)
         except FrameError as error:
             return _answer_fault(fault_of(error))
-        frame = await _submitted(handler, body)
+        frame = handler.handle(body)
         return _answer(frame, _status_of(frame))
 
-    def _authorized(self, request: web.Request) -> bool:
+    def _authorized(self, request: Request) -> bool:
         if self._state.token is None:
             return True
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
         wanted = self._state.token.get_secret_value().encode()
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted)
 
-    async def _read(self, request: web.Request) -> memoryview:
-        """The body, into one buffer that is allocated only once the frame's own lengths were found good."""
-        try:
-            prelude = await request.content.readexactly(PRELUDE.size)
-        except asyncio.IncompleteReadError as error:
-            raise FrameError("truncated", f"{len(error.partial)} bytes are no frame") from error
-        size = frame_size(prelude, self._state.limits)
-        if request.content_length is not None and request.content_length != size:
-            name = "truncated" if request.content_length < size else "trailing_bytes"
-            raise FrameError(name, f"the request has {request.content_length} bytes, the frame claims {size}")
-        body = allocate(size)
-        body[: PRELUDE.size] = prelude
-        filled = PRELUDE.size
-        async for chunk, _ in request.content.iter_chunks():
-            if filled + len(chunk) > size:
-                raise FrameError("trailing_bytes", f"more than the {size} bytes the frame claims")
-            body[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-        if filled < size:
-            raise FrameError("truncated", f"{filled} bytes of the {size} it claims")
-        return body
+
+def _read(body: Body, limits: FrameLimits) -> memoryview:
+    """The frame, into one buffer that is allocated only once the frame's own lengths were found good."""
+    prelude = bytearray(PRELUDE.size)
+    have = body.read_into(memoryview(prelude))
+    if have < PRELUDE.size:
+        raise FrameError("truncated", f"{have} bytes are no frame")
+    size = frame_size(prelude, limits)
+    if body.length is not None and body.length != size:
+        name = "truncated" if body.length < size else "trailing_bytes"
+        raise FrameError(name, f"the request has {body.length} bytes, the frame claims {size}")
+    frame = allocate(size)
+    frame[: PRELUDE.size] = prelude
+    have += body.read_into(frame[PRELUDE.size :])
+    if have < size:
+        raise FrameError("truncated", f"{have} bytes of the {size} it claims")
+    if body.length is None and body.read_into(memoryview(bytearray(1))):
+        raise FrameError("trailing_bytes", f"more than the {size} bytes the frame claims")
+    return frame
 
 
-async def _submitted(handler: Handler, body: memoryview) -> EncodedFrame:
-    if len(body) > _DECODE_ASIDE_BYTES:
-        return await _result(await asyncio.to_thread(handler.submit, body))
-    return await _result(handler.submit(body))
+def _not_allowed(methods: str) -> Reply:
+    return Reply(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": methods})
 
 
-async def _result(future: Future[EncodedFrame]) -> EncodedFrame:
-    """The future's result. Not `asyncio.wrap_future`: a request that ends must not cancel a shared reply."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[EncodedFrame] = loop.create_future()
-
-    def settle() -> None:
-        if not waiter.done():
-            waiter.set_result(future.result())
-
-    def finished(_: Future[EncodedFrame]) -> None:
-        with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
-            loop.call_soon_threadsafe(settle)
-
-    future.add_done_callback(finished)
-    return await waiter
-
-
-def _answer_fault(fault: Fault) -> web.Response:
+def _answer_fault(fault: Fault) -> Reply:
     return _answer(seal(fault), _STATUS.get(fault.code, 500))
 
 
-class _FramePayload(Payload):
-    """A frame's buffers as a response's body: sent from their own memory, the first one along with the headers."""
-
-    _value: EncodedFrame
-
-    def __init__(self, frame: EncodedFrame) -> None:
-        super().__init__(frame, content_type=MEDIA_TYPE)
-        self._size = frame.size_bytes
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """No text.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError("a frame is no text")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Writes the whole frame."""
-        for buffer in self._value.buffers:
-            await writer.write(buffer)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Writes the whole frame, whose length is the response's."""
-        await self.write(writer)
-
-
-def _answer(frame: EncodedFrame, status: int) -> web.Response:
-    return web.Response(body=_FramePayload(frame), status=status)
+def _answer(frame: EncodedFrame, status: int) -> Reply:
+    return Reply(status, frame.buffers, MEDIA_TYPE)
 
 
 def _status_of(frame: EncodedFrame) -> int:

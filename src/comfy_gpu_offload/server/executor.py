@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from time import perf_counter
-from typing import Generic, Literal, TypeVar
+from time import monotonic, perf_counter
+from typing import Literal, TypeVar
 
 ResultT = TypeVar("ResultT")
 JobState = Literal["queued", "running", "unknown"]
@@ -23,58 +21,51 @@ class ExecutorClosedError(Exception):
     """The worker is stopping, and takes no more jobs."""
 
 
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(eq=False)
-class _Job(Generic[ResultT]):
+class _Job:
+    client: str
     name: str
-    function: Callable[[float], ResultT]
-    dropped: Callable[[Exception], ResultT]
-    future: Future[ResultT]
+    refusal: Exception | None = None
+    # Held until the job may run or was refused: of all ways to wake one thread, the quickest.
+    turn: threading.Lock = field(default_factory=_held)
     queued_at: float = field(default_factory=perf_counter)
 
-    def drop(self, error: Exception) -> None:
-        self.future.set_result(self.dropped(error))
 
+class Executor:
+    """Lets one job at a time run, each on the thread that brought it.
 
-class Executor(Generic[ResultT]):
-    """Runs jobs on one thread of its own, since a device's libraries keep state by thread.
-
-    Clients with jobs waiting take turns, one job each; a client's own jobs keep their order.
+    A thread of the executor's own would cost two hand-overs a call, each of them more than a forward call's whole
+    frame takes to read (benchmarks/call_overhead.py). Clients with jobs waiting take turns, one job each; a
+    client's own jobs keep their order.
     """
 
     def __init__(self, before_each: Callable[[], None] = lambda: None) -> None:
         """`before_each` is called before each job, at a time when `cancel` cannot interrupt it yet."""
-        self._clients: OrderedDict[str, deque[_Job[ResultT]]] = OrderedDict()
+        self._clients: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._before_each = before_each
-        self._running: _Job[ResultT] | None = None
+        self._running: _Job | None = None
         self._closed = False
         self._lock = threading.Lock()
-        # One entry a job, and one to end: waking a thread by it takes half the time a condition does.
-        self._signals: SimpleQueue[None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="comfy-gpu-offload-device", daemon=True)
-        self._thread.start()
+        self._idle = threading.Condition(self._lock)
 
-    def submit(
-        self,
-        client: str,
-        name: str,
-        function: Callable[[float], ResultT],
-        dropped: Callable[[Exception], ResultT],
-        future: Future[ResultT],
-    ) -> None:
-        """Queues `function`, which is called with the seconds it waited; `future` is for what it returns.
-
-        `name` is for `cancel`.
-
-        `dropped` makes the result of a job that does not run: with `JobCancelledError` if it is cancelled
-        before, with `ExecutorClosedError` if the executor is closed before.
-        """
-        job = _Job(name, function, dropped, future)
+    def enter(self, client: str, name: str) -> Turn:
+        """A place in the queue, which must be run. `name` is for `cancel`."""
+        job = _Job(client, name)
         with self._lock:
-            if not self._closed:
+            if self._closed:
+                job.refusal = ExecutorClosedError("The worker is stopping.")
+                job.turn.release()
+            elif self._running is None:
+                self._start(job)
+            else:
                 self._clients.setdefault(client, deque()).append(job)
-                self._signals.put(None)
-                return
-        job.drop(ExecutorClosedError("The worker is stopping."))
+        return Turn(self, job)
 
     def cancel(self, name: str, interrupt: Callable[[], None]) -> JobState:
         """Takes the job out of the queue if it waits, interrupts it if it runs; says which it was.
@@ -86,12 +77,13 @@ class Executor(Generic[ResultT]):
                 interrupt()
                 return "running"
             job = self._remove(name)
-        if job is None:
-            return "unknown"
-        job.drop(JobCancelledError("The call was cancelled."))
-        return "queued"
+            if job is None:
+                return "unknown"
+            job.refusal = JobCancelledError("The call was cancelled.")
+            job.turn.release()
+            return "queued"
 
-    def _remove(self, name: str) -> _Job[ResultT] | None:
+    def _remove(self, name: str) -> _Job | None:
         for client, jobs in self._clients.items():
             for job in jobs:
                 if job.name == name:
@@ -102,47 +94,59 @@ class Executor(Generic[ResultT]):
         return None
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Drops what waits, lets the running job finish; False if it has not within `timeout_s`."""
+        """Refuses what waits, lets the running job finish; False if it has not within `timeout_s`."""
+        deadline = None if timeout_s is None else monotonic() + timeout_s
         with self._lock:
             self._closed = True
-            waiting = [job for jobs in self._clients.values() for job in jobs]
+            for jobs in self._clients.values():
+                for job in jobs:
+                    job.refusal = ExecutorClosedError("The worker is stopping.")
+                    job.turn.release()
             self._clients.clear()
-            self._signals.put(None)
-        for job in waiting:
-            job.drop(ExecutorClosedError("The worker is stopping."))
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+            while self._running is not None:
+                left = None if deadline is None else deadline - monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._idle.wait(left)
+        return True
 
-    def _run(self) -> None:
-        while True:
-            self._signals.get()
-            job = self._next()
-            if job is None:
-                if self._closed:
-                    return
-                continue  # it was cancelled
-            try:
-                result = job.function(perf_counter() - job.queued_at)
-            except BaseException as error:  # a job's own, for whoever waits for it
-                self._end()
-                job.future.set_exception(error)
-            else:
-                self._end()
-                job.future.set_result(result)
-                del result
-            del job  # a finished job's tensors must not live until the next one comes
-
-    def _next(self) -> _Job[ResultT] | None:
-        with self._lock:
-            if not self._clients:
-                return None
-            client, jobs = self._clients.popitem(last=False)
-            self._before_each()
-            self._running = jobs.popleft()
-            if jobs:
-                self._clients[client] = jobs  # to the end of the row
-            return self._running
+    def _start(self, job: _Job) -> None:
+        self._before_each()
+        self._running = job
+        job.turn.release()
 
     def _end(self) -> None:
         with self._lock:
             self._running = None
+            if self._clients:
+                client, jobs = self._clients.popitem(last=False)
+                job = jobs.popleft()
+                if jobs:
+                    self._clients[client] = jobs  # to the end of the row
+                self._start(job)
+            else:
+                self._idle.notify_all()
+
+
+class Turn:
+    """A place in an executor's queue."""
+
+    def __init__(self, executor: Executor, job: _Job) -> None:
+        self._executor = executor
+        self._job = job
+
+    def run(self, function: Callable[[float], ResultT]) -> ResultT:
+        """Waits for the turn, then calls `function` with the seconds that took; once.
+
+        Raises:
+            JobCancelledError: cancelled before it ran.
+            ExecutorClosedError: the executor was closed before it ran.
+            Whatever `function` raises.
+        """
+        with self._job.turn:
+            if self._job.refusal is not None:
+                raise self._job.refusal
+            try:
+                return function(perf_counter() - self._job.queued_at)
+            finally:
+                self._executor._end()

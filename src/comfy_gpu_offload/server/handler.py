@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -32,13 +33,15 @@ from ..protocol.messages import (
 )
 from ..version import __version__
 from .backends.base import Backend, Computed, Described
-from .executor import Executor
+from .executor import Executor, Turn
 from .faults import RefusedError, fault_of, places
 from .replies import ReplyCache
 from .store import BlobStore
 
 logger = logging.getLogger(__name__)
 
+# Waits for what a frame asked for and gives the reply.
+_Finish = Callable[[], EncodedFrame]
 _UNEXPECTED = {FaultCode.INTERNAL, FaultCode.MODEL_FAILED}
 
 
@@ -57,22 +60,35 @@ class Handler:
         self.options = options or HandlerOptions()
         self.instance = uuid.uuid4().hex
         self._backend = backend
-        self._executor: Executor[EncodedFrame] = Executor(backend.clear_interrupt)
+        self._executor = Executor(backend.clear_interrupt)
         self._store = BlobStore(self.options.store_bytes)
         self._replies = ReplyCache()
 
-    def submit(self, buffer: Buffer) -> Future[EncodedFrame]:
-        """The reply to one frame. Never fails: what goes wrong is answered with a fault."""
-        started = perf_counter()
-        try:
-            envelope = open_frame(buffer, self.options.limits)
-            return self._dispatch(envelope, started)
-        except Exception as error:  # one of two places where everything becomes a fault
-            return _done(self._refuse(error))
-
     def handle(self, buffer: Buffer) -> EncodedFrame:
-        """The reply to one frame, waited for."""
-        return self.submit(buffer).result()
+        """The reply to one frame. Never fails: what goes wrong is answered with a fault.
+
+        The model runs on the calling thread, when its turn has come.
+        """
+        return self._begin(buffer)()
+
+    def submit(self, buffer: Buffer) -> Future[EncodedFrame]:
+        """The same without waiting: the call has its place in the queue, and a thread of its own."""
+        finish = self._begin(buffer)
+        reply: Future[EncodedFrame] = Future()
+
+        def run() -> None:
+            try:
+                frame = finish()
+            except BaseException as error:  # for whoever waits for it
+                reply.set_exception(error)
+            else:
+                reply.set_result(frame)
+
+        try:
+            threading.Thread(target=run, name="comfy-gpu-offload-call", daemon=True).start()
+        except RuntimeError:  # no more threads; a place in the queue that nobody takes would hold up all others
+            run()
+        return reply
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Lets the running call finish, refuses what waits, frees the models; False on a timeout."""
@@ -81,29 +97,38 @@ class Handler:
             self._backend.close()
         return finished
 
-    def _dispatch(self, envelope: Envelope, started: float) -> Future[EncodedFrame]:
+    def _begin(self, buffer: Buffer) -> _Finish:
+        """Reads the frame and queues what it asks for; the result waits for it and never fails."""
+        started = perf_counter()
+        try:
+            envelope = open_frame(buffer, self.options.limits)
+            return self._dispatch(envelope, started)
+        except Exception as error:  # one of two places where everything becomes a fault
+            refusal = self._refuse(error)
+            return lambda: refusal
+
+    def _dispatch(self, envelope: Envelope, started: float) -> _Finish:
         message = envelope.message
         if isinstance(message, Forward):
             return self._forward(message, envelope, started)
         if isinstance(message, Hello):
             return self._hello(message)
         if isinstance(message, Cancel):
-            return _done(self._cancel(message))
+            return lambda: self._cancel(message)
         raise MessageError(f"a {type(message).__name__} is nothing a client sends")
 
-    def _hello(self, hello: Hello) -> Future[EncodedFrame]:
-        if hello.model is None:
-            return _done(seal(self._welcome(None)))
+    def _hello(self, hello: Hello) -> _Finish:
         ref = hello.model
+        if ref is None:
+            return lambda: seal(self._welcome(None))
         logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
 
         def describe(_: float) -> EncodedFrame:
             described = self._backend.describe(ref)
             return seal(self._welcome(described), tree.pack(described.details, "details"))
 
-        reply: Future[EncodedFrame] = Future()
-        self._execute(hello.client, uuid.uuid4().hex, describe, reply)
-        return reply
+        turn = self._executor.enter(hello.client, uuid.uuid4().hex)
+        return lambda: self._run(turn, describe)
 
     def _welcome(self, described: Described | None) -> Welcome:
         info = self._backend.info()
@@ -120,11 +145,11 @@ class Handler:
             model=None if described is None else described.description,
         )
 
-    def _forward(self, message: Forward, envelope: Envelope, started: float) -> Future[EncodedFrame]:
+    def _forward(self, message: Forward, envelope: Envelope, started: float) -> _Finish:
         known = self._replies.get(message.request)
         if known is not None:
             logger.debug("request %s asked for again", message.request)
-            return known
+            return known.result
         codec = _reply_codec(message.reply_codec)
         args, kwargs = _call_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors)))
         decode_s = perf_counter() - started
@@ -134,32 +159,32 @@ class Handler:
             done = self._backend.forward(message.model, message.fingerprint, args, kwargs)
             return self._result(message, codec, done, WorkerTimings(decode_s=decode_s, queue_s=queue_s))
 
-        reply: Future[EncodedFrame] = Future()
-        self._replies.add(message.request, reply)
-        self._execute(message.client, message.request, run, reply)
-        return reply
+        reply, first = self._replies.claim(message.request)
+        if not first:
+            return reply.result
+        turn = self._executor.enter(message.client, message.request)
 
-    def _execute(
-        self,
-        client: str,
-        name: str,
-        job: Callable[[float], EncodedFrame],
-        reply: Future[EncodedFrame],
-    ) -> None:
-        """Queues the job; one that fails or does not run is answered with a fault."""
-
-        def refuse(error: BaseException) -> EncodedFrame:
-            # Asked for again, it is to be computed again.
-            self._replies.forget(name)
-            return self._refuse(error)
-
-        def run(queue_s: float) -> EncodedFrame:
+        def finish() -> EncodedFrame:
             try:
-                return job(queue_s)
-            except Exception as error:  # the other of the two places
-                return refuse(error)
+                frame = self._run(turn, run, failed=lambda: self._replies.forget(message.request))
+            except BaseException as error:  # others may wait for it too
+                self._replies.forget(message.request)
+                reply.set_exception(error)
+                raise
+            self._replies.finish(message.request, reply, frame)
+            return frame
 
-        self._executor.submit(client, name, run, refuse, reply)
+        return finish
+
+    def _run(
+        self, turn: Turn, job: Callable[[float], EncodedFrame], failed: Callable[[], None] = lambda: None
+    ) -> EncodedFrame:
+        """The job's reply; one that fails or does not run is answered with a fault."""
+        try:
+            return turn.run(job)
+        except Exception as error:  # the other of the two places
+            failed()  # asked for again, it is to be computed again
+            return self._refuse(error)
 
     def _result(
         self, message: Forward, codec: codecs.Codec, done: Computed, timings: WorkerTimings
@@ -240,9 +265,3 @@ def _call_of(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     ):
         return value
     raise MessageError("a forward call's tree must be its arguments and its keyword arguments")
-
-
-def _done(frame: EncodedFrame) -> Future[EncodedFrame]:
-    future: Future[EncodedFrame] = Future()
-    future.set_result(frame)
-    return future

@@ -29,11 +29,24 @@ class ReplyCache:
         with self._lock:
             return self._replies.get(request)
 
-    def add(self, request: str, reply: Future[EncodedFrame]) -> None:
-        """Remembers a reply under way."""
+    def claim(self, request: str) -> tuple[Future[EncodedFrame], bool]:
+        """The reply to that request, and whether it is asked for the first time: then the caller must finish it."""
         with self._lock:
-            self._replies[request] = reply
-        reply.add_done_callback(lambda done: self._finished(request, done))
+            reply = self._replies.get(request)
+            if reply is not None:
+                return reply, False
+            reply = self._replies[request] = Future()
+            return reply, True
+
+    def finish(self, request: str, reply: Future[EncodedFrame], frame: EncodedFrame) -> None:
+        """The claimed `reply` is `frame`."""
+        reply.set_result(frame)
+        with self._lock:
+            if self._replies.get(request) is not reply:
+                return  # forgotten
+            self._sizes[request] = frame.size_bytes
+            while len(self._sizes) > self._count or sum(self._sizes.values()) > self._budget_bytes:
+                self._drop(next(iter(self._sizes)))
 
     def forget(self, request: str) -> None:
         """Asked for again, this request is to be computed again."""
@@ -43,11 +56,3 @@ class ReplyCache:
     def _drop(self, request: str) -> None:
         self._replies.pop(request, None)
         self._sizes.pop(request, None)
-
-    def _finished(self, request: str, reply: Future[EncodedFrame]) -> None:
-        with self._lock:
-            if request not in self._replies:
-                return
-            self._sizes[request] = reply.result().size_bytes
-            while len(self._sizes) > self._count or sum(self._sizes.values()) > self._budget_bytes:
-                self._drop(next(iter(self._sizes)))

@@ -9,18 +9,14 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from .app import Routes, WorkerState
 from .backends.base import Backend
 from .handler import Handler, HandlerOptions
+from .http_server import HttpServer
 from .memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-# Longer than any load balancer's own, so that it is never this side that closes a connection in use.
-_KEEPALIVE_S = 650.0
-_READ_BUFFER_BYTES = 1024 * 1024
 # The longest a platform waits between SIGTERM and SIGKILL is commonly 30 s; a call is worth more than that.
 _DRAIN_S = 600.0
 
@@ -65,40 +61,25 @@ async def serve(
         OSError: the address cannot be listened on.
         Whatever `make_backend` raises.
     """
-    runner = _runner(state)
-    await runner.setup()
+    server = HttpServer(Routes(state), options.host, options.port, options.tls)
     try:
-        site = web.TCPSite(runner, options.host, options.port, ssl_context=options.tls)
-        await site.start()
         ready = asyncio.ensure_future(asyncio.to_thread(make_backend))
         stopped = asyncio.ensure_future(stopping.wait())
         await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             return  # the process ends with its threads
         state.handler = Handler(ready.result(), options.handler)
-        options.announce(_address(runner, options))
+        options.announce(_address(server, options))
         await stopped
         logger.info("stopping: the running call is finished first")
         if not await asyncio.to_thread(state.handler.close, _DRAIN_S):
             logger.warning("the running call did not finish within %.0f s", _DRAIN_S)
     finally:
-        await runner.cleanup()
+        await asyncio.to_thread(server.close)
 
 
-def _runner(state: WorkerState) -> web.AppRunner:
-    application = web.Application()
-    application.add_routes(Routes(state).definitions())
-    return web.AppRunner(
-        application,
-        access_log=None,
-        keepalive_timeout=_KEEPALIVE_S,
-        read_bufsize=_READ_BUFFER_BYTES,
-        shutdown_timeout=5.0,
-    )
-
-
-def _address(runner: web.AppRunner, options: ServeOptions) -> str:
+def _address(server: HttpServer, options: ServeOptions) -> str:
     scheme = "http" if options.tls is None else "https"
-    host, port = runner.addresses[0][:2]
+    host, port = server.address
     shown = f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}:{port}"

@@ -1,0 +1,215 @@
+"""Reads HTTP/1.1 requests from a blocking socket (RFC 9112): strictly, and bodies into the caller's own buffers.
+
+Nothing of a body is read before the application asks for it, so a request can be refused by its head alone.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+_MAX_HEAD_BYTES = 64 * 1024
+_RECEIVE_BYTES = 16 * 1024
+_MAX_CHUNK_LINE_BYTES = 256
+# RFC 9110, 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_REQUEST_LINE = re.compile(r"([A-Z]{3,16}) (/[!-~]{0,2047}) HTTP/1\.([01])")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[ -~\t]*)?")
+
+
+class BadRequestError(Exception):
+    """Not a request, or one this server does not take. The connection cannot be used any further.
+
+    Attributes:
+        status: what to answer.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class DisconnectedError(Exception):
+    """The client closed the connection in the middle of a request."""
+
+
+class Body:
+    """A request's body, read as it comes. `length`: in bytes, or None where the client does not say beforehand."""
+
+    def __init__(self, source: Source, length: int | None, *, expected: bool = False) -> None:
+        self.length = length
+        self._source = source
+        self._expected = expected
+        self._left = 0 if length is None else length
+        self._ended = length == 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it has been read."""
+        return self._ended
+
+    def read_into(self, view: memoryview) -> int:
+        """Fills `view`, or less where the body ends before; says how much.
+
+        Raises:
+            BadRequestError: malformed chunks.
+            DisconnectedError: the connection ended before the body did.
+        """
+        if self._expected:
+            self._source.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._expected = False
+        filled = 0
+        while filled < len(view) and not self._ended:
+            if self._left == 0:  # chunked: between two chunks
+                self._begin_chunk()
+                continue
+            count = self._source.receive_into(view[filled : filled + self._left])
+            filled += count
+            self._left -= count
+            if self._left == 0:
+                self._end_piece()
+        return filled
+
+    def _begin_chunk(self) -> None:
+        match = _CHUNK_SIZE.fullmatch(self._source.line(_MAX_CHUNK_LINE_BYTES))
+        if match is None:
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "a chunk's length is malformed")
+        self._left = int(match[1], 16)
+        if self._left == 0:
+            while self._source.line(_MAX_HEAD_BYTES):
+                pass  # trailers
+            self._ended = True
+
+    def _end_piece(self) -> None:
+        if self.length is not None:
+            self._ended = True
+        elif self._source.line(_MAX_CHUNK_LINE_BYTES):
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "a chunk is longer than it says")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request whose body is still to be read. Header names are in lower case; `path` has no query."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Body
+    keep_alive: bool = field(default=True)
+
+
+class Source:
+    """A socket with what was received and not used yet, in `_buffer[_start:_end]`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._buffer = bytearray(_RECEIVE_BYTES)
+        self._start = 0
+        self._end = 0
+
+    def request(self) -> Request | None:
+        """The next request's head, or None when the client closed the connection before one began.
+
+        Raises:
+            BadRequestError: no request, or one with a head of over 64 KB.
+            DisconnectedError: it ended in the middle of a head.
+            OSError: as sockets do, TimeoutError among them.
+        """
+        if not self._has_begun():
+            return None
+        head = self._until(b"\r\n\r\n", _MAX_HEAD_BYTES)
+        try:
+            return self._parsed(head.decode("ascii"))
+        except UnicodeDecodeError:
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "the head is not ASCII") from None
+
+    def _has_begun(self) -> bool:
+        if self._start == self._end:
+            self._start = self._end = 0
+            self._end = self.sock.recv_into(self._buffer)
+        return self._end > 0
+
+    def _parsed(self, head: str) -> Request:
+        lines = head.split("\r\n")
+        match = _REQUEST_LINE.fullmatch(lines[0])
+        if match is None:
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request line")
+        headers = _headers(lines[1:])
+        length, chunked = _framing(headers)
+        options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
+        expected = headers.get("expect", "").lower() == "100-continue"
+        body = Body(self, None if chunked else length, expected=expected)
+        keep_alive = match[3] == "1" and "close" not in options
+        return Request(match[1], match[2].partition("?")[0], headers, body, keep_alive)
+
+    def receive_into(self, view: memoryview) -> int:
+        """At least one byte, at most `len(view)`.
+
+        Raises:
+            DisconnectedError: no more will come.
+        """
+        have = self._end - self._start
+        if have:
+            count = min(have, len(view))
+            view[:count] = memoryview(self._buffer)[self._start : self._start + count]
+            self._start += count
+            return count
+        count = self.sock.recv_into(view)
+        if not count:
+            raise DisconnectedError
+        return count
+
+    def line(self, most: int) -> bytes:
+        """The bytes before the next line end, which is passed over."""
+        return self._until(b"\r\n", most)
+
+    def _until(self, mark: bytes, most: int) -> bytes:
+        while (found := self._buffer.find(mark, self._start, self._end)) < 0 and self._end - self._start <= most:
+            self._receive()
+        if found < 0 or found - self._start > most:
+            raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"over {most} bytes")
+        piece = bytes(memoryview(self._buffer)[self._start : found])
+        self._start = found + len(mark)
+        return piece
+
+    def _receive(self) -> None:
+        if self._end == len(self._buffer):
+            self._buffer = self._buffer[self._start :] + bytes(_RECEIVE_BYTES)
+            self._end -= self._start
+            self._start = 0
+        count = self.sock.recv_into(memoryview(self._buffer)[self._end :])
+        if not count:
+            raise DisconnectedError
+        self._end += count
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        # A folded line has no name: RFC 9112, 5.2 has servers refuse it.
+        if not colon or not _TOKEN.fullmatch(name):
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "a header is malformed")
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
+    return headers
+
+
+def _framing(headers: Mapping[str, str]) -> tuple[int, bool]:
+    """The body's length, and whether it comes in chunks instead."""
+    coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+    if coding is not None:
+        # Both together is how requests are smuggled past a proxy that reads the other one: RFC 9112, 6.3.
+        if length is not None:
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "both a length and a transfer encoding")
+        if coding.lower() != "chunked":
+            raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "a transfer encoding other than chunked")
+        return 0, True
+    if length is None:
+        return 0, False
+    if not (length.isascii() and length.isdigit() and len(length) <= 15):
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "the length is no number")
+    return int(length), False

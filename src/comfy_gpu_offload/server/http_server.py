@@ -1,0 +1,259 @@
+"""A worker's HTTP server: a thread a connection, which reads the request, runs the model and sends the reply.
+
+An event loop would hand each call to another thread and back; for a call of half a megabyte that alone cost as
+much as the network (benchmarks/call_overhead.py). A worker serves a few clients with long-lived connections, for
+which threads are no burden.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from time import monotonic
+
+from ..io.buffers import Buffer
+from .http_request import BadRequestError, DisconnectedError, Request, Source
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A status and a body, sent from its buffers' own memory."""
+
+    status: int
+    buffers: Sequence[Buffer] = ()
+    media_type: str = "text/plain"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Application = Callable[[Request], Reply]
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """Seconds and counts.
+
+    Attributes:
+        idle_s: an unused connection is closed after that; longer than any load balancer's own, so that it is
+            never this side that closes one in use.
+        progress_s: the longest wait for the next bytes of a request, and for the client to take those of a reply.
+        handshake_s: for TLS.
+        linger_s: how long a refused request's remaining bytes are thrown away, so that its sender, who is still
+            sending, gets to read why.
+        connections: more than these at a time are refused.
+    """
+
+    idle_s: float = 650.0
+    progress_s: float = 60.0
+    handshake_s: float = 10.0
+    linger_s: float = 5.0
+    connections: int = 256
+
+
+_ACCEPT_S = 0.2
+_JOIN_BELOW_BYTES = 16 * 1024
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
+
+
+class HttpServer:
+    """Listens from the start; `close` ends it."""
+
+    def __init__(
+        self,
+        application: Application,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        """Listens on `host` and `port`; 0 for any free port.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        self._application = application
+        self._tls = tls
+        self._limits = limits or ServerLimits()
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._listener = socket.create_server((str(address[0]), port), family=family, backlog=128)
+        self._listener.settimeout(_ACCEPT_S)
+        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        self._stopping = False
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._idle: set[socket.socket] = set()
+        self._thread = threading.Thread(target=self._accept, name="comfy-gpu-offload-accept", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Takes no more connections, closes the idle ones, and waits for replies that are on their way."""
+        deadline = monotonic() + timeout_s
+        self._stopping = True
+        self._thread.join()
+        self._listener.close()
+        with self._lock:
+            for sock in self._idle:
+                _shut(sock)
+            threads = list(self._connections.values())
+        for thread in threads:
+            thread.join(max(0.0, deadline - monotonic()))
+        with self._lock:
+            left = list(self._connections)
+        for sock in left:
+            _shut(sock)
+
+    def _accept(self) -> None:
+        while not self._stopping:
+            try:
+                sock, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                logger.warning("a connection could not be taken: %s", type(error).__name__)
+                threading.Event().wait(_ACCEPT_S)  # out of file descriptors, most likely
+                continue
+            self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        thread = threading.Thread(
+            target=self._serve, args=(sock,), name="comfy-gpu-offload-connection", daemon=True
+        )
+        with self._lock:
+            room = len(self._connections) < self._limits.connections
+            if room:
+                self._connections[sock] = thread
+        if not room:
+            logger.warning("refused a connection: there are %d already", self._limits.connections)
+            sock.close()
+            return
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads
+            self._forget(sock)
+
+    def _forget(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._connections.pop(sock, None)
+            self._idle.discard(sock)
+        sock.close()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secured = self._secured(sock)
+            try:
+                self._converse(sock, secured)
+            finally:
+                secured.close()
+        except (OSError, DisconnectedError) as error:
+            logger.debug("a connection ended: %s", type(error).__name__)
+        except Exception:
+            logger.exception("a connection's thread failed")
+        finally:
+            self._forget(sock)
+
+    def _secured(self, sock: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return sock
+        sock.settimeout(self._limits.handshake_s)
+        # On a duplicate: wrapping takes the descriptor away from the socket that `close` knows.
+        return self._tls.wrap_socket(sock.dup(), server_side=True)
+
+    def _converse(self, known: socket.socket, sock: socket.socket) -> None:
+        source = Source(sock)
+        while not self._stopping:
+            request = self._next(known, source)
+            if request is None or not self._answer(sock, request):
+                return
+
+    def _next(self, known: socket.socket, source: Source) -> Request | None:
+        sock = source.sock
+        sock.settimeout(self._limits.idle_s)
+        with self._lock:
+            self._idle.add(known)
+        try:
+            request = source.request()
+        except TimeoutError:
+            return None
+        except BadRequestError as error:
+            sock.settimeout(self._limits.progress_s)
+            _send(sock, _refusal(error), keep_alive=False)
+            self._linger(sock)
+            return None
+        finally:
+            with self._lock:
+                self._idle.discard(known)
+        sock.settimeout(self._limits.progress_s)
+        return request
+
+    def _answer(self, sock: socket.socket, request: Request) -> bool:
+        """Whether the connection can be used again."""
+        try:
+            reply = self._application(request)
+        except BadRequestError as error:
+            reply = _refusal(error)
+        keep_alive = request.keep_alive and request.body.ended and not self._stopping
+        _send(sock, reply, keep_alive=keep_alive, head_only=request.method == "HEAD")
+        if not request.body.ended:
+            self._linger(sock)
+        return keep_alive
+
+    def _linger(self, sock: socket.socket) -> None:
+        """Closing with bytes unread resets the connection, and the sender would never read the reply."""
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+            sock.settimeout(self._limits.linger_s)
+            deadline = monotonic() + self._limits.linger_s
+            waste = bytearray(256 * 1024)
+            while monotonic() < deadline and sock.recv_into(waste):
+                pass
+
+
+def _refusal(error: BadRequestError) -> Reply:
+    return Reply(error.status, (f"{error}\n".encode("ascii", "replace"),))
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _send(sock: socket.socket, reply: Reply, *, keep_alive: bool, head_only: bool = False) -> None:
+    lines = [f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}"]
+    if reply.status != HTTPStatus.NO_CONTENT:
+        lines.append(f"Content-Type: {reply.media_type}")
+        lines.append(f"Content-Length: {sum(len(buffer) for buffer in reply.buffers)}")
+    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+    if not keep_alive:
+        lines.append("Connection: close")
+    head = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+    send_all(sock, [head] if head_only else [head, *reply.buffers])
+
+
+def send_all(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
+    """Sends all buffers; small neighbours leave in one piece, large ones from their own memory."""
+    small = bytearray()
+    for buffer in buffers:
+        if len(buffer) < _JOIN_BELOW_BYTES:
+            small += buffer
+            continue
+        _send_pair(sock, small, memoryview(buffer))
+        small = bytearray()
+    if small:
+        sock.sendall(small)
+
+
+def _send_pair(sock: socket.socket, head: bytearray, body: memoryview) -> None:
+    sent = 0
+    if head and hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket):
+        sent = sock.sendmsg([head, body])
+    if sent < len(head):
+        sock.sendall(memoryview(head)[sent:])
+    sock.sendall(body[max(0, sent - len(head)) :])
