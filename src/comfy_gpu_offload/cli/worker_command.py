@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..io.frame import FrameLimits
 from ..server.app import WorkerState
 from ..server.backends.base import Backend
+from ..server.backends.factory import BackendOptions, make_backend
 from ..server.handler import HandlerOptions
 from ..server.serve import ServeOptions, serve_until_signalled
 from .comfyui_python import enter_comfyui
@@ -64,15 +65,25 @@ def run(options: argparse.Namespace) -> int:
         announce=lambda address: print(f"listening on {address}", flush=True),
         tls=_tls(options),
     )
-    state = WorkerState(limits, settings.token)
+    backend = _backend(options, settings)
+    serve_process(WorkerState(limits, settings.token), lambda: make_backend(backend), serving)
+    return 0
+
+
+def serve_process(state: WorkerState, make: Callable[[], Backend], serving: ServeOptions) -> None:
+    """`serve_until_signalled`, as all that this process does.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+        Whatever `make` raises.
+    """
     try:
-        asyncio.run(serve_until_signalled(state, _maker(options, settings), serving))
+        asyncio.run(serve_until_signalled(state, make, serving))
     except OSError as error:
-        raise ConfigError(f"Cannot listen on {options.host}:{options.port}: {error.strerror}") from error
+        raise ConfigError(f"Cannot listen on {serving.host}:{serving.port}: {error.strerror}") from error
     sys.stdout.flush()
     if state.handler is None:
         os._exit(0)  # stopped while loading: a thread is inside a library and would be waited for
-    return 0
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> None:
@@ -102,29 +113,12 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def _maker(options: argparse.Namespace, settings: Settings) -> Callable[[], Backend]:
-    """What makes the backend; each is imported only where it is wanted."""
-    if options.backend == "comfyui":
-
-        def comfyui() -> Backend:
-            from ..server.backends.comfyui import ComfyUIBackend  # noqa: PLC0415
-
-            return ComfyUIBackend(
-                options.comfyui,
-                models_dir=options.models,
-                extra_model_paths=tuple(options.extra_model_paths_config),
-                cpu=options.cpu,
-                model_bytes=settings.model_bytes,
-            )
-
-        return comfyui
-
-    def diffusers() -> Backend:
-        import torch  # noqa: PLC0415
-
-        from ..server.backends.diffusers import DiffusersBackend  # noqa: PLC0415
-
-        device = torch.device("cpu") if options.cpu else None
-        return DiffusersBackend(options.models, device=device, model_bytes=settings.model_bytes)
-
-    return diffusers
+def _backend(options: argparse.Namespace, settings: Settings) -> BackendOptions:
+    return BackendOptions(
+        name=options.backend,
+        comfyui=options.comfyui,
+        models=options.models,
+        extra_model_paths=tuple(options.extra_model_paths_config),
+        cpu=options.cpu,
+        model_bytes=settings.model_bytes,
+    )

@@ -1,0 +1,162 @@
+"""A queue endpoint's jobs: JSON in, JSON out, a frame in each. Knows nothing of RunPod's SDK.
+
+input   {"frame": "<base64 of one frame>"}
+output  {"frame": "<base64 of the reply>"}
+error   {"error": "<JSON: code, message, retryable, frame>"}   a text, as RunPod shows it to users
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+from concurrent.futures import Future
+
+from comfy_gpu_offload.errors import OffloadError
+from comfy_gpu_offload.io.frame import EncodedFrame
+from comfy_gpu_offload.protocol.envelope import open_frame, seal
+from comfy_gpu_offload.protocol.messages import Cancel, Fault, FaultCode
+from comfy_gpu_offload.server.faults import RefusedError, fault_of
+from comfy_gpu_offload.server.handler import Handler
+
+from .settings import JOB_OUTPUT_BYTES
+
+logger = logging.getLogger(__name__)
+
+JobOutput = dict[str, str]
+
+# What /runsync takes, the more generous of the two routes: nothing larger is a job that RunPod delivered.
+_INPUT_BYTES = 20 * 1024**2
+# {"frame": ""}, as the SDK writes it.
+_OUTPUT_AROUND_BYTES = len(json.dumps({"frame": ""}))
+
+
+class QueueJobs:
+    """Answers jobs with a handler.
+
+    Args:
+        handler: runs the calls, one at a time.
+        output_bytes: the largest output, encoded; RunPod loses a larger one.
+    """
+
+    def __init__(self, handler: Handler, output_bytes: int = JOB_OUTPUT_BYTES) -> None:
+        self._handler = handler
+        self._output_bytes = output_bytes
+        self._endings: set[asyncio.Task[None]] = set()
+
+    async def answer(self, job_input: object) -> JobOutput:
+        """The output of the job with this input. What goes wrong is part of it, as `error`.
+
+        Raises:
+            asyncio.CancelledError: RunPod cancelled the job or its time ran out; the model's call is ended too.
+        """
+        try:
+            reply = await self._reply(_frame_of(job_input))
+            return self._output(reply)
+        except Exception as error:  # the SDK would log an exception's text, and show it to the user
+            fault = fault_of(error)
+            logger.info("a job ended with the fault %s", fault.code.value)
+            return _error(fault, seal(fault))
+
+    async def _reply(self, frame: bytes) -> EncodedFrame:
+        # On a thread: reading a large frame takes time that the event loop has better use for.
+        submitting = asyncio.ensure_future(asyncio.to_thread(self._handler.submit, frame))
+        try:
+            # Shielded, because a future that was cancelled would say nothing of the call that goes on behind it.
+            reply = await asyncio.shield(submitting)
+            return await asyncio.shield(asyncio.wrap_future(reply))
+        except asyncio.CancelledError:
+            ending = asyncio.ensure_future(self._end(submitting, frame))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
+            raise
+
+    async def _end(self, submitting: asyncio.Future[Future[EncodedFrame]], frame: bytes) -> None:
+        """Ends the call that `frame` asked for: out of the queue, or at the model's next block."""
+        await submitting  # before that, there is nothing to cancel yet
+        request = await asyncio.to_thread(_request_of, frame)
+        if request is not None:
+            cancel = seal(Cancel(request=request)).joined()
+            await asyncio.wrap_future(await asyncio.to_thread(self._handler.submit, cancel))
+
+    def _output(self, reply: EncodedFrame) -> JobOutput:
+        fault = _fault_in(reply)
+        if fault is not None:
+            return _error(fault, reply)
+        size = _encoded_bytes(reply.size_bytes) + _OUTPUT_AROUND_BYTES
+        if size > self._output_bytes:
+            raise _too_large(
+                f"The reply takes {size / 1e6:.1f} MB as a queue job's output; {self._output_bytes / 1e6:.1f} MB "
+                "arrive whole. Let the whole loop run on the worker (Remote Sampler, offload: whole loop), or use "
+                "a load-balancing endpoint."
+            )
+        return {"frame": _text(reply)}
+
+
+def _frame_of(job_input: object) -> bytes:
+    """The frame in a job's input.
+
+    Raises:
+        RefusedError: it is not of the form.
+    """
+    if not isinstance(job_input, dict) or job_input.keys() != {"frame"}:
+        raise _bad('A job\'s input is {"frame": "<base64 of one frame>"} and nothing else.')
+    text = job_input["frame"]
+    if not isinstance(text, str):
+        raise _bad("The input's frame is not a text.")
+    if len(text) > _INPUT_BYTES:
+        raise _too_large(
+            f"The input's frame takes {len(text) / 1e6:.1f} MB, more than a job can have: use a load-balancing "
+            "endpoint."
+        )
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _bad("The input's frame is not base64.") from error
+
+
+def _request_of(frame: bytes) -> str | None:
+    """The name of the call that the frame asks for, if it is one."""
+    try:
+        message = open_frame(frame).message
+    except OffloadError:
+        return None
+    request = getattr(message, "request", None)
+    return request if isinstance(request, str) and not isinstance(message, Cancel) else None
+
+
+def _fault_in(reply: EncodedFrame) -> Fault | None:
+    # A fault carries no tensors, so it is one small buffer.
+    if len(reply.buffers) > 1:
+        return None
+    message = open_frame(reply.buffers[0]).message
+    return message if isinstance(message, Fault) else None
+
+
+def _error(fault: Fault, frame: EncodedFrame) -> JobOutput:
+    fields = {
+        "code": fault.code.value,
+        "message": fault.message,
+        "retryable": fault.retryable,
+        "frame": _text(frame),
+    }
+    return {"error": json.dumps(fields)}
+
+
+def _text(frame: EncodedFrame) -> str:
+    return base64.b64encode(frame.joined()).decode("ascii")
+
+
+def _encoded_bytes(size_bytes: int) -> int:
+    return (size_bytes + 2) // 3 * 4
+
+
+def _bad(message: str) -> RefusedError:
+    return RefusedError(Fault(code=FaultCode.BAD_MESSAGE, message=message))
+
+
+def _too_large(message: str) -> RefusedError:
+    return RefusedError(Fault(code=FaultCode.TOO_LARGE, message=message))

@@ -1,0 +1,56 @@
+"""What both ways of serving start with: log, settings, backend."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from comfy_gpu_offload.config.settings import PREFIX, Settings
+from comfy_gpu_offload.errors import ConfigError, OffloadError
+from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.protocol.messages import ModelRef
+from comfy_gpu_offload.server.backends.base import Backend, BackendError
+from comfy_gpu_offload.server.backends.factory import BackendOptions, make_backend
+from comfy_gpu_offload.server.handler import HandlerOptions
+
+from .settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def exit_status(run: Callable[[], None]) -> int:
+    """Sets up the log and runs; 0, 1 for a failure, 2 for a wrong setting, as the command line has it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        run()
+    except OffloadError as error:
+        print(f"comfy-gpu-offload: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def handler_options(settings: Settings) -> HandlerOptions:
+    """The handler's limits."""
+    limits = FrameLimits(frame_bytes=settings.frame_bytes)
+    return HandlerOptions(limits=limits, store_bytes=settings.store_bytes)
+
+
+def ready_backend(worker: WorkerSettings, settings: Settings) -> Backend:
+    """The backend, with the model to preload in memory.
+
+    Raises:
+        ConfigError: ComfyUI does not start, or the model to preload cannot be loaded.
+    """
+    backend = make_backend(
+        BackendOptions(
+            name=worker.backend, comfyui=worker.comfyui, models=worker.models, model_bytes=settings.model_bytes
+        )
+    )
+    if worker.preload is not None:
+        logger.info("loading %s", worker.preload)
+        try:
+            backend.describe(ModelRef(name=worker.preload))
+        except BackendError as error:
+            raise ConfigError(f"{PREFIX}PRELOAD={worker.preload}: {error}") from error
+    return backend
