@@ -238,7 +238,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("bad_section", build([row()], section([1]))),
     ("bad_section", build([row()], section(b'{"x":1,"x":2}'))),
     ("bad_section", build([row()], section({"x": 1}))),
-    ("bad_section", build([row()], section({"x": ENTRY | {"data_offsets": [0, 5]}}, b"abcd"))),
+    ("bad_section", build([row()], section({"x": ENTRY | {"shape": [5], "data_offsets": [0, 5]}}, b"abcd"))),
     ("bad_section", build([row()], section({"x": ENTRY | {"data_offsets": [3, 2]}}, b"abcd"))),
     ("bad_section", build([row()], section({"x": ENTRY | {"data_offsets": [0, 4, 4]}}, b"abcd"))),
     ("bad_section", build([row()], section({"x": ENTRY}, b"abcdefgh"))),

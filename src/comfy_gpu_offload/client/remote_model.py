@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from time import perf_counter
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from ..io.buffers import aligned
-from ..io.tree import Record, Tree, first_tensor, map_tensors
+from ..io.tree import Record, Tree, first_tensor
 from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
 from .timings import CallTimings
@@ -30,7 +27,9 @@ class Caller(Protocol):
         fingerprint: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        *,
         check: Check | None = None,
+        device: torch.device | None = None,
     ) -> tuple[Tree, CallTimings]:
         """See `Session.forward`."""
 
@@ -68,15 +67,13 @@ class RemoteModel(nn.Module):
             TransportError: the worker cannot be reached.
             WorkerFaultError: the worker refused, or the model failed.
         """
-        value, timings = self._caller.forward(
-            self.description.ref, self.description.fingerprint, args, kwargs, self._check
-        )
-        started = perf_counter()
         first = first_tensor(args)
         first = first if first is not None else first_tensor(kwargs)
         device = self.device if first is None else first.device
-        value = map_tensors(value, lambda tensor: aligned(tensor.to(device)))
-        self.timings.append(replace(timings, decode_s=timings.decode_s + perf_counter() - started))
+        value, timings = self._caller.forward(
+            self.description.ref, self.description.fingerprint, args, kwargs, check=self._check, device=device
+        )
+        self.timings.append(timings)
         self.calls += 1
         return value
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,8 +21,9 @@ from ..errors import (
     UnsupportedValueError,
 )
 from ..io import codecs
+from ..io.buffers import aligned
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits
-from ..io.tree import PackedTree, Tree, pack_call
+from ..io.tree import PackedTree, Tree, map_tensors, pack_call
 from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
 from ..protocol.messages import (
     Cancel,
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 # A fault that lists missing tensors is answered with them; a worker that still lacks them has no room.
 _MAX_RESENDS = 3
+_CPU = torch.device("cpu")
 _CANCEL_TIMEOUTS = Timeouts(connect_s=2.0, exchange_s=5.0)
 
 
@@ -81,7 +83,7 @@ class Session:
         """
         self._transport = transport
         self._options = options or SessionOptions()
-        self.client = uuid.uuid4().hex
+        self.client = secrets.token_hex(16)
         self.welcome, _ = self._hello(None, self._options.call, None)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
         warn_of_skew(self.welcome, self._options.comfyui)
@@ -137,9 +139,11 @@ class Session:
         fingerprint: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        *,
         check: Check | None = None,
+        device: torch.device | None = None,
     ) -> tuple[Tree, CallTimings]:
-        """One forward call; the result's tensors are on the CPU.
+        """One forward call; the result's tensors are on `device`, or on the CPU.
 
         A call that the connection lost is sent again under its own name, so it is computed once where the
         worker still knows it, and again where the worker was restarted.
@@ -153,14 +157,14 @@ class Session:
         packed = pack_call(args, kwargs)
         _refuse_gradients(packed)
         message = Forward(
-            request=uuid.uuid4().hex,
+            request=secrets.token_hex(16),
             client=self.client,
             model=ref,
             fingerprint=fingerprint,
             reply_codec=self._options.codec.name,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = _Call(message, packed, host, pack_s=perf_counter() - started)
+        call = _Call(message, packed, host, device or _CPU, pack_s=perf_counter() - started)
         try:
             return self._complete(call, check)
         except BaseException as error:
@@ -213,7 +217,7 @@ class Session:
             return envelope.message
         result = expect(envelope.message, Result)
         self._recurrence.delivered(result.instance, parts)
-        value = envelope.unpack()
+        value = map_tensors(envelope.unpack(), lambda tensor: aligned(tensor.to(call.device)))
         timings = call.finish(result, len(reply), perf_counter() - t3)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("forward %s: %s", call.message.model.name, timings.summary())
@@ -247,6 +251,7 @@ class _Call:
     message: Forward
     packed: PackedTree
     host: tuple[torch.Tensor, ...]
+    device: torch.device
     pack_s: float
     encode_s: float = 0.0
     exchange_s: float = 0.0

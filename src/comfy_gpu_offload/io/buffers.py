@@ -20,8 +20,9 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     A contiguous CPU tensor is not copied: the view shares its memory and keeps it alive. Any other is copied
     once, by the move to the CPU or by becoming contiguous.
     """
-    plain = tensor.detach().resolve_conj().resolve_neg()
-    flat = plain.to(device="cpu").contiguous().reshape(-1)
+    if tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg() or not tensor.is_contiguous():
+        tensor = tensor.detach().resolve_conj().resolve_neg().to(device="cpu").contiguous()
+    flat = tensor.detach().reshape(-1)
     if flat.stride(0) != 1:  # a single element that was expanded or sliced counts as contiguous all the same
         flat = flat.as_strided((flat.numel(),), (1,))
     return _view(flat)

@@ -14,7 +14,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import torch
@@ -48,8 +48,7 @@ class FrameLimits:
 DEFAULT_LIMITS = FrameLimits()
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A tensor on its way into a frame.
 
     Attributes:
@@ -65,8 +64,7 @@ class Part:
     held: bool = False
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(NamedTuple):
     """A tensor out of a frame; `tensor` is None when only its digest travelled."""
 
     name: str
@@ -115,10 +113,11 @@ def encode(
             payloads.append(payload)
     header = msgpack.packb({"message": dict(message), "tree": skeleton, "tensors": table})
     index, data = layout(payloads, PRELUDE.size + len(header), ALIGNMENT)
-    checksum = _checksum([header, index, *data])
+    head = header + index
+    checksum = _checksum([head, *data])
     section_bytes = len(index) + sum(len(buffer) for buffer in data)
     prelude = PRELUDE.pack(MAGIC, VERSION, 0, len(header), section_bytes, checksum)
-    return EncodedFrame((prelude + header + index, *data))
+    return EncodedFrame((prelude + head, *data))
 
 
 def _encode_part(part: Part, codec: codecs.Codec) -> tuple[dict[str, Any], Entry | None]:
@@ -239,8 +238,7 @@ def _refuse_extension(code: int, data: bytes) -> Any:
     raise ValueError(f"extension type {code}")
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int, ...]

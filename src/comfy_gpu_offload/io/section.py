@@ -10,18 +10,21 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from ..errors import FrameError
 from .buffers import Buffer
 from .dtypes import DTYPES, stored_shape
 
 _LENGTH = struct.Struct("<Q")
+# The frames of one sampling run have the same index, byte for byte: it is made and checked once. Longer ones, and
+# more of them, are not kept.
+_KEPT = 64
+_KEPT_BYTES = 16 * 1024
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One stored tensor: `shape` in torch's terms, `data` its bytes."""
 
     name: str
@@ -39,17 +42,22 @@ def layout(entries: Sequence[Entry], offset: int, alignment: int) -> tuple[bytes
     if not entries:
         return b"", []
     ordered = sorted(entries, key=lambda entry: -DTYPES[entry.dtype].itemsize)
-    index: dict[str, Any] = {}
-    position = 0
-    for entry in ordered:
-        end = position + len(entry.data)
-        shape = stored_shape(entry.dtype, entry.shape)
-        index[entry.name] = {"dtype": entry.dtype, "shape": shape, "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(index, separators=(",", ":")).encode()
+    rows = tuple((entry.name, entry.dtype, entry.shape, len(entry.data)) for entry in ordered)
+    text = _index_text(rows) if len(rows) <= _KEPT else _index_text.__wrapped__(rows)
     padding = -(offset + _LENGTH.size + len(text)) % alignment
     head = _LENGTH.pack(len(text) + padding) + text + b" " * padding
     return head, [entry.data for entry in ordered if len(entry.data)]
+
+
+@lru_cache(maxsize=_KEPT)
+def _index_text(rows: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> bytes:
+    index: dict[str, Any] = {}
+    position = 0
+    for name, dtype, shape, size in rows:
+        end = position + size
+        index[name] = {"dtype": dtype, "shape": stored_shape(dtype, shape), "data_offsets": [position, end]}
+        position = end
+    return json.dumps(index, separators=(",", ":")).encode()
 
 
 def read_section(view: memoryview, max_header_bytes: int, max_rank: int) -> dict[str, Entry]:
@@ -66,10 +74,28 @@ def read_section(view: memoryview, max_header_bytes: int, max_rank: int) -> dict
     if length > max_header_bytes:
         raise FrameError("header_too_large", f"the section's {length} bytes, over the {max_header_bytes} allowed")
     data = view[_LENGTH.size + length :]
-    index = _read_index(bytes(view[_LENGTH.size : _LENGTH.size + length]))
-    entries = {name: _read_entry(name, stated, data, max_rank) for name, stated in index.items()}
-    _check_no_holes(index, len(data))
-    return entries
+    text = bytes(view[_LENGTH.size : _LENGTH.size + length])
+    places = (_read_places if length <= _KEPT_BYTES else _read_places.__wrapped__)(text, max_rank)
+    total = max((place.end for place in places), default=0)
+    if total != len(data):
+        raise FrameError("bad_section", f"its tensors take {total} bytes, and {len(data)} are there")
+    return {place.name: Entry(*place[:3], data[place.begin : place.end]) for place in places}
+
+
+class _Place(NamedTuple):
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_places(text: bytes, max_rank: int) -> tuple[_Place, ...]:
+    """Where each tensor lies, checked for all that can be wrong without the data."""
+    places = tuple(_read_place(name, stated, max_rank) for name, stated in _read_index(text).items())
+    _check_no_holes(places)
+    return places
 
 
 def _read_index(text: bytes) -> dict[str, dict[str, Any]]:
@@ -89,7 +115,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _read_entry(name: str, stated: Any, data: memoryview, max_rank: int) -> Entry:
+def _read_place(name: str, stated: Any, max_rank: int) -> _Place:
     if not isinstance(stated, dict) or set(stated) != {"dtype", "shape", "data_offsets"}:
         raise FrameError("bad_section", f"{name!r:.80} is not described by dtype, shape and offsets")
     dtype, shape, offsets = stated["dtype"], stated["shape"], stated["data_offsets"]
@@ -98,13 +124,13 @@ def _read_entry(name: str, stated: Any, data: memoryview, max_rank: int) -> Entr
     if not _are_sizes(shape, max_rank) or not _are_sizes(offsets, 2) or len(offsets) != 2:
         raise FrameError("bad_section", f"{name!r:.80} has a shape or offsets that are no sizes")
     begin, end = offsets
-    if not begin <= end <= len(data):
-        raise FrameError("bad_section", f"{name!r:.80} claims bytes {begin} to {end} of {len(data)}")
+    if not begin <= end:
+        raise FrameError("bad_section", f"{name!r:.80} claims bytes {begin} to {end}")
     true_shape = _torch_shape(dtype, shape)
     fills = math.prod(true_shape) * DTYPES[dtype].itemsize == end - begin
     if not fills or stored_shape(dtype, true_shape) != shape:
         raise FrameError("shape_mismatch", f"{name!r:.80}: {dtype} {shape!r:.80} does not fill {end - begin} bytes")
-    return Entry(name, dtype, true_shape, data[begin:end])
+    return _Place(name, dtype, true_shape, begin, end)
 
 
 def _are_sizes(values: Any, most: int) -> bool:
@@ -120,11 +146,9 @@ def _torch_shape(dtype: str, shape: list[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _check_no_holes(index: dict[str, dict[str, Any]], data_bytes: int) -> None:
+def _check_no_holes(places: tuple[_Place, ...]) -> None:
     position = 0
-    for begin, end in sorted(stated["data_offsets"] for stated in index.values()):
+    for begin, end in sorted((place.begin, place.end) for place in places):
         if begin != position:
             raise FrameError("bad_section", f"its data has a hole or an overlap at byte {position}")
         position = end
-    if position != data_bytes:
-        raise FrameError("bad_section", f"{data_bytes - position} bytes of its data belong to no tensor")

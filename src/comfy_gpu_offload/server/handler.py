@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class Handler:
 
     def __init__(self, backend: Backend, options: HandlerOptions | None = None) -> None:
         self.options = options or HandlerOptions()
-        self.instance = uuid.uuid4().hex
+        self.instance = secrets.token_hex(16)
         self._backend = backend
         self._executor = Executor(backend.clear_interrupt)
         self._store = BlobStore(self.options.store_bytes)
@@ -127,7 +127,7 @@ class Handler:
             described = self._backend.describe(ref)
             return seal(self._welcome(described), tree.pack(described.details, "details"))
 
-        turn = self._executor.enter(hello.client, uuid.uuid4().hex)
+        turn = self._executor.enter(hello.client, secrets.token_hex(16))
         return lambda: self._run(turn, describe)
 
     def _welcome(self, described: Described | None) -> Welcome:
@@ -157,7 +157,10 @@ class Handler:
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
             done = self._backend.forward(message.model, message.fingerprint, args, kwargs)
-            return self._result(message, codec, done, WorkerTimings(decode_s=decode_s, queue_s=queue_s))
+            timings = WorkerTimings(
+                decode_s=decode_s, queue_s=queue_s, load_s=done.load_s, compute_s=done.compute_s
+            )
+            return self._result(message, codec, done, timings)
 
         reply, first = self._replies.claim(message.request)
         if not first:
@@ -189,7 +192,6 @@ class Handler:
     def _result(
         self, message: Forward, codec: codecs.Codec, done: Computed, timings: WorkerTimings
     ) -> EncodedFrame:
-        timings = timings.model_copy(update={"load_s": done.load_s, "compute_s": done.compute_s})
         result = Result(request=message.request, instance=self.instance, timings=timings)
         frame = seal(result, tree.pack(done.result, "result"), codec)
         logger.debug(

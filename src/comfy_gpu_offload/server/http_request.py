@@ -109,6 +109,8 @@ class Source:
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._start = 0
         self._end = 0
+        # The calls of one run have the same head, byte for byte.
+        self._last: tuple[bytes, _Head] | None = None
 
     def request(self) -> Request | None:
         """The next request's head, or None when the client closed the connection before one began.
@@ -120,30 +122,18 @@ class Source:
         """
         if not self._has_begun():
             return None
-        head = self._until(b"\r\n\r\n", _MAX_HEAD_BYTES)
-        try:
-            return self._parsed(head.decode("ascii"))
-        except UnicodeDecodeError:
-            raise BadRequestError(HTTPStatus.BAD_REQUEST, "the head is not ASCII") from None
+        text = self._until(b"\r\n\r\n", _MAX_HEAD_BYTES)
+        if self._last is None or self._last[0] != text:
+            self._last = text, _parsed(text)
+        head = self._last[1]
+        body = Body(self, head.length, expected=head.expects_continue)
+        return Request(head.method, head.path, head.headers, body, head.keep_alive)
 
     def _has_begun(self) -> bool:
         if self._start == self._end:
             self._start = self._end = 0
             self._end = self.sock.recv_into(self._buffer)
         return self._end > 0
-
-    def _parsed(self, head: str) -> Request:
-        lines = head.split("\r\n")
-        match = _REQUEST_LINE.fullmatch(lines[0])
-        if match is None:
-            raise BadRequestError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request line")
-        headers = _headers(lines[1:])
-        length, chunked = _framing(headers)
-        options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
-        expected = headers.get("expect", "").lower() == "100-continue"
-        body = Body(self, None if chunked else length, expected=expected)
-        keep_alive = match[3] == "1" and "close" not in options
-        return Request(match[1], match[2].partition("?")[0], headers, body, keep_alive)
 
     def receive_into(self, view: memoryview) -> int:
         """At least one byte, at most `len(view)`.
@@ -186,6 +176,31 @@ class Source:
         self._end += count
 
 
+@dataclass(frozen=True)
+class _Head:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    length: int | None
+    keep_alive: bool
+    expects_continue: bool
+
+
+def _parsed(head: bytes) -> _Head:
+    try:
+        lines = head.decode("ascii").split("\r\n")
+    except UnicodeDecodeError:
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "the head is not ASCII") from None
+    match = _REQUEST_LINE.fullmatch(lines[0])
+    if match is None:
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request line")
+    headers = _headers(lines[1:])
+    options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
+    keep_alive = match[3] == "1" and "close" not in options
+    expects_continue = headers.get("expect", "").lower() == "100-continue"
+    return _Head(match[1], match[2].partition("?")[0], headers, _length(headers), keep_alive, expects_continue)
+
+
 def _headers(lines: list[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in lines:
@@ -198,8 +213,8 @@ def _headers(lines: list[str]) -> dict[str, str]:
     return headers
 
 
-def _framing(headers: Mapping[str, str]) -> tuple[int, bool]:
-    """The body's length, and whether it comes in chunks instead."""
+def _length(headers: Mapping[str, str]) -> int | None:
+    """The body's length in bytes, or None where it comes in chunks."""
     coding, length = headers.get("transfer-encoding"), headers.get("content-length")
     if coding is not None:
         # Both together is how requests are smuggled past a proxy that reads the other one: RFC 9112, 6.3.
@@ -207,9 +222,9 @@ def _framing(headers: Mapping[str, str]) -> tuple[int, bool]:
             raise BadRequestError(HTTPStatus.BAD_REQUEST, "both a length and a transfer encoding")
         if coding.lower() != "chunked":
             raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "a transfer encoding other than chunked")
-        return 0, True
+        return None
     if length is None:
-        return 0, False
+        return 0
     if not (length.isascii() and length.isdigit() and len(length) <= 15):
         raise BadRequestError(HTTPStatus.BAD_REQUEST, "the length is no number")
-    return int(length), False
+    return int(length)

@@ -6,7 +6,9 @@ needed here is the status, three headers and the body.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..errors import ConnectionLostError
 from ..io.buffers import allocate
@@ -45,9 +47,10 @@ def read_response(polled: PolledSocket, max_body_bytes: int) -> Response:
         body = reader.body(_length(headers["content-length"]))
     else:
         body = reader.body_to_end()
-        headers["connection"] = "close"
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    kept_alive = headers.get("connection", "").lower() != "close" and not reader.has_surplus
+    kept_alive = (
+        headers.get("connection", "").lower() != "close" and not reader.has_ended and not reader.has_surplus
+    )
     return Response(status, media_type, body, kept_alive)
 
 
@@ -66,26 +69,18 @@ class _Reader:
         self._buffer = bytearray(_FIRST_HEAD_BYTES)
         self._start = 0
         self._end = 0
+        self.has_ended = False
 
     @property
     def has_surplus(self) -> bool:
         return self._start < self._end
 
-    def head(self) -> tuple[int, dict[str, str]]:
+    def head(self) -> tuple[int, Mapping[str, str]]:
         """Status and headers, names in lower case; of interim (1xx) responses only the final one's."""
         while True:
-            lines = self._until(_HEAD_END).decode("latin-1").split("\r\n")
-            version, _, rest = lines[0].partition(" ")
-            if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
-                raise ConnectionLostError("the reply is not HTTP/1.1")
-            status = int(rest[:3])
+            status, headers = _parsed(self._until(_HEAD_END))
             if status >= 200:
-                break
-        pairs = (line.partition(":") for line in lines[1:])
-        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        if version == "HTTP/1.0":
-            headers.setdefault("connection", "close")
-        return status, headers
+                return status, headers
 
     def body(self, size: int) -> memoryview:
         if size > self._max_body_bytes:
@@ -115,6 +110,7 @@ class _Reader:
     def body_to_end(self) -> memoryview:
         whole = bytearray(memoryview(self._buffer)[self._start : self._end])
         self._start = self._end
+        self.has_ended = True
         view = memoryview(self._buffer)
         while count := self._polled.receive_into(view):
             whole += view[:count]
@@ -151,3 +147,16 @@ class _Reader:
         if not count:
             raise ConnectionLostError("the connection was closed before a reply came")
         self._end += count
+
+
+@lru_cache(maxsize=32)  # the replies of one run have the same head, byte for byte
+def _parsed(head: bytes) -> tuple[int, Mapping[str, str]]:
+    lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = lines[0].partition(" ")
+    if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        raise ConnectionLostError("the reply is not HTTP/1.1")
+    pairs = (line.partition(":") for line in lines[1:])
+    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if version == "HTTP/1.0":
+        headers.setdefault("connection", "close")
+    return int(rest[:3]), headers
