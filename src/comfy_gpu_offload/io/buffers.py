@@ -22,7 +22,7 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """
     if tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg() or not tensor.is_contiguous():
         tensor = tensor.detach().resolve_conj().resolve_neg().to(device="cpu").contiguous()
-    flat = tensor.detach().reshape(-1)
+    flat = tensor.detach().view(-1)
     if flat.stride(0) != 1:  # a single element that was expanded or sliced counts as contiguous all the same
         flat = flat.as_strided((flat.numel(),), (1,))
     return _view(flat)
@@ -33,7 +33,7 @@ def tensor_from(buffer: memoryview, dtype: torch.dtype, shape: Sequence[int]) ->
     count = math.prod(shape)
     if count == 0:
         return torch.empty(tuple(shape), dtype=dtype)
-    return torch.frombuffer(buffer, dtype=dtype, count=count).reshape(tuple(shape))
+    return torch.frombuffer(buffer, dtype=dtype, count=count).view(tuple(shape))
 
 
 def allocate(size_bytes: int) -> memoryview:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from time import monotonic
 
 _MAX_HEAD_BYTES = 64 * 1024
 _RECEIVE_BYTES = 16 * 1024
@@ -112,28 +113,37 @@ class Source:
         # The calls of one run have the same head, byte for byte.
         self._last: tuple[bytes, _Head] | None = None
 
-    def request(self) -> Request | None:
-        """The next request's head, or None when the client closed the connection before one began.
+    def wait(self, idle_s: float) -> bool:
+        """Waits for a request to begin; False when the client closed the connection, or `idle_s` are over.
+
+        In slices of the socket's own timeout, which setting anew would cost a system call a request.
+        """
+        if self._start < self._end:
+            return True
+        self._start = self._end = 0
+        deadline = monotonic() + idle_s
+        while True:
+            try:
+                self._end = self.sock.recv_into(self._buffer)
+            except TimeoutError:
+                if monotonic() < deadline:
+                    continue
+            return self._end > 0
+
+    def request(self) -> Request:
+        """The next request's head, once one has begun.
 
         Raises:
             BadRequestError: no request, or one with a head of over 64 KB.
             DisconnectedError: it ended in the middle of a head.
             OSError: as sockets do, TimeoutError among them.
         """
-        if not self._has_begun():
-            return None
         text = self._until(b"\r\n\r\n", _MAX_HEAD_BYTES)
         if self._last is None or self._last[0] != text:
             self._last = text, _parsed(text)
         head = self._last[1]
         body = Body(self, head.length, expected=head.expects_continue)
         return Request(head.method, head.path, head.headers, body, head.keep_alive)
-
-    def _has_begun(self) -> bool:
-        if self._start == self._end:
-            self._start = self._end = 0
-            self._end = self.sock.recv_into(self._buffer)
-        return self._end > 0
 
     def receive_into(self, view: memoryview) -> int:
         """At least one byte, at most `len(view)`.

@@ -168,30 +168,26 @@ class HttpServer:
 
     def _converse(self, known: socket.socket, sock: socket.socket) -> None:
         source = Source(sock)
+        sock.settimeout(self._limits.progress_s)
         while not self._stopping:
             request = self._next(known, source)
             if request is None or not self._answer(sock, request):
                 return
 
     def _next(self, known: socket.socket, source: Source) -> Request | None:
-        sock = source.sock
-        sock.settimeout(self._limits.idle_s)
         with self._lock:
             self._idle.add(known)
         try:
-            request = source.request()
-        except TimeoutError:
-            return None
-        except BadRequestError as error:
-            sock.settimeout(self._limits.progress_s)
-            _send(sock, _refusal(error), keep_alive=False)
-            self._linger(sock)
-            return None
+            begun = source.wait(self._limits.idle_s)
         finally:
             with self._lock:
                 self._idle.discard(known)
-        sock.settimeout(self._limits.progress_s)
-        return request
+        try:
+            return source.request() if begun else None
+        except BadRequestError as error:
+            _send(source.sock, _refusal(error), keep_alive=False)
+            self._linger(source.sock)
+            return None
 
     def _answer(self, sock: socket.socket, request: Request) -> bool:
         """Whether the connection can be used again."""

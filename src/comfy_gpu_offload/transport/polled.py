@@ -31,7 +31,8 @@ class PolledSocket:
         self._sock = sock
         self._deadline = deadline
         self._check = check
-        sock.settimeout(CHECK_INTERVAL_S)
+        if sock.gettimeout() != CHECK_INTERVAL_S:  # a system call
+            sock.settimeout(CHECK_INTERVAL_S)
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Sends all buffers, small neighbours in one piece, large ones from their own memory."""
