@@ -252,4 +252,5 @@ def _send_pair(sock: socket.socket, head: bytearray, body: memoryview) -> None:
         sent = sock.sendmsg([head, body])
     if sent < len(head):
         sock.sendall(memoryview(head)[sent:])
-    sock.sendall(body[max(0, sent - len(head)) :])
+    if sent < len(head) + len(body):
+        sock.sendall(body[max(0, sent - len(head)) :])

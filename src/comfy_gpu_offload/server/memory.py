@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 # glibc's own upper bound of the dynamic threshold on 64-bit systems, and a few frames' worth above it.
 _MMAP_BYTES = 32 * 1024**2
 _TRIM_BYTES = 512 * 1024**2
@@ -28,5 +29,8 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    if not (mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES) and mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)):
-        logger.debug("mallopt refused the thresholds")
+    # One arena: the others, which threads get by default, give freed memory back whatever the threshold.
+    wanted = ((_M_MMAP_THRESHOLD, _MMAP_BYTES), (_M_TRIM_THRESHOLD, _TRIM_BYTES), (_M_ARENA_MAX, 1))
+    for parameter, value in wanted:
+        if not mallopt(parameter, value):
+            logger.debug("mallopt refused parameter %d", parameter)

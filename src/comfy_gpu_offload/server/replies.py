@@ -22,6 +22,7 @@ class ReplyCache:
         self._count = count
         self._replies: OrderedDict[str, Future[EncodedFrame]] = OrderedDict()
         self._sizes: dict[str, int] = {}
+        self._used_bytes = 0
         self._lock = threading.Lock()
 
     def get(self, request: str) -> Future[EncodedFrame] | None:
@@ -45,7 +46,8 @@ class ReplyCache:
             if self._replies.get(request) is not reply:
                 return  # forgotten
             self._sizes[request] = frame.size_bytes
-            while len(self._sizes) > self._count or sum(self._sizes.values()) > self._budget_bytes:
+            self._used_bytes += frame.size_bytes
+            while len(self._sizes) > self._count or self._used_bytes > self._budget_bytes:
                 self._drop(next(iter(self._sizes)))
 
     def forget(self, request: str) -> None:
@@ -55,4 +57,4 @@ class ReplyCache:
 
     def _drop(self, request: str) -> None:
         self._replies.pop(request, None)
-        self._sizes.pop(request, None)
+        self._used_bytes -= self._sizes.pop(request, 0)
