@@ -12,7 +12,24 @@ OffloadError
 │   ├── ConnectionLostError    the connection ended before the reply was complete
 │   ├── ExchangeTimeoutError   no reply within the time allowed
 │   ├── TlsError               the certificate was not accepted; never retried
-│   └── HttpStatusError        an HTTP reply that is not ours: a proxy, a waking endpoint, a wrong address
+│   ├── HttpStatusError        an HTTP reply that is not ours: a proxy, a waking endpoint, a wrong address
+│   ├── NoWorkerError          an endpoint whose worker still has to start, or is gone
+│   └── RunPodError            RunPod's API refused, failed, or could not be asked
+│       ├── RunPodAuthError            the API key is wrong, or does not allow this
+│       ├── RunPodNotFoundError        no such endpoint, or the job is gone
+│       ├── RunPodWrongKindError       the endpoint is not a queue endpoint
+│       ├── RunPodPayloadTooLargeError over what the endpoint takes; `size_bytes`, `limit_bytes`
+│       ├── RunPodRequestError         a request that RunPod refuses, or that is not sent because it would
+│       ├── RunPodRateLimitError       too many requests
+│       ├── RunPodServerError          RunPod, or the edge before it, failed
+│       ├── RunPodNetworkError         no connection, or it ended before the reply was complete
+│       ├── RunPodReplyError           a reply that is not of the documented form
+│       └── RunPodJobError             a job that RunPod took gave no output; `job_id` says which
+│           ├── RunPodOutputLostError      it completed, and its output is lost
+│           ├── RunPodJobFailedError       it failed; `code`, `message` and `detail` say how
+│           ├── RunPodJobTimedOutError     RunPod ended it: its time was over
+│           ├── RunPodJobCancelledError    it was cancelled
+│           └── RunPodJobUnfinishedError   it has not ended within the time it was waited for
 └── WorkerFaultError       the worker answered with a fault; `code` says which
     ├── UnauthorizedError      wrong or missing token
     ├── VersionSkewError       the two sides speak different protocols
@@ -24,6 +41,8 @@ OffloadError
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class OffloadError(Exception):
@@ -123,6 +142,173 @@ class HttpStatusError(TransportError):
         super().__init__(message)
         self.status = status
         self.retryable = retryable
+
+
+class NoWorkerError(TransportError):
+    """An endpoint has no worker that answers: it still has to start, or is gone.
+
+    Attributes:
+        status: the HTTP status code that said so, or None.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RunPodError(TransportError):
+    """RunPod's API refused, failed, or could not be asked.
+
+    Attributes:
+        status: the HTTP status code, or None where no reply came or none was asked for.
+        retryable: whether the same request may succeed later without doing harm.
+        maybe_submitted: whether a job may have begun of which nothing is known, so that sending it again could
+            bill it twice. Never together with `retryable`.
+        retry_after_s: how long RunPod asks to wait, or None.
+    """
+
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool | None = None,
+        maybe_submitted: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.maybe_submitted = maybe_submitted
+        self.retry_after_s = retry_after_s
+        if retryable is not None:
+            self.retryable = retryable
+        if maybe_submitted:
+            self.retryable = False
+
+
+class RunPodAuthError(RunPodError):
+    """The API key is wrong, or does not allow this."""
+
+
+class RunPodNotFoundError(RunPodError):
+    """There is no such endpoint, or the job is gone."""
+
+
+class RunPodWrongKindError(RunPodError):
+    """The endpoint is not a queue endpoint."""
+
+
+class RunPodPayloadTooLargeError(RunPodError):
+    """A request over what a RunPod endpoint takes.
+
+    Attributes:
+        size_bytes: of the encoded request, or None where it is not known.
+        limit_bytes: what it may take on this route, or None where RunPod did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        size_bytes: int | None = None,
+        limit_bytes: int | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class RunPodRequestError(RunPodError):
+    """A request that RunPod refuses, or that is not sent because it would."""
+
+
+class RunPodRateLimitError(RunPodError):
+    """Too many requests in a short time."""
+
+    retryable = True
+
+
+class RunPodServerError(RunPodError):
+    """RunPod, or the edge before it, failed."""
+
+    retryable = True
+
+
+class RunPodNetworkError(RunPodError):
+    """No connection to RunPod, or it ended before the reply was complete.
+
+    Attributes:
+        connected: whether there was a connection, so that RunPod may have received the request.
+    """
+
+    retryable = True
+
+    def __init__(
+        self, message: str, *, connected: bool, retryable: bool | None = None, maybe_submitted: bool = False
+    ) -> None:
+        super().__init__(message, retryable=retryable, maybe_submitted=maybe_submitted)
+        self.connected = connected
+
+
+class RunPodReplyError(RunPodError):
+    """A reply of RunPod's that is not of the documented form."""
+
+
+class RunPodJobError(RunPodError):
+    """A job that RunPod took gave no output.
+
+    Attributes:
+        job_id: RunPod's name of the job.
+    """
+
+    def __init__(self, message: str, *, job_id: str, retryable: bool | None = None) -> None:
+        super().__init__(message, retryable=retryable)
+        self.job_id = job_id
+
+
+class RunPodOutputLostError(RunPodJobError):
+    """The job completed, and its output is lost."""
+
+
+class RunPodJobFailedError(RunPodJobError):
+    """The job failed.
+
+    Attributes:
+        message: what the worker, or RunPod, says of it, in one line.
+        code: the worker's own name of the fault, or None.
+        detail: what the worker sent as JSON, all of it, or None. May hold tensors: not for a log.
+        retryable: whether the worker says so.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        job_id: str,
+        message: str,
+        code: str | None = None,
+        detail: dict[str, Any] | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(text, job_id=job_id, retryable=retryable)
+        self.message = message
+        self.code = code
+        self.detail = detail
+
+
+class RunPodJobTimedOutError(RunPodJobError):
+    """RunPod ended the job: its time was over, in the queue or on a worker."""
+
+
+class RunPodJobCancelledError(RunPodJobError):
+    """The job was cancelled."""
+
+
+class RunPodJobUnfinishedError(RunPodJobError):
+    """The job has not ended within the time it was waited for. It goes on until it is cancelled."""
 
 
 class WorkerFaultError(OffloadError):
