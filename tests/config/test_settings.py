@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_gpu_offload.config.settings import PREFIX, Settings, checked_url, given_settings, load_settings
+from comfy_gpu_offload.config.settings import PREFIX, Settings, checked_url, given_settings, load_settings, variable
 from comfy_gpu_offload.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
-        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+        monkeypatch.delenv(variable(name), raising=False)
 
 
 def example() -> dict[str, str]:
@@ -24,13 +24,11 @@ def example() -> dict[str, str]:
 
 
 def test_the_example_lists_every_setting_with_its_default() -> None:
-    listed = {
-        name.removeprefix(PREFIX).lower(): value for name, value in example().items() if name.startswith(PREFIX)
-    }
-    assert listed.keys() == Settings.model_fields.keys()
+    listed = {name: value for name, value in example().items() if name != "COMFYUI_PYTHON"}
+    assert listed.keys() == {variable(name) for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else field.default
-        assert listed[name] == (f"{default:g}" if isinstance(default, float) else str(default)), name
+        assert listed[variable(name)] == (f"{default:g}" if isinstance(default, float) else str(default)), name
 
 
 def test_the_example_explains_each_line() -> None:
@@ -78,6 +76,29 @@ def test_a_wrong_value_names_its_variable_and_is_not_repeated(
         load_settings()
     if name == "TOKEN":
         assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RUNPOD_API_KEY", "rpa_ with a space"),
+        ("RUNPOD_ENDPOINT_ID", "https://api.runpod.ai/v2/abc123"),
+        ("RUNPOD_BASE_URL", "http://api.runpod.ai/v2"),
+        ("COMFY_GPU_OFFLOAD_ENDPOINT", "cluster"),
+        ("COMFY_GPU_OFFLOAD_GPU_RATE", "-1"),
+    ],
+)
+def test_a_wrong_runpod_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"  {name}: ") as caught:
+        load_settings()
+    assert "with a space" not in str(caught.value)
+
+
+def test_a_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_VERYSECRET")
+    settings = load_settings()
+    assert "VERYSECRET" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
 def test_http_to_another_machine_is_refused_with_the_way_to_do_it() -> None:

@@ -8,13 +8,17 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from ..config.settings import Settings, given_settings, is_loopback, require_url
+from ..config.endpoint import Direct, Serverless, configured
+from ..config.settings import Settings, given_settings, is_loopback
 from ..io import codecs
 from ..io.frame import FrameLimits
-from ..transport.base import Timeouts
-from ..transport.http import HttpTransport
+from ..transport.base import Notify, Timeouts
+from ..transport.configured import transport_for
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
+
+# RunPod's proxy before a pod ends a request after 100 s.
+_POD_EXCHANGE_S = 95.0
 
 
 def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> Session:
@@ -31,31 +35,37 @@ def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> 
     return connect_from(given_settings(url=url, token=token, **settings))
 
 
-def connect_from(settings: Settings, comfyui: str | None = None) -> Session:
-    """A session with the worker that `settings` name. `comfyui`: this side's version of it, if any.
+def connect_from(settings: Settings, comfyui: str | None = None, notify: Notify | None = None) -> Session:
+    """A session with the worker that `settings` name.
+
+    `comfyui`: this side's version of it, if any. `notify`: told, a line at a time, what is waited for while a
+    worker starts; by default the log is.
 
     Raises:
         ConfigError: no worker is configured.
         TransportError: the worker cannot be reached.
         WorkerFaultError: it refused.
     """
-    url = require_url(settings)
-    transport = HttpTransport(url, settings.token, ca_file=settings.ca_file, max_frame_bytes=settings.frame_bytes)
+    target = configured(settings)
     call = Timeouts(settings.connect_timeout_s, settings.call_timeout_s)
+    limit_s = _POD_EXCHANGE_S if isinstance(target, Direct) and target.is_pod else None
+    if limit_s is not None:
+        call = replace(call, exchange_s=min(call.exchange_s, limit_s))
     options = SessionOptions(
         call=call,
-        load=replace(call, exchange_s=settings.load_timeout_s),
+        load_s=settings.load_timeout_s,
+        exchange_limit_s=limit_s,
         retry=RetryPolicy(total_s=settings.retry_s),
-        codec=_codec(settings, url),
+        codec=_codec(settings, target),
         limits=FrameLimits(frame_bytes=settings.frame_bytes),
         comfyui=comfyui,
     )
-    return Session(transport, options)
+    return Session(transport_for(settings, notify), options)
 
 
-def _codec(settings: Settings, url: str) -> codecs.Codec:
+def _codec(settings: Settings, target: Direct | Serverless) -> codecs.Codec:
     """Compression costs more than it saves where no network lies in between."""
-    on_this_machine = is_loopback(urlsplit(url).hostname or "")
+    on_this_machine = isinstance(target, Direct) and is_loopback(urlsplit(target.url).hostname or "")
     if settings.compression == "none" or (settings.compression == "auto" and on_this_machine):
         return codecs.RAW
     return codecs.ZSTD

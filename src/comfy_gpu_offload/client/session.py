@@ -6,15 +6,18 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass, field, replace
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 
 from ..errors import (
+    ConnectError,
     ExchangeTimeoutError,
+    HttpStatusError,
     MessageError,
+    NoWorkerError,
     OffloadError,
     TooLargeError,
     TransportError,
@@ -56,10 +59,18 @@ _CANCEL_TIMEOUTS = Timeouts(connect_s=2.0, exchange_s=5.0)
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session behaves. `comfyui`: the client's own ComfyUI version, for the handshake."""
+    """How a session behaves.
+
+    Attributes:
+        call: of one exchange.
+        load_s: how long a model may take to load; asked for again where one exchange is shorter than that.
+        exchange_limit_s: what stands in between ends longer exchanges, or None.
+        comfyui: the client's own ComfyUI version, for the handshake.
+    """
 
     call: Timeouts = field(default_factory=Timeouts)
-    load: Timeouts = field(default_factory=lambda: Timeouts(exchange_s=900.0))
+    load_s: float = 900.0
+    exchange_limit_s: float | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     codec: codecs.Codec = codecs.RAW
     limits: FrameLimits = DEFAULT_LIMITS
@@ -84,7 +95,7 @@ class Session:
         self._transport = transport
         self._options = options or SessionOptions()
         self.client = secrets.token_hex(16)
-        self.welcome, _ = self._hello(None, self._options.call, None)
+        self.welcome, _ = self._hello_through_proxies(None)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
         warn_of_skew(self.welcome, self._options.comfyui)
 
@@ -105,7 +116,7 @@ class Session:
             TransportError: the worker cannot be reached.
         """
         ref = ModelRef(name=name, weight_dtype=weight_dtype)
-        welcome, details = self._hello(ref, self._options.load, check)
+        welcome, details = self._hello_until_loaded(ref, check)
         if welcome.model is None:
             raise MessageError("the worker's welcome lacks the model that was asked for")
         return RemoteModel(self, welcome.model, details, check=check)
@@ -119,6 +130,34 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _hello_through_proxies(self, check: Check | None) -> tuple[Welcome, Any]:
+        """Says hello; again where a proxy answers for a worker that is still starting."""
+        patience = Patience(self._options.retry, check)
+        while True:
+            try:
+                return self._hello(None, self._options.call, check)
+            except HttpStatusError as error:
+                if not error.retryable or isinstance(error, NoWorkerError) or not patience.wait():
+                    raise
+                logger.info("The worker is not there yet and is tried again: %s", error)
+
+    def _hello_until_loaded(self, ref: ModelRef, check: Check | None) -> tuple[Welcome, Any]:
+        """Asks for a model until it is loaded: a proxy may end the request sooner, and the worker goes on."""
+        patience = Patience(RetryPolicy(total_s=self._options.load_s), check)
+        deadline = monotonic() + self._options.load_s
+        while True:
+            try:
+                return self._hello(ref, self._load_timeouts(deadline), check)
+            except TransportError as error:
+                if not error.retryable or isinstance(error, NoWorkerError | ConnectError) or not patience.wait():
+                    raise
+                logger.info("The model is not loaded yet and is asked for again: %s", error)
+
+    def _load_timeouts(self, deadline: float) -> Timeouts:
+        left = max(1.0, deadline - monotonic())
+        longest = self._options.exchange_limit_s
+        return replace(self._options.call, exchange_s=left if longest is None else min(left, longest))
 
     def _hello(self, ref: ModelRef | None, timeouts: Timeouts, check: Check | None) -> tuple[Welcome, Any]:
         hello = Hello(
@@ -234,6 +273,8 @@ class Session:
 
     def _cancel(self, request: str) -> None:
         """Tells the worker, without keeping the caller: it has been interrupted and wants to go on."""
+        if not self._transport.carries_cancel:
+            return
 
         def tell() -> None:
             try:

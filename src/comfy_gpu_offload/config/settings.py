@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ..errors import ConfigError
 
 PREFIX = "COMFY_GPU_OFFLOAD_"
+RUNPOD_API = "https://api.runpod.ai/v2"
 # The pack's own folder, where a user who unpacked it into custom_nodes puts .env.
 _PACK_FOLDER = Path(__file__).resolve().parents[3]
 
+_ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Bytes = Annotated[int, Field(gt=0)]
+EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
+
+
+def _runpod(name: str) -> Any:
+    """A setting under RunPod's own name, without our prefix."""
+    return AliasChoices(f"RUNPOD_{name.upper()}", f"runpod_{name}")
 
 
 class Settings(BaseSettings):
@@ -26,6 +36,12 @@ class Settings(BaseSettings):
     Attributes:
         url: the worker's address; https, or http where the address is this machine's own.
         token: the worker's token; sent as a bearer, never shown.
+        runpod_api_key: for a RunPod serverless endpoint; sent to RunPod as a bearer, never shown.
+        runpod_endpoint_id: which endpoint.
+        runpod_base_url: of RunPod's API for queue endpoints.
+        endpoint: what kind the endpoint is; `auto` finds out.
+        wake_timeout_s: how long an endpoint without a running worker is waited for.
+        gpu_rate: what the worker's GPU costs, in dollars a second; for estimates alone.
         ca_file: certificates to trust besides the system's, for a worker with one of its own.
         compression: `auto` compresses unless the worker is on this machine.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
@@ -46,6 +62,12 @@ class Settings(BaseSettings):
 
     url: str | None = None
     token: SecretStr | None = None
+    runpod_api_key: Annotated[SecretStr | None, Field(validation_alias=_runpod("api_key"))] = None
+    runpod_endpoint_id: Annotated[str | None, Field(validation_alias=_runpod("endpoint_id"))] = None
+    runpod_base_url: Annotated[str, Field(validation_alias=_runpod("base_url"))] = RUNPOD_API
+    endpoint: EndpointKind = "auto"
+    wake_timeout_s: Seconds = 180.0
+    gpu_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     ca_file: Path | None = None
     compression: Literal["auto", "zstd", "none"] = "auto"
     connect_timeout_s: Seconds = 10.0
@@ -61,11 +83,23 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None) -> str | None:
         return None if value is None else checked_url(value)
 
-    @field_validator("token")
+    @field_validator("token", "runpod_api_key")
     @classmethod
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not is_header_text(value.get_secret_value()):
-            raise ValueError("a token is printable ASCII without spaces")
+            raise ValueError("it is printable ASCII without spaces or quotes around it")
+        return value
+
+    @field_validator("runpod_base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        return checked_url(value)
+
+    @field_validator("runpod_endpoint_id")
+    @classmethod
+    def _check_endpoint_id(cls, value: str | None) -> str | None:
+        if value is not None and not _ENDPOINT_ID.fullmatch(value):
+            raise ValueError("an endpoint's id is the short word in its address, e.g. abc123def456gh")
         return value
 
 
@@ -144,24 +178,11 @@ def _built(kind: type[Settings], values: dict[str, Any]) -> Settings:
     try:
         return kind(**values)
     except ValidationError as error:
-        wrong = "\n".join(f"  {PREFIX}{_field(e['loc'])}: {e['msg']}" for e in error.errors())
+        wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"Wrong settings:\n{wrong}") from None
 
 
-def _field(location: tuple[int | str, ...]) -> str:
-    name = str(location[0]) if location else ""
-    return name.upper().removeprefix(PREFIX)
-
-
-def require_url(settings: Settings) -> str:
-    """The worker's address.
-
-    Raises:
-        ConfigError: none is set.
-    """
-    if settings.url is None:
-        raise ConfigError(
-            f"No worker is configured: set {PREFIX}URL to its address, e.g. http://127.0.0.1:8288 for one "
-            "that runs on this machine, in the environment or in the pack's .env (see .env.example)."
-        )
-    return settings.url
+def variable(field: str) -> str:
+    """The environment variable of the setting with that name."""
+    name = field.upper()
+    return name if name.startswith(("RUNPOD_", PREFIX)) else PREFIX + name

@@ -10,6 +10,8 @@ from ..io.frame import EncodedFrame
 
 Route = Literal["hello", "forward", "cancel"]
 
+# Told what an exchange waits for, where that is not the worker's computing: a line for the user.
+Notify = Callable[[str], None]
 # Called while an exchange waits; whatever it raises ends the exchange and is raised to the caller.
 Check = Callable[[], None]
 # Often enough to end a call within half a second of an interrupt, seldom enough to cost nothing.
@@ -25,7 +27,13 @@ class Timeouts:
 
 
 class Transport(Protocol):
-    """Carries frames to one worker. Thread-safe: exchanges may overlap."""
+    """Carries frames to one worker. Thread-safe: exchanges may overlap.
+
+    Attributes:
+        carries_cancel: whether a call is cancelled by a message of its own; if not, ending its exchange does it.
+    """
+
+    carries_cancel: bool
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import requests
+from pydantic import SecretStr
 
 
 class Health(StrEnum):
@@ -17,10 +18,16 @@ class Health(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-def ping(url: str, *, ca_file: Path | None = None, timeout_s: float = 5.0) -> Health:
-    """How the worker at `url` is. Needs no token."""
+def ping(
+    url: str, *, bearer: SecretStr | None = None, ca_file: Path | None = None, timeout_s: float = 5.0
+) -> Health:
+    """How the worker at `url` is. A worker needs no token for this; what stands before it may want a `bearer`."""
+    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer.get_secret_value()}"}
+    verify = str(ca_file) if ca_file else True
     try:
-        reply = requests.get(f"{url}/ping", timeout=timeout_s, verify=str(ca_file) if ca_file else True)
+        reply = requests.get(
+            f"{url}/ping", headers=headers, timeout=timeout_s, verify=verify, allow_redirects=False
+        )
     except requests.RequestException:
         return Health.UNREACHABLE
     return {200: Health.READY, 204: Health.WARMING}.get(reply.status_code, Health.UNHEALTHY)

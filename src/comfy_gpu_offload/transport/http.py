@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,32 @@ class _Connection:
         return sock
 
 
+class Front:
+    """What stands between this side and the worker: here nothing, or a proxy that says nothing of itself."""
+
+    def request_headers(self) -> str:
+        """Header lines to add to the next request."""
+        return ""
+
+    def replied(self, headers: Mapping[str, str]) -> None:
+        """Sees the headers of every reply."""
+
+    def refusal(self, url: str, status: int, text: str) -> TransportError:
+        """What a reply without a frame means; `text` is the beginning of its body."""
+        first_line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+        hint = {
+            401: "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN.",
+            403: "The token does not allow this.",
+            404: "There is no worker under this address.",
+            413: "A proxy in between refuses requests of this size.",
+        }.get(status, "It came from a proxy or another program in between.")
+        return HttpStatusError(
+            f"{url} answered {status} without a frame. {hint} It says: {first_line[:200]!r}",
+            status,
+            retryable=status in {429, 502, 503, 504, 524},
+        )
+
+
 class HttpTransport:
     """Carries frames to the worker at `url`.
 
@@ -67,7 +94,9 @@ class HttpTransport:
         *,
         ca_file: Path | None = None,
         max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
+        front: Front | None = None,
     ) -> None:
+        self.carries_cancel = True
         try:
             self.url = checked_url(url)
         except ValueError as error:
@@ -78,6 +107,7 @@ class HttpTransport:
         self._tls = _tls_context(ca_file) if parts.scheme == "https" else None
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
         self._fixed_headers = _fixed_headers(parts.netloc, token)
+        self._front = front or Front()
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
 
@@ -140,7 +170,8 @@ class HttpTransport:
         return _Connection(connection, monotonic())
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
-        request = f"POST {self._base}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}"
+        headers = f"{self._fixed_headers}{self._front.request_headers()}"
+        request = f"POST {self._base}/v1/{route} HTTP/1.1\r\n{headers}"
         head = f"{request}Content-Length: {frame.size_bytes}\r\n\r\n".encode("ascii")
         # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -148,8 +179,9 @@ class HttpTransport:
         return read_response(polled, self._limits.frame_bytes)
 
     def _frame_of(self, reply: Response) -> memoryview:
+        self._front.replied(reply.headers)
         if reply.media_type != MEDIA_TYPE:
-            raise _status_error(reply, self.url)
+            raise self._front.refusal(self.url, reply.status, _beginning(reply.body))
         try:
             frame_size(reply.body[: PRELUDE.size], self._limits)
         except FrameError as error:
@@ -210,19 +242,5 @@ def _mapped(error: BaseException, url: str) -> BaseException:
     return ConnectionLostError(f"The connection to {url} broke off ({type(error).__name__}).")
 
 
-def _status_error(reply: Response, url: str) -> TransportError:
-    text = ""
-    with suppress(UnicodeDecodeError):
-        text = bytes(reply.body[:_MAX_TEXT_BYTES]).decode()
-    first_line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    hint = {
-        401: "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN.",
-        403: "The token does not allow this.",
-        404: "There is no worker under this address.",
-        413: "A proxy in between refuses requests of this size.",
-    }.get(reply.status, "It came from a proxy or another program in between.")
-    return HttpStatusError(
-        f"{url} answered {reply.status} without a frame. {hint} It says: {first_line[:200]!r}",
-        reply.status,
-        retryable=reply.status in {429, 502, 503, 504, 524},
-    )
+def _beginning(body: memoryview) -> str:
+    return bytes(body[:_MAX_TEXT_BYTES]).decode("utf-8", "replace")

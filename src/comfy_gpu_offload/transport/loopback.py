@@ -23,6 +23,8 @@ class FrameHandler(Protocol):
 class LoopbackTransport:
     """Hands frames to a handler in this process, copied once as a socket would."""
 
+    carries_cancel = True
+
     def __init__(self, handler: FrameHandler) -> None:
         self._handler = handler
 

@@ -22,9 +22,10 @@ _HEAD_END = b"\r\n\r\n"
 
 @dataclass(frozen=True)
 class Response:
-    """A complete response. `media_type` is lower case and without parameters."""
+    """A complete response. Header names are lower case; `media_type` too, and without parameters."""
 
     status: int
+    headers: Mapping[str, str]
     media_type: str
     body: memoryview
     kept_alive: bool
@@ -51,7 +52,7 @@ def read_response(polled: PolledSocket, max_body_bytes: int) -> Response:
     kept_alive = (
         headers.get("connection", "").lower() != "close" and not reader.has_ended and not reader.has_surplus
     )
-    return Response(status, media_type, body, kept_alive)
+    return Response(status, headers, media_type, body, kept_alive)
 
 
 def _length(text: str) -> int:

@@ -1,0 +1,104 @@
+"""Which worker the settings mean, and how it is reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from ..errors import ConfigError
+from .settings import PREFIX, Settings
+
+# Of RunPod's two kinds of serverless endpoints and of its pods: docs.runpod.io, "Serverless" and "Expose ports".
+_SERVERLESS_HOST = "api.runpod.ai"
+_POD_HOSTS = ".proxy.runpod.net"
+_KEY_PAGE = "https://console.runpod.io/user/settings"
+_ENDPOINT_PAGE = "https://console.runpod.io/serverless"
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A worker under an address of its own: this machine, the next room, a pod."""
+
+    url: str
+    token: SecretStr | None
+
+    @property
+    def is_pod(self) -> bool:
+        """Whether RunPod's proxy stands before it, which ends each request after 100 s."""
+        return (urlsplit(self.url).hostname or "").endswith(_POD_HOSTS)
+
+
+@dataclass(frozen=True)
+class Serverless:
+    """A RunPod endpoint.
+
+    Attributes:
+        kind: `auto` where it is still to be found out.
+        url: where a load-balancing one listens.
+        base_url: of RunPod's own API.
+    """
+
+    kind: Literal["auto", "queue", "load-balancer"]
+    endpoint_id: str
+    key: SecretStr
+    url: str
+    base_url: str
+
+
+def configured(settings: Settings) -> Direct | Serverless:
+    """The worker that the settings name. An address wins over an endpoint's id.
+
+    Raises:
+        ConfigError: none is named, or something needed for it is missing; says what and where to get it.
+    """
+    host = urlsplit(settings.url or "").hostname or ""
+    if host == _SERVERLESS_HOST:
+        raise ConfigError(
+            f"{PREFIX}URL is RunPod's API, not a worker: put the endpoint's id into RUNPOD_ENDPOINT_ID instead."
+        )
+    on_serverless = host.endswith("." + _SERVERLESS_HOST)
+    if settings.endpoint == "direct" or (settings.endpoint == "auto" and settings.url and not on_serverless):
+        return Direct(_url(settings), settings.token)
+    if settings.url and settings.endpoint == "queue":
+        raise ConfigError(f"A queue endpoint has no address: leave {PREFIX}URL empty and set RUNPOD_ENDPOINT_ID.")
+    endpoint_id = settings.runpod_endpoint_id or (host.split(".", 1)[0] if on_serverless else None)
+    if endpoint_id is None:
+        raise _nothing(settings)
+    return Serverless(
+        kind="load-balancer" if on_serverless or settings.url else settings.endpoint,
+        endpoint_id=endpoint_id,
+        key=_key(settings),
+        url=settings.url or f"https://{endpoint_id}.{_SERVERLESS_HOST}",
+        base_url=settings.runpod_base_url,
+    )
+
+
+def _url(settings: Settings) -> str:
+    if settings.url is None:
+        raise _nothing(settings)
+    return settings.url
+
+
+def _key(settings: Settings) -> SecretStr:
+    if settings.runpod_api_key is None:
+        raise ConfigError(
+            "RUNPOD_API_KEY is missing: a RunPod endpoint takes nothing without one. Make a key that may use "
+            f"this endpoint at {_KEY_PAGE} (it begins with rpa_) and put it into the environment or the pack's "
+            ".env, never into a workflow."
+        )
+    return settings.runpod_api_key
+
+
+def _nothing(settings: Settings) -> ConfigError:
+    if settings.endpoint in {"queue", "load-balancer"}:
+        return ConfigError(
+            f"RUNPOD_ENDPOINT_ID is missing: the short word in the endpoint's address, shown at {_ENDPOINT_PAGE}."
+        )
+    return ConfigError(
+        "No worker is configured. In the environment or in the pack's .env (see .env.example), set either\n"
+        f"  {PREFIX}URL, a worker's address, e.g. http://127.0.0.1:8288 for one that runs on this machine, or\n"
+        "  RUNPOD_ENDPOINT_ID and RUNPOD_API_KEY, for a RunPod serverless endpoint."
+    )

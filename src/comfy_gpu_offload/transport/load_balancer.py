@@ -1,0 +1,217 @@
+"""A RunPod load-balancing endpoint: HTTP to a worker that may still have to be started.
+
+The edge has no queue: without a worker it hangs, or answers 400, 502, 503 or 524, and that is no fault but a start.
+docs.runpod.io, "Load balancing endpoints".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from time import monotonic, sleep
+
+from ..api.interruptible import interruptibly
+from ..api.runpod_client import RunPodClient
+from ..errors import (
+    HttpStatusError,
+    NoWorkerError,
+    RunPodAuthError,
+    RunPodError,
+    RunPodPayloadTooLargeError,
+    RunPodRateLimitError,
+    RunPodWrongKindError,
+    TransportError,
+)
+from ..io.frame import EncodedFrame
+from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
+from .http import Front, HttpTransport
+
+# 30 MB is the edge's limit either way; what is left is for headers and for how it counts.
+MAX_REQUEST_BYTES = 28_000_000
+# The edge ends a request after 5.5 minutes.
+MAX_EXCHANGE_S = 330.0
+_WORKER_HEADER = "x-runpod-worker-id"
+_WAKING = {502, 503, 524}
+_NO_WORKER = ("no workers available", "timed out waiting for worker")
+_WRONG_KIND = "not allowed for qb api"
+# A worker that is not used for this long may have been stopped (RunPod's own default is 5 s, users set minutes).
+_AWAKE_S = 30.0
+_POLL_S = 1.0
+
+
+class LoadBalancerFront(Front):
+    """The edge: it prefers the worker that a request names, and it speaks for workers that are not there."""
+
+    def __init__(self) -> None:
+        self._worker: str | None = None
+
+    def request_headers(self) -> str:
+        """Asks for the worker that answered last: it holds this run's tensors."""
+        return "" if self._worker is None else f"X-Runpod-Worker-Id: {self._worker}\r\n"
+
+    def replied(self, headers: Mapping[str, str]) -> None:
+        """Remembers which worker answered."""
+        worker = headers.get(_WORKER_HEADER)
+        if worker is not None and worker.isascii() and worker.replace("-", "").replace("_", "").isalnum():
+            self._worker = worker
+
+    def refusal(self, url: str, status: int, text: str) -> TransportError:
+        """See `Front`. A 400 is read before it is believed."""
+        said = text.lower()
+        if _WRONG_KIND in said:
+            return RunPodWrongKindError(
+                f"{url} is no load-balancing endpoint: set COMFY_GPU_OFFLOAD_ENDPOINT=queue, or leave it out.",
+                status=status,
+            )
+        if status in _WAKING or (status == 400 and any(words in said for words in _NO_WORKER)):
+            self._worker = None
+            return NoWorkerError(f"{url} has no worker that answers yet ({status}).", status)
+        if "affinity_worker_gone" in said:
+            self._worker = None
+            return NoWorkerError(f"{url}: the worker that was used before is gone.", status)
+        return _refusal(url, status, text) or super().refusal(url, status, text)
+
+
+def _refusal(url: str, status: int, text: str) -> TransportError | None:
+    """What the edge refuses whether a worker runs or not."""
+    if status in {401, 403}:
+        return RunPodAuthError(
+            f"RunPod does not accept RUNPOD_API_KEY for {url} ({status}): make a key that may use this endpoint "
+            "at https://console.runpod.io/user/settings.",
+            status=status,
+        )
+    if status == 429:
+        return RunPodRateLimitError(f"{url} takes no more requests at this moment (429).", status=status)
+    if status == 413 or "exceeded max body size" in text.lower():
+        return HttpStatusError(f"{url} refuses a request of this size ({status}).", status, retryable=False)
+    return None
+
+
+class LoadBalancerTransport:
+    """Carries frames to a load-balancing endpoint, and waits for its first worker.
+
+    Args:
+        http: to the endpoint's own address, with a `LoadBalancerFront`.
+        is_ready: whether a worker answers there; being asked is what makes the platform start one.
+        api: of the same endpoint; says how many workers there are.
+        wake_s: how long to wait for a worker in all.
+        notify: told every second or so what is waited for.
+    """
+
+    carries_cancel = True
+
+    def __init__(
+        self,
+        http: HttpTransport,
+        api: RunPodClient,
+        *,
+        is_ready: Callable[[], bool],
+        wake_s: float,
+        notify: Notify,
+    ) -> None:
+        self._http = http
+        self._is_ready = is_ready
+        self._api = api
+        self._wake_s = wake_s
+        self._notify = notify
+        self._answered_at: float | None = None
+
+    def exchange(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> memoryview:
+        """See `Transport`.
+
+        Raises:
+            RunPodPayloadTooLargeError: over the edge's limit; found before anything is sent.
+            NoWorkerError: no worker was ready in time.
+        """
+        if frame.size_bytes > MAX_REQUEST_BYTES:
+            raise RunPodPayloadTooLargeError(
+                f"This call takes {frame.size_bytes / 1e6:.1f} MB, and a load-balancing endpoint takes "
+                f"{MAX_REQUEST_BYTES / 1e6:.0f} MB: use a smaller batch or picture, or a pod, which has no limit.",
+                size_bytes=frame.size_bytes,
+                limit_bytes=MAX_REQUEST_BYTES,
+            )
+        timeouts = replace(timeouts, exchange_s=min(timeouts.exchange_s, MAX_EXCHANGE_S))
+        waking = _Waking(self._wake_s, self._notify, self._workers)
+        if route != "cancel" and not self._is_awake():
+            self._wake(waking, check)
+        while True:
+            try:
+                reply = self._http.exchange(route, frame, timeouts, check)
+            except NoWorkerError:
+                self._answered_at = None
+                if route == "cancel":
+                    raise
+                waking.wait(check)
+                continue
+            self._answered_at = monotonic()
+            return reply
+
+    def close(self) -> None:
+        """See `Transport`."""
+        self._http.close()
+        self._api.close()
+
+    def _is_awake(self) -> bool:
+        return self._answered_at is not None and monotonic() - self._answered_at < _AWAKE_S
+
+    def _wake(self, waking: _Waking, check: Check | None) -> None:
+        """Waits until a worker is ready: a request to an endpoint without one would hang."""
+        while not interruptibly(self._is_ready, check or _nothing, _ignore):
+            waking.wait(check)
+
+    def _workers(self) -> str:
+        try:
+            workers = self._api.health().workers
+        except RunPodAuthError:
+            raise
+        except RunPodError as error:
+            return type(error).__name__
+        counts = {
+            "starting": workers.initializing,
+            "ready": workers.ready + workers.idle + workers.running,
+            "throttled": workers.throttled,
+            "unhealthy": workers.unhealthy,
+        }
+        return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none yet"
+
+
+def _nothing() -> None:
+    """No check."""
+
+
+def _ignore(_: bool) -> None:
+    """An answer that nobody waits for any more."""
+
+
+class _Waking:
+    """One wait for a worker, with its deadline and its words for the user."""
+
+    def __init__(self, total_s: float, notify: Notify, workers: Callable[[], str]) -> None:
+        self._started = monotonic()
+        self._total_s = total_s
+        self._notify = notify
+        self._workers = workers
+
+    def wait(self, check: Check | None) -> None:
+        """Waits before the next attempt.
+
+        Raises:
+            NoWorkerError: the time is over.
+        """
+        elapsed = monotonic() - self._started
+        state = self._workers()
+        if elapsed > self._total_s:
+            raise NoWorkerError(
+                f"No worker of the endpoint was ready within {self._total_s:.0f} s (workers: {state}). Look at the "
+                "endpoint's workers and logs in RunPod's console: its GPU type may be sold out, or its image may "
+                "fail to start. COMFY_GPU_OFFLOAD_WAKE_TIMEOUT_S sets how long to wait.",
+                503,
+            )
+        self._notify(f"waiting for the endpoint's worker, {elapsed:.0f} s (workers: {state})")
+        until = monotonic() + _POLL_S
+        while (left := until - monotonic()) > 0:
+            if check is not None:
+                check()
+            sleep(min(left, CHECK_INTERVAL_S))
