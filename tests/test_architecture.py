@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {"errors", "config", "version", "io", "api"},
     "client": {"errors", "config", "version", "io", "protocol", "transport"},
     "server": {"errors", "config", "version", "io", "protocol", "digits"},
-    "comfyui": {"errors", "config", "io", "protocol", "client", "server"},
+    "comfyui": {"errors", "config", "io", "protocol", "transport", "client", "server"},
     "nodes": {"errors", "config", "comfyui", "client"},
     "cli": {"errors", "config", "version", "io", "digits", "client", "server"},
     "__init__": {"client", "version"},

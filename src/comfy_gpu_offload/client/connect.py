@@ -12,7 +12,7 @@ from ..config.endpoint import Direct, Serverless, configured
 from ..config.settings import Settings, given_settings, is_loopback
 from ..io import codecs
 from ..io.frame import FrameLimits
-from ..transport.base import Notify, Timeouts
+from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
@@ -35,11 +35,13 @@ def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> 
     return connect_from(given_settings(url=url, token=token, **settings))
 
 
-def connect_from(settings: Settings, comfyui: str | None = None, notify: Notify | None = None) -> Session:
+def connect_from(
+    settings: Settings, comfyui: str | None = None, notify: Notify | None = None, check: Check | None = None
+) -> Session:
     """A session with the worker that `settings` name.
 
     `comfyui`: this side's version of it, if any. `notify`: told, a line at a time, what is waited for while a
-    worker starts; by default the log is.
+    worker starts; by default the log is. `check` is called meanwhile; what it raises ends it.
 
     Raises:
         ConfigError: no worker is configured.
@@ -60,7 +62,7 @@ def connect_from(settings: Settings, comfyui: str | None = None, notify: Notify 
         limits=FrameLimits(frame_bytes=settings.frame_bytes),
         comfyui=comfyui,
     )
-    return Session(transport_for(settings, notify), options)
+    return Session(transport_for(settings, notify), options, check)
 
 
 def _codec(settings: Settings, target: Direct | Serverless) -> codecs.Codec:

@@ -85,8 +85,10 @@ class Session:
         welcome: what the worker last said of itself.
     """
 
-    def __init__(self, transport: Transport, options: SessionOptions | None = None) -> None:
-        """Says hello.
+    def __init__(
+        self, transport: Transport, options: SessionOptions | None = None, check: Check | None = None
+    ) -> None:
+        """Says hello. `check` is called while that takes long; what it raises ends it.
 
         Raises:
             TransportError: the worker cannot be reached.
@@ -95,7 +97,7 @@ class Session:
         self._transport = transport
         self._options = options or SessionOptions()
         self.client = secrets.token_hex(16)
-        self.welcome, _ = self._hello_through_proxies(None)
+        self.welcome, _ = self._hello_through_proxies(check)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
         warn_of_skew(self.welcome, self._options.comfyui)
 

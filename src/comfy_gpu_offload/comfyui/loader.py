@@ -14,10 +14,12 @@ from ..config.settings import Settings, load_settings
 from ..errors import OffloadError
 from ..protocol.messages import ModelEntry
 from ..server.backends.base import BackendError
+from ..transport.base import Check
+from . import status
 from .patcher import RemoteModelPatcher, remote_patcher
 
 _lock = threading.Lock()
-_sessions: dict[tuple[str | None, str | None], Session] = {}
+_sessions: dict[Settings, Session] = {}
 
 
 def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
@@ -26,10 +28,8 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
     Raises:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
     """
-    remote = _session(load_settings()).model(
-        name, weight_dtype, check=comfy.model_management.throw_exception_if_processing_interrupted
-    )
-    return remote_patcher(remote)
+    check = comfy.model_management.throw_exception_if_processing_interrupted
+    return remote_patcher(_session(load_settings(), check).model(name, weight_dtype, check=check))
 
 
 def load_local(name: str, weight_dtype: str) -> Any:
@@ -60,14 +60,12 @@ def local_models() -> list[str]:
     return [file.name for file in models.find_models()]
 
 
-def _session(settings: Settings) -> Session:
-    """One session for each worker and token, so that what a worker holds stays known from run to run."""
-    token = None if settings.token is None else settings.token.get_secret_value()
-    key = (settings.url, token)
+def _session(settings: Settings, check: Check | None = None) -> Session:
+    """One session for the same settings, so that what a worker holds stays known from run to run."""
     with _lock:
-        if key not in _sessions:
-            _sessions[key] = connect_from(settings, comfyui=_version())
-        return _sessions[key]
+        if settings not in _sessions:
+            _sessions[settings] = connect_from(settings, _version(), status.announce, check)
+        return _sessions[settings]
 
 
 def _version() -> str | None:

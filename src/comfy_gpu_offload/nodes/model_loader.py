@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..comfyui import generation, loader
-from . import status
+from ..comfyui import generation, loader, status
 from .routes import MODELS_ROUTE
 
 
@@ -14,7 +13,8 @@ class RemoteModelLoader:
 
     DESCRIPTION = (
         "Loads a diffusion model on a GPU elsewhere: its forward pass runs there, and everything else stays "
-        "here. Connect it to any sampler. The worker is the one in COMFY_GPU_OFFLOAD_URL."
+        "here. Connect it to any sampler. The worker is the one that the pack's .env names: an address, or a "
+        "RunPod endpoint."
     )
     CATEGORY = "loaders/remote"
     FUNCTION = "load"

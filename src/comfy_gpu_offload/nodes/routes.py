@@ -35,6 +35,7 @@ async def list_models(_: web.Request) -> web.Response:
 
 
 def _names() -> list[str]:
-    if load_settings().url is None:
+    settings = load_settings()
+    if settings.url is None and settings.runpod_endpoint_id is None:
         return loader.local_models()
     return [entry.name for entry in loader.remote_models()]

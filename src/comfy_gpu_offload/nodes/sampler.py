@@ -7,8 +7,8 @@ import importlib
 from typing import Any, ClassVar
 
 from ..client.timings import CallTimings
+from ..comfyui import status
 from ..errors import OffloadError
-from . import status
 
 _OFFLOAD = ["auto", "each step"]
 
