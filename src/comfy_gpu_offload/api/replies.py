@@ -79,8 +79,7 @@ class Replies:
         if "not allowed for qb api" in said:
             return RunPodWrongKindError(
                 f"The endpoint {self.endpoint_id} does not take jobs: it is a load-balancing endpoint. Set "
-                f"COMFY_GPU_OFFLOAD_URL to https://{self.endpoint_id}.api.runpod.ai, or RUNPOD_ENDPOINT_ID to a "
-                "queue endpoint.",
+                "COMFY_GPU_OFFLOAD_ENDPOINT=load-balancer, or RUNPOD_ENDPOINT_ID to a queue endpoint.",
                 status=reply.status,
             )
         return self._other(reply, request, text)
