@@ -328,3 +328,16 @@ def test_a_cancelled_call_is_its_own_error(session: Session, backend: FunctionBa
 def test_a_wrong_setting_is_named(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigError):
         connect(**settings)
+
+
+def test_a_probe_carries_what_it_says_and_waits_its_turn(session: Session, backend: FunctionBackend) -> None:
+    assert session.probe(up_bytes=100_000, down_bytes=200_000) >= 0
+    running = threading.Thread(target=lambda: session.model("wait")(torch.ones(1)), daemon=True)
+    running.start()
+    assert backend.started.wait(10)
+    done = threading.Event()
+    threading.Thread(target=lambda: (session.probe(), done.set()), daemon=True).start()
+    assert not done.wait(0.2)
+    backend.release.set()
+    assert done.wait(10)
+    running.join(10)

@@ -15,6 +15,7 @@ from ..version import __version__
 _COMMANDS = {
     "worker": "hold models and run their forward passes for others",
     "demo": "sample digits through a worker, and show that remote equals local",
+    "doctor": "say what is wrong with the configured worker, and what to do",
     "models": "list what the configured worker can load",
 }
 # What a module of ours needs besides the core, by the first package it would miss.

@@ -10,7 +10,7 @@ from ..config.settings import load_settings
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command has no options: the worker comes from the settings."""
-    parser.epilog = "The worker is the one in COMFY_GPU_OFFLOAD_URL."
+    parser.epilog = "The worker is the one in COMFY_GPU_OFFLOAD_URL, or the endpoint in RUNPOD_ENDPOINT_ID."
 
 
 def run(_: argparse.Namespace) -> int:

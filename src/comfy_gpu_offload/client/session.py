@@ -26,7 +26,7 @@ from ..errors import (
 from ..io import codecs
 from ..io.buffers import aligned
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits
-from ..io.tree import PackedTree, Tree, map_tensors, pack_call
+from ..io.tree import PackedTree, Tree, map_tensors, pack, pack_call
 from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
 from ..protocol.messages import (
     Cancel,
@@ -36,6 +36,8 @@ from ..protocol.messages import (
     Hello,
     ModelEntry,
     ModelRef,
+    Probe,
+    Probed,
     Result,
     Welcome,
     expect,
@@ -122,6 +124,21 @@ class Session:
         if welcome.model is None:
             raise MessageError("the worker's welcome lacks the model that was asked for")
         return RemoteModel(self, welcome.model, details, check=check)
+
+    def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
+        """Seconds that so many bytes of noise take to the worker and from it, without what the worker spends.
+
+        Raises:
+            TransportError: the worker cannot be reached.
+            WorkerFaultError: it refused.
+        """
+        noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, up_bytes))), dtype=torch.uint8)[:up_bytes]
+        frame = seal(Probe(client=self.client, reply_bytes=down_bytes), pack(noise, "noise"))
+        started = perf_counter()
+        reply = self._transport.exchange("hello", frame, self._options.call, check)
+        elapsed = perf_counter() - started
+        probed = expect(_raise_fault(open_frame(reply, self._options.limits)), Probed)
+        return max(0.0, elapsed - probed.worker_s)
 
     def close(self) -> None:
         """Closes the session's connections."""

@@ -160,6 +160,28 @@ class Result(Message):
     timings: WorkerTimings
 
 
+class Probe(Message):
+    """Asks for `reply_bytes` of noise, to measure the link. Waits its turn as a forward call does.
+
+    The frame's tree may hold anything: it is what the way up is measured with.
+    """
+
+    type: Literal["probe"] = "probe"
+    client: Identifier
+    reply_bytes: Annotated[int, Field(ge=0, le=64 * 1024**2)]
+
+
+class Probed(Message):
+    """Answers a `Probe`. The frame's tree holds the noise, one uint8 tensor.
+
+    Attributes:
+        worker_s: what the worker spent on it, waiting included; not the link's.
+    """
+
+    type: Literal["probed"] = "probed"
+    worker_s: Seconds
+
+
 class Fault(Message):
     """Answers anything that went wrong.
 
@@ -197,6 +219,8 @@ _KINDS: dict[str, type[Message]] = {
     "welcome": Welcome,
     "forward": Forward,
     "result": Result,
+    "probe": Probe,
+    "probed": Probed,
     "fault": Fault,
     "cancel": Cancel,
     "cancelled": Cancelled,

@@ -26,6 +26,8 @@ from ..protocol.messages import (
     FaultCode,
     Forward,
     Hello,
+    Probe,
+    Probed,
     Result,
     Welcome,
     WorkerLimits,
@@ -115,6 +117,8 @@ class Handler:
             return self._hello(message)
         if isinstance(message, Cancel):
             return lambda: self._cancel(message)
+        if isinstance(message, Probe):
+            return self._probe(message, started)
         raise MessageError(f"a {type(message).__name__} is nothing a client sends")
 
     def _hello(self, hello: Hello) -> _Finish:
@@ -129,6 +133,14 @@ class Handler:
 
         turn = self._executor.enter(hello.client, secrets.token_hex(16))
         return lambda: self._run(turn, describe)
+
+    def _probe(self, message: Probe, started: float) -> _Finish:
+        def answer(_: float) -> EncodedFrame:
+            noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, message.reply_bytes))), dtype=torch.uint8)
+            return seal(Probed(worker_s=perf_counter() - started), tree.pack(noise[: message.reply_bytes], "noise"))
+
+        turn = self._executor.enter(message.client, secrets.token_hex(16))
+        return lambda: self._run(turn, answer)
 
     def _welcome(self, described: Described | None) -> Welcome:
         info = self._backend.info()

@@ -1,0 +1,243 @@
+"""`doctor`: says for the configured worker what is wrong and what to do, from the settings to a forward call."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import socket
+import statistics
+from collections.abc import Callable
+from contextlib import closing
+from time import perf_counter
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import torch
+
+from ..api.models import EndpointHealth
+from ..api.runpod_client import RunPodClient
+from ..client.connect import connect_from
+from ..client.remote_model import RemoteModel
+from ..client.session import Session
+from ..config.endpoint import Direct, Serverless, configured
+from ..config.settings import Settings, load_settings
+from ..digits.conditioning import conditioning
+from ..errors import ConnectError, OffloadError
+from ..transport.configured import kind_of
+from ..transport.health import Health, ping
+from ..version import __version__
+
+_DIGITS = "digits"
+_ROUND_TRIPS = 7
+# Enough for a connection to reach its speed, little enough for a slow one and for a queue job's limit.
+_FIRST_BYTES = 256 * 1024
+_MOST_BYTES = 4 * 1024**2
+_LONG_ENOUGH_S = 0.5
+
+T = TypeVar("T")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--model", help="also load this model there, and call it where that is known how")
+    parser.epilog = "Exit status: 0 if a forward call would work, 1 if not, 2 if a setting is wrong."
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints a line a check, and stops at the first that fails.
+
+    Raises:
+        OffloadError: what failed, and what to do about it.
+    """
+    logging.getLogger().setLevel(logging.ERROR)
+    settings = load_settings()
+    target = _settings(settings)
+    _network(target)
+    if isinstance(target, Serverless):
+        _platform(target, settings)
+    else:
+        _ping(target, settings)
+    with _session(settings) as session:
+        _versions(session)
+        _models(session, options.model)
+        round_trip_s = _link(session)
+        call_s = _forward(session, options.model)
+    _cost(settings, round_trip_s, call_s)
+    return 0
+
+
+def _say(check: str, text: str) -> None:
+    print(f"  ok  {check:<13} {text}", flush=True)
+
+
+def _checked(check: str, function: Callable[[], T]) -> T:
+    try:
+        return function()
+    except OffloadError:
+        print(f"FAIL  {check}", flush=True)
+        raise
+
+
+def _settings(settings: Settings) -> Direct | Serverless:
+    target = _checked("settings", lambda: configured(settings))
+    if isinstance(target, Direct):
+        token = "with a token" if target.token is not None else "without a token"
+        _say("settings", f"a worker at {target.url}, {token}")
+    else:
+        _say("settings", f"RunPod endpoint {target.endpoint_id}, kind: {target.kind}")
+    return target
+
+
+def _network(target: Direct | Serverless) -> None:
+    url = target.url if isinstance(target, Direct) or target.kind == "load-balancer" else target.base_url
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    addresses = _checked("address", lambda: _resolved(host, port))
+    _say("address", f"{host} is {addresses[0]}" + (f" and {len(addresses) - 1} more" if addresses[1:] else ""))
+    seconds = _checked("connection", lambda: _connected(host, port))
+    _say("connection", f"port {port} answers in {seconds * 1e3:.1f} ms")
+
+
+def _resolved(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectError(
+            f"{host} has no address ({error.strerror or type(error).__name__}): is the name right, and is this "
+            "machine online?"
+        ) from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _connected(host: str, port: int) -> float:
+    times = []
+    for _ in range(3):
+        started = perf_counter()
+        try:
+            with closing(socket.create_connection((host, port), timeout=10)):
+                times.append(perf_counter() - started)
+        except OSError as error:
+            raise ConnectError(
+                f"Nothing takes connections at {host}, port {port} ({error.strerror or type(error).__name__}). Is "
+                "the worker running, does it listen on that port, does a firewall stand in between?"
+            ) from error
+    return min(times)
+
+
+def _platform(target: Serverless, settings: Settings) -> None:
+    with RunPodClient(target.key, target.endpoint_id, base_url=target.base_url) as api:
+        health = _checked("RunPod", api.health)
+        kind = target.kind if target.kind != "auto" else _checked("RunPod", lambda: kind_of(api))
+    _say("RunPod", f"the key is accepted; a {kind} endpoint; {_counts(health)}")
+    if not health.workers.ready + health.workers.idle + health.workers.running:
+        print(f"      no worker runs: starting one, for up to {settings.wake_timeout_s:.0f} s", flush=True)
+
+
+def _counts(health: EndpointHealth) -> str:
+    workers, jobs = health.workers, health.jobs
+    return (
+        f"workers: {workers.ready + workers.idle} ready, {workers.running} running, {workers.initializing} "
+        f"starting, {workers.throttled} throttled, {workers.unhealthy} unhealthy; jobs: {jobs.in_queue} waiting, "
+        f"{jobs.in_progress} running, {jobs.failed} failed"
+    )
+
+
+def _ping(target: Direct, settings: Settings) -> None:
+    health = ping(target.url, ca_file=settings.ca_file)
+    if health is Health.READY:
+        _say("worker", "it says that it is ready")
+    else:
+        print(f"  ??  {'worker':<13} /ping says {health.value}", flush=True)
+
+
+def _session(settings: Settings) -> Session:
+    def progress(text: str) -> None:
+        print(f"      {text}", flush=True)
+
+    return _checked("handshake", lambda: connect_from(settings, notify=progress))
+
+
+def _versions(session: Session) -> None:
+    there = session.welcome
+    _say("handshake", f"backend {there.backend} on {there.device}")
+    print(f"      here:  comfy-gpu-offload {__version__}, torch {torch.__version__}, {platform.platform()}")
+    comfyui = f", ComfyUI {there.comfyui}" if there.comfyui else ""
+    print(f"      there: comfy-gpu-offload {there.package}, torch {there.torch}{comfyui}", flush=True)
+    if there.package != __version__:
+        print("      Install the same release of comfy-gpu-offload on both sides.", flush=True)
+
+
+def _models(session: Session, wanted: str | None) -> None:
+    names = [entry.name for entry in session.welcome.models]
+    if not names:
+        print("FAIL  models", flush=True)
+        raise OffloadError(
+            "The worker has no models: put one into its ComfyUI's models/diffusion_models or models/checkpoints."
+        )
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+    _say("models", f"{len(names)}: {shown}")
+    if wanted is not None and wanted not in names:
+        print("FAIL  model", flush=True)
+        raise OffloadError(f"The worker has no model {wanted!r}. `comfy-gpu-offload models` lists what it has.")
+
+
+def _link(session: Session) -> float:
+    """The round trip's seconds; prints it and the bandwidth both ways."""
+    trips = [_checked("round trip", session.probe) for _ in range(_ROUND_TRIPS)]
+    round_trip_s = statistics.median(trips[1:])
+    _say("round trip", f"{round_trip_s * 1e3:.1f} ms (the first, with the connection: {trips[0] * 1e3:.1f} ms)")
+    up = _checked("bandwidth", lambda: _rate(lambda size: session.probe(up_bytes=size), round_trip_s))
+    down = _checked("bandwidth", lambda: _rate(lambda size: session.probe(down_bytes=size), round_trip_s))
+    _say("bandwidth", f"{up * 8 / 1e6:.1f} Mbit/s up, {down * 8 / 1e6:.1f} Mbit/s down")
+    return round_trip_s
+
+
+def _rate(transfer: Callable[[int], float], round_trip_s: float) -> float:
+    """Bytes a second, by the largest transfer that is still quick."""
+    size = _FIRST_BYTES
+    while True:
+        seconds = transfer(size)
+        if seconds > _LONG_ENOUGH_S or size >= _MOST_BYTES:
+            return size / max(seconds - round_trip_s, 1e-6)
+        size *= 4
+
+
+def _forward(session: Session, wanted: str | None) -> float | None:
+    """A forward call's seconds, or None where no model is known how to be called."""
+    names = [entry.name for entry in session.welcome.models]
+    name = wanted or (_DIGITS if _DIGITS in names else None)
+    if name is None:
+        _say("forward call", "a probe ran where calls run; --model NAME also loads a model")
+        return None
+    model = _checked("forward call", lambda: session.model(name))
+    if name != _DIGITS:
+        _say("forward call", f"{name} is loaded and computes in {model.description.compute_dtype}")
+        return None
+    seconds = _checked("forward call", lambda: _call_digits(model))
+    timings = model.last_timings
+    compute_ms = 0.0 if timings is None else timings.compute_s * 1e3
+    _say("forward call", f"{name}: {seconds * 1e3:.1f} ms, of which the model took {compute_ms:.1f} ms")
+    return seconds
+
+
+def _call_digits(model: RemoteModel) -> float:
+    context, pooled = conditioning([7])
+    call = {
+        "hidden_states": torch.zeros(1, 16, 8, 8, dtype=model.dtype),
+        "timestep": torch.full((1,), 500.0),
+        "encoder_hidden_states": context.to(model.dtype),
+        "pooled_projections": pooled.to(model.dtype),
+    }
+    model(**call)  # the first one also carries what the next ones only name
+    started = perf_counter()
+    model(**call)
+    return perf_counter() - started
+
+
+def _cost(settings: Settings, round_trip_s: float, call_s: float | None) -> None:
+    if not settings.gpu_rate:
+        return
+    seconds = round_trip_s if call_s is None else call_s
+    what = "a call of no work" if call_s is None else "such a call"
+    _say("cost", f"{what}: about ${settings.gpu_rate * seconds:.6f} at ${settings.gpu_rate:g} a second")

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.backend import FunctionBackend
+from tests.support.worker import ThreadWorker
+
+from comfy_gpu_offload.cli.main import main
+from comfy_gpu_offload.config.settings import Settings, variable
+from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
+
+TOKEN = "a-token-that-nobody-may-see"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
+
+
+@pytest.fixture
+def worker() -> Iterator[ThreadWorker]:
+    with ThreadWorker(DiffusersBackend(), token=TOKEN) as made:
+        yield made
+
+
+def lines(output: str) -> dict[str, str]:
+    """What each check says, of those that passed."""
+    rows = [line.split(maxsplit=1)[1] for line in output.splitlines() if line.startswith("  ok  ")]
+    return {row[:13].strip(): row[13:].strip() for row in rows}
+
+
+def test_a_worker_that_works_passes_every_check(
+    worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url)
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_TOKEN", TOKEN)
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_GPU_RATE", "0.0003")
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr()
+    checks = lines(said.out)
+    assert list(checks) == [
+        *("settings", "address", "connection", "worker", "handshake"),
+        *("models", "round trip", "bandwidth", "forward call", "cost"),
+    ]
+    assert "Mbit/s up" in checks["bandwidth"]
+    assert "digits" in checks["forward call"]
+    assert "$" in checks["cost"]
+    assert TOKEN not in said.out + said.err
+
+
+def test_a_wrong_token_is_named(
+    worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url)
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_TOKEN", "another")
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert "FAIL  handshake" in said.out
+    assert "COMFY_GPU_OFFLOAD_TOKEN" in said.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "failed", "says"),
+    [
+        ({}, 2, "settings", "No worker is configured"),
+        ({"COMFY_GPU_OFFLOAD_URL": "http://192.168.1.7:8288"}, 2, None, "ssh -L"),
+        ({"COMFY_GPU_OFFLOAD_URL": "https://nowhere.invalid"}, 1, "address", "is the name right"),
+        ({"COMFY_GPU_OFFLOAD_URL": "http://127.0.0.1:9"}, 1, "connection", "Is the worker running"),
+        ({"RUNPOD_ENDPOINT_ID": "abc123"}, 2, "settings", "RUNPOD_API_KEY is missing"),
+    ],
+)
+def test_the_first_thing_that_is_wrong_is_named_with_what_to_do(
+    variables: dict[str, str],
+    status: int,
+    failed: str | None,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor"]) == status
+    said = capsys.readouterr()
+    assert failed is None or f"FAIL  {failed}" in said.out
+    assert says in said.err
+
+
+def test_a_model_that_is_not_there_is_named(
+    worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url)
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_TOKEN", TOKEN)
+    assert main(["doctor", "--model", "flux"]) == 1
+    assert "no model 'flux'" in capsys.readouterr().err
+
+
+def test_a_worker_without_models_is_no_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = FunctionBackend()
+    backend.functions.clear()
+    with ThreadWorker(backend) as empty:
+        monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", empty.url)
+        assert main(["doctor"]) == 1
+    assert "no models" in capsys.readouterr().err
