@@ -5,7 +5,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+INSTALL := --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip $(INSTALL)
+# RunPod's SDK brings a hundred packages that nothing but a queue worker needs.
+SDK := $(VENV)-runpod
 # Spinning OpenMP threads of one process starve those of another.
 export OMP_WAIT_POLICY := passive
 
@@ -28,7 +31,7 @@ types: $(VENV)/.dev
 security: $(VENV)/.dev
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src __init__.py
 
-unit: $(VENV)/.dev
+unit: $(VENV)/.dev $(SDK)/.done
 	$(BIN)/pytest
 
 bench: $(VENV)/.dev
@@ -49,5 +52,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+# What $(VENV) has already, torch and the package above all, is found there and not installed again.
+$(SDK)/.done: worker/requirements.txt constraints.txt $(VENV)/.dev
+	rm -rf $(SDK)
+	$(BIN)/python -m venv --without-pip $(SDK)
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> $$($(SDK)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth
+	$(BIN)/python -m pip --python $(SDK)/bin/python $(INSTALL) --requirement worker/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) $(SDK) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
