@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from worker.settings import WorkerSettings, load_worker_settings
 from worker.start import exit_status, handler_options, ready_backend
 
 from comfy_gpu_offload.config.settings import load_settings
+from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.server.memory import keep_freed_memory
 
@@ -36,6 +38,10 @@ def main() -> int:
 
 def _run() -> None:
     worker, settings = load_worker_settings(), load_settings()
+    if importlib.util.find_spec("runpod") is None:
+        raise ConfigError(
+            f"RunPod's SDK is not installed for {sys.executable}: install worker/requirements.txt there."
+        )
     # Until the SDK's own: a container's first process is not ended by a signal that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     keep_freed_memory()
