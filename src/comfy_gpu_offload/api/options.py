@@ -36,7 +36,9 @@ class RunPodOptions:
     poll_retry: RetryPolicy = field(
         default_factory=lambda: RetryPolicy(attempts=20, connect_attempts=20, total_s=120.0)
     )
-    cancel_retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(attempts=2, connect_attempts=2))
+    cancel_retry: RetryPolicy = field(
+        default_factory=lambda: RetryPolicy(attempts=2, connect_attempts=2, total_s=20.0)
+    )
     poll_first_s: float = 0.25
     poll_longest_s: float = 2.0
     poll_growth: float = 1.5
