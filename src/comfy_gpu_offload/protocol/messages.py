@@ -32,6 +32,7 @@ class FaultCode(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     MODEL_CHANGED = "model_changed"
     MISSING_TENSORS = "missing_tensors"
+    UNKNOWN_RUN = "unknown_run"
     WRONG_DIGEST = "wrong_digest"
     TOO_LARGE = "too_large"
     CANCELLED = "cancelled"
@@ -152,12 +153,60 @@ class WorkerTimings(Message):
 
 
 class Result(Message):
-    """Answers a `Forward`. The frame's tree holds what the model returned."""
+    """Answers a `Forward`, or ends a run. The tree holds what the model returned, or the run's latent."""
 
     type: Literal["result"] = "result"
     request: Identifier
     instance: Identifier
     timings: WorkerTimings
+
+
+class SampleJob(Message):
+    """Asks for a whole sampling run. Fields as KSampler (Advanced) has them.
+
+    The frame's tree is a dict: ``latent``, ``positive`` and ``negative`` always; ``noise``, ``noise_mask``,
+    ``batch_index``, ``sigmas`` and ``model_sampling`` where they differ from what the fields give.
+
+    Attributes:
+        request: names the run; a worker that has it already goes on with it.
+        start_step, last_step: of `steps`; None for the first and the last.
+        preview: ComfyUI's name of a preview method, or ``none``.
+    """
+
+    type: Literal["sample"] = "sample"
+    request: Identifier
+    client: Identifier
+    model: ModelRef
+    fingerprint: Identifier
+    reply_codec: ShortText
+    sampler: ShortText
+    scheduler: ShortText
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    steps: Annotated[int, Field(ge=1, le=10_000)]
+    cfg: Annotated[float, Field(allow_inf_nan=False)]
+    denoise: Annotated[float, Field(ge=0, le=1)] = 1.0
+    start_step: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    last_step: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    force_full_denoise: bool = False
+    disable_noise: bool = False
+    preview: ShortText = "none"
+
+
+class Follow(Message):
+    """Asks to be told on of a run that the worker has; of its progress after step `after`."""
+
+    type: Literal["follow"] = "follow"
+    request: Identifier
+    after: Annotated[int, Field(ge=0)]
+
+
+class Progress(Message):
+    """One step of a run is done. The frame's tree holds a preview, as encoded picture bytes, or None."""
+
+    type: Literal["progress"] = "progress"
+    request: Identifier
+    step: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)]
 
 
 class Probe(Message):
@@ -219,6 +268,9 @@ _KINDS: dict[str, type[Message]] = {
     "welcome": Welcome,
     "forward": Forward,
     "result": Result,
+    "sample": SampleJob,
+    "follow": Follow,
+    "progress": Progress,
     "probe": Probe,
     "probed": Probed,
     "fault": Fault,

@@ -31,6 +31,7 @@ _STATUS: dict[FaultCode, int] = {
     FaultCode.UNKNOWN_MODEL: 404,
     FaultCode.MODEL_CHANGED: 409,
     FaultCode.MISSING_TENSORS: 409,
+    FaultCode.UNKNOWN_RUN: 404,
     FaultCode.TOO_LARGE: 413,
     FaultCode.CANCELLED: 499,
     FaultCode.BUSY: 503,

@@ -12,7 +12,7 @@ import torch
 
 from ...io.buffers import aligned
 from ...io.tree import map_tensors
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,13 @@ class Computed:
     compute_s: float
 
 
+class Report(Protocol):
+    """Told of a run's progress, on the thread that runs it."""
+
+    def __call__(self, step: int, of: int, preview: Callable[[], bytes | None]) -> None:
+        """`step` of `of` are done. `preview` makes an encoded picture of the run so far, when one is wanted."""
+
+
 class BackendError(Exception):
     """A backend's refusal, which the handler turns into a fault. The message is for the user."""
 
@@ -70,7 +77,7 @@ class InterruptedCallError(BackendError):
 
 
 class Backend(Protocol):
-    """All methods but `interrupt`, `models` and `info` are called from one thread, one at a time."""
+    """All methods but `interrupt`, `models` and `info` are called one at a time, each from any thread."""
 
     def info(self) -> BackendInfo:
         """What the handshake says of this backend."""
@@ -96,6 +103,17 @@ class Backend(Protocol):
             ModelMismatchError: the model has another fingerprint.
             InterruptedCallError: `interrupt` was called meanwhile.
             BackendError: as `describe`, or the model raised.
+        """
+
+    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+        """Runs a whole sampling loop; the result is the final latent, on the CPU.
+
+        `tensors` is the job's tree. `report` is called after each step.
+
+        Raises:
+            ModelRunError: this backend has no such sampler, or the model raised.
+            InterruptedCallError: `interrupt` was called meanwhile; at most one model call later.
+            BackendError: as `forward`.
         """
 
     def interrupt(self) -> None:
