@@ -37,6 +37,12 @@ ONLY_IN = {
     "runpod": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+ROOT = PACKAGE.parents[1]
+OURS = sorted(
+    path
+    for path in ROOT.rglob("*.py")
+    if not any(part.startswith(".venv") or part in {"build", "dist"} for part in path.relative_to(ROOT).parts)
+)
 
 
 def room_of(path: Path) -> str:
@@ -84,12 +90,22 @@ def test_imports_inside_the_package_are_relative_and_foreign_ones_in_their_rooms
             assert allowed is None or place.startswith(allowed), f"{place} imports {foreign}"
 
 
+def test_runpods_sdk_is_imported_only_by_what_ships_to_its_gpus() -> None:
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for path in OURS
+        for level, name in imports_of(path)
+        if level == 0 and name.split(".")[0] == "runpod"
+    }
+    assert importing == {"worker/handler.py"}
+
+
 def test_every_room_is_listed() -> None:
     assert {room_of(path) for path in FILES} <= ALLOWED.keys()
 
 
 def test_no_pickle_no_eval_no_torch_load() -> None:
-    for path in FILES:
+    for path in [*FILES, *(ROOT / "worker").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
