@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef
+from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.backends.base import (
     BackendInfo,
     Computed,
@@ -16,6 +16,7 @@ from comfy_gpu_offload.server.backends.base import (
     InterruptedCallError,
     ModelMismatchError,
     ModelNotFoundError,
+    Report,
     model_errors,
     on_device,
 )
@@ -39,6 +40,7 @@ class FunctionBackend:
         self.release = threading.Event()
         self.interrupted = threading.Event()
         self.closed = False
+        self.steps_done = 0
         self.fingerprint = FINGERPRINT
 
     def _wait(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -71,6 +73,21 @@ class FunctionBackend:
         with model_errors(ref.name, lambda: None):
             placed = on_device((args, dict(kwargs)), torch.device("cpu"))
             return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 1e-5)
+
+    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+        """Adds the seed to the latent at each step; the sampler's name is the model function of a step."""
+        if job.fingerprint != self.fingerprint:
+            raise ModelMismatchError("The model has changed.")
+        self.calls.append((job.sampler, (job,), dict(tensors)))
+        latent = tensors["latent"]
+        with model_errors(job.model.name, lambda: None):
+            for step in range(1, job.steps + 1):
+                if self.interrupted.is_set():
+                    raise InterruptedCallError("The run was cancelled.")
+                latent = self.functions[job.sampler](latent) + job.seed
+                self.steps_done = step
+                report(step, job.steps, lambda step=step: b"picture %d" % step)  # type: ignore[misc]
+        return Computed(latent, 0.0, 1e-5)
 
     def interrupt(self) -> None:
         self.interrupted.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from ..transport.base import Check
 from .timings import CallTimings
 
 _TIMINGS_KEPT = 4096
+# Told of a run's progress: steps done, steps in all, and now and then an encoded picture of the run so far.
+OnProgress = Callable[[int, int, bytes | None], None]
 
 
 class Caller(Protocol):
@@ -32,6 +34,19 @@ class Caller(Protocol):
         device: torch.device | None = None,
     ) -> tuple[Tree, CallTimings]:
         """See `Session.forward`."""
+
+    def sample(
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        fields: Mapping[str, Any],
+        job: Tree,
+        on_progress: OnProgress,
+        *,
+        check: Check | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[Tree, CallTimings]:
+        """See `Session.sample`."""
 
 
 class RemoteModel(nn.Module):
@@ -76,6 +91,24 @@ class RemoteModel(nn.Module):
         self.timings.append(timings)
         self.calls += 1
         return value
+
+    def sample(
+        self, fields: Mapping[str, Any], job: Tree, on_progress: OnProgress = lambda *_: None
+    ) -> tuple[Tree, CallTimings]:
+        """A whole sampling run at the worker: see `Session.sample`.
+
+        Raises:
+            As `Session.sample`.
+        """
+        return self._caller.sample(
+            self.description.ref,
+            self.description.fingerprint,
+            fields,
+            job,
+            on_progress,
+            check=self._check,
+            device=self.device,
+        )
 
     def timings_since(self, calls: int) -> list[CallTimings]:
         """Of the calls after the first `calls`, oldest first, as far as they are kept."""

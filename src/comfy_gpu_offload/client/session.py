@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from ..errors import (
     ConnectError,
+    ConnectionLostError,
     ExchangeTimeoutError,
     HttpStatusError,
     MessageError,
@@ -25,20 +27,23 @@ from ..errors import (
 )
 from ..io import codecs
 from ..io.buffers import aligned
-from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits
+from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits, Part
 from ..io.tree import PackedTree, Tree, map_tensors, pack, pack_call
 from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
 from ..protocol.messages import (
     Cancel,
     Fault,
     FaultCode,
+    Follow,
     Forward,
     Hello,
     ModelEntry,
     ModelRef,
     Probe,
     Probed,
+    Progress,
     Result,
+    SampleJob,
     Welcome,
     expect,
 )
@@ -46,7 +51,7 @@ from ..transport.base import Check, Timeouts, Transport
 from ..version import __version__
 from .faults import error_of
 from .recurrence import Recurrence
-from .remote_model import RemoteModel
+from .remote_model import OnProgress, RemoteModel
 from .retry import Patience, RetryPolicy
 from .skew import warn_of_skew
 from .timings import CallTimings
@@ -231,6 +236,117 @@ class Session:
                 self._cancel(message.request)
             raise
 
+    def sample(
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        fields: Mapping[str, Any],
+        job: Tree,
+        on_progress: OnProgress,
+        *,
+        check: Check | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[Tree, CallTimings]:
+        """A whole sampling run as one job; the result's tensors are on `device`, or on the CPU.
+
+        `fields` are those of `SampleJob` that say how to sample, `job` its tree. A connection that is lost is
+        taken up again where it broke; a worker that was restarted begins anew, and gives the same result.
+
+        Raises:
+            UnsupportedValueError: something in `job` cannot travel.
+            TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: the worker refused, or the model failed.
+        """
+        started = perf_counter()
+        packed = pack(job, "job")
+        _refuse_gradients(packed)
+        message = SampleJob(
+            request=secrets.token_hex(16),
+            client=self.client,
+            model=ref,
+            fingerprint=fingerprint,
+            reply_codec=self._options.codec.name,
+            **fields,
+        )
+        host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
+        call = _Call(message, packed, host, device or _CPU, pack_s=perf_counter() - started)
+        try:
+            return self._follow_to_its_end(call, on_progress, check)
+        except BaseException as error:
+            if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
+                self._cancel(message.request)
+            raise
+
+    def _follow_to_its_end(
+        self, call: _Call, on_progress: OnProgress, check: Check | None
+    ) -> tuple[Tree, CallTimings]:
+        patience, came_to = Patience(self._options.retry, check), 0
+        following = _Following(on_progress)
+        resends = 0
+        while True:
+            try:
+                answer = self._stream_attempt(call, following, check)
+            except TransportError as error:
+                if following.step > came_to:  # another loss than the last one
+                    patience, came_to = Patience(self._options.retry, check), following.step
+                if not error.retryable or isinstance(error, ExchangeTimeoutError):
+                    raise
+                logger.warning("The connection was lost in the middle of a run and is made again: %s", error)
+                if not patience.wait():
+                    raise
+                continue
+            if not isinstance(answer, Fault):
+                return answer
+            following.is_known, following.step = False, 0
+            if answer.code is FaultCode.MISSING_TENSORS and resends < _MAX_RESENDS:
+                resends += 1
+                self._recurrence.lacking(answer.missing)
+            elif not answer.retryable or not patience.wait():
+                raise error_of(answer)
+
+    def _stream_attempt(
+        self, call: _Call, following: _Following, check: Check | None
+    ) -> tuple[Tree, CallTimings] | Fault:
+        """One stream, of the whole job or of the rest of one that the worker has."""
+        t0 = perf_counter()
+        parts: list[Part] = []
+        if following.is_known:
+            frame = seal(Follow(request=call.message.request, after=following.step))
+        else:
+            parts = self._recurrence.parts(call.model_key, call.packed, call.host)
+            frame = seal_parts(call.message, call.packed.skeleton, parts, self._options.codec)
+            self._check_size(frame)
+        t1 = perf_counter()
+        call.encode_s += t1 - t0
+        call.bytes_up += frame.size_bytes
+        call.exchanges += 1
+        try:
+            envelope = self._last_of_stream(call, frame, following, check)
+        finally:
+            t2 = perf_counter()
+            call.exchange_s += t2 - t1
+        if isinstance(envelope.message, Fault):
+            return envelope.message
+        result = expect(envelope.message, Result)
+        self._recurrence.delivered(result.instance, parts)
+        value = map_tensors(envelope.unpack(), lambda tensor: aligned(tensor.to(call.device)))
+        return value, call.finish(result, perf_counter() - t2)
+
+    def _last_of_stream(
+        self, call: _Call, frame: EncodedFrame, following: _Following, check: Check | None
+    ) -> Envelope:
+        """What ends the run; its progress is passed on meanwhile."""
+        with closing(self._transport.stream("sample", frame, self._options.call, check)) as replies:
+            for reply in replies:
+                call.bytes_down += len(reply)
+                envelope = open_frame(reply, self._options.limits)
+                if not isinstance(envelope.message, Progress):
+                    return envelope
+                following.progress(envelope)
+                if check is not None:  # steps may come faster than a transport looks for an interrupt
+                    check()
+        raise ConnectionLostError("The worker's stream ended before the run did.")
+
     def _complete(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings]:
         patience = Patience(self._options.retry, check)
         resends = 0
@@ -276,7 +392,8 @@ class Session:
         result = expect(envelope.message, Result)
         self._recurrence.delivered(result.instance, parts)
         value = map_tensors(envelope.unpack(), lambda tensor: aligned(tensor.to(call.device)))
-        timings = call.finish(result, len(reply), perf_counter() - t3)
+        call.bytes_down += len(reply)
+        timings = call.finish(result, perf_counter() - t3)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("forward %s: %s", call.message.model.name, timings.summary())
         return value, timings
@@ -308,7 +425,7 @@ class Session:
 class _Call:
     """A forward call under way; times and bytes grow with each attempt."""
 
-    message: Forward
+    message: Forward | SampleJob
     packed: PackedTree
     host: tuple[torch.Tensor, ...]
     device: torch.device
@@ -316,13 +433,14 @@ class _Call:
     encode_s: float = 0.0
     exchange_s: float = 0.0
     bytes_up: int = 0
+    bytes_down: int = 0
     exchanges: int = 0
 
     @property
     def model_key(self) -> str:
         return f"{self.message.model.name}\n{self.message.model.weight_dtype}"
 
-    def finish(self, result: Result, reply_bytes: int, decode_s: float) -> CallTimings:
+    def finish(self, result: Result, decode_s: float) -> CallTimings:
         worker = result.timings
         return CallTimings(
             pack_s=self.pack_s,
@@ -334,9 +452,28 @@ class _Call:
             load_s=worker.load_s,
             compute_s=worker.compute_s,
             bytes_up=self.bytes_up,
-            bytes_down=reply_bytes,
+            bytes_down=self.bytes_down,
             exchanges=self.exchanges,
         )
+
+
+@dataclass
+class _Following:
+    """How far a run has come, as far as this side knows."""
+
+    on_progress: OnProgress
+    step: int = 0
+    is_known: bool = False
+
+    def progress(self, envelope: Envelope) -> None:
+        message = expect(envelope.message, Progress)
+        preview = envelope.unpack()
+        if preview is not None and not isinstance(preview, bytes):
+            raise MessageError("a preview must be an encoded picture")
+        self.is_known = True
+        if message.step > self.step:  # the last step comes again as a sign of life
+            self.step = message.step
+            self.on_progress(message.step, message.of, preview)
 
 
 def _refuse_gradients(packed: PackedTree) -> None:

@@ -98,13 +98,39 @@ def sample(
     Raises:
         ValueError: a label, steps or shift is out of range.
     """
-    context, pooled = _both_halves(labels, dtype, device)
-    latents = noise(labels, seed).to(device)
-    sigmas = schedule(steps, shift).tolist()
+    positive, negative = conditioning(labels), unconditional(len(labels))
+    context, pooled = (torch.cat(halves).to(device, dtype) for halves in zip(positive, negative, strict=True))
+    start = noise(labels, seed).to(device)
+    sigmas = schedule(steps, shift)
+    return euler(model, start, context=context, pooled=pooled, sigmas=sigmas, guidance=guidance, callback=callback)
+
+
+@torch.no_grad()
+def euler(
+    model: Model,
+    latents: Tensor,
+    *,
+    context: Tensor,
+    pooled: Tensor,
+    sigmas: Tensor,
+    guidance: float,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Follow the model from `latents`, which is noise, down the sigmas.
+
+    Args:
+        latents: `[B, C, H, W]`, float32, at the first sigma.
+        context, pooled: `[2B, …]` in the dtype that the model predicts in: the wanted half first.
+        sigmas: `[steps + 1]`.
+
+    Returns:
+        latents like `latents`, out of the model's space.
+    """
+    levels, steps = sigmas.tolist(), len(sigmas) - 1
     for step in range(steps):
-        timestep = torch.full((2 * len(labels),), sigmas[step] * TIMESTEPS, device=device)
+        timestep = torch.full((2 * len(latents),), levels[step] * TIMESTEPS, device=latents.device)
         prediction = model(
-            hidden_states=torch.cat([latents, latents]).to(dtype),
+            hidden_states=torch.cat([latents, latents]).to(context.dtype),
             timestep=timestep,
             encoder_hidden_states=context,
             pooled_projections=pooled,
@@ -112,17 +138,7 @@ def sample(
         )[0]
         labelled, dropped = prediction.float().chunk(2)
         velocity = dropped + guidance * (labelled - dropped)
-        latents = latents + (sigmas[step + 1] - sigmas[step]) * velocity
+        latents = latents + (levels[step + 1] - levels[step]) * velocity
         if callback is not None:
             callback(step + 1, steps, process_out(latents))
     return process_out(latents)
-
-
-def _both_halves(labels: Sequence[int], dtype: torch.dtype, device: str | torch.device) -> tuple[Tensor, Tensor]:
-    """Return context `[2B, 4, 48]` and pooled `[2B, 64]`: the labels, then as many dropped ones."""
-    context, pooled = conditioning(labels)
-    dropped_context, dropped_pooled = unconditional(len(labels))
-    return (
-        torch.cat([context, dropped_context]).to(device, dtype),
-        torch.cat([pooled, dropped_pooled]).to(device, dtype),
-    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 
 from pydantic import SecretStr
 
@@ -20,7 +22,7 @@ from .http_request import Body, Request
 from .http_server import Reply
 
 MEDIA_TYPE = "application/octet-stream"
-_FRAME_PATH = re.compile(r"/v1/(hello|forward|cancel)")
+_FRAME_PATH = re.compile(r"/v1/(hello|forward|cancel|sample)")
 
 _STATUS: dict[FaultCode, int] = {
     FaultCode.BAD_FRAME: 400,
@@ -82,6 +84,8 @@ class Routes:
             body = _read(request.body, self._state.limits)
         except FrameError as error:
             return _answer_fault(fault_of(error))
+        if request.path == "/v1/sample":
+            return _streamed(handler.stream(body))
         frame = handler.handle(body)
         return _answer(frame, _status_of(frame))
 
@@ -123,6 +127,15 @@ def _answer_fault(fault: Fault) -> Reply:
 
 def _answer(frame: EncodedFrame, status: int) -> Reply:
     return Reply(status, frame.buffers, MEDIA_TYPE)
+
+
+def _streamed(frames: Iterator[EncodedFrame]) -> Reply:
+    """The frames as they come; a refusal, which comes first and alone, as any other reply."""
+    first = next(frames)
+    status = _status_of(first)
+    if status != 200:
+        return _answer(first, status)
+    return Reply(status, media_type=MEDIA_TYPE, stream=(frame.buffers for frame in chain((first,), frames)))
 
 
 def _status_of(frame: EncodedFrame) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -24,11 +24,14 @@ from ..protocol.messages import (
     Cancelled,
     Fault,
     FaultCode,
+    Follow,
     Forward,
     Hello,
     Probe,
     Probed,
+    Progress,
     Result,
+    SampleJob,
     Welcome,
     WorkerLimits,
     WorkerTimings,
@@ -38,6 +41,7 @@ from .backends.base import Backend, Computed, Described
 from .executor import Executor, Turn
 from .faults import RefusedError, fault_of, places
 from .replies import ReplyCache
+from .runs import Run, RunStore, Step
 from .store import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -65,6 +69,7 @@ class Handler:
         self._executor = Executor(backend.clear_interrupt)
         self._store = BlobStore(self.options.store_bytes)
         self._replies = ReplyCache()
+        self._runs = RunStore()
 
     def handle(self, buffer: Buffer) -> EncodedFrame:
         """The reply to one frame. Never fails: what goes wrong is answered with a fault.
@@ -92,6 +97,21 @@ class Handler:
             run()
         return reply
 
+    def stream(self, buffer: Buffer) -> Iterator[EncodedFrame]:
+        """The replies to a frame that asks for a sampling run, or to go on with one. The last one ends it.
+
+        The run goes on when nobody takes them, and can be asked for again.
+        """
+        started = perf_counter()
+        try:
+            envelope = open_frame(buffer, self.options.limits)
+            run, request, after = self._run_of(envelope, started)
+        except Exception as error:
+            yield self._refuse(error)
+            return
+        for item in run.follow(after):
+            yield _progress(request, item) if isinstance(item, Step) else item
+
     def close(self, timeout_s: float | None = None) -> bool:
         """Lets the running call finish, refuses what waits, frees the models; False on a timeout."""
         finished = self._executor.close(timeout_s)
@@ -117,6 +137,9 @@ class Handler:
             return self._hello(message)
         if isinstance(message, Cancel):
             return lambda: self._cancel(message)
+        if isinstance(message, SampleJob | Follow):
+            run, _, _ = self._run_of(envelope, started)
+            return run.wait
         if isinstance(message, Probe):
             return self._probe(message, started)
         raise MessageError(f"a {type(message).__name__} is nothing a client sends")
@@ -141,6 +164,53 @@ class Handler:
 
         turn = self._executor.enter(message.client, secrets.token_hex(16))
         return lambda: self._run(turn, answer)
+
+    def _run_of(self, envelope: Envelope, started: float) -> tuple[Run, str, int]:
+        message = envelope.message
+        if isinstance(message, Follow):
+            known = self._runs.get(message.request)
+            if known is None:
+                text = "This worker does not have that run: it was restarted, or is another one."
+                raise RefusedError(Fault(code=FaultCode.UNKNOWN_RUN, message=text, retryable=True))
+            return known, message.request, message.after
+        if isinstance(message, SampleJob):
+            return self._sample(message, envelope, started), message.request, 0
+        raise MessageError(f"a {type(message).__name__} asks for no run")
+
+    def _sample(self, job: SampleJob, envelope: Envelope, started: float) -> Run:
+        known = self._runs.get(job.request)
+        if known is not None:
+            return known
+        codec = _reply_codec(job.reply_codec)
+        tensors = _mapping_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors)))
+        decode_s = perf_counter() - started
+        run, is_new = self._runs.claim(job.request, job.steps)
+        if not is_new:
+            return run
+        turn = self._executor.enter(job.client, job.request)
+
+        def sample(queue_s: float) -> EncodedFrame:
+            logger.info("run %s begins: %d steps of %s", job.request, job.steps, job.sampler)
+            done = self._backend.sample(job, tensors, run.report)
+            timings = WorkerTimings(
+                decode_s=decode_s, queue_s=queue_s, load_s=done.load_s, compute_s=done.compute_s
+            )
+            return self._result(job, codec, done, timings)
+
+        def work() -> None:
+            try:
+                frame = self._run(turn, sample, failed=lambda: self._runs.forget(job.request))
+            except BaseException as error:  # whoever follows must see an end
+                self._runs.forget(job.request)
+                run.finish(self._refuse(error))
+                raise
+            run.finish(frame)
+
+        try:
+            threading.Thread(target=work, name="comfy-gpu-offload-run", daemon=True).start()
+        except RuntimeError:  # no more threads; see `submit`
+            work()
+        return run
 
     def _welcome(self, described: Described | None) -> Welcome:
         info = self._backend.info()
@@ -202,7 +272,7 @@ class Handler:
             return self._refuse(error)
 
     def _result(
-        self, message: Forward, codec: codecs.Codec, done: Computed, timings: WorkerTimings
+        self, message: Forward | SampleJob, codec: codecs.Codec, done: Computed, timings: WorkerTimings
     ) -> EncodedFrame:
         result = Result(request=message.request, instance=self.instance, timings=timings)
         frame = seal(result, tree.pack(done.result, "result"), codec)
@@ -260,6 +330,16 @@ class Handler:
         else:
             logger.info("answered with the fault %s", fault.code.value)
         return seal(fault)
+
+
+def _progress(request: str, step: Step) -> EncodedFrame:
+    return seal(Progress(request=request, step=step.step, of=step.of), tree.pack(step.preview, "preview"))
+
+
+def _mapping_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return value
+    raise MessageError("a run's tree must be a dict with names for keys")
 
 
 def _reply_codec(name: str) -> codecs.Codec:

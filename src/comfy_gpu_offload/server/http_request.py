@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
 
@@ -99,7 +99,8 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: Body
-    keep_alive: bool = field(default=True)
+    keep_alive: bool
+    is_http_1_1: bool
 
 
 class Source:
@@ -143,7 +144,7 @@ class Source:
             self._last = text, _parsed(text)
         head = self._last[1]
         body = Body(self, head.length, expected=head.expects_continue)
-        return Request(head.method, head.path, head.headers, body, head.keep_alive)
+        return Request(head.method, head.path, head.headers, body, head.keep_alive, head.is_http_1_1)
 
     def receive_into(self, view: memoryview) -> int:
         """At least one byte, at most `len(view)`.
@@ -193,6 +194,7 @@ class _Head:
     headers: Mapping[str, str]
     length: int | None
     keep_alive: bool
+    is_http_1_1: bool
     expects_continue: bool
 
 
@@ -206,9 +208,12 @@ def _parsed(head: bytes) -> _Head:
         raise BadRequestError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request line")
     headers = _headers(lines[1:])
     options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
-    keep_alive = match[3] == "1" and "close" not in options
+    is_http_1_1 = match[3] == "1"
+    keep_alive = is_http_1_1 and "close" not in options
     expects_continue = headers.get("expect", "").lower() == "100-continue"
-    return _Head(match[1], match[2].partition("?")[0], headers, _length(headers), keep_alive, expects_continue)
+    return _Head(
+        match[1], match[2].partition("?")[0], headers, _length(headers), keep_alive, is_http_1_1, expects_continue
+    )
 
 
 def _headers(lines: list[str]) -> dict[str, str]:

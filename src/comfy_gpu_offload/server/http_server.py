@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -25,12 +25,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reply:
-    """A status and a body, sent from its buffers' own memory."""
+    """A status and a body, sent from its buffers' own memory; with `stream`, piece by piece as they come."""
 
     status: int
     buffers: Sequence[Buffer] = ()
     media_type: str = "text/plain"
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: Iterator[Sequence[Buffer]] | None = None
 
 
 Application = Callable[[Request], Reply]
@@ -196,6 +197,9 @@ class HttpServer:
         except BadRequestError as error:
             reply = _refusal(error)
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
+        if reply.stream is not None and request.method != "HEAD":
+            _send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)
+            return keep_alive and request.is_http_1_1
         _send(sock, reply, keep_alive=keep_alive, head_only=request.method == "HEAD")
         if not request.body.ended:
             self._linger(sock)
@@ -231,6 +235,29 @@ def _send(sock: socket.socket, reply: Reply, *, keep_alive: bool, head_only: boo
         lines.append("Connection: close")
     head = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
     send_all(sock, [head] if head_only else [head, *reply.buffers])
+
+
+def _send_stream(
+    sock: socket.socket, reply: Reply, pieces: Iterator[Sequence[Buffer]], *, keep_alive: bool, chunked: bool
+) -> None:
+    """The pieces as chunks, or to HTTP/1.0 until the connection ends."""
+    lines = [
+        f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}",
+        f"Content-Type: {reply.media_type}",
+    ]
+    # nginx holds back what it has not been told to let through.
+    lines += ["X-Accel-Buffering: no", "Cache-Control: no-store"]
+    if chunked:
+        lines.append("Transfer-Encoding: chunked")
+    if not keep_alive or not chunked:
+        lines.append("Connection: close")
+    head = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+    for buffers in pieces:
+        size = sum(len(buffer) for buffer in buffers)
+        around = (f"{size:x}\r\n".encode(), b"\r\n") if chunked else (b"", b"")
+        send_all(sock, [head, around[0], *buffers, around[1]])
+        head = b""
+    send_all(sock, [head, b"0\r\n\r\n" if chunked else b""])
 
 
 def send_all(sock: socket.socket, buffers: Sequence[Buffer]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..io.frame import EncodedFrame
 
-Route = Literal["hello", "forward", "cancel"]
+Route = Literal["hello", "forward", "cancel", "sample"]
 
 # Told what an exchange waits for, where that is not the worker's computing: a line for the user.
 Notify = Callable[[str], None]
@@ -42,6 +42,17 @@ class Transport(Protocol):
 
         Raises:
             TransportError: the reply did not come; which one says why.
+        """
+
+    def stream(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> Generator[memoryview]:
+        """Sends `frame` and gives the replies as they come, writable, until the worker ends them.
+
+        `timeouts.exchange_s` is the longest silence, not the whole.
+
+        Raises:
+            TransportError: while they come: the rest will not.
         """
 
     def close(self) -> None:

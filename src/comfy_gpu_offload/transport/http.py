@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,12 @@ from ..errors import (
     TlsError,
     TransportError,
 )
+from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
 from ..version import __version__
 from .base import Check, Route, Timeouts
 from .polled import PolledSocket
-from .response import Response, read_response
+from .response import Response, StreamedResponse, read_response
 
 MEDIA_TYPE = "application/octet-stream"
 # A connection idle for longer may have been dropped by a proxy without a word; opening one is then cheaper
@@ -128,6 +129,46 @@ class HttpTransport:
             connection.http.close()
         return self._frame_of(reply)
 
+    def stream(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> Generator[memoryview]:
+        """See `Transport`."""
+        connection = self._take() or self._connect(timeouts.connect_s)
+        polled = PolledSocket(connection.sock, monotonic() + timeouts.exchange_s, check)
+        response: StreamedResponse | None = None
+        try:
+            self._send(polled, route, frame)
+            response = StreamedResponse(polled, self._limits.frame_bytes)
+            self._front.replied(response.headers)
+            if response.media_type != MEDIA_TYPE:
+                raise self._front.refusal(self.url, response.status, _said(response))
+            while (reply := self._next_frame(response)) is not None:
+                yield reply
+                polled.extend(timeouts.exchange_s)
+        except BaseException as error:
+            response = None
+            raise _mapped(error, self.url) from error
+        finally:
+            if response is not None and response.kept_alive:
+                self._give_back(connection)
+            else:
+                connection.http.close()
+
+    def _next_frame(self, response: StreamedResponse) -> memoryview | None:
+        prelude = bytearray(PRELUDE.size)
+        have = response.read_into(memoryview(prelude))
+        if not have:
+            return None
+        try:
+            size = frame_size(prelude[:have], self._limits)
+        except FrameError as error:
+            raise ConnectionLostError(f"{self.url} sent something that is no frame ({error})") from error
+        frame = allocate(size)
+        frame[: PRELUDE.size] = prelude
+        if PRELUDE.size + response.read_into(frame[PRELUDE.size :]) < size:
+            raise ConnectionLostError("the reply ended in the middle of a frame")
+        return frame
+
     def close(self) -> None:
         """Closes the connections that are not in use."""
         with self._lock:
@@ -170,13 +211,16 @@ class HttpTransport:
         return _Connection(connection, monotonic())
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
+        self._send(polled, route, frame)
+        return read_response(polled, self._limits.frame_bytes)
+
+    def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
         headers = f"{self._fixed_headers}{self._front.request_headers()}"
         request = f"POST {self._base}/v1/{route} HTTP/1.1\r\n{headers}"
         head = f"{request}Content-Length: {frame.size_bytes}\r\n\r\n".encode("ascii")
         # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
         with suppress(BrokenPipeError, ConnectionResetError):
             polled.send([head, *frame.buffers])
-        return read_response(polled, self._limits.frame_bytes)
 
     def _frame_of(self, reply: Response) -> memoryview:
         self._front.replied(reply.headers)
@@ -240,6 +284,11 @@ def _mapped(error: BaseException, url: str) -> BaseException:
     if isinstance(error, TransportError) or not isinstance(error, OSError):
         return error
     return ConnectionLostError(f"The connection to {url} broke off ({type(error).__name__}).")
+
+
+def _said(response: StreamedResponse) -> str:
+    text = memoryview(bytearray(_MAX_TEXT_BYTES))
+    return _beginning(text[: response.read_into(text)])
 
 
 def _beginning(body: memoryview) -> str:

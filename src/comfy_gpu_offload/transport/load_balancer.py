@@ -6,7 +6,7 @@ docs.runpod.io, "Load balancing endpoints".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from time import monotonic, sleep
 
@@ -125,17 +125,8 @@ class LoadBalancerTransport:
             RunPodPayloadTooLargeError: over the edge's limit; found before anything is sent.
             NoWorkerError: no worker was ready in time.
         """
-        if frame.size_bytes > MAX_REQUEST_BYTES:
-            raise RunPodPayloadTooLargeError(
-                f"This call takes {frame.size_bytes / 1e6:.1f} MB, and a load-balancing endpoint takes "
-                f"{MAX_REQUEST_BYTES / 1e6:.0f} MB: use a smaller batch or picture, or a pod, which has no limit.",
-                size_bytes=frame.size_bytes,
-                limit_bytes=MAX_REQUEST_BYTES,
-            )
+        waking = self._ready_for(route, frame, check)
         timeouts = replace(timeouts, exchange_s=min(timeouts.exchange_s, MAX_EXCHANGE_S))
-        waking = _Waking(self._wake_s, self._notify, self._workers)
-        if route != "cancel" and not self._is_awake():
-            self._wake(waking, check)
         while True:
             try:
                 reply = self._http.exchange(route, frame, timeouts, check)
@@ -147,6 +138,35 @@ class LoadBalancerTransport:
                 continue
             self._answered_at = monotonic()
             return reply
+
+    def stream(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> Generator[memoryview]:
+        """See `Transport` and `exchange`. The edge ends a stream after 5.5 minutes; it can be gone on with."""
+        waking = self._ready_for(route, frame, check)
+        while True:
+            try:
+                for reply in self._http.stream(route, frame, timeouts, check):
+                    self._answered_at = monotonic()
+                    yield reply
+            except NoWorkerError:
+                self._answered_at = None
+                waking.wait(check)
+                continue
+            return
+
+    def _ready_for(self, route: Route, frame: EncodedFrame, check: Check | None) -> _Waking:
+        if frame.size_bytes > MAX_REQUEST_BYTES:
+            raise RunPodPayloadTooLargeError(
+                f"This call takes {frame.size_bytes / 1e6:.1f} MB, and a load-balancing endpoint takes "
+                f"{MAX_REQUEST_BYTES / 1e6:.0f} MB: use a smaller batch or picture, or a pod, which has no limit.",
+                size_bytes=frame.size_bytes,
+                limit_bytes=MAX_REQUEST_BYTES,
+            )
+        waking = _Waking(self._wake_s, self._notify, self._workers)
+        if route != "cancel" and not self._is_awake():
+            self._wake(waking, check)
+        return waking
 
     def close(self) -> None:
         """See `Transport`."""

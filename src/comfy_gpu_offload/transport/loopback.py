@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from time import monotonic
@@ -18,6 +19,9 @@ class FrameHandler(Protocol):
 
     def submit(self, buffer: Buffer) -> Future[EncodedFrame]:
         """The reply to one frame, when it is ready."""
+
+    def stream(self, buffer: Buffer) -> Iterator[EncodedFrame]:
+        """The replies to one frame, as they come."""
 
 
 class LoopbackTransport:
@@ -42,6 +46,15 @@ class LoopbackTransport:
                     check()
                 if monotonic() > deadline:
                     raise ExchangeTimeoutError(f"no reply within {timeouts.exchange_s:g} s") from None
+
+    def stream(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> Generator[memoryview]:
+        """See `Transport`. The check runs with each reply: between them there is nothing to wait on."""
+        for reply in self._handler.stream(frame.joined()):
+            if check is not None:
+                check()
+            yield memoryview(reply.joined())
 
     def close(self) -> None:
         """Nothing to close: the handler belongs to whoever made it."""

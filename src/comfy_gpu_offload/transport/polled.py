@@ -34,6 +34,10 @@ class PolledSocket:
         if sock.gettimeout() != CHECK_INTERVAL_S:  # a system call
             sock.settimeout(CHECK_INTERVAL_S)
 
+    def extend(self, seconds: float) -> None:
+        """Sets a new deadline, `seconds` from now."""
+        self._deadline = monotonic() + seconds
+
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Sends all buffers, small neighbours in one piece, large ones from their own memory."""
         pending = bytearray()

@@ -48,11 +48,74 @@ def read_response(polled: PolledSocket, max_body_bytes: int) -> Response:
         body = reader.body(_length(headers["content-length"]))
     else:
         body = reader.body_to_end()
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(headers)
     kept_alive = (
         headers.get("connection", "").lower() != "close" and not reader.has_ended and not reader.has_surplus
     )
     return Response(status, headers, media_type, body, kept_alive)
+
+
+class StreamedResponse:
+    """A response that is read piece by piece. `kept_alive` once it `has_ended`."""
+
+    def __init__(self, polled: PolledSocket, max_body_bytes: int) -> None:
+        """Reads the head.
+
+        Raises:
+            ConnectionLostError: it ended early, or is not HTTP.
+            What `polled` raises.
+        """
+        self._reader = _Reader(polled, max_body_bytes)
+        self.status, self.headers = self._reader.head()
+        self._chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
+        length = self.headers.get("content-length")
+        self._left = 0 if self._chunked else _length(length) if length is not None else 2**62
+        self.has_ended = self._left == 0 and not self._chunked
+
+    @property
+    def media_type(self) -> str:
+        """Lower case and without parameters."""
+        return _media_type(self.headers)
+
+    @property
+    def kept_alive(self) -> bool:
+        """Whether the connection can be used again."""
+        return self.has_ended and self.headers.get("connection", "").lower() != "close"
+
+    def read_into(self, view: memoryview) -> int:
+        """Fills `view`, or less where the body ends before; says how much."""
+        filled = 0
+        while filled < len(view) and not self.has_ended:
+            if self._left == 0:
+                self._begin_chunk()
+                continue
+            count = self._reader.some_into(view[filled : filled + self._left])
+            if not count and self._left > 2**61:  # until the connection ends
+                self.has_ended = True
+                break
+            if not count:
+                raise ConnectionLostError("the reply ended in the middle")
+            filled += count
+            self._left -= count
+            if self._left == 0:
+                self._end_piece()
+        return filled
+
+    def _begin_chunk(self) -> None:
+        self._left = self._reader.chunk_size()
+        if self._left == 0:
+            self._reader.skip_trailers()
+            self.has_ended = True
+
+    def _end_piece(self) -> None:
+        if self._chunked:
+            self._reader.end_chunk()
+        else:
+            self.has_ended = True
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _length(text: str) -> int:
@@ -92,21 +155,41 @@ class _Reader:
 
     def chunked_body(self) -> memoryview:
         whole = bytearray()
-        while True:
-            try:
-                size = int(self._until(b"\r\n").partition(b";")[0], 16)
-            except ValueError:
-                raise ConnectionLostError("the reply's chunks are malformed") from None
-            if size < 0 or len(whole) + size > self._max_body_bytes:
+        while size := self.chunk_size():
+            if len(whole) + size > self._max_body_bytes:
                 raise ConnectionLostError(f"the reply is larger than the {self._max_body_bytes} bytes allowed")
-            if size == 0:
-                break
-            piece = bytearray(size + 2)
+            piece = bytearray(size)
             self._fill(memoryview(piece))
-            whole += memoryview(piece)[:size]
-        while self._until(b"\r\n"):
-            pass  # trailers
+            self.end_chunk()
+            whole += piece
+        self.skip_trailers()
         return memoryview(whole)
+
+    def chunk_size(self) -> int:
+        """The next chunk's size in bytes, 0 after the last one."""
+        text = self._until(b"\r\n").partition(b";")[0].strip()
+        if not text or text.strip(b"0123456789abcdefABCDEF") or int(text, 16) > self._max_body_bytes:
+            raise ConnectionLostError("the reply's chunks are malformed, or larger than allowed")
+        return int(text, 16)
+
+    def end_chunk(self) -> None:
+        """Passes over a chunk's end."""
+        if self._until(b"\r\n"):
+            raise ConnectionLostError("the reply's chunks are malformed")
+
+    def skip_trailers(self) -> None:
+        """Passes over what may follow the last chunk."""
+        while self._until(b"\r\n"):
+            pass
+
+    def some_into(self, target: memoryview) -> int:
+        """At least one byte, or 0 at the connection's end."""
+        if self.has_surplus:
+            count = min(len(target), self._end - self._start)
+            target[:count] = memoryview(self._buffer)[self._start : self._start + count]
+            self._start += count
+            return count
+        return self._polled.receive_into(target)
 
     def body_to_end(self) -> memoryview:
         whole = bytearray(memoryview(self._buffer)[self._start : self._end])

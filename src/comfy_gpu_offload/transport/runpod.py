@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+from collections.abc import Generator
 from time import monotonic
 from typing import Any
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 _RUN_FRAME_BYTES = (RUN_BODY_BYTES - 1024) // 4 * 3
 # A call that takes no longer needs no polling; one that is interrupted can be cancelled no sooner.
 _WAIT_S = 2.0
+# Of a whole sampling run as one job.
+_WHOLE_RUN_S = 3600.0
 _QUIET_S = 3.0
 _NOTICE_S = 1.0
 
@@ -68,11 +71,12 @@ class QueueTransport:
         if route == "forward":
             self._warn_once()
         payload = {"frame": base64.b64encode(frame.joined()).decode("ascii")}
-        total_s = timeouts.exchange_s + self._wake_s
-        policy = JobPolicy(execution_timeout_s=max(5.0, timeouts.exchange_s), ttl_s=max(10.0, total_s))
+        run_s = _WHOLE_RUN_S if route == "sample" else timeouts.exchange_s
+        total_s = run_s + self._wake_s
+        policy = JobPolicy(execution_timeout_s=max(5.0, run_s), ttl_s=max(10.0, total_s))
         watch = _Watch(self._notify, check)
         try:
-            if route == "hello" and frame.size_bytes <= _RUN_FRAME_BYTES:
+            if route != "forward" and frame.size_bytes <= _RUN_FRAME_BYTES:
                 job = self._api.submit_job(payload, policy=policy, check=watch)
                 return self._received(self._result(job.id, total_s, watch))
             done = self._api.run_sync(payload, wait_s=_WAIT_S, policy=policy, check=watch)
@@ -84,6 +88,12 @@ class QueueTransport:
                 # A forward call is pure: sent again it may be billed twice, and the picture is the same.
                 raise ConnectionLostError(f"The reply to a job was lost: {error}") from error
             raise
+
+    def stream(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> Generator[memoryview]:
+        """See `Transport`. A job has one reply, its output."""
+        yield self.exchange(route, frame, timeouts, check)
 
     def close(self) -> None:
         """See `Transport`."""

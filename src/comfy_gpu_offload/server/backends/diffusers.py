@@ -15,7 +15,8 @@ import torch
 
 from ...digits.model import FOLDER as DIGITS_FOLDER
 from ...io.tree import map_tensors
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
+from . import diffusers_sampling
 from .base import (
     BackendInfo,
     Computed,
@@ -23,6 +24,7 @@ from .base import (
     ModelMismatchError,
     ModelNotFoundError,
     OutOfMemoryError,
+    Report,
     model_errors,
     on_device,
     stop_at_blocks,
@@ -100,15 +102,27 @@ class DiffusersBackend:
         self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Computed:
         """See `Backend`."""
-        loaded, load_s = self._load(ref)
-        if loaded.fingerprint != fingerprint:
-            raise ModelMismatchError(
-                f"The worker's {ref.name!r} has changed since this session began; load the model again."
-            )
+        loaded, load_s = self._current(ref, fingerprint)
         started = perf_counter()
         with torch.inference_mode(), model_errors(ref.name, torch.cuda.empty_cache):
             moved = on_device((args, dict(kwargs)), self._device)
             result = _on_cpu(loaded.module(*moved[0], **moved[1]))
+        return Computed(result, load_s, perf_counter() - started)
+
+    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+        """See `Backend`, and `diffusers_sampling` for the tree."""
+        loaded, load_s = self._current(job.model, job.fingerprint)
+        started = perf_counter()
+        with torch.inference_mode(), model_errors(job.model.name, torch.cuda.empty_cache):
+            result = diffusers_sampling.run(
+                loaded.module,
+                job,
+                tensors,
+                report,
+                dtype=loaded.dtype,
+                device=self._device,
+                interrupted=self._interrupted.is_set,
+            )
         return Computed(result, load_s, perf_counter() - started)
 
     def interrupt(self) -> None:
@@ -122,6 +136,14 @@ class DiffusersBackend:
     def close(self) -> None:
         """See `Backend`."""
         self._residents.clear()
+
+    def _current(self, ref: ModelRef, fingerprint: str) -> tuple[_Loaded, float]:
+        loaded, load_s = self._load(ref)
+        if loaded.fingerprint != fingerprint:
+            raise ModelMismatchError(
+                f"The worker's {ref.name!r} has changed since this session began; load the model again."
+            )
+        return loaded, load_s
 
     def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
         loaded = self._residents.get(ref)
