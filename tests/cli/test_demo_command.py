@@ -16,7 +16,7 @@ def test_the_demo_proves_itself_and_draws(
     picture = tmp_path / "digits.png"
     assert main(["demo", "--steps", "3", "--each", "1", "--output", str(picture)]) == 0
     out = capsys.readouterr().out
-    assert "bit for bit: yes" in out
+    assert "bit for bit, both ways: yes" in out
     assert len(re.findall(r"^ +[123](?: +[\d.]+){9}$", out, re.MULTILINE)) == 3
     with image_module.open(picture) as image:
         assert image.width > image.height
