@@ -20,7 +20,7 @@ class Fault:
     Attributes:
         status, body, headers: answered instead of acting on the request; without a status, it is acted on. The
             body is JSON unless it is a text.
-        delay_s: before it is acted on or answered.
+        delay_s, reply_delay_s: before it is acted on, and before the reply is sent.
         drop: closes the connection: with the request unread and not acted on, or acted on and with no reply.
         after_bytes: how much of the dropped body goes through first; None for not even its headers.
     """
@@ -29,6 +29,7 @@ class Fault:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    reply_delay_s: float = 0.0
     drop: Literal["request", "reply"] | None = None
     after_bytes: int | None = None
 

@@ -12,9 +12,9 @@ import json
 import math
 import ssl
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from aiohttp import web
 from .faults import Fault, Faults, drop_reply, drop_request
 from .loop_server import LoopServer
 from .runpod_queue import MIB, JobQueue, QueueJob, QueueLimits, Submit
+from .runpod_worker_routes import Answer, SeenWorker, WorkerRoutes, error_reply
 
 KEY = "rpa_GATEWAY0123456789"
 ENDPOINT = "ep123abc456def"
@@ -30,15 +31,11 @@ UNAUTHORIZED = {"status": 401, "title": "Unauthorized", "detail": "The API key i
 WRONG_KIND = {"error": "not allowed for QB API"}
 
 _TICK_S = 0.05
-# A worker that asked this long ago is still there: between two of its polls lie up to 1 s, and a held one's length.
-_SEEN_S = 2.5
-
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One request that came. `status` None where the connection was dropped instead."""
+    """One request that came. `status` None where the connection ended before the reply."""
 
     route: str
     job_id: str | None
@@ -46,31 +43,6 @@ class Seen:
     body_bytes: int
     status: int | None
     at: float
-
-
-@dataclass
-class SeenWorker:
-    """A worker that has asked for jobs.
-
-    Attributes:
-        asked: how often, by route.
-        batches: how many jobs it asked for, each time.
-        finished: the jobs whose results it posted, in order.
-        ignored: those whose results came too late to count.
-    """
-
-    id: str
-    last_at: float = 0.0
-    open_polls: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
-    batches: list[int] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it still asks."""
-        return self.open_polls > 0 or monotonic() - self.last_at < _SEEN_S
 
 
 class RunPodGateway(LoopServer):
@@ -85,10 +57,8 @@ class RunPodGateway(LoopServer):
     Attributes:
         faults: what will go wrong, by route: run, runsync, status, stream, cancel, retry, purge-queue, health,
             and on the workers' side job-take, job-take-batch, job-done, job-stream, job-stop, ping.
-        lose_outputs: so many results to come lose their output.
         other_workers: counts for /health besides the workers that ask.
         seen: every request, in order.
-        workers: those that have asked for jobs, by id.
     """
 
     def __init__(
@@ -105,11 +75,10 @@ class RunPodGateway(LoopServer):
         self.endpoint = endpoint
         self.kind = kind
         self.faults = Faults()
-        self.lose_outputs = 0
         self.other_workers: Mapping[str, int] = {}
         self.seen: list[Seen] = []
-        self.workers: dict[str, SeenWorker] = {}
         self._queue = JobQueue(limits or QueueLimits())
+        self._worker_routes = WorkerRoutes(self._queue, self._until, self._notify)
         self._asked: defaultdict[str, deque[float]] = defaultdict(deque)
         self._ticking: asyncio.Task[None] | None = None
         self._add_routes()
@@ -127,6 +96,15 @@ class RunPodGateway(LoopServer):
     @limits.setter
     def limits(self, limits: QueueLimits) -> None:
         self._queue.limits = limits
+
+    @property
+    def workers(self) -> dict[str, SeenWorker]:
+        """The workers that have asked for jobs, by id."""
+        return self._worker_routes.workers
+
+    def lose_outputs(self, count: int = 1) -> None:
+        """So many results to come lose their output on the way."""
+        self._worker_routes.lose_outputs = count
 
     @property
     def submitted(self) -> list[QueueJob]:
@@ -189,15 +167,9 @@ class RunPodGateway(LoopServer):
     async def _tick(self) -> None:
         while True:
             self._queue.sweep()
-            for worker in self.workers.values():
-                self._sweep_worker(worker)
+            self._worker_routes.sweep()
             self._notify()
             await asyncio.sleep(_TICK_S)
-
-    def _sweep_worker(self, worker: SeenWorker) -> None:
-        lost_s = self.limits.worker_lost_s
-        if lost_s is not None and not worker.open_polls and monotonic() - worker.last_at > lost_s:
-            self._queue.lose_worker(worker.id)
 
     def _add_routes(self) -> None:
         public: list[tuple[str, str, str, Answer]] = [
@@ -212,27 +184,22 @@ class RunPodGateway(LoopServer):
         ]
         for method, route, rest, answer in public:
             self._add(method, route, rest, self._admitted(route, answer))
-        workers: list[tuple[str, str, str, Answer]] = [
-            ("GET", "job-take", "/{worker}", self._job_take),
-            ("GET", "job-take-batch", "/{worker}", self._job_take),
-            ("GET", "job-stop", "/{worker}", self._job_stop),
-            ("POST", "job-done", "/{worker}/{job}", self._job_done),
-            ("POST", "job-stream", "/{worker}/{job}", self._job_stream),
-            ("GET", "ping", "/{worker}", self._ping),
-        ]
-        for method, route, rest, answer in workers:
-            self._add(method, route, rest, self._known(route, answer))
+        for method, route, rest, answer in self._worker_routes.routes():
+            self._add(method, route, rest, self._here(answer))
 
     def _add(self, method: str, route: str, rest: str, answer: Answer) -> None:
         async def handle(request: web.Request) -> web.StreamResponse:
-            fault = self.faults.take(route) or Fault()
-            reply = await self._answer(request, route, answer, fault)
-            self._record(request, route, None if fault.drop else reply.status)
-            return reply
+            fault, status = self.faults.take(route) or Fault(), None
+            try:
+                reply = await self._answer(request, answer, fault)
+                status = None if fault.drop else reply.status
+                return reply
+            finally:
+                self._record(request, route, status)
 
         self._app.router.add_route(method, f"/v2/{{endpoint}}/{route}{rest}", handle)
 
-    async def _answer(self, request: web.Request, route: str, answer: Answer, fault: Fault) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, answer: Answer, fault: Fault) -> web.StreamResponse:
         if fault.drop == "request":
             return await drop_request(request, fault.after_bytes)
         await request.read()
@@ -240,6 +207,7 @@ class RunPodGateway(LoopServer):
         if fault.status is not None:
             return fault.answer()
         reply = await answer(request)
+        await asyncio.sleep(fault.reply_delay_s)
         if fault.drop == "reply":
             assert isinstance(reply, web.Response)
             return await drop_reply(request, reply, fault.after_bytes)
@@ -265,12 +233,22 @@ class RunPodGateway(LoopServer):
             if request.headers.get("Authorization") != f"Bearer {self.key}":
                 return web.json_response(UNAUTHORIZED, status=401)
             if request.match_info["endpoint"] != self.endpoint:
-                return _error(404, "endpoint not found")
+                return error_reply(404, "endpoint not found")
             if self.kind != "queue" and route != "health":
                 return web.json_response(WRONG_KIND, status=400)
             wait_s = self._rate_wait_s(route)
             if wait_s > 0:
-                return _error(429, "too many requests", {"Retry-After": str(math.ceil(wait_s))})
+                return error_reply(429, "too many requests", {"Retry-After": str(math.ceil(wait_s))})
+            return await answer(request)
+
+        return handle
+
+    def _here(self, answer: Answer) -> Answer:
+        """`answer`, for the workers of this endpoint."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if request.match_info["endpoint"] != self.endpoint:
+                return error_reply(404, "endpoint not found")
             return await answer(request)
 
         return handle
@@ -286,36 +264,16 @@ class RunPodGateway(LoopServer):
         asked.append(now)
         return 0.0
 
-    def _known(self, route: str, answer: Answer) -> Answer:
-        """`answer`, with the worker that asks noted."""
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            if request.match_info["endpoint"] != self.endpoint:
-                return _error(404, "endpoint not found")
-            worker = self._worker(request)
-            worker.asked[route] += 1
-            worker.open_polls += 1
-            try:
-                self._notify()
-                return await answer(request)
-            finally:
-                worker.open_polls -= 1
-                worker.last_at = monotonic()
-
-        return handle
-
-    def _worker(self, request: web.Request) -> SeenWorker:
-        worker_id = request.match_info["worker"]
-        return self.workers.setdefault(worker_id, SeenWorker(worker_id))
-
     async def _run(self, request: web.Request) -> web.Response:
         job = await self._submitted(request, "run", self.limits.run_body_bytes)
-        return job if isinstance(job, web.Response) else _said(job, {"id": job.id, "status": job.status})
+        if isinstance(job, web.Response):
+            return job
+        return web.json_response({"id": job.id, "status": "IN_QUEUE"})
 
     async def _run_sync(self, request: web.Request) -> web.Response:
         wait_ms = self._wait_ms(request.query.get("wait"))
         if wait_ms is None:
-            return _error(400, "bad request: wait: not between {} and {}".format(*self.limits.wait_ms))
+            return error_reply(400, "bad request: wait: not between {} and {}".format(*self.limits.wait_ms))
         job = await self._submitted(request, "runsync", self.limits.runsync_body_bytes)
         if isinstance(job, web.Response):
             return job
@@ -335,13 +293,13 @@ class RunPodGateway(LoopServer):
     async def _submitted(self, request: web.Request, route: Submit, limit: int) -> QueueJob | web.Response:
         raw = await request.read()
         if len(raw) > limit:
-            return _error(400, f"bad request: body: exceeded max body size of {limit / MIB:g}MiB")
+            return error_reply(400, f"bad request: body: exceeded max body size of {limit / MIB:g}MiB")
         try:
             body = json.loads(raw)
         except ValueError:
-            return _error(400, "bad request: body: not JSON")
+            return error_reply(400, "bad request: body: not JSON")
         if not isinstance(body, dict) or not isinstance(body.get("policy", {}), dict):
-            return _error(400, "bad request: body: not a job")
+            return error_reply(400, "bad request: body: not a job")
         job = self._queue.submit(route, body, len(raw))
         self._notify()
         return job
@@ -373,7 +331,7 @@ class RunPodGateway(LoopServer):
         if job is None:
             return _no_job()
         if not self._queue.retry(job):
-            return _error(400, f"job is {job.status}: only FAILED and TIMED_OUT ones can be retried")
+            return error_reply(400, f"job is {job.status}: only FAILED and TIMED_OUT ones can be retried")
         return _said(job, {"id": job.id, "status": job.status})
 
     async def _purge(self, _: web.Request) -> web.Response:
@@ -396,67 +354,10 @@ class RunPodGateway(LoopServer):
         }
         return web.json_response({"jobs": jobs, "workers": {state: counts[state] for state in states}})
 
-    async def _job_take(self, request: web.Request) -> web.Response:
-        worker = self._worker(request)
-        size = request.query.get("batch_size")
-        worker.batches.append(int(size or 1))
-        await self._until(lambda: self._queue.has_waiting, self.limits.poll_hold_s)
-        if self._is_closing:
-            return web.Response(status=204)
-        taken = [_for_worker(job) for job in self._queue.take(worker.id, worker.batches[-1])]
-        if not taken:
-            return web.Response(status=204)
-        return web.json_response(taken[0] if size is None else taken)
-
-    async def _job_stop(self, request: web.Request) -> web.Response:
-        worker = self._worker(request)
-        await self._until(lambda: bool(self._queue.due_stops(worker.id)), self.limits.poll_hold_s)
-        ids = self._queue.take_stops(worker.id)
-        return web.json_response({"jobsToStop": ids}) if ids else web.Response(status=204)
-
-    async def _job_done(self, request: web.Request) -> web.Response:
-        worker, raw = self._worker(request), await request.read()
-        job = self._queue.jobs.get(request.match_info["job"])
-        result = json.loads(raw)  # the SDK says that it posts a form, and posts JSON
-        if job is None or job.status != "IN_PROGRESS" or job.worker_id != worker.id:
-            worker.ignored.append(request.match_info["job"])
-            return web.json_response({})
-        if result.get("status") == "IN_PROGRESS":
-            job.fields = {"output": result.get("output")}
-            return web.json_response({})
-        fits = len(raw) <= self.limits.output_bytes
-        is_lost = self.lose_outputs > 0
-        self.lose_outputs -= is_lost
-        self._queue.finish(job, result, len(raw), keep=fits and not is_lost)
-        worker.finished.append(job.id)
-        return web.json_response({}) if fits else _error(400, "bad request: body: exceeded max body size")
-
-    async def _job_stream(self, request: web.Request) -> web.Response:
-        raw = await request.read()
-        job = self._queue.jobs.get(request.match_info["job"])
-        if len(raw) > self.limits.chunk_bytes:
-            return _error(400, "bad request: body: exceeded max body size")
-        if job is not None and job.status == "IN_PROGRESS":
-            job.chunks.append(json.loads(raw)["output"])
-            job.chunk_count += 1
-        return web.json_response({})
-
-    async def _ping(self, _: web.Request) -> web.Response:
-        return web.Response(status=200)
-
-
-def _for_worker(job: QueueJob) -> dict[str, Any]:
-    """A job as its worker gets it. An empty input is left out, which is why such a job is never begun."""
-    return {"id": job.id, **({"input": job.input} if job.input else {})}
-
 
 def _said(job: QueueJob, reply: Mapping[str, Any]) -> web.Response:
     return _no_job() if job.is_forgotten else web.json_response(reply)
 
 
 def _no_job() -> web.Response:
-    return _error(404, "job not found")
-
-
-def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": text}, status=status, headers=headers)
+    return error_reply(404, "job not found")

@@ -42,7 +42,8 @@ class QueueLimits:
         poll_hold_s: how long a worker's poll is held. Below 2 s, so that the SDK's loop ends soon after SIGTERM.
         stop_after_s: how long a worker must have had a job before it is told to stop it: the SDK forgets a
             signal for a job that it has not begun.
-        never_begun_s: how long a job that the SDK refuses stays with its worker.
+        unheld_s: how long a job stays with a worker that says it has none: it refused the job, or could not
+            deliver the result. 30 to 50 s have been seen.
         worker_lost_s: how long a worker with jobs may be silent before it counts as lost; None for ever. A
             handler that blocks the SDK's loop is silent too.
         timed_out: how a job ends whose execution took too long; FAILED has been seen as well.
@@ -63,7 +64,7 @@ class QueueLimits:
     rate_window_s: float = 10.0
     poll_hold_s: float = 1.0
     stop_after_s: float = 0.3
-    never_begun_s: float = 1.0
+    unheld_s: float = 30.0
     worker_lost_s: float | None = None
     timed_out: Literal["TIMED_OUT", "FAILED"] = "TIMED_OUT"
 
@@ -78,6 +79,7 @@ class QueueJob:
         chunks: yielded, and not yet asked for.
         chunk_count: yielded in all.
         worker_ids: who took it, in order.
+        unheld_at: since when its worker says that it has no job.
     """
 
     id: str
@@ -90,6 +92,7 @@ class QueueJob:
     worker_ids: list[str] = field(default_factory=list)
     taken_at: float | None = None
     ended_at: float | None = None
+    unheld_at: float | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     result_bytes: int = 0
     chunks: deque[Any] = field(default_factory=deque)
@@ -171,6 +174,11 @@ class JobQueue:
             job.taken_at = monotonic()
         return jobs
 
+    def heard(self, worker_id: str, *, holds: bool) -> None:
+        """A worker says whether it has a job."""
+        for job in self.in_progress(worker_id):
+            job.unheld_at = None if holds else job.unheld_at or monotonic()
+
     def finish(self, job: QueueJob, result: Mapping[str, Any], size_bytes: int, *, keep: bool = True) -> None:
         """Ends a job with what its worker posted; without `keep`, the output is lost on the way."""
         job.result_bytes = size_bytes
@@ -235,19 +243,20 @@ class JobQueue:
                 self._stop(job)
                 self._forget(job)
             elif job.taken_at is not None:
-                self._sweep_running(job, now - job.taken_at)
+                self._sweep_running(job, now, now - job.taken_at)
 
-    def _sweep_running(self, job: QueueJob, running_s: float) -> None:
+    def _sweep_running(self, job: QueueJob, now: float, running_s: float) -> None:
         if running_s > _policy_s(job, "executionTimeout", self.limits.execution_timeout_s):
             self._stop(job)
             job.fields = {"error": "executionTimeout exceeded"}
             self._end(job, self.limits.timed_out)
-        elif not job.input and running_s > self.limits.never_begun_s:
+        elif job.unheld_at is not None and now - job.unheld_at > self.limits.unheld_s:
             self.lose(job)
 
     def _requeue(self, job: QueueJob) -> None:
         self.retried += 1
-        job.status, job.taken_at, job.ended_at, job.fields = "IN_QUEUE", None, None, {}
+        job.status, job.fields = "IN_QUEUE", {}
+        job.taken_at = job.ended_at = job.unheld_at = None
         job.chunks.clear()
         self._waiting.append(job)
 

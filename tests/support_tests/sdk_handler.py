@@ -1,4 +1,4 @@
-"""A handler for RunPod's SDK that does as the job's input says. Run by the SDK's interpreter, as a worker's file."""
+"""A handler for RunPod's SDK that does as the job's input says. Run by the SDK's interpreter, as a worker is."""
 
 from __future__ import annotations
 
