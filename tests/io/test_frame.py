@@ -51,10 +51,14 @@ def bits(tensor: torch.Tensor) -> bytes:
     return bytes(tensor_bytes(tensor))
 
 
-@pytest.mark.parametrize("codec", [codecs.RAW, codecs.ZSTD], ids=lambda codec: codec.name)
+@pytest.mark.parametrize(
+    "codec", [codecs.RAW, codecs.ZSTD, codecs.PLANES, codecs.AUTO], ids=lambda codec: codec.name
+)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
-def test_every_dtype_and_layout_comes_back_bit_for_bit(dtype: torch.dtype, shape: str, codec: codecs.Codec) -> None:
+def test_every_dtype_and_layout_comes_back_bit_for_bit(
+    dtype: torch.dtype, shape: str, codec: codecs.Codec | codecs.Chooser
+) -> None:
     if shape == "sliced" and dtype.itemsize == 1 and "float4" in str(dtype):
         pytest.skip("torch cannot stride over packed 4-bit floats")
     tensor = SHAPES[shape](dtype)
@@ -228,6 +232,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("bad_digest", build([row(digest=b"short")])),
     ("bad_digest", build([row(digest="x" * 32)])),
     ("unknown_codec", build([row(codec="middle-out")])),
+    ("unknown_codec", build([row(codec="auto")])),
     ("unknown_codec", build([row(codec=1)])),
     ("unknown_codec", build([row(parameters={"level": 3})])),
     ("unknown_codec", build([row(parameters=[])])),
@@ -251,6 +256,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("contradiction", build([row(shape=[2, 2])], GOOD)),
     ("contradiction", build([row(dtype="I8")], GOOD)),
     ("bad_payload", build([row(codec="zstd", shape=[100])], GOOD)),
+    ("bad_payload", build([row(codec="planes", shape=[100])], GOOD)),
 ]
 
 
@@ -318,7 +324,7 @@ ROWS = st.fixed_dictionaries(
         "dtype": PLAIN | st.sampled_from(sorted(DTYPES)),
         "shape": PLAIN | st.lists(st.integers(0, 9)),
     },
-    optional={"codec": PLAIN | st.sampled_from(["raw", "zstd"]), "digest": PLAIN, "parameters": PLAIN},
+    optional={"codec": PLAIN | st.sampled_from(["raw", "zstd", "planes"]), "digest": PLAIN, "parameters": PLAIN},
 )
 
 

@@ -102,9 +102,9 @@ def encode(
     message: Mapping[str, Any],
     skeleton: Any = None,
     parts: Sequence[Part] = (),
-    codec: codecs.Codec = codecs.RAW,
+    codec: codecs.Codec | codecs.Chooser = codecs.RAW,
 ) -> EncodedFrame:
-    """One frame. Tensors that `codec` does not make smaller are stored raw."""
+    """One frame. Tensors that `codec` does not make smaller are stored raw; those with a digest go losslessly."""
     table, payloads = [], []
     for part in parts:
         row, payload = _encode_part(part, codec)
@@ -120,7 +120,7 @@ def encode(
     return EncodedFrame((prelude + head, *data))
 
 
-def _encode_part(part: Part, codec: codecs.Codec) -> tuple[dict[str, Any], Entry | None]:
+def _encode_part(part: Part, codec: codecs.Codec | codecs.Chooser) -> tuple[dict[str, Any], Entry | None]:
     name = NAMES[part.tensor.dtype]
     row: dict[str, Any] = {"name": part.name, "dtype": name, "shape": list(part.tensor.shape)}
     if part.digest is not None:
@@ -128,14 +128,15 @@ def _encode_part(part: Part, codec: codecs.Codec) -> tuple[dict[str, Any], Entry
     if part.held:
         return row, None
     data = tensor_bytes(part.tensor)
-    coded = None if codec == codecs.RAW else codec.encode(data, part.tensor.element_size())
-    used = codecs.RAW if coded is None else codec
+    shape = tuple(part.tensor.shape)
+    # What goes by its digest is kept under it, and must be what the digest says.
+    used, payload = codecs.encode(codec, data, name, shape, exact=part.digest is not None)
     row["codec"] = used.name
+    if used == codecs.RAW:
+        return row, Entry(part.name, name, shape, data)
     if values := codecs.parameters(used):
         row["parameters"] = values
-    if coded is None:
-        return row, Entry(part.name, name, tuple(part.tensor.shape), data)
-    return row, Entry(part.name, "U8", (len(coded),), memoryview(coded))
+    return row, Entry(part.name, "U8", (len(payload),), memoryview(payload))
 
 
 def frame_size(prelude: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> int:
@@ -315,7 +316,7 @@ def _decode_part(row: _Row, payloads: dict[str, Entry]) -> Received:
     if (entry.dtype, stored_shape(entry.dtype, entry.shape)) != stored:
         raise FrameError("contradiction", f"header and section differ on what {row.name!r:.80} is")
     try:
-        data = row.codec.decode(entry.data, row.size_bytes, dtype.itemsize)
+        data = row.codec.decode(entry.data, row.size_bytes, row.dtype, row.shape)
     except CodecError as error:
         raise FrameError("bad_payload", f"{row.name!r:.80}: {error}") from error
     return Received(row.name, dtype, row.shape, row.digest, tensor_from(data, dtype, row.shape))

@@ -1,0 +1,80 @@
+"""Codecs: how one tensor's bytes are stored in a frame.
+
+A codec is a frozen value. Its name and parameters go into the frame's header, so a decoder needs nothing
+else. Others join through `register`. docs/codecs.md describes each payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..buffers import Buffer
+from .auto import Auto
+from .base import Chooser, Codec
+from .planes import Planes
+from .raw import Raw
+from .registry import named, names, parameters, register, register_chooser, wanted
+from .zstd import Zstd
+
+__all__ = [
+    "AUTO",
+    "PLANES",
+    "RAW",
+    "ZSTD",
+    "Auto",
+    "Chooser",
+    "Codec",
+    "Encoded",
+    "Planes",
+    "Raw",
+    "Zstd",
+    "encode",
+    "named",
+    "names",
+    "parameters",
+    "register",
+    "wanted",
+]
+
+RAW = Raw()
+ZSTD = Zstd()
+PLANES = Planes()
+AUTO = Auto()
+
+for _codec in (Raw, Zstd, Planes):
+    register(_codec)
+register_chooser(AUTO)
+
+
+class Encoded(NamedTuple):
+    """A tensor's payload and the codec that made it."""
+
+    codec: Codec
+    payload: Buffer
+
+
+def encode(
+    codec: Codec | Chooser, data: memoryview, dtype: str, shape: tuple[int, ...], *, exact: bool = False
+) -> Encoded:
+    """The tensor by that codec, by the chooser's choice, or raw where neither makes it smaller.
+
+    What a lossy codec does not take goes losslessly, and so does everything if it must be `exact`.
+    """
+    for candidate in _candidates(codec, data, dtype, shape, exact):
+        payload = candidate.encode(data, dtype, shape)
+        if payload is not None:
+            return Encoded(candidate, payload)
+    return Encoded(RAW, data)
+
+
+def _candidates(
+    codec: Codec | Chooser, data: memoryview, dtype: str, shape: tuple[int, ...], exact: bool
+) -> Iterator[Codec]:
+    if isinstance(codec, Codec):
+        if codec.lossless or not exact:
+            yield codec
+        if codec.lossless:
+            return
+        codec = AUTO
+    yield codec.choose(data, dtype, shape)

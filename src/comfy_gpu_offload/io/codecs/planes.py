@@ -1,0 +1,81 @@
+"""The lossless coding of numbers: byte planes, each coded by what suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from ...errors import CodecError
+from ..buffers import Buffer, allocate
+from .plane_blocks import PlaneReader, PlaneWriter, Words
+from .zstd import MAX_RATIO
+
+BLOCK_BYTES: Final = 2**20
+"""Of the tensor, in one block: bounds what decoding allocates besides the tensor, and fits a core's cache."""
+
+_VERSION = 1
+_SMALLEST_WORTHWHILE_BYTES = 512
+# What the elements are made of: unsigned words of that many bytes, and whether they are IEEE floats with a sign.
+# All others have one byte, which is a plane by itself.
+_WORDS: dict[str, tuple[str, bool]] = {
+    "F64": ("<u8", True),
+    "F32": ("<u4", True),
+    "C64": ("<u4", True),
+    "F16": ("<u2", True),
+    "BF16": ("<u2", True),
+    "I64": ("<u8", False),
+    "U64": ("<u8", False),
+    "I32": ("<u4", False),
+    "U32": ("<u4", False),
+    "I16": ("<u2", False),
+    "U16": ("<u2", False),
+}
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Byte planes; each is stored as it is, Huffman-coded, or compressed by zstd, as a sample of it suggests.
+
+    Gaussian bf16 takes 10.6 bits an element, fp16 13.5, within 1.5 % of what any coding of single elements
+    takes (benchmarks/codecs.py).
+    """
+
+    name: ClassVar[str] = "planes"
+    lossless: ClassVar[bool] = True
+
+    def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
+        if len(data) < _SMALLEST_WORTHWHILE_BYTES:
+            return None
+        words, rotate = _words(data, dtype)
+        writer = PlaneWriter()
+        for block in _blocks(words):
+            writer.add(block, rotate=rotate)
+        if 1 + writer.size_bytes >= len(data):
+            return None
+        return b"".join([bytes([_VERSION]), *writer.pieces])
+
+    def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
+        if size_bytes > len(payload) * MAX_RATIO:
+            raise CodecError(f"planes: {len(payload)} bytes cannot decode to {size_bytes}")
+        if payload[:1] != bytes([_VERSION]):
+            raise CodecError(f"planes: the payload is not of version {_VERSION}")
+        out = allocate(size_bytes)
+        words, rotate = _words(out, dtype)
+        reader = PlaneReader(payload, 1)
+        for block in _blocks(words):
+            reader.read_into(block, rotate=rotate)
+        reader.finish()
+        return out
+
+
+def _words(data: memoryview, dtype: str) -> tuple[Words, bool]:
+    kind, rotate = _WORDS.get(dtype, ("<u1", False))
+    return np.frombuffer(data, kind), rotate
+
+
+def _blocks(words: Words) -> Iterator[Words]:
+    step = BLOCK_BYTES // words.itemsize
+    return (words[start : start + step] for start in range(0, words.size, step))

@@ -1,0 +1,25 @@
+"""No coding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...errors import CodecError
+from ..buffers import Buffer
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The bytes as they are. Neither direction copies."""
+
+    name: ClassVar[str] = "raw"
+    lossless: ClassVar[bool] = True
+
+    def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
+        return data
+
+    def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
+        if len(payload) != size_bytes:
+            raise CodecError(f"raw: {len(payload)} bytes where {size_bytes} belong")
+        return payload

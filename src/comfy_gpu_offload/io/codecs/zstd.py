@@ -1,0 +1,63 @@
+"""Zstandard over whole elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import zstandard
+
+from ...errors import CodecError
+from ..buffers import Buffer, allocate
+from .sample import sample_of
+
+# zstd's own reference decoder refuses larger windows by default (ZSTD_WINDOWLOG_LIMIT_DEFAULT, 2^27).
+_MAX_WINDOW_BYTES = 2**27
+# A block is at most 128 KiB and takes at least four bytes (RFC 8878, 3.1.1.2): nothing shrinks further.
+MAX_RATIO = 128 * 1024 // 4
+_PIECE_BYTES = 16 * 1024
+# Below this gain the time spent exceeds what a fast link saves, and noise would decide.
+_WORTHWHILE_RATIO = 1.1
+_SMALLEST_WORTHWHILE_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Zstd:
+    """Zstandard (RFC 8878) over the bytes as they are."""
+
+    name: ClassVar[str] = "zstd"
+    lossless: ClassVar[bool] = True
+
+    def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
+        if not _pays(data):
+            return None
+        payload = zstandard.ZstdCompressor(level=1).compress(data)
+        return payload if len(payload) < len(data) else None
+
+    def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
+        if size_bytes > len(payload) * MAX_RATIO:
+            raise CodecError(f"zstd: {len(payload)} bytes cannot decode to {size_bytes}")
+        out = allocate(size_bytes)
+        filled = 0
+        try:
+            # Not decompress(): that believes the size a payload claims and allocates it.
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+            with decompressor.stream_reader(payload, read_across_frames=False) as reader:
+                while filled < size_bytes and (count := reader.readinto(out[filled:])):
+                    filled += count
+                surplus = reader.read(1)
+        except (zstandard.ZstdError, MemoryError) as error:
+            raise CodecError(f"zstd: the payload does not decode: {error}") from error
+        if filled != size_bytes or surplus:
+            raise CodecError(f"zstd: the payload does not decode to {size_bytes} bytes")
+        return out
+
+
+def _pays(data: memoryview) -> bool:
+    """Whether a sample of `data` shrinks enough to be worth compressing all of it."""
+    if len(data) < _SMALLEST_WORTHWHILE_BYTES:
+        return False
+    sample = sample_of(data, _PIECE_BYTES)
+    if sample is data:
+        return True  # as quick to try
+    return len(zstandard.ZstdCompressor(level=1).compress(sample)) * _WORTHWHILE_RATIO < len(sample)
