@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from time import sleep
 from typing import Any
 
 from comfy_gpu_offload.io.frame import FrameLimits
-from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef
+from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described
+from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described, Report
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 
@@ -21,7 +22,10 @@ _FINGERPRINT = "echo" * 8
 
 
 class EchoBackend:
-    """See `server.backends.base.Backend`. Computes nothing."""
+    """See `server.backends.base.Backend`. Computes nothing, and takes `pace_s` for each call of it."""
+
+    def __init__(self, pace_s: float = 0.0) -> None:
+        self._pace_s = pace_s
 
     def info(self) -> BackendInfo:
         return BackendInfo("echo", "none")
@@ -35,7 +39,15 @@ class EchoBackend:
     def forward(
         self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Computed:
-        return Computed(args[0], 0.0, 0.0)
+        if self._pace_s:
+            sleep(self._pace_s)
+        return Computed(args[0], 0.0, self._pace_s)
+
+    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+        for step in range(1, job.steps + 1):
+            sleep(self._pace_s)
+            report(step, job.steps, lambda: None)
+        return Computed(tensors["latent"], 0.0, self._pace_s * job.steps)
 
     def interrupt(self) -> None:
         pass
@@ -47,16 +59,16 @@ class EchoBackend:
         pass
 
 
-def _serve(ready: Connection) -> None:
+def _serve(ready: Connection, pace_s: float = 0.0) -> None:
     options = ServeOptions("127.0.0.1", 0, HandlerOptions(), ready.send)
-    asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), EchoBackend, options))
+    asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), lambda: EchoBackend(pace_s), options))
 
 
 @contextmanager
-def echo_worker() -> Iterator[str]:
+def echo_worker(pace_s: float = 0.0) -> Iterator[str]:
     """The address of an echo worker in a process of its own."""
     here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(there,), daemon=True)
+    process = get_context("spawn").Process(target=_serve, args=(there, pace_s), daemon=True)
     process.start()
     try:
         yield here.recv()
