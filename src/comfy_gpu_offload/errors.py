@@ -4,6 +4,7 @@ OffloadError
 ├── ConfigError            a setting is missing or wrong; names it and says what it should look like
 ├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
 ├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
+├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
 ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
 ├── MessageError           a good frame that says something the protocol does not know
 ├── CodecError             a payload its codec cannot decode
@@ -59,12 +60,14 @@ class UnsupportedValueError(OffloadError):
     Attributes:
         path: where it was found, e.g. ``kwargs['transformer_options']['patches']``.
         kind: its type's qualified name.
+        why: what about it cannot travel.
     """
 
     def __init__(self, path: str, kind: str, why: str) -> None:
         super().__init__(f"{path} holds a {kind}, which cannot travel to the worker: {why}")
         self.path = path
         self.kind = kind
+        self.why = why
 
 
 class UnsupportedPatchError(OffloadError):
@@ -81,6 +84,21 @@ class UnsupportedPatchError(OffloadError):
             "Remove these nodes, or load the model here (Remote Model Loader with use_runpod off)."
         )
         self.patches = patches
+
+
+class UnsupportedRunError(OffloadError):
+    """A sampling run that cannot go to the worker as a whole, though it may step by step.
+
+    Attributes:
+        obstacle: what stands against it, and which nodes usually put it there.
+    """
+
+    def __init__(self, obstacle: str) -> None:
+        super().__init__(
+            f"This run cannot go to the worker as a whole: {obstacle}. Set offload to auto or each step, which runs "
+            "the sampling here and only the model at the worker, or do without it."
+        )
+        self.obstacle = obstacle
 
 
 class FrameError(OffloadError):

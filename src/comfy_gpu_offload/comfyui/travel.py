@@ -47,9 +47,16 @@ def refuse_unless_it_travels(patcher: Any) -> None:
     Raises:
         UnsupportedPatchError: lists everything that cannot travel.
     """
-    found = [*_of_weights(patcher), *_of_objects(patcher), *_of_options(patcher.model_options)]
+    found = tuple(refused_patches(patcher))
     if found:
-        raise UnsupportedPatchError(tuple(found))
+        raise UnsupportedPatchError(found)
+
+
+def refused_patches(patcher: Any) -> Iterator[str]:
+    """A line for everything of a patcher that no way of offloading takes to the worker."""
+    yield from _of_weights(patcher)
+    yield from _of_objects(patcher)
+    yield from _of_options(patcher.model_options)
 
 
 def _of_weights(patcher: Any) -> Iterator[str]:

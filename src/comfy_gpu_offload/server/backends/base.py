@@ -132,7 +132,7 @@ def on_device(tree: Any, device: torch.device) -> Any:
 
 
 def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> None:
-    """Makes `module` raise `InterruptedCallError` at its next block once `interrupted` is set.
+    """Makes `module` raise `InterruptedCallError` at its next call or block once `interrupted` is set.
 
     Blocks are the members of module lists, as every diffusion network has them.
     """
@@ -141,6 +141,7 @@ def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> Non
         if interrupted.is_set():
             raise InterruptedCallError("The call was cancelled.")
 
+    module.register_forward_pre_hook(stop)
     for part in module.modules():
         if isinstance(part, torch.nn.ModuleList):
             for block in part:

@@ -17,7 +17,7 @@ import torch
 
 from ...errors import UnsupportedValueError
 from ...io import tree
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from . import comfyui_process
 from .base import (
     BackendInfo,
@@ -26,6 +26,7 @@ from .base import (
     ModelMismatchError,
     ModelRunError,
     OutOfMemoryError,
+    Report,
     model_errors,
     on_device,
     stop_at_blocks,
@@ -74,6 +75,7 @@ class ComfyUIBackend:
         comfyui_process.add_model_folders(root, models_dir, extra_model_paths)
         self._management = importlib.import_module("comfy.model_management")
         self._files = importlib.import_module(".comfyui_models", __package__)
+        self._sampling = importlib.import_module(".comfyui_sampling", __package__)
         self._residents: ResidentModels[_Loaded] = ResidentModels(model_bytes, _available_bytes, self._unload)
         self._interrupted = threading.Event()
 
@@ -105,11 +107,7 @@ class ComfyUIBackend:
         self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Computed:
         """See `Backend`."""
-        loaded, load_s = self._load(ref)
-        if loaded.fingerprint != fingerprint:
-            raise ModelMismatchError(
-                f"The worker's {ref.name!r} has changed since it was loaded. Queue the prompt again to load it."
-            )
+        loaded, load_s = self._current(ref, fingerprint)
         patcher = loaded.patcher
         with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
             started = perf_counter()
@@ -121,6 +119,16 @@ class ComfyUIBackend:
             # Moving the result waits for the device, so the time is the model's own.
             result = on_device(result, torch.device("cpu"))
         return Computed(result, load_s + placed - started, perf_counter() - placed)
+
+    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+        """See `Backend`, and `comfyui_sampling` for the tree."""
+        self._sampling.check_names(job)
+        loaded, load_s = self._current(job.model, job.fingerprint)
+        with torch.inference_mode(), model_errors(job.model.name, self._management.soft_empty_cache):
+            started = perf_counter()
+            inputs = self._sampling.Inputs.of(tensors)
+            result = self._sampling.run(loaded.patcher, job, inputs, report, self._interrupted)
+        return Computed(result, load_s, perf_counter() - started)
 
     def interrupt(self) -> None:
         """See `Backend`. Takes effect at the model's next block."""
@@ -147,6 +155,14 @@ class ComfyUIBackend:
         options = kwargs.get("transformer_options")
         if isinstance(options, dict) and "prefetch_dynamic_vbars" in options:
             options["prefetch_dynamic_vbars"] = patcher.is_dynamic()
+
+    def _current(self, ref: ModelRef, fingerprint: str) -> tuple[_Loaded, float]:
+        loaded, load_s = self._load(ref)
+        if loaded.fingerprint != fingerprint:
+            raise ModelMismatchError(
+                f"The worker's {ref.name!r} has changed since it was loaded. Queue the prompt again to load it."
+            )
+        return loaded, load_s
 
     def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
         loaded = self._residents.get(ref)

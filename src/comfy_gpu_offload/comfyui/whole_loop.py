@@ -1,0 +1,121 @@
+"""Drives a sampling run that is at the worker, as KSampler drives its own: progress, previews, the latent."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import comfy.model_management
+import comfy.utils
+import latent_preview
+import torch
+from comfy.cli_args import args as comfy_args
+from PIL import Image
+
+from ..client.remote_model import OnProgress
+from ..client.timings import CallTimings
+from ..errors import MessageError, UnsupportedRunError
+from ..server.backends.comfyui_values import from_plain
+from .sample_job import job_tree, ratio_keys, whole_loop_obstacle
+from .travel import refuse_unless_it_travels
+
+logger = logging.getLogger(__name__)
+
+# A picture comes from elsewhere, and is made in this process before its size is known otherwise.
+_MAX_PICTURE_PIXELS = 4096
+
+
+class Sample(Protocol):
+    """Has a worker run a job: `RemoteModel.sample`."""
+
+    def __call__(self, fields: Mapping[str, Any], job: Any, on_progress: OnProgress, /) -> tuple[Any, CallTimings]:
+        """`fields` are a `SampleJob`'s; `job` is its tree."""
+
+
+def run_whole_loop(
+    sample: Sample,
+    patcher: Any,
+    fields: Mapping[str, Any],
+    *,
+    positive: Any,
+    negative: Any,
+    latent: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `nodes.common_ksampler` gives for the same inputs, sampled at the worker.
+
+    Args:
+        fields: a `SampleJob`'s: sampler, scheduler, seed, steps and cfg, and what else it has of KSampler's.
+
+    Raises:
+        UnsupportedPatchError: the model carries what no way of offloading takes to the worker.
+        UnsupportedRunError: the run has something that can be done here only.
+        MessageError: the worker gave no latent.
+        OffloadError: as `RemoteModel.sample`.
+    """
+    refuse_unless_it_travels(patcher)
+    names = {"sampler_name": fields["sampler"], "scheduler": fields["scheduler"]}
+    obstacle = whole_loop_obstacle(patcher, positive, negative, latent, **names)
+    if obstacle is not None:
+        raise UnsupportedRunError(obstacle)
+    tree = job_tree(patcher, positive, negative, latent)
+    fields = {"preview": comfy_args.preview_method.value, **fields}
+    result, _ = sample(fields, tree, _progress(fields["steps"]))
+    dropped = ratio_keys()
+    out = {key: value for key, value in latent.items() if key not in dropped}
+    out["samples"] = _placed(_checked(result, tree["latent"]))
+    return out
+
+
+def _progress(steps: int) -> OnProgress:
+    """Shows a run as `latent_preview.prepare_callback` does; told of a step twice, shows it once."""
+    bar = comfy.utils.ProgressBar(steps)
+    shown = 0
+
+    def show(step: int, of: int, picture: bytes | None) -> None:
+        nonlocal shown
+        if step <= shown and picture is None:
+            return
+        shown = max(shown, step)
+        image = None if picture is None else _image(picture)
+        preview = None if image is None else ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
+        bar.update_absolute(shown, of, preview)
+
+    return show
+
+
+def _image(picture: bytes) -> Image.Image | None:
+    try:
+        image = Image.open(io.BytesIO(picture), formats=("JPEG",))
+        if max(image.size) > _MAX_PICTURE_PIXELS:
+            return None
+        image.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        logger.warning("The worker's preview is no picture: %s", type(error).__name__)
+        return None
+    return image
+
+
+def _checked(result: Any, sent: Any) -> Any:
+    """The worker's latent, of the shape that it was sent with."""
+    if _shapes(result) != _shapes(sent):
+        raise MessageError("the worker's reply to a sampling run is no latent of the size that was sent")
+    return result
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return {key: _shapes(item) for key, item in value.items()}
+    return [_shapes(item) for item in value] if isinstance(value, list) else value
+
+
+def _placed(samples: Any) -> Any:
+    """Where and in what ComfyUI keeps latents between nodes."""
+    management = comfy.model_management
+    # Older releases know no other dtype than float32.
+    dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else None
+    where = {"device": management.intermediate_device()} | ({} if dtype is None else {"dtype": dtype})
+    return from_plain(samples).to(**where)
