@@ -1,0 +1,108 @@
+"""The workers behind a load-balancing endpoint: which are ready, and which gets a request."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Literal
+
+import aiohttp
+
+State = Literal["initializing", "ready", "unhealthy"]
+
+
+@dataclass(eq=False)
+class EdgeWorker:
+    """A worker, as its `/ping` shows it.
+
+    Attributes:
+        running: requests that it has now.
+        served: requests that it was given.
+    """
+
+    id: str
+    url: str
+    state: State = "initializing"
+    running: int = 0
+    served: int = 0
+    pinged: Counter[int] = field(default_factory=Counter)
+
+
+class EdgeWorkers:
+    """Not thread-safe.
+
+    Args:
+        wake_s: how long after the first request there are workers; None for always.
+    """
+
+    def __init__(self, wake_s: float | None) -> None:
+        self.wake_s = wake_s
+        self.by_id: dict[str, EdgeWorker] = {}
+        self._asked_at: float | None = None
+
+    def add(self, url: str, worker_id: str | None) -> EdgeWorker:
+        """A worker, ready when its `/ping` says so."""
+        worker = EdgeWorker(worker_id or uuid.uuid4().hex[:14], url.rstrip("/"))
+        self.by_id[worker.id] = worker
+        return worker
+
+    def asked(self) -> None:
+        """A request has come, for which workers are started."""
+        self._asked_at = self._asked_at or monotonic()
+
+    def fall_asleep(self) -> None:
+        """Nothing runs, until a request comes."""
+        self._asked_at = None
+
+    @property
+    def are_awake(self) -> bool:
+        """Whether workers run, be they ready or not."""
+        if self.wake_s is None:
+            return True
+        return self._asked_at is not None and monotonic() - self._asked_at >= self.wake_s
+
+    def ready(self) -> list[EdgeWorker]:
+        """Those that take requests."""
+        return [worker for worker in self.by_id.values() if worker.state == "ready"] if self.are_awake else []
+
+    def chosen(self, preferred: str | None, *, strict: bool) -> EdgeWorker | None:
+        """The preferred worker, or without `strict` the one that has least to do."""
+        ready = self.ready()
+        for worker in ready:
+            if worker.id == preferred:
+                return worker
+        return None if strict else min(ready, key=lambda worker: (worker.running, worker.served), default=None)
+
+    def is_gone(self, worker_id: str) -> bool:
+        """Whether that worker will not come back."""
+        worker = self.by_id.get(worker_id)
+        return worker is None or worker.state == "unhealthy" or not self.are_awake
+
+    def counts(self) -> Counter[str]:
+        """How many are in which state, as /health has it."""
+        if not self.are_awake:
+            return Counter(initializing=len(self.by_id) if self._asked_at is not None else 0)
+        states = Counter[str](worker.state for worker in self.by_id.values())
+        states["running"] = sum(worker.running > 0 for worker in self.ready())
+        states["idle"] = states["ready"] - states["running"]
+        return states
+
+    async def ping(self, session: aiohttp.ClientSession) -> None:
+        """Asks each worker how it is: 200 ready, 204 warming, anything else is out."""
+        await asyncio.gather(*(self._ping(session, worker) for worker in list(self.by_id.values())))
+
+    async def _ping(self, session: aiohttp.ClientSession, worker: EdgeWorker) -> None:
+        try:
+            timeout = aiohttp.ClientTimeout(total=5)
+            async with session.get(f"{worker.url}/ping", timeout=timeout, allow_redirects=False) as reply:
+                status = reply.status
+        except (aiohttp.ClientError, TimeoutError):
+            # A container whose server does not listen yet is no reason to give it up.
+            worker.state = "initializing" if not worker.pinged else "unhealthy"
+            return
+        worker.pinged[status] += 1
+        states: dict[int, State] = {200: "ready", 204: "initializing"}
+        worker.state = states.get(status, "unhealthy")
