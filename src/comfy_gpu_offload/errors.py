@@ -95,8 +95,8 @@ class UnsupportedRunError(OffloadError):
 
     def __init__(self, obstacle: str) -> None:
         super().__init__(
-            f"This run cannot go to the worker as a whole: {obstacle}. Set offload to auto or each step, which runs "
-            "the sampling here and only the model at the worker, or do without it."
+            f"This run cannot go to the worker as a whole: {obstacle}. Set offload to auto or each step, where the "
+            "sampling runs here and only the model at the worker, or do without it."
         )
         self.obstacle = obstacle
 
