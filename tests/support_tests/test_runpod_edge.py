@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -45,9 +45,16 @@ class EchoWorker:
             body += piece[:count]
         self.headers.append(dict(request.headers))
         self.bodies.append(bytes(body))
+        if request.path == "/stream":
+            return Reply(200, stream=self._pieces())
         if request.path == "/slow":
             self.release.wait(20)
         return Reply(200, (bytes(body),), headers={"X-Own": "kept"})
+
+    def _pieces(self) -> Iterator[Sequence[bytes]]:
+        yield (b"one",)
+        self.release.wait(20)
+        yield (b"two", b"three")
 
     def close(self) -> None:
         self.release.set()
@@ -142,6 +149,21 @@ def test_a_reply_over_the_limit_is_refused(edge: LoadBalancerEdge, worker: EchoW
     reply = ask(edge, bytes(1001))
     assert (reply.status_code, "exceeded max body size" in reply.json()["error"]) == (400, True)
     assert len(worker.bodies) == 2
+
+
+def test_a_reply_of_unknown_length_comes_through_piece_by_piece(edge: LoadBalancerEdge, worker: EchoWorker) -> None:
+    headers = {"Authorization": f"Bearer {edge.key}"}
+    with requests.post(f"{edge.url}/stream", headers=headers, stream=True, timeout=20) as reply:
+        assert reply.raw.read(3) == b"one"  # while the worker still waits to send the rest
+        worker.release.set()
+        assert reply.raw.read() == b"twothree"
+
+
+def test_a_reply_that_turns_out_too_long_is_cut(edge: LoadBalancerEdge, worker: EchoWorker) -> None:
+    edge.limits = replace(BRIEF, reply_bytes=5)
+    worker.release.set()
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        ask(edge, path="/stream")
 
 
 @pytest.mark.parametrize("text", [NO_WORKERS, TIMED_OUT])

@@ -178,7 +178,7 @@ def test_the_sdk_lives_through_faults_of_the_routes_it_polls(
 def test_chunks_drain_in_order_while_the_handler_yields(apart: RunPodGateway) -> None:
     with SdkWorker(apart, HANDLER, env={"STREAM": "1", "AGGREGATE": "1"}):
         job_id = run(apart, count=20)
-        replies = []
+        replies: list[dict[str, Any]] = []
         while not (replies and replies[-1]["status"] == "COMPLETED" and not replies[-1]["stream"]):
             replies.append(ask(apart, "GET", f"stream/{job_id}"))
             sleep(0.1)
