@@ -1,0 +1,31 @@
+"""Runs sampling jobs whole, in the backend of a worker, and ComfyUI's own sampler for comparison.
+
+    PYTHON run.py COMFYUI_ROOT MODELS_FOLDER
+
+No server: all of it in this process. Prints JSON, for test_sampling_jobs.py to judge.
+"""
+
+from __future__ import annotations
+
+import json
+
+# First: it makes ComfyUI importable.
+import sides
+from behaviour import independence, interrupted, previews, refusals
+from equality import equality
+from obstacles import obstacles, unknown_stock_names
+
+if __name__ == "__main__":
+    facts = {
+        "equality": equality(),
+        "independence": independence(),
+        "interrupted": {
+            "at a call": interrupted(sides.MMDIT, "heun", "call"),
+            "at a step": interrupted(sides.MMDIT, "euler", "step"),
+        },
+        "previews": previews(),
+        "refusals": refusals(),
+        "obstacles": obstacles(),
+        "unknown_stock_names": unknown_stock_names(),
+    }
+    print(json.dumps(facts))

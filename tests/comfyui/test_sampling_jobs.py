@@ -1,0 +1,136 @@
+"""Whole sampling runs in a worker's backend, without a server: ComfyUI's own result, and nothing else changed."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import run_script
+from .harness.checkouts import Checkout
+
+pytestmark = pytest.mark.comfyui
+
+Found = dict[str, Any]
+# What of one run is another's on purpose; all else must differ, or equality would say little.
+_ALIKE = (
+    # Without a mask ddim is euler; one seed gives a batch's first latent whatever follows.
+    {"euler", "ddim", "a latent with too few channels", "a batch", "a batch with its indices", "further keys"},
+    {"dpmpp_2m unet", "ddim unet"},  # one step's difference, on the same schedule
+    {"euler unet", "ModelSamplingDiscrete eps"},
+    {"nothing to denoise", "no steps"},
+    {"no guidance", "no conditioning without guidance"},
+    {"the last steps", "restarted without noise"},
+)
+
+
+@pytest.fixture(scope="session")
+def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
+    """What scripts/jobs/run.py found."""
+    output = run_script(python, "jobs/run.py", checkout.root, models_yaml.parent)
+    found: Found = json.loads(output.splitlines()[-1])
+    return found
+
+
+def test_every_run_is_common_ksamplers_bit_for_bit(found: Found) -> None:
+    runs = found["equality"]
+    assert len(runs) > 90
+    wrong = [name for name, run in runs.items() if not (run["equal"] and run["keys"])]
+    assert not wrong
+
+
+def test_the_runs_are_worth_comparing(found: Found) -> None:
+    runs = found["equality"]
+    assert all(run["finite"] and run["spread"] > 0.1 for run in runs.values())
+    alike: dict[tuple[float, ...], set[str]] = {}
+    for name, run in runs.items():
+        alike.setdefault(tuple(run["first"]), set()).add(name)
+    for names in alike.values():
+        known = (all(any(name.startswith(part) for part in parts) for name in names) for parts in _ALIKE)
+        assert len(names) == 1 or any(known), names
+
+
+def test_runs_and_calls_of_one_model_do_not_disturb_each_other(found: Found) -> None:
+    assert found["independence"] == {"forward_same": True, "run_same": True, "patch_mattered": True}
+
+
+@pytest.mark.parametrize(("at", "calls"), [("at a call", 2), ("at a step", 1)])
+def test_a_cancelled_run_ends_within_a_call(found: Found, at: str, calls: int) -> None:
+    # Counted as calls begin: the one that is cancelled begins and goes no further.
+    assert found["interrupted"][at] == {"raised": "InterruptedCallError", "calls": calls, "next_same": True}
+
+
+def test_each_step_is_reported_with_a_picture_where_one_was_asked_for(found: Found) -> None:
+    previews = found["previews"]
+    assert previews["none"] == [[1, 2, None], [2, 2, None]]
+    for method in ("auto", "latent2rgb", "taesd"):  # without its weights, ComfyUI's TAESD is latent2rgb
+        assert previews[method] == [[1, 2, ["JPEG", 4, 4]], [2, 2, ["JPEG", 4, 4]]]
+    assert previews["video"] == previews["auto"]
+    assert previews["wide"] == [[1, 1, ["JPEG", 512, 7]]]
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ("sampler", "no sampler 'nosuch'"),
+        ("scheduler", "no scheduler 'nosuch'"),
+        ("preview", "no preview method 'nosuch'"),
+        ("unknown part", "surprise"),
+        ("no latent", "latent"),
+        ("latent of ints", "latent"),
+        ("conditioning", "positive"),
+        ("control", "positive"),
+        ("batch_index", "batch_index"),
+        ("wrappers", "model_options"),
+        ("functions", "model_options"),
+        ("class", "Popen"),
+        ("imported class", "math"),
+        ("classes without sigmas", "do not go together"),
+        ("classes at odds", "do not go together"),
+        ("method", "model's sampling"),
+        ("dunder", "model's sampling"),
+        ("object", "form known"),
+        ("the model itself", "mmdit.*raised"),
+    ],
+)
+def test_a_job_that_is_wrong_is_refused_for_what_is_wrong(found: Found, job: str, said: str) -> None:
+    assert re.match(rf"ModelRunError: .*{said}", found["refusals"][job]), found["refusals"][job]
+
+
+@pytest.mark.parametrize("change", ["nothing", "sd3", "lcm", "option data", "rope"])
+def test_data_is_no_obstacle(found: Found, change: str) -> None:
+    assert found["obstacles"][change] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("RescaleCFG", "RescaleCFG"),
+        ("post cfg", "sampler_post_cfg_function"),
+        ("function wrapper", "model_function_wrapper"),
+        ("mask function", "denoise_mask_function"),
+        ("wrapper", "EasyCache"),
+        ("callback", "somebody's"),
+        ("context windows", "Context Windows"),
+        ("block patch", "FreeU"),
+        ("weights", "LoRA"),
+        ("latent format", "latent_format"),
+        ("own sampling class", "own_sampling.*a node's own"),
+        ("own sampling method", "percent_to_sigma is a node's own"),
+        ("own sampling", "OwnSampling"),
+        ("control", "ControlNet.*positive"),
+        ("hooks", "hooks.*positive"),
+        ("gligen", "GLIGEN"),
+        ("unknown object", "positive.*surprise"),
+        ("sampler", "somebody's"),
+        ("scheduler", "somebody's"),
+        ("latent", "meta device"),
+    ],
+)
+def test_code_is_an_obstacle_and_named(found: Found, change: str, named: str) -> None:
+    assert re.search(named, found["obstacles"][change] or "nothing"), found["obstacles"][change]
+
+
+def test_every_name_that_comfyui_has_is_known_as_its_own(found: Found) -> None:
+    assert found["unknown_stock_names"] == []
