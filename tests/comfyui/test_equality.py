@@ -189,13 +189,14 @@ def test_the_remote_sampler_is_ksampler_to_a_local_model(comfyui: ComfyUI, proxy
     assert proxy.exchanges("forward") == []
 
 
-def test_auto_means_each_step_on_a_remote_model(
-    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy
+@pytest.mark.parametrize(("offload", "calls", "jobs"), [("each step", 4, 0), ("whole loop", 0, 1), ("auto", 0, 1)])
+def test_each_way_of_the_remote_sampler(
+    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy, offload: str, calls: int, jobs: int
 ) -> None:
     scene = Scene.of(DIGITS)
     scene.sample("KSampler", scene.workflow.local(DIGITS), Sampling(seed=23, steps=4), "stock")
     remote = scene.workflow.remote(listed(DIGITS))
-    scene.sample("RemoteSampler", remote, Sampling(seed=23, steps=4), "ours", offload="auto")
+    scene.sample("RemoteSampler", remote, Sampling(seed=23, steps=4), "ours", offload=offload)
     comfyui.run(scene.workflow.graph)
     assert_identical(comfyui.saved("stock"), comfyui.saved("ours"))
-    assert len(proxy.exchanges("forward")) == 4
+    assert (len(proxy.exchanges("forward")), len(proxy.exchanges("sample"))) == (calls, jobs)

@@ -13,6 +13,7 @@ from torch import nn
 from ..io.tree import Record, Tree, first_tensor
 from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
+from .plan import Plan, RunShape, compute_of
 from .timings import CallTimings
 
 _TIMINGS_KEPT = 4096
@@ -47,6 +48,13 @@ class Caller(Protocol):
         device: torch.device | None = None,
     ) -> tuple[Tree, CallTimings]:
         """See `Session.sample`."""
+
+    def plan(self, shape: RunShape, compute_s: float | None, *, check: Check | None = None) -> Plan:
+        """See `Session.plan`."""
+
+    @property
+    def stored_share(self) -> float:
+        """See `Session.stored_share`."""
 
 
 class RemoteModel(nn.Module):
@@ -109,6 +117,19 @@ class RemoteModel(nn.Module):
             check=self._check,
             device=self.device,
         )
+
+    def plan(self, shape: RunShape) -> Plan:
+        """How long a sampling run of that shape will take, each way; by this model's own calls so far.
+
+        Raises:
+            TransportError: the worker cannot be reached.
+        """
+        return self._caller.plan(shape, compute_of(self.timings), check=self._check)
+
+    @property
+    def stored_share(self) -> float:
+        """See `Session.stored_share`."""
+        return self._caller.stored_share
 
     def timings_since(self, calls: int) -> list[CallTimings]:
         """Of the calls after the first `calls`, oldest first, as far as they are kept."""

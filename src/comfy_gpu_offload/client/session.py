@@ -50,6 +50,7 @@ from ..protocol.messages import (
 from ..transport.base import Check, Timeouts, Transport
 from ..version import __version__
 from .faults import error_of
+from .plan import Plan, Planner, RunShape, stored_share
 from .recurrence import Recurrence
 from .remote_model import OnProgress, RemoteModel
 from .retry import Patience, RetryPolicy
@@ -106,6 +107,8 @@ class Session:
         self.client = secrets.token_hex(16)
         self.welcome, _ = self._hello_through_proxies(check)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
+        self._planner = Planner(self)
+        self._planning = threading.Lock()
         warn_of_skew(self.welcome, self._options.comfyui)
 
     def models(self) -> tuple[ModelEntry, ...]:
@@ -144,6 +147,20 @@ class Session:
         elapsed = perf_counter() - started
         probed = expect(_raise_fault(open_frame(reply, self._options.limits)), Probed)
         return max(0.0, elapsed - probed.worker_s)
+
+    def plan(self, shape: RunShape, compute_s: float | None, *, check: Check | None = None) -> Plan:
+        """How long a run of that shape will take, each way; measures the link where it has not been yet.
+
+        Raises:
+            TransportError: the worker cannot be reached.
+        """
+        with self._planning:
+            return self._planner.plan(shape, compute_s, check)
+
+    @property
+    def stored_share(self) -> float:
+        """What is left of a latent's bytes when this session's codec has stored it, roughly."""
+        return stored_share(self._options.codec.name)
 
     def close(self) -> None:
         """Closes the session's connections."""

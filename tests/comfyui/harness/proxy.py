@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _BEARER = re.compile(rb"(\r\nauthorization:[ \t]*bearer )[^\r]*", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked\r\n", re.IGNORECASE)
 _LARGEST_HEAD = 64 * 1024
 
 
@@ -168,6 +169,8 @@ class Proxy:
                 if reply is None:
                     return
                 client.sendall(reply)
+                if _CHUNKED.search(reply.partition(b"\r\n\r\n")[0] + b"\r\n"):
+                    _relay_chunks(replies, client)
         finally:
             if worker is not None:
                 worker.close()
@@ -183,6 +186,15 @@ class Proxy:
         if self.wrong_token is None:
             return request
         return _BEARER.sub(rb"\g<1>" + self.wrong_token, request, count=1)
+
+
+def _relay_chunks(replies: BinaryIO, client: socket.socket) -> None:
+    """A reply's chunks as they come, to the last one."""
+    size = -1
+    while size != 0:
+        line = replies.readline(_LARGEST_HEAD)
+        size = int(line.split(b";")[0], 16)
+        client.sendall(line + replies.read(size + 2))
 
 
 def _read_message(stream: BinaryIO) -> bytes | None:

@@ -1,0 +1,69 @@
+"""How a run of Remote Sampler is divided: a call a step, or the whole loop as one job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..client.plan import RunShape, calls_of
+from ..client.remote_model import RemoteModel
+from .sample_job import whole_loop_obstacle
+
+logger = logging.getLogger(__name__)
+
+AUTO, EACH_STEP, WHOLE_LOOP = "auto", "each step", "whole loop"
+CHOICES = (AUTO, EACH_STEP, WHOLE_LOOP)
+# A message and its frame, without tensors.
+_MESSAGE_BYTES = 1024
+
+
+def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
+    """Whether the whole loop goes to the worker; `inputs` are KSampler's. Says in the log why, and what it expects.
+
+    With `whole loop` always: what is in the way of it is refused when the run begins.
+
+    Raises:
+        OffloadError: the worker cannot be asked.
+    """
+    if offload != AUTO:
+        return offload == WHOLE_LOOP
+    obstacle = whole_loop_obstacle(
+        patcher,
+        inputs["positive"],
+        inputs["negative"],
+        inputs["latent_image"],
+        sampler_name=inputs["sampler_name"],
+        scheduler=inputs["scheduler"],
+    )
+    if obstacle is not None:
+        logger.info("each step, since the whole loop cannot travel: %s", obstacle)
+        return False
+    shape = _shape(patcher.remote, inputs)
+    if shape is None:
+        logger.info("whole loop: a latent of several parts")
+        return True
+    plan = patcher.remote.plan(shape)
+    logger.info("%s", plan.summary())
+    return bool(plan.whole_loop)
+
+
+def _shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | None:
+    """The run in bytes; None where its latent is not one tensor."""
+    latent = inputs["latent_image"].get("samples")
+    if not isinstance(latent, torch.Tensor) or getattr(latent, "is_nested", False):
+        return None
+    sides = 1 if inputs["cfg"] == 1 else 2
+    call_bytes = int(latent.numel() * remote.dtype.itemsize * sides * remote.stored_share)
+    latent_bytes = int(latent.numel() * 4 * remote.stored_share)
+    steps = max(1, round(inputs["steps"]))
+    return RunShape(
+        calls=calls_of(inputs["sampler_name"], steps),
+        call_up=call_bytes + _MESSAGE_BYTES,
+        call_down=call_bytes + _MESSAGE_BYTES,
+        # An empty latent is all zeros, which pack to nothing.
+        job_up=(latent_bytes if bool(latent.any()) else 0) + _MESSAGE_BYTES,
+        job_down=latent_bytes + _MESSAGE_BYTES,
+    )
