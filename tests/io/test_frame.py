@@ -235,6 +235,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("unknown_codec", build([row(codec="auto")])),
     ("unknown_codec", build([row(codec=1)])),
     ("unknown_codec", build([row(parameters={"level": 3})])),
+    ("unknown_codec", build([row(codec="int8-block", parameters={"block": 5})])),
     ("unknown_codec", build([row(parameters=[])])),
     ("bad_section", build([row()], b"short")),
     ("bad_section", build([row()], struct.pack("<Q", 1 << 60) + b"{}")),
@@ -257,6 +258,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("contradiction", build([row(dtype="I8")], GOOD)),
     ("bad_payload", build([row(codec="zstd", shape=[100])], GOOD)),
     ("bad_payload", build([row(codec="planes", shape=[100])], GOOD)),
+    ("bad_payload", build([row(codec="int8-channel", dtype="F16", shape=[1, 4, 512])], GOOD)),
 ]
 
 
@@ -324,7 +326,7 @@ ROWS = st.fixed_dictionaries(
         "dtype": PLAIN | st.sampled_from(sorted(DTYPES)),
         "shape": PLAIN | st.lists(st.integers(0, 9)),
     },
-    optional={"codec": PLAIN | st.sampled_from(["raw", "zstd", "planes"]), "digest": PLAIN, "parameters": PLAIN},
+    optional={"codec": PLAIN | st.sampled_from(codecs.names()), "digest": PLAIN, "parameters": PLAIN},
 )
 
 

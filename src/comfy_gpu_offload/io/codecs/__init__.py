@@ -1,7 +1,8 @@
 """Codecs: how one tensor's bytes are stored in a frame.
 
 A codec is a frozen value. Its name and parameters go into the frame's header, so a decoder needs nothing
-else. Others join through `register`. docs/codecs.md describes each payload.
+else. Others join through `register`. The lossy ones are for those who ask for them by name; each states a bound
+on its error. docs/codecs.md describes each payload.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from typing import NamedTuple
 from ..buffers import Buffer
 from .auto import Auto
 from .base import Chooser, Codec
+from .fp8 import Fp8
+from .int4_block import Int4Block
+from .int8_block import Int8Block
+from .int8_channel import Int8Channel
 from .planes import Planes
 from .raw import Raw
 from .registry import named, names, parameters, register, register_chooser, wanted
@@ -26,6 +31,10 @@ __all__ = [
     "Chooser",
     "Codec",
     "Encoded",
+    "Fp8",
+    "Int4Block",
+    "Int8Block",
+    "Int8Channel",
     "Planes",
     "Raw",
     "Zstd",
@@ -42,7 +51,7 @@ ZSTD = Zstd()
 PLANES = Planes()
 AUTO = Auto()
 
-for _codec in (Raw, Zstd, Planes):
+for _codec in (Raw, Zstd, Planes, Int8Block, Int8Channel, Fp8, Int4Block):
     register(_codec)
 register_chooser(AUTO)
 

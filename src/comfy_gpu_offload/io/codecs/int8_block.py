@@ -1,0 +1,58 @@
+"""8-bit integers with a scale for each block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...errors import CodecError
+from .block_quantised import BlockQuantised
+from .plane_blocks import Bytes
+
+
+@dataclass(frozen=True)
+class Int8Block(BlockQuantised):
+    """Lossy: each value becomes one of 255 evenly spaced ones, from minus to plus the largest of its block.
+
+    A value comes back within scale / 2, where scale is the block's largest magnitude / 127, rounded up to
+    bfloat16; to that comes the rounding to the tensor's dtype. Gaussian latents: 0.6 % in relative L2.
+    """
+
+    name: ClassVar[str] = "int8-block"
+    levels: ClassVar[float] = 127
+
+    block: int = 64
+
+    def _codes(self, ratios: Tensor) -> Bytes:
+        return to_int8(ratios)
+
+    def _values(self, codes: Bytes) -> Tensor:
+        return from_int8(codes)
+
+    def _error(self, values: Tensor, scales: Tensor) -> Tensor:
+        return int8_error(values, scales)
+
+
+def to_int8(ratios: Tensor) -> Bytes:
+    """Float32 within 127 of zero, as the two's complement bytes of the nearest integers."""
+    return ratios.round().to(torch.int8).view(torch.uint8).numpy()
+
+
+def from_int8(codes: Bytes) -> Tensor:
+    """The integers as float32.
+
+    Raises:
+        CodecError: -128 is among them.
+    """
+    if (codes == 0x80).any():
+        raise CodecError("-128 is no code")
+    return torch.from_numpy(codes).view(torch.int8).float()
+
+
+def int8_error(values: Tensor, scales: Tensor) -> Tensor:
+    """How far each value may be from its integer times its scale."""
+    # Half a step, and the rounding of a quotient of up to 127 in float32.
+    return (scales * (0.5 + 127 * 2**-24)).expand_as(values)
