@@ -17,6 +17,9 @@ from .runpod import QueueTransport
 
 logger = logging.getLogger(__name__)
 
+# An answer that is neither of /ping's is the edge's own: a call's reply says which.
+_ANSWERS = {Health.READY, Health.UNHEALTHY}
+
 
 def transport_for(settings: Settings, notify: Notify | None = None) -> Transport:
     """How frames reach the worker that `settings` name. Asks RunPod which kind its endpoint is, where none is set.
@@ -71,7 +74,7 @@ def _load_balancer(
     return LoadBalancerTransport(
         http,
         api,
-        is_ready=lambda: ping(target.url, bearer=target.key, ca_file=settings.ca_file) is Health.READY,
+        answers=lambda: ping(target.url, bearer=target.key, ca_file=settings.ca_file) in _ANSWERS,
         wake_s=settings.wake_timeout_s,
         notify=notify,
     )

@@ -92,7 +92,7 @@ class LoadBalancerTransport:
 
     Args:
         http: to the endpoint's own address, with a `LoadBalancerFront`.
-        is_ready: whether a worker answers there; being asked is what makes the platform start one.
+        answers: whether anybody answers there at once; being asked is what makes the platform start a worker.
         api: of the same endpoint; says how many workers there are.
         wake_s: how long to wait for a worker in all.
         notify: told every second or so what is waited for.
@@ -105,12 +105,12 @@ class LoadBalancerTransport:
         http: HttpTransport,
         api: RunPodClient,
         *,
-        is_ready: Callable[[], bool],
+        answers: Callable[[], bool],
         wake_s: float,
         notify: Notify,
     ) -> None:
         self._http = http
-        self._is_ready = is_ready
+        self._answers = answers
         self._api = api
         self._wake_s = wake_s
         self._notify = notify
@@ -178,7 +178,7 @@ class LoadBalancerTransport:
 
     def _wake(self, waking: _Waking, check: Check | None) -> None:
         """Waits until a worker is ready: a request to an endpoint without one would hang."""
-        while not interruptibly(self._is_ready, check or _nothing, _ignore):
+        while not interruptibly(self._answers, check or _nothing, _ignore):
             waking.wait(check)
 
     def _workers(self) -> str:
