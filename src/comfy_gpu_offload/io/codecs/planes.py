@@ -40,7 +40,7 @@ class Planes:
     """Byte planes; each is stored as it is, Huffman-coded, or compressed by zstd, as a sample of it suggests.
 
     Gaussian bf16 takes 10.6 bits an element, fp16 13.5, within 1.5 % of what any coding of single elements
-    takes (benchmarks/codecs.py).
+    takes (benchmarks/codec_comparison.py).
     """
 
     name: ClassVar[str] = "planes"
