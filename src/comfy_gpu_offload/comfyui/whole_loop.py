@@ -16,8 +16,9 @@ from PIL import Image
 
 from ..client.remote_model import OnProgress
 from ..client.timings import CallTimings
-from ..errors import MessageError, UnsupportedRunError
+from ..errors import MessageError, ModelChangedError, UnsupportedRunError
 from ..server.backends.comfyui_values import from_plain
+from . import generation
 from .sample_job import job_tree, ratio_keys, whole_loop_obstacle
 from .travel import refuse_unless_it_travels
 
@@ -61,7 +62,11 @@ def run_whole_loop(
         raise UnsupportedRunError(obstacle)
     tree = job_tree(patcher, positive, negative, latent)
     fields = {"preview": comfy_args.preview_method.value, **fields}
-    result, _ = sample(fields, tree, _progress(fields["steps"]))
+    try:
+        result, _ = sample(fields, tree, _progress(fields["steps"]))
+    except ModelChangedError:
+        generation.advance()
+        raise
     dropped = ratio_keys()
     out = {key: value for key, value in latent.items() if key not in dropped}
     out["samples"] = _placed(_checked(result, tree["latent"]))

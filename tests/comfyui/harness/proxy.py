@@ -193,6 +193,8 @@ def _relay_chunks(replies: BinaryIO, client: socket.socket) -> None:
     size = -1
     while size != 0:
         line = replies.readline(_LARGEST_HEAD)
+        if not line:
+            raise ConnectionResetError
         size = int(line.split(b";")[0], 16)
         client.sendall(line + replies.read(size + 2))
 

@@ -151,7 +151,7 @@ def begin_comfyui(
     command: list[str | Path] = [python, checkout.root / "main.py", "--cpu", "--disable-auto-launch"]
     command += ["--port", str(port), "--base-directory", base, "--extra-model-paths-config", models_yaml]
     command += ["--database-url", f"sqlite:///{base / 'comfyui.db'}", "--disable-api-nodes"]
-    command += ["--preview-method", "none", "--verbose", "DEBUG"]
+    command += ["--preview-method", "auto", "--verbose", "DEBUG"]
     process = Process("ComfyUI", command, base, env)
     return ComfyUI(checkout, process, ComfyApi(f"http://127.0.0.1:{port}"), base)
 

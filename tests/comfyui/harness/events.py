@@ -1,0 +1,67 @@
+"""What a browser is told of a prompt while it runs, on ComfyUI's websocket."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import struct
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from PIL import Image
+
+from .api import Graph
+
+_PREVIEW_IMAGE = 1  # ComfyUI's BinaryEventTypes
+_TIMEOUT_S = 120.0
+
+
+@dataclass
+class Shown:
+    """Of one node: steps done and in all as they were told, and the sizes of the previews."""
+
+    progress: list[tuple[int, int]] = field(default_factory=list)
+    previews: list[tuple[int, int]] = field(default_factory=list)
+
+
+def shown_while_running(url: str, graph: Graph) -> Mapping[str, Shown]:
+    """Runs a prompt as the frontend does; what was shown, by node."""
+    return asyncio.run(asyncio.wait_for(_run(url, graph), _TIMEOUT_S))
+
+
+async def _run(url: str, graph: Graph) -> Mapping[str, Shown]:
+    client, nodes, running = uuid.uuid4().hex, dict[str, Shown](), ""
+    async with (
+        aiohttp.ClientSession(url) as session,
+        session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as socket,
+    ):
+        prompt = {"prompt": graph, "client_id": client}
+        async with session.post("/prompt", json=prompt) as reply:
+            reply.raise_for_status()
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                nodes.setdefault(running, Shown()).previews += _preview(message.data)
+                continue
+            kind, data = _event(message.data)
+            if kind == "executing":
+                running = data["node"]
+            elif kind == "progress":
+                nodes.setdefault(data["node"], Shown()).progress.append((data["value"], data["max"]))
+            elif kind in {"execution_success", "execution_error"}:
+                assert kind == "execution_success", data
+                break
+    return nodes
+
+
+def _event(text: str) -> tuple[str, dict[str, Any]]:
+    event = json.loads(text)
+    return event["type"], event["data"]
+
+
+def _preview(message: bytes) -> list[tuple[int, int]]:
+    kind, _ = struct.unpack(">II", message[:8])
+    return [Image.open(io.BytesIO(message[8:])).size] if kind == _PREVIEW_IMAGE else []
