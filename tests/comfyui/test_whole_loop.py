@@ -70,6 +70,10 @@ def flux(workflow: Workflow, model: Link) -> Link:
     return sd3(workflow, shift)
 
 
+def _name(each: object) -> str:
+    return getattr(each, "__name__", str(each))
+
+
 @pytest.mark.parametrize(
     ("model", "patch"), [(MMDIT, sd3), (UNET, lcm), (UNET, continuous), (WAN, flux)], ids=_name
 )
