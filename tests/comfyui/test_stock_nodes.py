@@ -17,6 +17,7 @@ pytestmark = pytest.mark.comfyui
 _DEFAULTS = {"INT": 1, "FLOAT": 1.0, "BOOLEAN": False, "STRING": ""}
 # Compiling takes ten seconds and more; test_refusals has it.
 _LEFT_OUT = {"TorchCompileModel", "RemoteSampler"}
+_REFUSALS = ("UnsupportedPatchError", "UnsupportedRunError")
 _TINY_UNET = replace(UNET, latent=(1, 4, 4, 4))
 
 
@@ -51,14 +52,17 @@ def _default(given: list[Any]) -> Any:
     return choices[0] if choices else _DEFAULTS.get(str(kind))
 
 
-def problem_with(comfyui: ComfyUI, proxy: Proxy, listed: str, model: Model, patch: Patch) -> str | None:
-    """What is wrong with that node on a remote model."""
+def problem_with(
+    comfyui: ComfyUI, proxy: Proxy, listed: str, model: Model, patch: Patch, sampler: str
+) -> str | None:
+    """What is wrong with that node on a remote model; Remote Sampler's is the whole loop."""
     scene, local = Scene.of(model), Scene.of(model)
     sampling = Sampling(steps=2)
     for stage in (scene, local):
         stock = patch.add(stage, stage.workflow.local(model))
         stage.sample("KSampler", stock, sampling, "local")
-    scene.sample("KSampler", patch.add(scene, scene.workflow.remote(listed)), sampling, "remote")
+    remote = patch.add(scene, scene.workflow.remote(listed))
+    scene.sample(sampler, remote, sampling, "remote", offload="whole loop")
     proxy.forget()
     try:
         outcome = comfyui.api.run(scene.workflow.graph)
@@ -67,19 +71,23 @@ def problem_with(comfyui: ComfyUI, proxy: Proxy, listed: str, model: Model, patc
     if outcome.succeeded:
         same = torch.equal(comfyui.saved("local"), comfyui.saved("remote"))
         return None if same else "another result than locally"
-    if outcome.error is not None and outcome.error["exception_type"].endswith("UnsupportedPatchError"):
-        return "refused after a call" if proxy.exchanges("forward") else None
+    if outcome.error is not None and outcome.error["exception_type"].endswith(_REFUSALS):
+        return "refused after a call" if proxy.exchanges("forward") + proxy.exchanges("sample") else None
     fails_locally = not comfyui.api.run(local.workflow.graph).succeeded
     return None if fails_locally else outcome.summary
 
 
-@pytest.mark.parametrize("model", [MMDIT, _TINY_UNET, WAN], ids=str)
+@pytest.mark.parametrize(
+    ("model", "sampler"),
+    [(MMDIT, "KSampler"), (_TINY_UNET, "KSampler"), (WAN, "KSampler"), (MMDIT, "RemoteSampler")],
+    ids=str,
+)
 def test_no_stock_node_is_wrong_in_silence(
-    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy, model: Model
+    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy, model: Model, sampler: str
 ) -> None:
     name = listed(model)
     tried = [patch for patch in patches(comfyui) if patch.node not in _LEFT_OUT]
     assert len(tried) > 30
-    found = {patch.node: problem_with(comfyui, proxy, name, model, patch) for patch in tried}
+    found = {patch.node: problem_with(comfyui, proxy, name, model, patch, sampler) for patch in tried}
     problems = {node: problem for node, problem in found.items() if problem is not None}
     assert not problems, "\n".join(f"{node}: {problem}" for node, problem in problems.items())
