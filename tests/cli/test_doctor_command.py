@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from tests.support.backend import FunctionBackend
+from tests.support.runpod_edge import EdgeLimits, LoadBalancerEdge
+from tests.support.runpod_gateway import ENDPOINT, KEY, RunPodGateway
+from tests.support.runpod_worker import SdkWorker
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload.cli.main import main
@@ -107,3 +110,51 @@ def test_a_worker_without_models_is_no_use(
         monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", empty.url)
         assert main(["doctor"]) == 1
     assert "no models" in capsys.readouterr().err
+
+
+def test_a_queue_endpoint_is_told_by_its_counts_and_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunPodGateway() as gateway, SdkWorker(gateway, env={"COMFY_GPU_OFFLOAD_BACKEND": "diffusers"}):
+        configure(monkeypatch, gateway.base_url)
+        assert main(["doctor"]) == 0
+    said = capsys.readouterr()
+    checks = lines(said.out)
+    assert "a queue endpoint; workers: " in checks["RunPod"]
+    assert "digits" in checks["forward call"]
+    assert KEY not in said.out + said.err
+
+
+def test_a_load_balancing_endpoint_is_woken_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadWorker(DiffusersBackend()) as open_worker:
+        limits = EdgeLimits(hold_s=0.2)
+        with LoadBalancerEdge(open_worker.url, wake_s=1.5, limits=limits) as edge:
+            configure(monkeypatch, edge.base_url)
+            monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", edge.url)
+            monkeypatch.setenv("COMFY_GPU_OFFLOAD_ENDPOINT", "load-balancer")
+            assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "no worker runs: starting one" in said
+    assert "waiting for the endpoint's worker" in said
+    assert "forward call" in lines(said)
+
+
+def test_a_wrong_key_is_found_at_runpod(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunPodGateway() as gateway:
+        configure(monkeypatch, gateway.base_url)
+        monkeypatch.setenv("RUNPOD_API_KEY", "rpa_WRONG0123456789")
+        assert main(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert "FAIL  RunPod" in said.out
+    assert "RUNPOD_API_KEY" in said.err
+    assert "WRONG0123456789" not in said.out + said.err
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY)
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", ENDPOINT)
+    monkeypatch.setenv("RUNPOD_BASE_URL", base_url)
