@@ -6,8 +6,8 @@
 One thread. Speeds are medians, in MB of the tensor a second, its bytes given and wanted in memory.
 
 The bound is what a code needs that looks at elements one by one: the order-0 entropy of their exponents, one bit
-for the sign, and the order-0 entropy of the first ten bits of their mantissas; further bits, which only float32 has,
-count in full. A code that sees elements repeat takes less. The bound is stated for floats of 16 and 32 bits.
+for the sign, and the order-0 entropy of the first ten bits of their mantissas; further bits, which only float32
+has, count in full. A code that sees elements repeat takes less. It is stated for floats of 16 and 32 bits.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--no-peers", action="store_true", help="measure this package's codecs only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw ratio over speed")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw ratios and speeds")
     return parser.parse_args()
 
 
@@ -249,20 +249,21 @@ def _plot(rows: list[Row], path: Path) -> None:
     cases = list(dict.fromkeys(row.case for row in rows))
     columns = min(3, len(cases))
     lines = -(-len(cases) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(5.2 * columns, 4.2 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(5.6 * columns, 4.2 * lines), squeeze=False)
     for axis, case in zip(axes.flat, cases, strict=False):
-        for row in (row for row in rows if row.case == case and row.way != "raw"):
-            colour = "#999999" if not row.ours else "#ee6677" if row.relative_l2 else "#4477aa"
-            axis.scatter([row.encode_mb_s], [row.ratio], color=colour, s=18)
-            axis.annotate(row.way, (row.encode_mb_s, row.ratio), (3, 3), textcoords="offset points", fontsize=7)
-        axis.set(xscale="log", yscale="log", title=case)
-        axis.set_xlabel("encode MB/s, one thread")
-        axis.set_ylabel("ratio")
+        ways = sorted((row for row in rows if row.case == case), key=lambda row: row.ratio)
+        colours = ["#ee6677" if row.relative_l2 else "#4477aa" if row.ours else "#bbbbbb" for row in ways]
+        bars = axis.barh([row.way for row in ways], [row.ratio for row in ways], color=colours)
+        speeds = [f"{row.encode_mb_s:.0f}, {_or_dash(row.decode_mb_s, 1, '.0f')}" for row in ways]
+        axis.bar_label(bars, speeds, fontsize=7, padding=3)
+        axis.margins(x=0.25)
+        axis.tick_params(labelsize=8)
+        axis.set(title=case, xlabel="ratio; at the bars MB/s to encode, to decode")
     for axis in list(axes.flat)[len(cases) :]:
         axis.remove()
     figure.suptitle("blue: lossless; red: lossy; grey: others")
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

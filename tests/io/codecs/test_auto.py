@@ -25,6 +25,11 @@ def test_elements_that_repeat_as_a_whole_go_by_zstd() -> None:
     assert chosen(words[torch.randint(0, 16, (10_000,))]) == codecs.ZSTD
 
 
+def test_copies_go_by_planes() -> None:
+    noise = torch.randint(0, 256, (1, 100_000), dtype=torch.uint8)
+    assert chosen(noise.repeat(2, 1)) == codecs.PLANES
+
+
 @pytest.mark.parametrize(
     "tensor", [torch.randint(0, 256, (100_000,), dtype=torch.uint8), torch.ones(2), torch.zeros(0)]
 )

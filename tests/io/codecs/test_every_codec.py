@@ -109,7 +109,7 @@ def test_payloads_for_another_shape_are_refused_or_give_just_what_was_asked_for(
 def test_random_bytes_are_refused(codec: codecs.Codec, payload: bytes, version: bool, dtype: str) -> None:
     size = 4096 * DTYPES[dtype].itemsize
     with pytest.raises(CodecError):
-        codec.decode(memoryview(b"\1" * version + payload), size, dtype, (1, 64, 64))
+        codec.decode(memoryview(b"\1\1" * version + payload), size, dtype, (1, 64, 64))
 
 
 @each_example
@@ -126,6 +126,35 @@ def test_decoding_allocates_the_tensor_and_a_constant(example: Encoded) -> None:
             tracemalloc.stop()
         # torch's own memory, the tensor among it, is not traced: NumPy's and Python's are the constant.
         assert peak < CONSTANT
+
+
+@pytest.mark.parametrize("codec", [codec for codec in CODING if codec.name != "zstd"], ids=lambda codec: codec.name)
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_of_equal_entries_of_a_batch_one_is_stored(codec: codecs.Codec, count: int) -> None:
+    latent = torch.randn(2, 4, 64, 65, generator=torch.Generator().manual_seed(0)).bfloat16()
+    batch = latent.repeat(count, 1, 1, 1)
+    one, all_of_them = (
+        codec.encode(tensor_bytes(tensor), "BF16", tuple(tensor.shape)) for tensor in (latent, batch)
+    )
+    assert one is not None
+    assert all_of_them is not None
+    assert len(all_of_them) == len(one)
+    decoded = [
+        codec.decode(memoryview(bytearray(payload)), tensor.nbytes, "BF16", tuple(tensor.shape))
+        for payload, tensor in ((one, latent), (all_of_them, batch))
+    ]
+    assert bytes(decoded[1]) == bytes(decoded[0]) * count
+
+
+@pytest.mark.parametrize("codec", [codec for codec in CODING if codec.name != "zstd"], ids=lambda codec: codec.name)
+def test_entries_that_differ_in_their_last_element_are_both_stored(codec: codecs.Codec) -> None:
+    batch = torch.randn(1, 4, 64, 65).bfloat16().repeat(2, 1, 1, 1)
+    batch[1, 3, 63, 64] = 4
+    frame = encode({}, None, [Part("x", batch)], codec)
+    (received,) = decode(frame.joined()).tensors
+    assert received.tensor is not None
+    assert received.tensor[1, 3, 63, 64] > 3.5
+    assert (received.tensor[0] - batch[0]).abs().max() < 0.5
 
 
 LAYOUTS = {

@@ -63,7 +63,9 @@ def finite_tensors(draw: st.DrawFn) -> torch.Tensor:
     else:
         noise = torch.randint(0, 256, (count * dtype.itemsize,), generator=generator, dtype=torch.uint8)
         tensor = noise.view(dtype).nan_to_num(posinf=torch.finfo(dtype).max, neginf=torch.finfo(dtype).min)
-    return tensor.view(shape)
+    tensor = tensor.view(shape)
+    # Of copies one is stored, and blocks begin anew where it ends.
+    return tensor.repeat(2, *[1] * (len(shape) - 1)) if draw(st.booleans()) else tensor
 
 
 @given(finite_tensors(), st.sampled_from(BLOCKWISE), st.sampled_from([8, 16, 32, 64, 512, 4096]))
@@ -216,7 +218,7 @@ RAMP = np.arange(1024) % 255 - 127
 
 
 def int8_payload(scales: list[float], codes: np.ndarray) -> bytes:
-    return b"\1" + scales_block(scales) + planes_block(codes.astype(np.int8).tobytes())
+    return b"\1\1" + scales_block(scales) + planes_block(codes.astype(np.int8).tobytes())
 
 
 def decoded(codec: codecs.Codec, payload: bytes, dtype: str = "F32") -> torch.Tensor:
@@ -231,13 +233,13 @@ def test_the_payloads_are_as_specified() -> None:
     assert torch.equal(decoded(codecs.Int8Block(512), int8_payload([0.5, 2], RAMP)), ramp * two)
     nibbles = RAMP % 15 - 7
     packed = ((nibbles[::2] & 15) | (nibbles[1::2] & 15) << 4).astype(np.uint8).tobytes()
-    four = decoded(codecs.Int4Block(512), b"\1" + scales_block([0.5, 2]) + planes_block(packed))
+    four = decoded(codecs.Int4Block(512), b"\1\1" + scales_block([0.5, 2]) + planes_block(packed))
     assert torch.equal(four, torch.from_numpy(nibbles).float() * two)
     floats = torch.linspace(-448, 448, 1024).to(torch.float8_e4m3fn)
-    eight = decoded(codecs.Fp8(512), b"\1" + scales_block([0.5, 2]) + planes_block(bits(floats)))
+    eight = decoded(codecs.Fp8(512), b"\1\1" + scales_block([0.5, 2]) + planes_block(bits(floats)))
     assert torch.equal(eight, floats.float() * two)
     channels = (np.array([0.5, 2] * 256, np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
-    tokens = decoded(codecs.Int8Channel(), b"\1" + channels + planes_block(RAMP.astype(np.int8).tobytes()))
+    tokens = decoded(codecs.Int8Channel(), b"\1\1" + channels + planes_block(RAMP.astype(np.int8).tobytes()))
     assert torch.equal(tokens, ramp * torch.tensor([0.5, 2]).repeat(512))
 
 
@@ -245,8 +247,9 @@ GOOD = int8_payload([0.5, 2], RAMP)
 MALFORMED = {
     "nothing": b"",
     "another version": b"\2" + GOOD[1:],
+    "copies that do not divide the tensor": b"\1\2" + GOOD[2:],
     "cut short": GOOD[:-1],
-    "without codes": b"\1" + scales_block([0.5, 2]),
+    "without codes": b"\1\1" + scales_block([0.5, 2]),
     "surplus": GOOD + b"x",
     "too few scales": int8_payload([0.5], RAMP),
     "too many scales": int8_payload([0.5, 2, 2], RAMP),
@@ -270,7 +273,7 @@ def test_malformed_payloads_are_refused(payload: bytes) -> None:
 )  # fmt: skip
 def test_codes_that_stand_for_nothing_are_refused(codec: codecs.Codec, codes: bytes) -> None:
     with pytest.raises(CodecError):
-        decoded(codec, b"\1" + scales_block([0.5, 2]) + planes_block(codes))
+        decoded(codec, b"\1\1" + scales_block([0.5, 2]) + planes_block(codes))
 
 
 @each_codec

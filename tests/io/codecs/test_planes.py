@@ -118,9 +118,9 @@ def test_what_is_tiny_or_noise_is_left_alone(tensor: torch.Tensor) -> None:
 # --- payloads by hand: docs/codecs.md ------------------------------------------------------------------------
 
 
-def payload_of(*planes: tuple[int, bytes], version: int = 1) -> bytes:
+def payload_of(*planes: tuple[int, bytes], version: int = 1, copies: int = 1) -> bytes:
     heads = b"".join(struct.pack("<BI", method, len(data)) for method, data in planes)
-    return bytes([version]) + heads + b"".join(data for _, data in planes)
+    return bytes([version, copies]) + heads + b"".join(data for _, data in planes)
 
 
 def frame(data: bytes, **options: bool) -> bytes:
@@ -135,14 +135,20 @@ def test_the_payload_is_as_specified() -> None:
         assert decoded(payload, "BF16", 4) == bits(expected)
     assert decoded(payload_of((0, b"\1\2"), (0, b"\3\4")), "I16", 2) == b"\1\3\2\4"
     assert decoded(payload_of((1, frame(b"abc"))), "U8", 3) == b"abc"
+    assert decoded(payload_of((0, b"abc"), copies=2), "U8", 6) == b"abcabc"
 
 
 GOOD = payload_of((0, b"abcd"), (1, frame(b"efgh")))
 MALFORMED = {
     "nothing": b"",
     "another version": payload_of((0, b"abcd"), (0, b"efgh"), version=2),
-    "no block": b"\1",
-    "half a head": GOOD[:8],
+    "half a beginning": b"\1",
+    "no block": b"\1\1",
+    "no copy": payload_of((0, b"abcd"), (0, b"efgh"), copies=0),
+    "copies that do not divide the tensor": payload_of((0, b"a"), (0, b"b"), copies=3),
+    "more copies than are ever made": payload_of(copies=9),
+    "copies of another size": payload_of((0, b"abcd"), (0, b"efgh"), copies=2),
+    "half a head": GOOD[:9],
     "a plane cut short": GOOD[:-1],
     "a plane of another length": payload_of((0, b"abc"), (0, b"efgh")),
     "an unknown method": payload_of((2, b"abcd"), (0, b"efgh")),
@@ -153,7 +159,7 @@ MALFORMED = {
     "two zstd frames": payload_of((0, b"abcd"), (1, frame(b"efgh") + frame(b"efgh"))),
     "a skippable frame": payload_of((0, b"abcd"), (1, b"\x50\x2a\x4d\x18\x04\0\0\0efgh")),
     "surplus bytes": GOOD + b"x",
-    "a surplus block": GOOD + GOOD[1:],
+    "a surplus block": GOOD + GOOD[2:],
 }
 
 

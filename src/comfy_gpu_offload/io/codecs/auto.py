@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..dtypes import DTYPES
 from .base import Codec
+from .copies import copies_in
 from .planes import Planes
 from .raw import Raw
 from .sample import sample_of
@@ -23,11 +25,14 @@ class Auto:
     name: ClassVar[str] = "auto"
 
     def choose(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Codec:
+        if copies_in(data, shape) > 1:
+            return Planes()
         sample = memoryview(sample_of(data, _PIECE_BYTES))
+        size = (len(sample) // DTYPES[dtype].itemsize,)
         best: Codec = Raw()
         fewest = _WORTHWHILE * len(sample)
         for codec in (Planes(), Zstd()):
-            payload = codec.encode(sample, dtype, (len(sample),))
+            payload = codec.encode(sample, dtype, size)
             if payload is not None and len(payload) < fewest:
                 best, fewest = codec, len(payload)
         return best

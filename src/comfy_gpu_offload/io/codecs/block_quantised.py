@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..buffers import Buffer, allocate
+from ..buffers import Buffer, allocate, tensor_bytes
 from . import quantised
+from .copies import HEAD_BYTES, copies_in, fill, head, read_head
 from .plane_blocks import Bytes, PlaneReader, PlaneWriter
 
 
@@ -38,7 +39,8 @@ class BlockQuantised(ABC):
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
         if not quantised.is_taken(dtype, shape):
             return None
-        elements = quantised.flat(data, dtype)
+        count = copies_in(data, shape)
+        elements = quantised.flat(data[: len(data) // count], dtype)
         writer = PlaneWriter()
         for begin, end in quantised.segments(len(elements)):
             blocks = self._blocks(elements[begin:end])
@@ -48,15 +50,16 @@ class BlockQuantised(ABC):
             codes = self._codes((blocks / quantised.divisors(scales)[:, None]).view(-1)[: end - begin])
             writer.add(scales, rotate=True)
             writer.add(codes, rotate=False)
-        if 1 + writer.size_bytes >= len(data):
+        if HEAD_BYTES + writer.size_bytes >= len(data):
             return None
-        return b"".join([bytes([quantised.VERSION]), *writer.pieces])
+        return b"".join([head(count), *writer.pieces])
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
-        quantised.check_start(payload, self.name, dtype, shape)
+        quantised.check_taken(self.name, dtype, shape)
+        count, _ = read_head(payload, shape)
         out = allocate(size_bytes)
-        elements = quantised.flat(out, dtype)
-        reader = PlaneReader(payload, 1)
+        elements = quantised.flat(out[: size_bytes // count], dtype)
+        reader = PlaneReader(payload, HEAD_BYTES)
         for begin, end in quantised.segments(len(elements)):
             scales = np.empty(math.ceil((end - begin) / self.block), np.uint16)
             reader.read_into(scales, rotate=True)
@@ -67,16 +70,19 @@ class BlockQuantised(ABC):
             values = (blocks * quantised.factors(scales)[:, None]).view(-1)[: end - begin]
             quantised.restore(values, elements[begin:end])
         reader.finish()
+        fill(out, count)
         return out
 
     def max_error(self, values: Tensor) -> Tensor:
         """How far each of the finite `values` may come back from itself, float64, of their shape."""
-        blocks = self._blocks(values.reshape(-1))
+        count = copies_in(tensor_bytes(values), tuple(values.shape))
+        size = values.numel() // count
+        blocks = self._blocks(values.reshape(-1)[:size])
         scales = quantised.scales_for(blocks.abs().amax(1), self.levels)
         if scales is None:
             raise ValueError("infinities and what is no number go losslessly")
         each = self._error(blocks.double(), quantised.factors(scales).double()[:, None])
-        step = each.reshape(-1)[: values.numel()].view(values.shape)
+        step = each.reshape(-1)[:size].repeat(count).view(values.shape)
         return quantised.with_rounding(step, values)
 
     def _blocks(self, elements: Tensor) -> Tensor:

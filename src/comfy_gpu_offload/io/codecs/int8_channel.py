@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..buffers import Buffer, allocate
 from . import quantised
+from .copies import HEAD_BYTES, copies_in, fill, head, read_head
 from .int8_block import from_int8, int8_error, to_int8
 from .plane_blocks import PlaneReader, PlaneWriter
 from .quantised import Scales
@@ -33,7 +34,9 @@ class Int8Channel:
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
         if not quantised.is_taken(dtype, shape) or not _pays(len(data), shape):
             return None
-        elements = quantised.flat(data, dtype)
+        count = copies_in(data, shape)
+        shape = (shape[0] // count, *shape[1:])
+        elements = quantised.flat(data[: len(data) // count], dtype)
         scales = quantised.scales_for(_peaks(elements.view(shape)), 127)
         if scales is None:
             return None
@@ -41,21 +44,23 @@ class Int8Channel:
         for begin, end in quantised.segments(len(elements)):
             divisors = quantised.divisors(_spread(scales, shape, begin, end))
             writer.add(to_int8(elements[begin:end].float() / divisors), rotate=False)
-        return b"".join([bytes([quantised.VERSION]), scales.astype("<u2").tobytes(), *writer.pieces])
+        return b"".join([head(count), scales.astype("<u2").tobytes(), *writer.pieces])
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
-        quantised.check_start(payload, self.name, dtype, shape)
-        reader = PlaneReader(payload, 1)
+        quantised.check_taken(self.name, dtype, shape)
+        count, shape = read_head(payload, shape)
+        reader = PlaneReader(payload, HEAD_BYTES)
         scales = np.frombuffer(reader.take(2 * _channels(shape)), "<u2")
         quantised.check_scales(scales)
         out = allocate(size_bytes)
-        elements = quantised.flat(out, dtype)
+        elements = quantised.flat(out[: size_bytes // count], dtype)
         for begin, end in quantised.segments(len(elements)):
             codes = np.empty(end - begin, np.uint8)
             reader.read_into(codes, rotate=False)
             values = from_int8(codes) * quantised.factors(_spread(scales, shape, begin, end))
             quantised.restore(values, elements[begin:end])
         reader.finish()
+        fill(out, count)
         return out
 
     def max_error(self, values: Tensor) -> Tensor:

@@ -10,14 +10,15 @@ import numpy as np
 
 from ...errors import CodecError
 from ..buffers import Buffer, allocate
+from .copies import HEAD_BYTES, MOST, copies_in, fill, head, read_head
 from .plane_blocks import PlaneReader, PlaneWriter, Words
-from .zstd import MAX_RATIO
+from .zstd import MAX_RATIO as ZSTD_MAX_RATIO
 
 BLOCK_BYTES: Final = 2**20
 """Of the tensor, in one block: bounds what decoding allocates besides the tensor, and fits a core's cache."""
 
-_VERSION = 1
 _SMALLEST_WORTHWHILE_BYTES = 512
+_MAX_RATIO = MOST * ZSTD_MAX_RATIO
 # What the elements are made of: unsigned words of that many bytes, and whether they are IEEE floats with a sign.
 # All others have one byte, which is a plane by itself.
 _WORDS: dict[str, tuple[str, bool]] = {
@@ -40,7 +41,7 @@ class Planes:
     """Byte planes; each is stored as it is, Huffman-coded, or compressed by zstd, as a sample of it suggests.
 
     Gaussian bf16 takes 10.6 bits an element, fp16 13.5, within 1.5 % of what any coding of single elements
-    takes (benchmarks/codec_comparison.py).
+    takes (benchmarks/codec_comparison.py). Of a batch of equal entries one is stored.
     """
 
     name: ClassVar[str] = "planes"
@@ -49,25 +50,26 @@ class Planes:
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
         if len(data) < _SMALLEST_WORTHWHILE_BYTES:
             return None
-        words, rotate = _words(data, dtype)
+        count = copies_in(data, shape)
+        words, rotate = _words(data[: len(data) // count], dtype)
         writer = PlaneWriter()
         for block in _blocks(words):
             writer.add(block, rotate=rotate)
-        if 1 + writer.size_bytes >= len(data):
+        if HEAD_BYTES + writer.size_bytes >= len(data):
             return None
-        return b"".join([bytes([_VERSION]), *writer.pieces])
+        return b"".join([head(count), *writer.pieces])
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
-        if size_bytes > len(payload) * MAX_RATIO:
+        if size_bytes > len(payload) * _MAX_RATIO:
             raise CodecError(f"planes: {len(payload)} bytes cannot decode to {size_bytes}")
-        if payload[:1] != bytes([_VERSION]):
-            raise CodecError(f"planes: the payload is not of version {_VERSION}")
+        count, _ = read_head(payload, shape)
         out = allocate(size_bytes)
-        words, rotate = _words(out, dtype)
-        reader = PlaneReader(payload, 1)
+        words, rotate = _words(out[: size_bytes // count], dtype)
+        reader = PlaneReader(payload, HEAD_BYTES)
         for block in _blocks(words):
             reader.read_into(block, rotate=rotate)
         reader.finish()
+        fill(out, count)
         return out
 
 

@@ -14,7 +14,6 @@ from ...errors import CodecError
 from ..buffers import tensor_from
 from ..dtypes import DTYPES
 
-VERSION: Final = 1
 SEGMENT: Final = 2**18
 """Elements that are coded at a time: bounds what decoding allocates besides the tensor."""
 
@@ -93,16 +92,14 @@ def with_rounding(step: Tensor, values: Tensor) -> Tensor:
     return step + ((values.double().abs() + step) + info.smallest_normal) * (info.eps / 2)
 
 
-def check_start(payload: memoryview, name: str, dtype: str, shape: tuple[int, ...]) -> None:
-    """Looks at a payload's first byte and at what it is to become.
+def check_taken(name: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Refuses what no sender stores lossily.
 
     Raises:
-        CodecError: the payload is of another version, or no such tensor is stored by a lossy codec.
+        CodecError: it is such a tensor.
     """
     if not is_taken(dtype, shape):
-        raise CodecError(f"{name}: no {dtype} tensor of {len(shape)} dimensions is stored by it")
-    if payload[:1] != bytes([VERSION]):
-        raise CodecError(f"{name}: the payload is not of version {VERSION}")
+        raise CodecError(f"{name}: no {dtype} tensor of shape {shape!r:.80} is stored by it")
 
 
 def refuse_block(block: object) -> NoReturn:
