@@ -59,10 +59,19 @@ def _take_jobs(jobs: QueueJobs, worker: WorkerSettings) -> None:
     os.environ[_LOG_LEVEL] = level  # read when it is imported
     sys.argv += ["--rp_log_level", level]  # the last one counts
 
-    import runpod  # noqa: PLC0415  # takes seconds, and everything above can fail without it
+    # Takes seconds, and everything above can fail without it.
+    import runpod  # noqa: PLC0415
+    from runpod.http_client import AsyncClientSession  # noqa: PLC0415
+    from runpod.serverless.modules.rp_http import stream_result  # noqa: PLC0415
 
     async def handle(job: dict[str, Any]) -> JobOutput:
-        return await jobs.answer(job.get("input"))
+        async def emit(output: JobOutput) -> None:
+            # As the SDK does for what a generator yields. A generator's other outputs would have to be streams
+            # too, in pieces of 1 MB, and a forward call has but one.
+            async with AsyncClientSession() as session:
+                await stream_result(session, {"output": output}, job)
+
+        return await jobs.answer(job.get("input"), emit)
 
     runpod.serverless.start({"handler": handle, "concurrency_modifier": lambda _: worker.concurrency})
 

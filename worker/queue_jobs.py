@@ -1,5 +1,7 @@
 """A queue endpoint's jobs: JSON in, JSON out, a frame in each. Knows nothing of RunPod's SDK.
 
+A sampling run's steps are told meanwhile, as outputs of the same form.
+
 input   {"frame": "<base64 of one frame>"}
 output  {"frame": "<base64 of the reply>"}
 error   {"error": "<JSON: code, message, retryable, frame>"}   a text, as RunPod shows it to users
@@ -12,12 +14,13 @@ import base64
 import binascii
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 
 from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
-from comfy_gpu_offload.protocol.messages import Cancel, Fault, FaultCode
+from comfy_gpu_offload.protocol.messages import Cancel, Fault, FaultCode, SampleJob
 from comfy_gpu_offload.server.faults import RefusedError, fault_of
 from comfy_gpu_offload.server.handler import Handler
 
@@ -26,6 +29,12 @@ from .settings import JOB_OUTPUT_BYTES
 logger = logging.getLogger(__name__)
 
 JobOutput = dict[str, str]
+# Sends an output while the job still runs.
+Emit = Callable[[JobOutput], Awaitable[None]]
+# A poll of the stream takes a quarter of a second at best; steps in between are told together.
+_TELL_EVERY_S = 0.25
+# RunPod refuses a larger piece of a stream.
+_PIECE_BYTES = 900_000
 
 # What /runsync takes, the more generous of the two routes: nothing larger is a job that RunPod delivered.
 _INPUT_BYTES = 20 * 1024**2
@@ -46,14 +55,22 @@ class QueueJobs:
         self._output_bytes = output_bytes
         self._endings: set[asyncio.Task[None]] = set()
 
-    async def answer(self, job_input: object) -> JobOutput:
+    async def answer(self, job_input: object, emit: Emit | None = None) -> JobOutput:
         """The output of the job with this input. What goes wrong is part of it, as `error`.
+
+        `emit` is given a sampling run's steps as they are done.
 
         Raises:
             asyncio.CancelledError: RunPod cancelled the job or its time ran out; the model's call is ended too.
         """
         try:
-            reply = await self._reply(_frame_of(job_input))
+            frame = _frame_of(job_input)
+            telling = None if emit is None else asyncio.ensure_future(self._tell(frame, emit))
+            try:
+                reply = await self._reply(frame)
+            finally:
+                if telling is not None:
+                    telling.cancel()
             return self._output(reply)
         except Exception as error:  # the SDK would log an exception's text, and show it to the user
             fault = fault_of(error)
@@ -73,6 +90,19 @@ class QueueJobs:
             ending.add_done_callback(self._endings.discard)
             await asyncio.shield(ending)
             raise
+
+    async def _tell(self, frame: bytes, emit: Emit) -> None:
+        """Emits the run's steps until it is cancelled or the run ends; does nothing for what is no run."""
+        request = await asyncio.to_thread(_run_of, frame)
+        step = 0
+        while request is not None:
+            await asyncio.sleep(_TELL_EVERY_S)
+            latest = await asyncio.to_thread(self._handler.progress, request, step)
+            if latest is None:
+                continue
+            step, told = latest
+            if _encoded_bytes(told.size_bytes) < _PIECE_BYTES:
+                await emit({"frame": _text(told)})
 
     async def _end(self, submitting: asyncio.Future[Future[EncodedFrame]], frame: bytes) -> None:
         """Ends the call that `frame` asked for: out of the queue, or at the model's next block."""
@@ -126,6 +156,15 @@ def _request_of(frame: bytes) -> str | None:
         return None
     request = getattr(message, "request", None)
     return request if isinstance(request, str) and not isinstance(message, Cancel) else None
+
+
+def _run_of(frame: bytes) -> str | None:
+    """The name of the sampling run that the frame asks for, if it does."""
+    try:
+        message = open_frame(frame).message
+    except OffloadError:
+        return None
+    return message.request if isinstance(message, SampleJob) else None
 
 
 def _fault_in(reply: EncodedFrame) -> Fault | None:

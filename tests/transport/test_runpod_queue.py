@@ -124,6 +124,37 @@ def test_a_whole_loop_is_one_job_and_bit_identical(model: RemoteModel, gateway: 
     assert timings.exchanges == 1
 
 
+def test_a_whole_loop_tells_its_steps_while_it_runs(model: RemoteModel, gateway: RunPodGateway) -> None:
+    context, pooled = conditioning([1] * 64)
+    side = {"context": context, "pooled": pooled}
+    job = {"latent": torch.zeros(64, 16, 8, 8), "positive": side, "negative": side}
+    fields = {
+        "sampler": "euler",
+        "scheduler": "simple",
+        "seed": 0,
+        "steps": 60,
+        "cfg": 2.0,
+        "preview": "auto",
+    }
+    steps: list[int] = []
+    pictures: list[bytes] = []
+
+    def on_progress(step: int, of: int, picture: bytes | None) -> None:
+        assert of == 60
+        steps.append(step)
+        if picture is not None:
+            pictures.append(picture)
+
+    result, timings = model.sample(fields, job, on_progress)
+    assert result.shape == (64, 16, 8, 8)
+    assert len(steps) >= 3
+    assert steps == sorted(set(steps))
+    assert all(picture.startswith(b"\xff\xd8") for picture in pictures)
+    assert pictures
+    assert gateway.count("job-stream") >= len(steps)
+    assert timings.exchanges == 1
+
+
 def test_a_worker_that_holds_nothing_is_sent_what_it_lacks(model: RemoteModel, session: Session) -> None:
     first = call(model)[0]
     # As after a restart: this side believes that the worker holds tensors that it does not.

@@ -112,6 +112,14 @@ class Handler:
         for item in run.follow(after):
             yield _progress(request, item) if isinstance(item, Step) else item
 
+    def progress(self, request: str, after: int) -> tuple[int, EncodedFrame] | None:
+        """How far that run has come, where that is further than step `after`: the step, and what to tell of it."""
+        run = self._runs.get(request)
+        latest = None if run is None else run.latest
+        if latest is None or latest.step <= after:
+            return None
+        return latest.step, _progress(request, latest)
+
     def close(self, timeout_s: float | None = None) -> bool:
         """Lets the running call finish, refuses what waits, frees the models; False on a timeout."""
         finished = self._executor.close(timeout_s)

@@ -43,6 +43,16 @@ class Run:
         return self._end
 
     @property
+    def latest(self) -> Step | None:
+        """The last step that is done, with the newest picture."""
+        with self._changed:
+            if not self._steps:
+                return None
+            last = self._steps[-1]
+            picture = next((step.preview for step in reversed(self._steps) if step.preview is not None), None)
+            return Step(last.step, last.of, picture)
+
+    @property
     def ended_at(self) -> float:
         """When, by the monotonic clock."""
         return self._ended_at
@@ -55,9 +65,8 @@ class Run:
             picture = preview()
             self._preview_at = now
         with self._changed:
-            if picture is not None and self._steps:
-                last = self._steps[-1]
-                self._steps[-1] = Step(last.step, last.of)  # only the newest picture is of use
+            if picture is not None:  # only the newest is of use
+                self._steps = [Step(done.step, done.of) for done in self._steps]
             self._steps.append(Step(step, of, picture))
             self._changed.notify_all()
 

@@ -36,6 +36,8 @@ _RUN_FRAME_BYTES = (RUN_BODY_BYTES - 1024) // 4 * 3
 _WAIT_S = 2.0
 # Of a whole sampling run as one job.
 _WHOLE_RUN_S = 3600.0
+# For the output of a job that has ended.
+_FETCH_S = 60.0
 _QUIET_S = 3.0
 _NOTICE_S = 1.0
 
@@ -70,7 +72,7 @@ class QueueTransport:
         """
         if route == "forward":
             self._warn_once()
-        payload = {"frame": base64.b64encode(frame.joined()).decode("ascii")}
+        payload = _payload(frame)
         run_s = _WHOLE_RUN_S if route == "sample" else timeouts.exchange_s
         total_s = run_s + self._wake_s
         policy = JobPolicy(execution_timeout_s=max(5.0, run_s), ttl_s=max(10.0, total_s))
@@ -92,8 +94,28 @@ class QueueTransport:
     def stream(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
-        """See `Transport`. A job has one reply, its output."""
-        yield self.exchange(route, frame, timeouts, check)
+        """See `Transport`. What the worker tells meanwhile comes by the job's stream, and the end as its output."""
+        if frame.size_bytes > _RUN_FRAME_BYTES:  # only /runsync takes it, and that tells nothing meanwhile
+            yield self.exchange(route, frame, timeouts, check)
+            return
+        total_s = _WHOLE_RUN_S + self._wake_s
+        watch = _Watch(self._notify, check)
+        policy = JobPolicy(execution_timeout_s=_WHOLE_RUN_S, ttl_s=total_s)
+        job = self._api.submit_job(_payload(frame), policy=policy, check=watch)
+        try:
+            for output in self._api.stream(job.id, timeout_s=total_s, check=watch):
+                watch.quieten()
+                yield self._received(output)
+            yield self._received(self._api.get_result(job.id, timeout_s=_FETCH_S, check=watch))
+        except RunPodJobFailedError as error:
+            yield self._fault(error)
+        except RunPodError as error:
+            if isinstance(error, RunPodJobUnfinishedError):
+                self._cancel(job.id)
+            raise
+        except BaseException:  # the caller's own word: an interrupt
+            self._cancel(job.id)
+            raise
 
     def close(self) -> None:
         """See `Transport`."""
@@ -162,6 +184,10 @@ class QueueTransport:
             )
 
 
+def _payload(frame: EncodedFrame) -> dict[str, str]:
+    return {"frame": base64.b64encode(frame.joined()).decode("ascii")}
+
+
 class _Watch:
     """A check that also says how long a job has been waited for."""
 
@@ -170,6 +196,10 @@ class _Watch:
         self._check = check
         self._started = monotonic()
         self._next = self._started + _QUIET_S
+
+    def quieten(self) -> None:
+        """The worker is heard of: there is nothing to say for a while."""
+        self._next = monotonic() + 10 * _QUIET_S
 
     def __call__(self) -> None:
         if self._check is not None:
