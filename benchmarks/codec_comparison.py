@@ -181,7 +181,7 @@ def _row(case: Case, way: str, ours: bool, measured: Iterable[_Measured | None],
         if tensor_bytes(tensor) != tensor_bytes(one.back)
     ]
     errors = [(back.double() - tensor.double()) for tensor, back in differing]
-    norm = sum(float(tensor.double().square().sum()) for tensor in case.tensors)
+    norm = sum(float(tensor.double().square().sum()) for tensor, _ in differing)
     return Row(
         case=case.name,
         way=way,

@@ -56,7 +56,7 @@ class BlockQuantised(ABC):
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
         quantised.check_taken(self.name, dtype, shape)
-        count, _ = read_head(payload, shape)
+        count, _ = read_head(payload, size_bytes, shape)
         out = allocate(size_bytes)
         elements = quantised.flat(out[: size_bytes // count], dtype)
         reader = PlaneReader(payload, HEAD_BYTES)

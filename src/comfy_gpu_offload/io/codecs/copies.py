@@ -10,13 +10,15 @@ from typing import Final
 import numpy as np
 
 from ...errors import CodecError
+from .zstd import MAX_RATIO as ZSTD_MAX_RATIO
 
 HEAD_BYTES: Final = 2
-MOST: Final = 8
-"""Copies that are looked for."""
 
 _VERSION = 1
+_MOST = 8
 _GLANCE_BYTES = 64
+# Copies of float32 whose codes are halves of bytes that zstd could not shrink further.
+_MAX_RATIO = _MOST * 8 * ZSTD_MAX_RATIO
 
 
 def copies_in(data: memoryview, shape: tuple[int, ...]) -> int:
@@ -24,7 +26,7 @@ def copies_in(data: memoryview, shape: tuple[int, ...]) -> int:
     if not shape or not data:
         return 1
     every = np.frombuffer(data, np.uint8)
-    for count in range(min(shape[0], MOST), 1, -1):
+    for count in range(min(shape[0], _MOST), 1, -1):
         part = len(data) // count
         # Nearly always the first few bytes tell.
         glance_equal = data[:_GLANCE_BYTES] == data[part : part + _GLANCE_BYTES]
@@ -38,16 +40,19 @@ def head(count: int) -> bytes:
     return bytes([_VERSION, count])
 
 
-def read_head(payload: memoryview, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """How many copies of what is coded the tensor of that shape is, and the shape of one.
+def read_head(payload: memoryview, size_bytes: int, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """How many copies of what is coded the tensor of that size and shape is, and the shape of one.
 
     Raises:
-        CodecError: the payload is of another version, or such a tensor does not consist of so many.
+        CodecError: the payload is of another version or too short by far, or such a tensor does not consist of so
+            many copies.
     """
+    if size_bytes > len(payload) * _MAX_RATIO:
+        raise CodecError(f"{len(payload)} bytes cannot decode to {size_bytes}")
     if len(payload) < HEAD_BYTES or payload[0] != _VERSION:
         raise CodecError(f"the payload is not of version {_VERSION}")
     count = payload[1]
-    if not 1 <= count <= MOST or (count > 1 and (not shape or shape[0] % count)):
+    if not 1 <= count <= _MOST or (count > 1 and (not shape or shape[0] % count)):
         raise CodecError(f"a tensor of shape {shape!r:.80} does not consist of {count} copies")
     return count, (shape[0] // count, *shape[1:]) if count > 1 else shape
 

@@ -48,7 +48,7 @@ class Int8Channel:
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
         quantised.check_taken(self.name, dtype, shape)
-        count, shape = read_head(payload, shape)
+        count, shape = read_head(payload, size_bytes, shape)
         reader = PlaneReader(payload, HEAD_BYTES)
         scales = np.frombuffer(reader.take(2 * _channels(shape)), "<u2")
         quantised.check_scales(scales)

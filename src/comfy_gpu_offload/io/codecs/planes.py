@@ -8,17 +8,14 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from ...errors import CodecError
 from ..buffers import Buffer, allocate
-from .copies import HEAD_BYTES, MOST, copies_in, fill, head, read_head
+from .copies import HEAD_BYTES, copies_in, fill, head, read_head
 from .plane_blocks import PlaneReader, PlaneWriter, Words
-from .zstd import MAX_RATIO as ZSTD_MAX_RATIO
 
 BLOCK_BYTES: Final = 2**20
 """Of the tensor, in one block: bounds what decoding allocates besides the tensor, and fits a core's cache."""
 
 _SMALLEST_WORTHWHILE_BYTES = 512
-_MAX_RATIO = MOST * ZSTD_MAX_RATIO
 # What the elements are made of: unsigned words of that many bytes, and whether they are IEEE floats with a sign.
 # All others have one byte, which is a plane by itself.
 _WORDS: dict[str, tuple[str, bool]] = {
@@ -60,9 +57,7 @@ class Planes:
         return b"".join([head(count), *writer.pieces])
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
-        if size_bytes > len(payload) * _MAX_RATIO:
-            raise CodecError(f"planes: {len(payload)} bytes cannot decode to {size_bytes}")
-        count, _ = read_head(payload, shape)
+        count, _ = read_head(payload, size_bytes, shape)
         out = allocate(size_bytes)
         words, rotate = _words(out[: size_bytes // count], dtype)
         reader = PlaneReader(payload, HEAD_BYTES)
