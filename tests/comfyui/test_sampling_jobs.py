@@ -70,6 +70,10 @@ def test_each_step_is_reported_with_a_picture_where_one_was_asked_for(found: Fou
     assert previews["wide"] == [[1, 1, ["JPEG", 512, 7]]]
 
 
+def test_a_clip_vision_models_output_arrives_as_one(found: Found) -> None:
+    assert found["containers"] == {"kind": True, "fields": ["image_embeds", "image_sizes"], "same": True}
+
+
 @pytest.mark.parametrize(
     ("job", "said"),
     [

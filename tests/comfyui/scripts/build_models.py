@@ -7,6 +7,7 @@ Run in ComfyUI's own interpreter: the modules are its own, so that names and sha
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from comfy.ldm.wan.model import WanModel  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+
+try:
+    from comfy.ldm.lightricks.av_model import LTXAVModel
+except ImportError:  # an older release
+    LTXAVModel = None
 
 OPERATIONS = comfy.ops.disable_weight_init
 Weights = dict[str, torch.Tensor]
@@ -74,6 +80,25 @@ def ltxv() -> torch.nn.Module:
         device="cpu",
         operations=OPERATIONS,
     )
+
+
+# Of one layer. ComfyUI reads most of it from the file's metadata.
+LTXAV = {
+    "cross_attention_dim": 256,
+    "audio_cross_attention_dim": 128,
+    "attention_head_dim": 8,
+    "audio_attention_head_dim": 4,
+    "caption_channels": 64,
+    "num_layers": 1,
+    "connector_attention_head_dim": 8,
+    "connector_num_attention_heads": 8,
+    "connector_num_layers": 1,
+}
+
+
+def ltxav() -> torch.nn.Module:
+    """Audio with video: its latent has two parts."""
+    return LTXAVModel(dtype=torch.float32, device="cpu", operations=OPERATIONS, **LTXAV)
 
 
 def unet() -> torch.nn.Module:
@@ -139,9 +164,14 @@ def main() -> None:
         "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),
         "loras/mmdit-lora.safetensors": lora(128, "diffusion_model.joint_blocks.0.x_block.attn.proj"),
     }
+    metadata: dict[str, dict[str, str]] = {}
+    if LTXAVModel is not None:
+        name = "diffusion_models/ltxav.safetensors"
+        files[name] = weights(ltxav(), 8, torch.bfloat16)
+        metadata[name] = {"config": json.dumps({"transformer": LTXAV})}
     for name, tensors in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / name)
+        save_file(tensors, folder / name, metadata.get(name))
 
 
 if __name__ == "__main__":

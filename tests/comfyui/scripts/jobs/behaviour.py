@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import comfy.clip_vision
 import torch
 from comfy_extras import nodes_model_advanced as advanced
 from PIL import Image
@@ -18,6 +19,7 @@ from sides import (
     Kind,
     both,
     case,
+    condition,
     job_of,
     node,
     noise,
@@ -29,7 +31,7 @@ from sides import (
 from comfy_gpu_offload.comfyui.sample_job import job_tree
 from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends import comfyui_model_sampling
+from comfy_gpu_offload.server.backends import comfyui_model_sampling, comfyui_sampling
 from comfy_gpu_offload.server.backends.base import BackendError
 
 
@@ -149,3 +151,19 @@ def refusals() -> dict[str, str]:
         except BackendError as error:
             said[name] = f"{type(error).__name__}: {error}"
     return said
+
+
+def containers() -> dict[str, Any]:
+    """A CLIP vision model's output in conditioning, after its way over the wire."""
+    output = comfy.clip_vision.Output()
+    output.image_embeds, output.image_sizes = noise((1, 8), 80), [(2, 3)]
+    this = case(MMDIT)
+    positive = [condition(MMDIT, 1, unclip_conditioning=[{"clip_vision_output": output, "strength": 1.0}])]
+    tree = job_tree(SIDES.remote(MMDIT), positive, this.negative, this.latent)
+    inputs = comfyui_sampling.Inputs.of(over_the_wire(job_of(MMDIT, settings({})), tree)[1])
+    arrived = inputs.positive[0][1]["unclip_conditioning"][0]["clip_vision_output"]
+    return {
+        "kind": type(arrived) is comfy.clip_vision.Output,
+        "fields": sorted(vars(arrived)),
+        "same": torch.equal(arrived.image_embeds, output.image_embeds) and arrived.image_sizes == [(2, 3)],
+    }

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.model_patcher
 import torch
 from comfy_extras import nodes_model_advanced as advanced
-from sides import LTXV, MMDIT, UNET, WAN, Case, both, case, condition, node, noise
+from sides import LTXAV, LTXV, MMDIT, UNET, WAN, Case, both, case, condition, node, noise
 
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "ddim")
+ROPE = {"scale_x": 1.5, "scale_y": 0.8, "scale_t": 1.0, "shift_x": 0.0, "shift_y": 1.0, "shift_t": 0.0}
 SCHEDULERS = ("normal", "karras", "simple", "beta", "sgm_uniform")
 
 
 def compare(this: Case) -> dict[str, Any]:
     stock, ours = both(this)
-    mine, theirs = ours["samples"], stock["samples"]
+    mine, theirs = parts_of(ours["samples"]), parts_of(stock["samples"])
     return {
-        "equal": torch.equal(mine, theirs) and mine.dtype == theirs.dtype,
+        "equal": len(mine) == len(theirs) and all(map(same, mine, theirs)),
         "keys": sorted(ours) == sorted(stock),
-        "finite": bool(theirs.isfinite().all()),
-        "spread": float(theirs.std()),
-        "first": [round(float(value), 3) for value in theirs.flatten()[:4]],
+        "finite": all(bool(part.isfinite().all()) for part in theirs),
+        "spread": min(float(part.std()) for part in theirs),
+        "first": [round(float(value), 3) for value in theirs[0].flatten()[:4]],
     }
+
+
+def parts_of(samples: Any) -> list[torch.Tensor]:
+    return [samples] if isinstance(samples, torch.Tensor) else samples.tensors
+
+
+def same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return torch.equal(mine, theirs) and mine.dtype == theirs.dtype
 
 
 def of_samplers() -> Iterator[tuple[str, Case]]:
@@ -110,6 +121,44 @@ def of_conditioning() -> Iterator[tuple[str, Case]]:
     yield "no conditioning without guidance", Case(MMDIT, plain.latent, plain.positive, [], fields={"cfg": 1.0})
 
 
+def of_options() -> Iterator[tuple[str, Case]]:
+    def without_shortcut(model: Any) -> Any:
+        changed = model.clone()
+        changed.model_options["disable_cfg1_optimization"] = True
+        return changed
+
+    def scaled(model: Any) -> Any:
+        changed = model.clone()
+        changed.model_options["transformer_options"]["rope_options"] = ROPE
+        return changed
+
+    yield "both sides though there is no guidance", case(MMDIT, without_shortcut, cfg=1.0, seed=6)
+    if hasattr(comfy.model_patcher.ModelPatcher, "set_model_rope_options"):
+        yield "scaled positions", case(WAN, scaled)
+
+
+def of_audio_with_video() -> Iterator[tuple[str, Case]]:
+    if importlib.util.find_spec("comfy.ldm.lightricks.av_model") is None:
+        return
+    nested = importlib.import_module("comfy.nested_tensor").NestedTensor
+    picture, sound = (1, 128, 2, 3, 2), (1, 8, 5, 16)
+    empty = {"samples": nested([torch.zeros(picture), torch.zeros(sound)])}
+    some = nested([noise(picture, 61), noise(sound, 62)])
+    mask = nested([torch.ones(1, 1, 2, 1, 1), torch.zeros(1, 1, 5, 16)])
+    yield "audio with video", case(LTXAV, latent=empty)
+    yield "audio with video, sde", case(LTXAV, latent=empty, sampler="dpmpp_2m_sde", scheduler="simple")
+    yield "audio that stays, with video", case(LTXAV, latent={"samples": some, "noise_mask": mask}, denoise=0.6)
+    yield "audio with video, no noise", case(LTXAV, latent={"samples": some}, disable_noise=True, denoise=0.6)
+
+
 def equality() -> dict[str, Any]:
-    groups = (of_samplers, of_model_sampling, of_latents, of_steps, of_conditioning)
+    groups = (
+        of_samplers,
+        of_model_sampling,
+        of_latents,
+        of_steps,
+        of_conditioning,
+        of_options,
+        of_audio_with_video,
+    )
     return {name: compare(this) for group in groups for name, this in group()}

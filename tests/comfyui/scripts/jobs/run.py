@@ -11,7 +11,7 @@ import json
 
 # First: it makes ComfyUI importable.
 import sides
-from behaviour import independence, interrupted, previews, refusals
+from behaviour import containers, independence, interrupted, previews, refusals
 from equality import equality
 from obstacles import obstacles, unknown_stock_names
 
@@ -24,6 +24,7 @@ if __name__ == "__main__":
             "at a step": interrupted(sides.MMDIT, "euler", "step"),
         },
         "previews": previews(),
+        "containers": containers(),
         "refusals": refusals(),
         "obstacles": obstacles(),
         "unknown_stock_names": unknown_stock_names(),

@@ -46,6 +46,7 @@ class Kind:
 MMDIT = Kind("mmdit.safetensors", (1, 16, 8, 6), 96, 64)
 UNET = Kind("video/unet.safetensors", (1, 4, 4, 4), 768)
 WAN = Kind("wan.safetensors", (1, 16, 2, 4, 4), 4096)
+LTXAV = Kind("ltxav.safetensors", (1, 128, 2, 3, 2), 128, extra={"frame_rate": 24.0})
 LTXV = Kind(
     "ltxv.safetensors", (1, 128, 2, 3, 2), 4096, extra={"attention_mask": torch.ones(1, 6, dtype=torch.int64)}
 )
