@@ -296,15 +296,31 @@ def test_timings_add_up(session: Session) -> None:
     assert (timings + timings).bytes_up == 2 * timings.bytes_up
 
 
-def test_compression_is_lossless_and_smaller(worker: ThreadWorker) -> None:
+@pytest.mark.parametrize("compression", ["zstd", "planes"])
+def test_compression_is_lossless_and_smaller(worker: ThreadWorker, compression: str) -> None:
     x = torch.zeros(1, 77, 4096)
     x[:, :10] = torch.randn(1, 10, 4096)
-    with connect(worker.url, compression="zstd") as session:
+    with connect(worker.url, compression=compression) as session:
         model = session.model("echo")
         assert torch.equal(model(x), x)
         assert model.last_timings is not None
         assert model.last_timings.bytes_up < x.nbytes / 2
         assert model.last_timings.bytes_down < x.nbytes / 2
+
+
+def test_a_lossy_codec_is_used_when_asked_for_and_warned_of(
+    worker: ThreadWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(worker.url, compression="int8-block") as session:
+        model = session.model("echo")
+        for _ in range(4):  # what may come again is named by its digest, and goes losslessly
+            x = torch.randn(1, 16, 64, 64)
+            back = model(x)
+        assert model.last_timings is not None
+        assert model.last_timings.bytes_up < x.nbytes / 3
+    assert "is lossy" in caplog.text
+    assert not torch.equal(back, x)
+    assert torch.allclose(back, x, atol=0.1)
 
 
 def test_the_loopback_transport_serves_the_same_session(backend: FunctionBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
+
+logger = logging.getLogger(__name__)
 
 # RunPod's proxy before a pod ends a request after 100 s.
 _POD_EXCHANGE_S = 95.0
@@ -65,9 +68,14 @@ def connect_from(
     return Session(transport_for(settings, notify), options, check)
 
 
-def _codec(settings: Settings, target: Direct | Serverless) -> codecs.Codec:
+def _codec(settings: Settings, target: Direct | Serverless) -> codecs.Codec | codecs.Chooser:
     """Compression costs more than it saves where no network lies in between."""
     on_this_machine = isinstance(target, Direct) and is_loopback(urlsplit(target.url).hostname or "")
     if settings.compression == "none" or (settings.compression == "auto" and on_this_machine):
         return codecs.RAW
-    return codecs.ZSTD
+    codec = codecs.wanted(settings.compression)
+    if isinstance(codec, codecs.Codec) and not codec.lossless:
+        logger.warning(
+            "COMFY_GPU_OFFLOAD_COMPRESSION=%s is lossy: pictures will differ from local ones.", settings.compression
+        )
+    return codec

@@ -73,7 +73,7 @@ class Plan:
 
 def stored_share(codec: str) -> float:
     """What is left of a bfloat16 latent's bytes with that codec: docs/benchmarks.md, "Codecs"."""
-    return {"raw": 1.0, "zstd": 0.78, "planes": 0.67}.get(codec, 0.67)
+    return {"raw": 1.0, "zstd": 0.78, "planes": 0.67, "auto": 0.67, "int4-block": 0.28}.get(codec, 0.5)
 
 
 def calls_of(sampler: str, steps: int) -> int:

@@ -80,7 +80,7 @@ class SessionOptions:
     load_s: float = 900.0
     exchange_limit_s: float | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    codec: codecs.Codec = codecs.RAW
+    codec: codecs.Codec | codecs.Chooser = codecs.RAW
     limits: FrameLimits = DEFAULT_LIMITS
     comfyui: str | None = None
 

@@ -22,6 +22,8 @@ _ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Bytes = Annotated[int, Field(gt=0)]
+# The lossy ones are for those who ask for them by name.
+Compression = Literal["auto", "none", "zstd", "planes", "int8-block", "int8-channel", "fp8", "int4-block"]
 EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
 
 
@@ -43,7 +45,8 @@ class Settings(BaseSettings):
         wake_timeout_s: how long an endpoint without a running worker is waited for.
         gpu_rate: what the worker's GPU costs, in dollars a second; for estimates alone.
         ca_file: certificates to trust besides the system's, for a worker with one of its own.
-        compression: `auto` compresses unless the worker is on this machine.
+        compression: how tensors are stored. `auto` takes the best lossless way for each, and none where the worker
+            is on this machine.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
         retry_s: how long a call is tried again while the worker cannot be reached.
         frame_bytes: largest frame accepted, either way.
@@ -69,7 +72,7 @@ class Settings(BaseSettings):
     wake_timeout_s: Seconds = 180.0
     gpu_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     ca_file: Path | None = None
-    compression: Literal["auto", "zstd", "none"] = "auto"
+    compression: Compression = "auto"
     connect_timeout_s: Seconds = 10.0
     call_timeout_s: Seconds = 330.0
     load_timeout_s: Seconds = 900.0

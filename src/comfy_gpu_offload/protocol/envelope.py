@@ -46,7 +46,9 @@ def _present(tensor: torch.Tensor | None) -> torch.Tensor:
     return tensor
 
 
-def seal(message: Message, packed: tree.PackedTree | None = None, codec: codecs.Codec = codecs.RAW) -> EncodedFrame:
+def seal(
+    message: Message, packed: tree.PackedTree | None = None, codec: codecs.Codec | codecs.Chooser = codecs.RAW
+) -> EncodedFrame:
     """A frame of the message and a tree whose tensors all travel with their data."""
     packed = packed or tree.PackedTree(None)
     parts = [Part(path, tensor) for path, tensor in zip(packed.paths, packed.tensors, strict=True)]
@@ -54,7 +56,7 @@ def seal(message: Message, packed: tree.PackedTree | None = None, codec: codecs.
 
 
 def seal_parts(
-    message: Message, skeleton: Any, parts: list[Part], codec: codecs.Codec = codecs.RAW
+    message: Message, skeleton: Any, parts: list[Part], codec: codecs.Codec | codecs.Chooser = codecs.RAW
 ) -> EncodedFrame:
     """A frame of the message and a tree, its tensors as `parts` say."""
     return encode(message.model_dump(mode="python"), skeleton, parts, codec)

@@ -280,7 +280,11 @@ class Handler:
             return self._refuse(error)
 
     def _result(
-        self, message: Forward | SampleJob, codec: codecs.Codec, done: Computed, timings: WorkerTimings
+        self,
+        message: Forward | SampleJob,
+        codec: codecs.Codec | codecs.Chooser,
+        done: Computed,
+        timings: WorkerTimings,
     ) -> EncodedFrame:
         result = Result(request=message.request, instance=self.instance, timings=timings)
         frame = seal(result, tree.pack(done.result, "result"), codec)
@@ -350,9 +354,9 @@ def _mapping_of(value: Any) -> dict[str, Any]:
     raise MessageError("a run's tree must be a dict with names for keys")
 
 
-def _reply_codec(name: str) -> codecs.Codec:
+def _reply_codec(name: str) -> codecs.Codec | codecs.Chooser:
     try:
-        return codecs.named(name)
+        return codecs.wanted(name)
     except CodecError as error:
         raise MessageError(str(error)) from error
 
