@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -155,6 +157,23 @@ def test_entries_that_differ_in_their_last_element_are_both_stored(codec: codecs
     assert received.tensor is not None
     assert received.tensor[1, 3, 63, 64] > 3.5
     assert (received.tensor[0] - batch[0]).abs().max() < 0.5
+
+
+def test_threads_encode_and_decode_at_the_same_time() -> None:
+    latents = [torch.randn(1, 16, 128, 128, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    started = threading.Barrier(len(latents))
+
+    def there_and_back(latent: torch.Tensor) -> bool:
+        started.wait(timeout=10)
+        for _ in range(5):
+            frame = encode({}, None, [Part("x", latent)], codecs.PLANES)
+            (received,) = decode(frame.joined()).tensors
+            if received.tensor is None or not torch.equal(received.tensor, latent):
+                return False
+        return True
+
+    with ThreadPoolExecutor(len(latents)) as pool:
+        assert all(pool.map(there_and_back, latents))
 
 
 LAYOUTS = {

@@ -80,7 +80,7 @@ def encode(
 def _candidates(
     codec: Codec | Chooser, data: memoryview, dtype: str, shape: tuple[int, ...], exact: bool
 ) -> Iterator[Codec]:
-    if isinstance(codec, Codec):
+    if not isinstance(codec, Chooser):
         if codec.lossless or not exact:
             yield codec
         if codec.lossless:

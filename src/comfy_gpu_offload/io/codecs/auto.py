@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..dtypes import DTYPES
-from .base import Codec
+from .base import Chooser, Codec
 from .copies import copies_in
 from .planes import Planes
 from .raw import Raw
@@ -19,7 +19,7 @@ _WORTHWHILE = 0.95
 
 
 @dataclass(frozen=True)
-class Auto:
+class Auto(Chooser):
     """Whichever of raw, zstd and planes makes a sample of the tensor smallest."""
 
     name: ClassVar[str] = "auto"

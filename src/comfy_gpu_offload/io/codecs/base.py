@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
 
 from ..buffers import Buffer
 
 
-@runtime_checkable
 class Codec(Protocol):
     """One way to store a tensor's bytes: a frozen value, whose fields are its parameters.
 
@@ -30,11 +30,11 @@ class Codec(Protocol):
         """
 
 
-@runtime_checkable
-class Chooser(Protocol):
+class Chooser(ABC):
     """Picks a codec for each tensor; the frame names the one picked."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def choose(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Codec:
         """The codec to encode this tensor with."""

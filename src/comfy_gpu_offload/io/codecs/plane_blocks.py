@@ -7,6 +7,7 @@ are small leave whole planes empty.
 from __future__ import annotations
 
 import struct
+import threading
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,23 @@ _WORTHWHILE = 0.98
 _MATCHES_WORTHWHILE = 0.9
 
 
+class _Compressors(threading.local):
+    """Those of one thread: making them takes as long as coding a small tensor."""
+
+    def __init__(self) -> None:
+        self.literals = zstandard.ZstdCompressor(compression_params=_LITERALS)
+        self.matches = zstandard.ZstdCompressor(level=1)
+
+
+_compressors = _Compressors()
+
+
 class PlaneWriter:
     """Stores one block after another; `pieces` are the bytes so far, in order."""
 
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
-        self._literals = zstandard.ZstdCompressor(compression_params=_LITERALS)
-        self._matches = zstandard.ZstdCompressor(level=1)
+        self._literals, self._matches = _compressors.literals, _compressors.matches
 
     @property
     def size_bytes(self) -> int:
@@ -55,11 +66,14 @@ class PlaneWriter:
 
     def _code(self, plane: memoryview) -> tuple[int, Buffer]:
         sample = sample_of(plane, _PIECE_BYTES)
-        by_literals, by_matches = len(self._literals.compress(sample)), len(self._matches.compress(sample))
-        if min(by_literals, by_matches) > _WORTHWHILE * len(sample):
+        by_literals, by_matches = self._literals.compress(sample), self._matches.compress(sample)
+        if min(len(by_literals), len(by_matches)) > _WORTHWHILE * len(sample):
             return RAW, plane
-        matches = by_matches < _MATCHES_WORTHWHILE * by_literals
-        coded = (self._matches if matches else self._literals).compress(plane)
+        matches = len(by_matches) < _MATCHES_WORTHWHILE * len(by_literals)
+        if sample is plane:
+            coded = by_matches if matches else by_literals
+        else:
+            coded = (self._matches if matches else self._literals).compress(plane)
         return (ZSTD, coded) if len(coded) < len(plane) else (RAW, plane)
 
 
