@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from ..buffers import Buffer
 
 
+@runtime_checkable
 class Codec(Protocol):
     """One way to store a tensor's bytes: a frozen value, whose fields are its parameters.
 
