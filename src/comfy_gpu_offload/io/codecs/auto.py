@@ -13,7 +13,7 @@ from .raw import Raw
 from .sample import sample_of
 from .zstd import Zstd
 
-_PIECE_BYTES = 8 * 1024
+_PIECE_BYTES = 4 * 1024
 # Below this gain the time spent exceeds what a fast link saves.
 _WORTHWHILE = 0.95
 
