@@ -184,3 +184,25 @@ def test_closing_lets_a_reply_on_its_way_finish_and_ends_idle_connections() -> N
         closing.join(10)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(server.address, timeout=10)
+
+
+def test_empty_lines_before_a_request_are_passed_over(server: HttpServer) -> None:
+    answer = converse(server, b"\r\n\r\n", b"\r", b"\nGET /a HTTP/1.1\r\n\r\n", b"\r\n" * 10)
+    assert answer.endswith(b"GET /a - ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_interim_responses_come_only_while_a_call_that_asked_for_them_is_computed() -> None:
+    def slow(_: Request) -> Reply:
+        threading.Event().wait(0.45)
+        return Reply(200, (b"done",))
+
+    server = HttpServer(slow, "127.0.0.1", 0)
+    asking = b"GET /a HTTP/1.1\r\nKeep-Warm: 102\r\n\r\n"
+    warm, plain = converse(server, asking), converse(server, b"GET /a HTTP/1.1\r\n\r\n")
+    server.close()
+    assert 2 <= warm.count(b"HTTP/1.1 102 Processing\r\n\r\n") <= 5
+    assert warm.index(b"HTTP/1.1 200") > warm.rindex(b"102 Processing")
+    assert warm.endswith(b"done")
+    assert b"Keep-Warm: crlf" in warm
+    assert b"102" not in plain

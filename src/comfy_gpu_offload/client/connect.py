@@ -74,7 +74,7 @@ def _codec(settings: Settings, target: Direct | Serverless) -> codecs.Codec | co
     if settings.compression == "none" or (settings.compression == "auto" and on_this_machine):
         return codecs.RAW
     codec = codecs.wanted(settings.compression)
-    if isinstance(codec, codecs.Codec) and not codec.lossless:
+    if not getattr(codec, "lossless", True):  # a chooser chooses among lossless ones
         logger.warning(
             "COMFY_GPU_OFFLOAD_COMPRESSION=%s is lossy: pictures will differ from local ones.", settings.compression
         )

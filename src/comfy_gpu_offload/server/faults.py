@@ -9,6 +9,7 @@ from ..protocol.envelope import ProtocolSkewError
 from ..protocol.messages import Fault, FaultCode
 from .backends.base import (
     BackendError,
+    BadPatchesError,
     InterruptedCallError,
     ModelMismatchError,
     ModelNotFoundError,
@@ -28,6 +29,7 @@ _CODES: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (ModelNotFoundError, FaultCode.UNKNOWN_MODEL),
     (ModelMismatchError, FaultCode.MODEL_CHANGED),
     (OutOfMemoryError, FaultCode.OUT_OF_MEMORY),
+    (BadPatchesError, FaultCode.BAD_PATCHES),
     (InterruptedCallError, FaultCode.CANCELLED),
     (ModelRunError, FaultCode.MODEL_FAILED),
     (BackendError, FaultCode.MODEL_FAILED),

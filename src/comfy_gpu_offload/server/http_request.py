@@ -15,6 +15,7 @@ from time import monotonic
 _MAX_HEAD_BYTES = 64 * 1024
 _RECEIVE_BYTES = 16 * 1024
 _MAX_CHUNK_LINE_BYTES = 256
+_LINE_END = b"\r\n"
 # RFC 9110, 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(r"([A-Z]{3,16}) (/[!-~]{0,2047}) HTTP/1\.([01])")
@@ -119,17 +120,23 @@ class Source:
 
         In slices of the socket's own timeout, which setting anew would cost a system call a request.
         """
-        if self._start < self._end:
-            return True
-        self._start = self._end = 0
         deadline = monotonic() + idle_s
-        while True:
+        while not self._has_more_than_empty_lines():
+            self._start = self._end = 0
             try:
                 self._end = self.sock.recv_into(self._buffer)
             except TimeoutError:
                 if monotonic() < deadline:
                     continue
-            return self._end > 0
+            if self._end == 0:
+                return False
+        return True
+
+    def _has_more_than_empty_lines(self) -> bool:
+        # They keep the connection warm, and may come before any request: RFC 9112, 2.2.
+        while self._start < self._end and self._buffer[self._start] in _LINE_END:
+            self._start += 1
+        return self._start < self._end
 
     def request(self) -> Request:
         """The next request's head, once one has begun.

@@ -12,13 +12,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import monotonic
 
 from ..io.buffers import Buffer
 from .http_request import BadRequestError, DisconnectedError, Request, Source
+from .warmth import ASKED, HEADER, OFFERED, Warmth
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class HttpServer:
         self._listener.settimeout(_ACCEPT_S)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self._stopping = False
+        self._warmth = Warmth()
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._idle: set[socket.socket] = set()
@@ -192,10 +194,14 @@ class HttpServer:
 
     def _answer(self, sock: socket.socket, request: Request) -> bool:
         """Whether the connection can be used again."""
+        asks_for_warmth = request.headers.get(HEADER) == ASKED and request.is_http_1_1
         try:
-            reply = self._application(request)
+            with self._warmth.kept(sock) if asks_for_warmth else nullcontext():
+                reply = self._application(request)
         except BadRequestError as error:
             reply = _refusal(error)
+        if asks_for_warmth:
+            reply = replace(reply, headers={**reply.headers, "Keep-Warm": OFFERED})
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
         if reply.stream is not None and request.method != "HEAD":
             _send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)

@@ -42,12 +42,15 @@ MEDIA_TYPE = "application/octet-stream"
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
 _MAX_TEXT_BYTES = 2048
+# Passed over by a server before a request line: RFC 9112, 2.2.
+_EMPTY_LINE = b"\r\n"
 
 
 @dataclass
 class _Connection:
     http: http.client.HTTPConnection
     used_at: float
+    warming: bytes = b""
 
     @property
     def sock(self) -> socket.socket:
@@ -96,7 +99,10 @@ class HttpTransport:
         ca_file: Path | None = None,
         max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
         front: Front | None = None,
+        keep_warm: bool = False,
     ) -> None:
+        """`keep_warm`: keeps connections from slowing down while the worker computes; only where nothing but the
+        network lies in between, since a proxy need not take an empty line before a request."""
         self.carries_cancel = True
         try:
             self.url = checked_url(url)
@@ -107,7 +113,7 @@ class HttpTransport:
         self._base = parts.path
         self._tls = _tls_context(ca_file) if parts.scheme == "https" else None
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
-        self._fixed_headers = _fixed_headers(parts.netloc, token)
+        self._fixed_headers = _fixed_headers(parts.netloc, token, keep_warm=keep_warm)
         self._front = front or Front()
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
@@ -117,12 +123,13 @@ class HttpTransport:
     ) -> memoryview:
         """See `Transport`. A connection that failed in any way is closed and never used again."""
         connection = self._take() or self._connect(timeouts.connect_s)
-        polled = PolledSocket(connection.sock, monotonic() + timeouts.exchange_s, check)
+        polled = self._polled(connection, timeouts, check)
         try:
             reply = self._converse(polled, route, frame)
         except BaseException as error:
             connection.http.close()
             raise _mapped(error, self.url) from error
+        connection.warming = _EMPTY_LINE if reply.headers.get("keep-warm") == "crlf" else b""
         if reply.kept_alive:
             self._give_back(connection)
         else:
@@ -134,7 +141,7 @@ class HttpTransport:
     ) -> Generator[memoryview]:
         """See `Transport`."""
         connection = self._take() or self._connect(timeouts.connect_s)
-        polled = PolledSocket(connection.sock, monotonic() + timeouts.exchange_s, check)
+        polled = self._polled(connection, timeouts, check)
         response: StreamedResponse | None = None
         try:
             self._send(polled, route, frame)
@@ -176,6 +183,10 @@ class HttpTransport:
         for connection in idle:
             connection.http.close()
 
+    def _polled(self, connection: _Connection, timeouts: Timeouts, check: Check | None) -> PolledSocket:
+        deadline = monotonic() + timeouts.exchange_s
+        return PolledSocket(connection.sock, deadline, check, warming=connection.warming)
+
     def _take(self) -> _Connection | None:
         with self._lock:
             while self._idle:
@@ -208,6 +219,7 @@ class HttpTransport:
                 f"No worker answers at {self.url} ({error.strerror or type(error).__name__}). "
                 "Is it running, and is the address right?"
             ) from error
+        _prefer_bbr(connection.sock)
         return _Connection(connection, monotonic())
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
@@ -238,7 +250,7 @@ class HttpTransport:
         return reply.body
 
 
-def _fixed_headers(host: str, token: SecretStr | None) -> str:
+def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> str:
     lines = [
         f"Host: {host}",
         f"User-Agent: comfy-gpu-offload/{__version__}",
@@ -246,6 +258,8 @@ def _fixed_headers(host: str, token: SecretStr | None) -> str:
         f"Accept: {MEDIA_TYPE}",
         "Accept-Encoding: identity",
     ]
+    if keep_warm:
+        lines.append("Keep-Warm: 102")
     if token is not None:
         lines.append(f"Authorization: Bearer {token.get_secret_value()}")
     return "".join(f"{line}\r\n" for line in lines)
@@ -260,6 +274,13 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
         except OSError as error:
             raise ConfigError(f"COMFY_GPU_OFFLOAD_CA_FILE: no certificates in {ca_file}") from error
     return context
+
+
+def _prefer_bbr(sock: socket.socket) -> None:
+    """Has the system pace this connection by measured bandwidth, where it can: BBR does not slow down when idle."""
+    if hasattr(socket, "TCP_CONGESTION"):
+        with suppress(OSError):  # not compiled in, or not allowed
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
 
 
 def _has_ended(sock: socket.socket) -> bool:

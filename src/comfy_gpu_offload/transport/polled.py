@@ -27,10 +27,12 @@ class PolledSocket:
         Whatever `check` raises.
     """
 
-    def __init__(self, sock: socket.socket, deadline: float, check: Check | None) -> None:
+    def __init__(self, sock: socket.socket, deadline: float, check: Check | None, *, warming: bytes = b"") -> None:
+        """`warming` is sent with each slice of waiting for a reply, to keep the way up warm."""
         self._sock = sock
         self._deadline = deadline
         self._check = check
+        self._warming = warming
         if sock.gettimeout() != CHECK_INTERVAL_S:  # a system call
             sock.settimeout(CHECK_INTERVAL_S)
 
@@ -65,9 +67,9 @@ class PolledSocket:
 
     def receive_into(self, view: memoryview) -> int:
         """Up to `len(view)` bytes, at least one unless the other side has closed."""
-        return self._sliced(lambda: self._sock.recv_into(view))
+        return self._sliced(lambda: self._sock.recv_into(view), self._warming)
 
-    def _sliced(self, operation: Any) -> int:
+    def _sliced(self, operation: Any, warming: bytes = b"") -> int:
         while True:
             try:
                 return int(operation())
@@ -76,3 +78,5 @@ class PolledSocket:
                     self._check()
                 if monotonic() > self._deadline:
                     raise ExchangeTimeoutError("no complete reply within the time allowed") from None
+                if warming:
+                    self._sock.send(warming)

@@ -45,6 +45,23 @@ class Computed:
     compute_s: float
 
 
+@dataclass(frozen=True)
+class PatchSet:
+    """Changes to a model's weights, as a client named them.
+
+    Attributes:
+        name: digest of the template.
+        template: see `comfyui_patches`. What came over the wire and is not checked yet.
+        strengths: pairs that the template refers to by position: of a patch, and of what it is added to.
+        tensors: what the template names by digest. Not to be written to.
+    """
+
+    name: bytes
+    template: Any
+    strengths: tuple[tuple[float, float], ...]
+    tensors: Mapping[bytes, torch.Tensor]
+
+
 class Report(Protocol):
     """Told of a run's progress, on the thread that runs it."""
 
@@ -72,6 +89,10 @@ class OutOfMemoryError(BackendError):
     """The device, or this machine, has too little memory."""
 
 
+class BadPatchesError(BackendError):
+    """Weight patches that are malformed, or do not fit the model."""
+
+
 class InterruptedCallError(BackendError):
     """The call was interrupted by `Backend.interrupt`."""
 
@@ -95,20 +116,31 @@ class Backend(Protocol):
         """
 
     def forward(
-        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        patches: PatchSet | None = None,
     ) -> Computed:
         """Runs the model; loads it first if need be. Tensors come on the CPU and may be used as they like.
 
+        `patches` are on its weights for this call alone.
+
         Raises:
+            BadPatchesError: `patches` do not fit it; the model is as it was.
             ModelMismatchError: the model has another fingerprint.
             InterruptedCallError: `interrupt` was called meanwhile.
             BackendError: as `describe`, or the model raised.
         """
 
-    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+    def sample(
+        self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
+    ) -> Computed:
         """Runs a whole sampling loop; the result is the final latent, on the CPU.
 
-        `tensors` is the job's tree. `report` is called after each step.
+        `tensors` is the job's tree. `report` is called after each step. `patches` as in `forward`.
 
         Raises:
             ModelRunError: this backend has no such sampler, or the model raised.

@@ -195,6 +195,11 @@ def _is_latent(value: Any) -> bool:
     return isinstance(tensors, list) and len(tensors) > 0 and all(map(_is_latent, tensors))
 
 
+def _is_mask(value: Any) -> bool:
+    tensors = getattr(value, "tensors", [value])
+    return bool(tensors) and all(isinstance(each, torch.Tensor) and each.dim() >= 2 for each in tensors)
+
+
 def _is_conditioning(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_condition, value))
 
@@ -237,7 +242,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "positive": _is_conditioning,
     "negative": _is_conditioning,
     "noise": _is_latent,
-    "noise_mask": _is_latent,
+    "noise_mask": _is_mask,
     "batch_index": _is_batch_index,
     "sigmas": _is_sigmas,
     "model_sampling": lambda value: isinstance(value, dict),

@@ -9,7 +9,7 @@ from ...io.tree import MAX_DEPTH
 from .base import ModelRunError
 
 # A dict with this key stands for one of ComfyUI's objects.
-_KIND = "comfyui"
+_KIND = "__comfyui__"
 _NESTED = "NestedTensor"
 _CLIP_VISION = "ClipVisionOutput"
 _KINDS = {("comfy.nested_tensor", "NestedTensor"): _NESTED, ("comfy.clip_vision", "Output"): _CLIP_VISION}

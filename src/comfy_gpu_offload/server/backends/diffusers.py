@@ -99,9 +99,16 @@ class DiffusersBackend:
         return Described(description, {"class": type(loaded.module).__name__, "config": public})
 
     def forward(
-        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        patches: PatchSet | None = None,
     ) -> Computed:
         """See `Backend`."""
+        _refuse_patches(patches)
         loaded, load_s = self._current(ref, fingerprint)
         started = perf_counter()
         with torch.inference_mode(), model_errors(ref.name, torch.cuda.empty_cache):
@@ -109,8 +116,11 @@ class DiffusersBackend:
             result = _on_cpu(loaded.module(*moved[0], **moved[1]))
         return Computed(result, load_s, perf_counter() - started)
 
-    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+    def sample(
+        self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
+    ) -> Computed:
         """See `Backend`, and `diffusers_sampling` for the tree."""
+        _refuse_patches(patches)
         loaded, load_s = self._current(job.model, job.fingerprint)
         started = perf_counter()
         with torch.inference_mode(), model_errors(job.model.name, torch.cuda.empty_cache):

@@ -1,0 +1,125 @@
+"""Uploaded tensors on disk, by digest, within a byte budget: what survives a restart of the worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from pathlib import Path
+
+import torch
+
+from ..errors import FrameError
+from ..io.digests import digest as digest_of
+from ..io.frame import Part, decode, encode
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".frame"
+_NAME = "tensor"
+
+
+class BlobFolder:
+    """Each tensor is a file of its own, a frame, that only this user can read. Thread-safe.
+
+    Nothing here fails a call: a folder that cannot be written keeps nothing, and its log says so. Several workers
+    may share one folder.
+
+    Args:
+        path: made when the first tensor comes.
+        budget_bytes: what all files may take together; the ones not used for longest leave first.
+    """
+
+    def __init__(self, path: Path, budget_bytes: int) -> None:
+        self._path = path
+        self._budget_bytes = budget_bytes
+        self._used_bytes: int | None = None
+        self._lock = threading.Lock()
+
+    def put(self, digest: bytes, tensor: torch.Tensor) -> None:
+        """Keeps the tensor, whose digest the caller has checked."""
+        frame = encode({}, None, [Part(_NAME, tensor)])
+        if frame.size_bytes > self._budget_bytes:
+            return
+        file = self._file(digest)
+        with self._lock:
+            try:
+                if file.exists():
+                    os.utime(file)
+                    return
+                self._make_room(frame.size_bytes)
+                _write(file, frame.buffers)
+                self._used_bytes = (self._used_bytes or 0) + frame.size_bytes
+            except OSError as error:
+                logger.warning("an upload is not kept in %s: %s", self._path, error.strerror)
+
+    def get(self, digest: bytes) -> torch.Tensor | None:
+        """The tensor, or None. A file that is not what its name says is removed."""
+        file = self._file(digest)
+        try:
+            data = bytearray(file.read_bytes())
+            os.utime(file)
+        except OSError:
+            return None
+        try:
+            (received,) = decode(data).tensors
+        except (FrameError, ValueError):
+            received = None
+        if received is None or received.tensor is None or digest_of(received.tensor) != digest:
+            logger.warning("%s is damaged and is removed", file)
+            self.drop(digest)
+            return None
+        return received.tensor
+
+    def drop(self, digest: bytes) -> None:
+        """Removes one, if it is there."""
+        file = self._file(digest)
+        with self._lock:
+            try:
+                size = file.stat().st_size
+                file.unlink()
+            except OSError:
+                return
+            if self._used_bytes is not None:
+                self._used_bytes -= size
+
+    def _file(self, digest: bytes) -> Path:
+        return self._path / f"{digest.hex()}{_SUFFIX}"
+
+    def _make_room(self, size: int) -> None:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._used_bytes is not None and self._used_bytes + size <= self._budget_bytes:
+            return
+        self._path.chmod(0o700)
+        # Looked at anew, because other workers may write here too.
+        files = sorted((_age(file) for file in self._path.glob(f"*{_SUFFIX}")), key=lambda entry: entry[0])
+        used = sum(length for _, length, _ in files)
+        for _, length, file in files:
+            if used + size <= self._budget_bytes:
+                break
+            file.unlink(missing_ok=True)
+            used -= length
+        self._used_bytes = used
+
+
+def _age(file: Path) -> tuple[float, int, Path]:
+    try:
+        found = file.stat()
+    except OSError:  # another worker removed it
+        return 0.0, 0, file
+    return found.st_mtime, found.st_size, file
+
+
+def _write(file: Path, buffers: tuple[bytes | bytearray | memoryview, ...]) -> None:
+    """Whole or not at all: under another name first."""
+    unfinished = file.with_name(f"{secrets.token_hex(8)}.part")
+    try:
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as out:
+            for buffer in buffers:
+                out.write(buffer)
+        unfinished.replace(file)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,42 @@
+"""Connections that are kept from slowing down while the worker computes."""
+
+from __future__ import annotations
+
+from time import sleep
+
+import torch
+from tests.support.backend import FunctionBackend
+from tests.support.proxy import BreakingProxy
+from tests.support.worker import ThreadWorker
+
+from comfy_gpu_offload import connect
+
+X = torch.ones(2)
+CALLS = 2
+
+
+def slow(x: torch.Tensor) -> torch.Tensor:
+    sleep(0.6)
+    return x
+
+
+def crossed(worker: ThreadWorker, compression: str) -> tuple[int, int]:
+    """Bytes up and down of some calls, the first left out: its reply says that empty lines are welcome."""
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, compression=compression) as session:
+        model = session.model("slow")
+        model(X)
+        up, down = proxy.up, proxy.down
+        for _ in range(CALLS):
+            assert torch.equal(model(X), X)
+        return proxy.up - up, proxy.down - down
+
+
+def test_a_call_that_computes_long_is_kept_warm_both_ways() -> None:
+    with ThreadWorker(FunctionBackend(slow=slow)) as worker:
+        warm = crossed(worker, "none")
+        plain = crossed(worker, "auto")  # on this machine there is nothing to keep warm
+    asking, offering = len("Keep-Warm: 102\r\n"), len("Keep-Warm: crlf\r\n")
+    lines = (warm[0] - plain[0] - CALLS * asking) / len("\r\n")
+    interims = (warm[1] - plain[1] - CALLS * offering) / len("HTTP/1.1 102 Processing\r\n\r\n")
+    assert 3 * CALLS <= lines <= 8 * CALLS
+    assert 3 * CALLS <= interims <= 8 * CALLS
