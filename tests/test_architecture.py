@@ -97,7 +97,8 @@ def test_runpods_sdk_is_imported_only_by_what_ships_to_its_gpus() -> None:
         for level, name in imports_of(path)
         if level == 0 and name.split(".")[0] == "runpod"
     }
-    assert importing == {"worker/handler.py"}
+    # The gateway's own tests run the SDK with handlers of theirs.
+    assert {path for path in importing if not path.startswith("tests/")} == {"worker/handler.py"}
 
 
 def test_every_room_is_listed() -> None:
