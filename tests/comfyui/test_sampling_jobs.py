@@ -52,7 +52,19 @@ def test_the_runs_are_worth_comparing(found: Found) -> None:
 
 
 def test_runs_and_calls_of_one_model_do_not_disturb_each_other(found: Found) -> None:
-    assert found["independence"] == {"forward_same": True, "run_same": True, "patch_mattered": True}
+    assert found["independence"] == {
+        "forward_same": True,
+        "run_same": True,
+        "patch_mattered": True,
+        "entries_of_the_model": 1,
+        "patches_left": 0,
+    }
+
+
+def test_a_run_may_be_given_its_noise_and_its_schedule(found: Found) -> None:
+    runs = found["given"]
+    assert all(run["equal"] and run["untouched"] for run in runs.values())
+    assert len({run["first"] for run in runs.values()}) == len(runs)
 
 
 @pytest.mark.parametrize(("at", "calls"), [("at a call", 2), ("at a step", 1)])

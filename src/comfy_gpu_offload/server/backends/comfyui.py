@@ -75,7 +75,6 @@ class ComfyUIBackend:
         comfyui_process.add_model_folders(root, models_dir, extra_model_paths)
         self._management = importlib.import_module("comfy.model_management")
         self._files = importlib.import_module(".comfyui_models", __package__)
-        self._sampling = importlib.import_module(".comfyui_sampling", __package__)
         self._residents: ResidentModels[_Loaded] = ResidentModels(model_bytes, _available_bytes, self._unload)
         self._interrupted = threading.Event()
 
@@ -122,12 +121,14 @@ class ComfyUIBackend:
 
     def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
         """See `Backend`, and `comfyui_sampling` for the tree."""
-        self._sampling.check_names(job)
+        # Half a second of imports, which a worker does not need to start, or for calls of a step.
+        sampling = importlib.import_module(".comfyui_sampling", __package__)
+        sampling.check_names(job)
         loaded, load_s = self._current(job.model, job.fingerprint)
         with torch.inference_mode(), model_errors(job.model.name, self._management.soft_empty_cache):
             started = perf_counter()
-            inputs = self._sampling.Inputs.of(tensors)
-            result = self._sampling.run(loaded.patcher, job, inputs, report, self._interrupted)
+            inputs = sampling.Inputs.of(tensors)
+            result = sampling.run(loaded.patcher, job, inputs, report, self._interrupted)
         return Computed(result, load_s, perf_counter() - started)
 
     def interrupt(self) -> None:

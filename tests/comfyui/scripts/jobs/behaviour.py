@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.clip_vision
+import comfy.model_management
+import comfy.sample
 import torch
 from comfy_extras import nodes_model_advanced as advanced
 from PIL import Image
@@ -51,11 +54,51 @@ def independence() -> dict[str, Any]:
     before = forward_once()
     first = both(case(MMDIT))[1]["samples"]
     other = both(patched)[1]["samples"]
-    return {
+    model = BACKEND._load(ModelRef(name=MMDIT.file))[0].patcher.model
+    same = {
         "forward_same": torch.equal(before, forward_once()),
         "run_same": torch.equal(first, both(case(MMDIT))[1]["samples"]),
         "patch_mattered": not torch.equal(first, other),
     }
+    gc.collect()
+    loaded = [each for each in comfy.model_management.current_loaded_models if each.model.model is model]
+    return {**same, "entries_of_the_model": len(loaded), "patches_left": len(loaded[0].model.object_patches_backup)}
+
+
+def given() -> dict[str, Any]:
+    """Runs that are given their noise, or their schedule."""
+    this, own = case(MMDIT), noise(MMDIT.latent, 91)
+    sigmas = torch.tensor([0.9, 0.7, 0.4, 0.2])
+    found = {}
+    for name, parts, fields in (
+        ("noise", {"noise": own}, {}),
+        ("sigmas", {"sigmas": sigmas}, {}),
+        ("cut sigmas", {"sigmas": sigmas}, {"last_step": 2, "force_full_denoise": True}),
+    ):
+        job = job_of(MMDIT, settings(fields))
+        tree = job_tree(SIDES.remote(MMDIT), this.positive, this.negative, this.latent, **parts)
+        _, arrived = over_the_wire(job, tree)
+        ours = BACKEND.sample(job, arrived, lambda *_: None).result
+        with torch.inference_mode():
+            drawn = comfy.sample.prepare_noise(this.latent["samples"], job.seed)
+            stock = comfy.sample.sample(
+                SIDES.stock(MMDIT),
+                parts.get("noise", drawn),
+                job.steps,
+                job.cfg,
+                job.sampler,
+                job.scheduler,
+                this.positive,
+                this.negative,
+                this.latent["samples"],
+                sigmas=parts["sigmas"].clone() if "sigmas" in parts else None,
+                last_step=job.last_step,
+                force_full_denoise=job.force_full_denoise,
+                seed=job.seed,
+            )
+        untouched = "sigmas" not in arrived or torch.equal(arrived["sigmas"], sigmas)
+        found[name] = {"equal": torch.equal(ours, stock), "untouched": untouched, "first": float(ours.flatten()[0])}
+    return found
 
 
 def interrupted(kind: Kind, sampler: str, at: str) -> dict[str, Any]:
@@ -139,7 +182,7 @@ def refusals() -> dict[str, str]:
         "classes at odds": ({}, {"model_sampling": {**sampling, "classes": ["EPS", "V_PREDICTION", "EPS"]}}),
         "method": ({}, {"model_sampling": {**sampling, "values": {"timestep": 1}}}),
         "dunder": ({}, {"model_sampling": {**sampling, "values": {"__class__": 1}}}),
-        "object": ({}, {"noise": {"comfyui": "os.system", "fields": {}}}),
+        "object": ({}, {"noise": {"__comfyui__": "os.system", "fields": {}}}),
         "the model itself": ({}, {"positive": [[torch.zeros(1, 6, 7), {"pooled_output": torch.zeros(1, 64)}]]}),
     }
     said = {}

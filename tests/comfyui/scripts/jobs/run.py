@@ -11,7 +11,7 @@ import json
 
 # First: it makes ComfyUI importable.
 import sides
-from behaviour import containers, independence, interrupted, previews, refusals
+from behaviour import containers, given, independence, interrupted, previews, refusals
 from equality import equality
 from obstacles import obstacles, unknown_stock_names
 
@@ -25,6 +25,7 @@ if __name__ == "__main__":
         },
         "previews": previews(),
         "containers": containers(),
+        "given": given(),
         "refusals": refusals(),
         "obstacles": obstacles(),
         "unknown_stock_names": unknown_stock_names(),
