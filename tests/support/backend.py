@@ -16,6 +16,7 @@ from comfy_gpu_offload.server.backends.base import (
     InterruptedCallError,
     ModelMismatchError,
     ModelNotFoundError,
+    PatchSet,
     Report,
     model_errors,
     on_device,
@@ -26,7 +27,7 @@ Function = Callable[..., Any]
 
 
 class FunctionBackend:
-    """See `Backend`. `calls` holds the arguments of every call that began."""
+    """See `Backend`. `calls` holds the arguments of every call that began, `patches` its weight patches."""
 
     def __init__(self, **functions: Function) -> None:
         self.functions: dict[str, Function] = {
@@ -35,6 +36,7 @@ class FunctionBackend:
             "wait": self._wait,
             **functions,
         }
+        self.patches: list[PatchSet | None] = []
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.started = threading.Event()
         self.release = threading.Event()
@@ -64,21 +66,31 @@ class FunctionBackend:
         return Described(description, {"config": {"in_channels": 4}})
 
     def forward(
-        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        patches: PatchSet | None = None,
     ) -> Computed:
         if fingerprint != self.fingerprint:
             raise ModelMismatchError("The model has changed.")
         self.describe(ref)
         self.calls.append((ref.name, args, dict(kwargs)))
+        self.patches.append(patches)
         with model_errors(ref.name, lambda: None):
             placed = on_device((args, dict(kwargs)), torch.device("cpu"))
             return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 1e-5)
 
-    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+    def sample(
+        self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
+    ) -> Computed:
         """Adds the seed to the latent at each step; the sampler's name is the model function of a step."""
         if job.fingerprint != self.fingerprint:
             raise ModelMismatchError("The model has changed.")
         self.calls.append((job.sampler, (job,), dict(tensors)))
+        self.patches.append(patches)
         latent = tensors["latent"]
         with model_errors(job.model.name, lambda: None):
             for step in range(1, job.steps + 1):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+from typing import Any
 
+import msgpack
 import torch
 import xxhash
 
@@ -25,6 +27,11 @@ def digest(tensor: torch.Tensor) -> bytes:
     sha = hashlib.sha256(f"{NAMES[tensor.dtype]}{tuple(tensor.shape)}".encode())
     sha.update(tensor_bytes(tensor))
     return sha.digest()
+
+
+def skeleton_digest(skeleton: Any) -> bytes:
+    """SHA-256 of a tree's skeleton, as msgpack has it; 32 bytes. For trees without tensors."""
+    return hashlib.sha256(msgpack.packb(skeleton)).digest()
 
 
 class DigestMemo:

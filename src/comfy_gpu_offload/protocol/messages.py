@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -33,6 +34,8 @@ class FaultCode(StrEnum):
     MODEL_CHANGED = "model_changed"
     MISSING_TENSORS = "missing_tensors"
     UNKNOWN_RUN = "unknown_run"
+    UNKNOWN_PATCHES = "unknown_patches"
+    BAD_PATCHES = "bad_patches"
     WRONG_DIGEST = "wrong_digest"
     TOO_LARGE = "too_large"
     CANCELLED = "cancelled"
@@ -129,6 +132,23 @@ class Welcome(Message):
     model: ModelDescription | None = None
 
 
+_Strength = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class PatchRef(Message):
+    """Names patches to a model's weights that a `Define` made known.
+
+    Attributes:
+        template: its digest.
+        strengths: pairs that the template refers to by position: of a patch, and of what it is added to.
+    """
+
+    template: Digest
+    strengths: Annotated[
+        tuple[Annotated[tuple[_Strength, _Strength], _ANY_SEQUENCE], ...], _ANY_SEQUENCE, Field(max_length=65_536)
+    ]
+
+
 class Forward(Message):
     """One forward call. The frame's tree holds ``(args, kwargs)``.
 
@@ -141,6 +161,7 @@ class Forward(Message):
     model: ModelRef
     fingerprint: Identifier
     reply_codec: ShortText
+    patches: PatchRef | None = None
 
 
 class WorkerTimings(Message):
@@ -190,6 +211,7 @@ class SampleJob(Message):
     force_full_denoise: bool = False
     disable_noise: bool = False
     preview: ShortText = "none"
+    patches: PatchRef | None = None
 
 
 class Follow(Message):
@@ -207,6 +229,56 @@ class Progress(Message):
     request: Identifier
     step: Annotated[int, Field(ge=0)]
     of: Annotated[int, Field(ge=0)]
+
+
+class WholeTensor(Message):
+    """A tensor that travels in parts.
+
+    Attributes:
+        digest: its own.
+        dtype, shape: its own.
+        parts: digests of uint8 tensors, one after another its bytes.
+    """
+
+    digest: Digest
+    dtype: Annotated[ShortText, AfterValidator(_checked_dtype)]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**48)], ...], _ANY_SEQUENCE, Field(max_length=64)]
+    parts: Annotated[tuple[Digest, ...], _ANY_SEQUENCE, Field(min_length=1, max_length=65_536)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its data."""
+        return math.prod(self.shape) * TORCH_DTYPES[self.dtype].itemsize
+
+
+class Store(Message):
+    """Uploads tensors that calls will name. The frame's tree is a list of them, each with its digest.
+
+    `whole`: in place of tensors, asks for one to be made of parts that were uploaded.
+    """
+
+    type: Literal["store"] = "store"
+    client: Identifier
+    whole: WholeTensor | None = None
+
+
+class Define(Message):
+    """Makes a set of weight patches known. The frame's tree is its template, which names tensors by digest.
+
+    Attributes:
+        template: the digest of the tree's skeleton.
+    """
+
+    type: Literal["define"] = "define"
+    client: Identifier
+    template: Digest
+
+
+class Stored(Message):
+    """Answers a `Store` or a `Define`: it is kept."""
+
+    type: Literal["stored"] = "stored"
+    instance: Identifier
 
 
 class Probe(Message):
@@ -271,6 +343,9 @@ _KINDS: dict[str, type[Message]] = {
     "sample": SampleJob,
     "follow": Follow,
     "progress": Progress,
+    "store": Store,
+    "define": Define,
+    "stored": Stored,
     "probe": Probe,
     "probed": Probed,
     "fault": Fault,

@@ -22,6 +22,7 @@ from ..protocol.envelope import Envelope, open_frame, seal
 from ..protocol.messages import (
     Cancel,
     Cancelled,
+    Define,
     Fault,
     FaultCode,
     Follow,
@@ -32,17 +33,21 @@ from ..protocol.messages import (
     Progress,
     Result,
     SampleJob,
+    Store,
+    Stored,
     Welcome,
     WorkerLimits,
     WorkerTimings,
 )
 from ..version import __version__
 from .backends.base import Backend, Computed, Described
+from .blob_folder import BlobFolder
 from .executor import Executor, Turn
 from .faults import RefusedError, fault_of, places
 from .replies import ReplyCache
 from .runs import Run, RunStore, Step
 from .store import BlobStore
+from .uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +58,11 @@ _UNEXPECTED = {FaultCode.INTERNAL, FaultCode.MODEL_FAILED}
 
 @dataclass(frozen=True)
 class HandlerOptions:
-    """Bytes: the largest frame accepted, and what the store may keep."""
+    """Bytes: the largest frame accepted, and what the store may keep in memory; where uploads are kept besides."""
 
     limits: FrameLimits = field(default_factory=FrameLimits)
     store_bytes: int = 2 * 1024**3
+    uploads: BlobFolder | None = None
 
 
 class Handler:
@@ -68,6 +74,7 @@ class Handler:
         self._backend = backend
         self._executor = Executor(backend.clear_interrupt)
         self._store = BlobStore(self.options.store_bytes)
+        self._uploads = Uploads(self._store, self.options.uploads)
         self._replies = ReplyCache()
         self._runs = RunStore()
 
@@ -150,6 +157,9 @@ class Handler:
             return run.wait
         if isinstance(message, Probe):
             return self._probe(message, started)
+        if isinstance(message, Store | Define):
+            stored = self._keep(message, envelope)
+            return lambda: stored
         raise MessageError(f"a {type(message).__name__} is nothing a client sends")
 
     def _hello(self, hello: Hello) -> _Finish:
@@ -173,6 +183,15 @@ class Handler:
         turn = self._executor.enter(message.client, secrets.token_hex(16))
         return lambda: self._run(turn, answer)
 
+    def _keep(self, message: Store | Define, envelope: Envelope) -> EncodedFrame:
+        if isinstance(message, Define):
+            self._uploads.define(message.template, envelope.skeleton)
+        elif message.whole is not None:
+            self._uploads.join(message.whole)
+        else:
+            self._uploads.keep(envelope.tensors)
+        return seal(Stored(instance=self.instance))
+
     def _run_of(self, envelope: Envelope, started: float) -> tuple[Run, str, int]:
         message = envelope.message
         if isinstance(message, Follow):
@@ -190,6 +209,7 @@ class Handler:
         if known is not None:
             return known
         codec = _reply_codec(job.reply_codec)
+        patches = self._uploads.patch_set(job.patches)
         tensors = _mapping_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors)))
         decode_s = perf_counter() - started
         run, is_new = self._runs.claim(job.request, job.steps)
@@ -199,7 +219,7 @@ class Handler:
 
         def sample(queue_s: float) -> EncodedFrame:
             logger.info("run %s begins: %d steps of %s", job.request, job.steps, job.sampler)
-            done = self._backend.sample(job, tensors, run.report)
+            done = self._backend.sample(job, tensors, run.report, patches=patches)
             timings = WorkerTimings(
                 decode_s=decode_s, queue_s=queue_s, load_s=done.load_s, compute_s=done.compute_s
             )
@@ -241,12 +261,13 @@ class Handler:
             logger.debug("request %s asked for again", message.request)
             return known.result
         codec = _reply_codec(message.reply_codec)
+        patches = self._uploads.patch_set(message.patches)
         args, kwargs = _call_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors)))
         decode_s = perf_counter() - started
 
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
-            done = self._backend.forward(message.model, message.fingerprint, args, kwargs)
+            done = self._backend.forward(message.model, message.fingerprint, args, kwargs, patches=patches)
             timings = WorkerTimings(
                 decode_s=decode_s, queue_s=queue_s, load_s=done.load_s, compute_s=done.compute_s
             )

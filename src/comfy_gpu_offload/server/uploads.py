@@ -130,9 +130,7 @@ class Uploads:
         missing = tuple(name for name, tensor in found.items() if tensor is None)
         if missing:
             text = f"The worker does not hold {len(missing)} of the tensors named by digest."
-            raise RefusedError(
-                Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=missing)
-            )
+            raise RefusedError(Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=missing))
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 

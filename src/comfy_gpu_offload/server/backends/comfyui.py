@@ -6,8 +6,10 @@ import gc
 import importlib
 import logging
 import threading
+import uuid
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,6 +28,7 @@ from .base import (
     ModelMismatchError,
     ModelRunError,
     OutOfMemoryError,
+    PatchSet,
     Report,
     model_errors,
     on_device,
@@ -36,12 +39,16 @@ from .residents import ResidentModels
 
 logger = logging.getLogger(__name__)
 
+# Of one model, each with other patches.
+_MAX_CLONES = 4
+
 
 @dataclass(frozen=True)
 class _Loaded:
     patcher: Any
     path: Path
     fingerprint: str
+    clones: OrderedDict[tuple[Any, ...], Any] = field(default_factory=OrderedDict)
 
     def is_current(self) -> bool:
         """Whether the file is still the one that was loaded."""
@@ -103,13 +110,19 @@ class ComfyUIBackend:
         return Described(description, _details(model, ref.name))
 
     def forward(
-        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        patches: PatchSet | None = None,
     ) -> Computed:
         """See `Backend`."""
         loaded, load_s = self._current(ref, fingerprint)
-        patcher = loaded.patcher
         with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
             started = perf_counter()
+            patcher = self._patched(loaded, patches)
             self._place(patcher, args)
             call_args, call_kwargs = on_device((args, dict(kwargs)), patcher.load_device)
             self._localise(patcher, call_kwargs)
@@ -119,7 +132,9 @@ class ComfyUIBackend:
             result = on_device(result, torch.device("cpu"))
         return Computed(result, load_s + placed - started, perf_counter() - placed)
 
-    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+    def sample(
+        self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
+    ) -> Computed:
         """See `Backend`, and `comfyui_sampling` for the tree."""
         # Half a second of imports, which a worker does not need to start, or for calls of a step.
         sampling = importlib.import_module(".comfyui_sampling", __package__)
@@ -128,7 +143,7 @@ class ComfyUIBackend:
         with torch.inference_mode(), model_errors(job.model.name, self._management.soft_empty_cache):
             started = perf_counter()
             inputs = sampling.Inputs.of(tensors)
-            result = sampling.run(loaded.patcher, job, inputs, report, self._interrupted)
+            result = sampling.run(self._patched(loaded, patches), job, inputs, report, self._interrupted)
         return Computed(result, load_s, perf_counter() - started)
 
     def interrupt(self) -> None:
@@ -150,6 +165,22 @@ class ComfyUIBackend:
         self._management.load_models_gpu([patcher], memory_required=needed)
         if hasattr(patcher.model, "current_patcher"):
             patcher.model.current_patcher = patcher
+
+    def _patched(self, loaded: _Loaded, patches: PatchSet | None) -> Any:
+        """The model's patcher, or a clone of it with these patches: clones share its weights, patched for one."""
+        if patches is None:
+            return loaded.patcher
+        key = (patches.name, patches.strengths)
+        if key not in loaded.clones:
+            made = importlib.import_module(".comfyui_patches", __package__).from_data(patches, loaded.patcher)
+            clone = loaded.patcher.clone()
+            clone.patches = made
+            clone.patches_uuid = uuid.uuid4()
+            loaded.clones[key] = clone
+        loaded.clones.move_to_end(key)
+        while len(loaded.clones) > _MAX_CLONES:
+            loaded.clones.popitem(last=False)
+        return loaded.clones[key]
 
     def _localise(self, patcher: Any, kwargs: dict[str, Any]) -> None:
         """What `BaseModel._apply_model` says of the weights' place is this machine's to say."""
@@ -185,6 +216,7 @@ class ComfyUIBackend:
 
     def _unload(self, loaded: _Loaded) -> None:
         logger.info("%s leaves memory", loaded.path.name)
+        loaded.clones.clear()
         loaded.patcher.detach()
         # ComfyUI holds its patchers weakly; models have cycles, so only a collection frees them now.
         del loaded

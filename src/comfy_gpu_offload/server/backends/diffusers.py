@@ -19,11 +19,13 @@ from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJ
 from . import diffusers_sampling
 from .base import (
     BackendInfo,
+    BadPatchesError,
     Computed,
     Described,
     ModelMismatchError,
     ModelNotFoundError,
     OutOfMemoryError,
+    PatchSet,
     Report,
     model_errors,
     on_device,
@@ -191,6 +193,11 @@ class DiffusersBackend:
         loaded.module.to("meta")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _refuse_patches(patches: PatchSet | None) -> None:
+    if patches is not None:
+        raise BadPatchesError("This worker runs diffusers models, and patches no weights: use a comfyui worker.")
 
 
 def _on_cpu(result: Any) -> Any:
