@@ -15,6 +15,7 @@ from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
 from .plan import Plan, RunShape, compute_of
 from .timings import CallTimings
+from .weight_patches import WeightPatches
 
 _TIMINGS_KEPT = 4096
 # Told of a run's progress: steps done, steps in all, and now and then an encoded picture of the run so far.
@@ -33,6 +34,7 @@ class Caller(Protocol):
         *,
         check: Check | None = None,
         device: torch.device | None = None,
+        patches: WeightPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
         """See `Session.forward`."""
 
@@ -46,6 +48,7 @@ class Caller(Protocol):
         *,
         check: Check | None = None,
         device: torch.device | None = None,
+        patches: WeightPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
         """See `Session.sample`."""
 
@@ -90,18 +93,37 @@ class RemoteModel(nn.Module):
             TransportError: the worker cannot be reached.
             WorkerFaultError: the worker refused, or the model failed.
         """
+        return self.patched(None, args, kwargs)
+
+    def patched(self, patches: WeightPatches | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """`forward` with these patches on the model's weights, for this call alone.
+
+        Raises:
+            As `forward`.
+        """
         first = first_tensor(args)
         first = first if first is not None else first_tensor(kwargs)
         device = self.device if first is None else first.device
         value, timings = self._caller.forward(
-            self.description.ref, self.description.fingerprint, args, kwargs, check=self._check, device=device
+            self.description.ref,
+            self.description.fingerprint,
+            args,
+            kwargs,
+            check=self._check,
+            device=device,
+            patches=patches,
         )
         self.timings.append(timings)
         self.calls += 1
         return value
 
     def sample(
-        self, fields: Mapping[str, Any], job: Tree, on_progress: OnProgress = lambda *_: None
+        self,
+        fields: Mapping[str, Any],
+        job: Tree,
+        on_progress: OnProgress = lambda *_: None,
+        *,
+        patches: WeightPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
         """A whole sampling run at the worker: see `Session.sample`.
 
@@ -116,6 +138,7 @@ class RemoteModel(nn.Module):
             on_progress,
             check=self._check,
             device=self.device,
+            patches=patches,
         )
 
     def plan(self, shape: RunShape) -> Plan:

@@ -56,6 +56,7 @@ from .remote_model import OnProgress, RemoteModel
 from .retry import Patience, RetryPolicy
 from .skew import warn_of_skew
 from .timings import CallTimings
+from .weight_patches import PatchUploads, WeightPatches
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class Session:
         self.client = secrets.token_hex(16)
         self.welcome, _ = self._hello_through_proxies(check)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
+        self._uploads = PatchUploads(self._upload, self.client, self._options.codec)
         self._planner = Planner(self)
         self._planning = threading.Lock()
         warn_of_skew(self.welcome, self._options.comfyui)
@@ -222,8 +224,9 @@ class Session:
         *,
         check: Check | None = None,
         device: torch.device | None = None,
+        patches: WeightPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
-        """One forward call; the result's tensors are on `device`, or on the CPU.
+        """One forward call; the result's tensors are on `device`, or on the CPU. `patches` are on the weights.
 
         A call that the connection lost is sent again under its own name, so it is computed once where the
         worker still knows it, and again where the worker was restarted.
@@ -242,9 +245,10 @@ class Session:
             model=ref,
             fingerprint=fingerprint,
             reply_codec=self._options.codec.name,
+            patches=None if patches is None else patches.ref,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = _Call(message, packed, host, device or _CPU, pack_s=perf_counter() - started)
+        call = _Call(message, packed, host, device or _CPU, perf_counter() - started, patches)
         try:
             return self._complete(call, check)
         except BaseException as error:
@@ -263,6 +267,7 @@ class Session:
         *,
         check: Check | None = None,
         device: torch.device | None = None,
+        patches: WeightPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
         """A whole sampling run as one job; the result's tensors are on `device`, or on the CPU.
 
@@ -283,10 +288,11 @@ class Session:
             model=ref,
             fingerprint=fingerprint,
             reply_codec=self._options.codec.name,
+            patches=None if patches is None else patches.ref,
             **fields,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = _Call(message, packed, host, device or _CPU, pack_s=perf_counter() - started)
+        call = _Call(message, packed, host, device or _CPU, perf_counter() - started, patches)
         try:
             return self._follow_to_its_end(call, on_progress, check)
         except BaseException as error:
@@ -297,6 +303,7 @@ class Session:
     def _follow_to_its_end(
         self, call: _Call, on_progress: OnProgress, check: Check | None
     ) -> tuple[Tree, CallTimings]:
+        self._uploads.ensure(call.patches, check)
         patience, came_to = Patience(self._options.retry, check), 0
         following = _Following(on_progress)
         resends = 0
@@ -320,6 +327,8 @@ class Session:
                 self._recurrence.lacking(answer.missing)
             elif not answer.retryable or not patience.wait():
                 raise error_of(answer)
+            elif answer.code is FaultCode.UNKNOWN_PATCHES and call.patches is not None:
+                self._uploads.define(call.patches, check)
 
     def _stream_attempt(
         self, call: _Call, following: _Following, check: Check | None
@@ -365,6 +374,7 @@ class Session:
         raise ConnectionLostError("The worker's stream ended before the run did.")
 
     def _complete(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings]:
+        self._uploads.ensure(call.patches, check)
         patience = Patience(self._options.retry, check)
         resends = 0
         while True:
@@ -385,6 +395,8 @@ class Session:
                 logger.debug("the worker lacks %d tensors; they are sent again", len(answer.missing))
             elif not answer.retryable or not patience.wait():
                 raise error_of(answer)
+            elif answer.code is FaultCode.UNKNOWN_PATCHES and call.patches is not None:
+                self._uploads.define(call.patches, check)
 
     def _attempt(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
         """One exchange; the call's timings grow with each."""
@@ -414,6 +426,24 @@ class Session:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("forward %s: %s", call.message.model.name, timings.summary())
         return value, timings
+
+    def _upload(self, frame: EncodedFrame, check: Check | None) -> Envelope:
+        """The reply to a frame that may be sent twice; the worker does not compute for it."""
+        patience = Patience(self._options.retry, check)
+        self._check_size(frame)
+        while True:
+            try:
+                reply = self._transport.exchange("hello", frame, self._options.call, check)
+            except TransportError as error:
+                if not error.retryable or not patience.wait():
+                    raise
+                logger.warning("The worker was lost in the middle of an upload and is tried again: %s", error)
+                continue
+            envelope = open_frame(reply, self._options.limits)
+            fault = envelope.message
+            again = isinstance(fault, Fault) and fault.retryable and fault.code is not FaultCode.MISSING_TENSORS
+            if not again or not patience.wait():
+                return envelope
 
     def _check_size(self, frame: EncodedFrame) -> None:
         limit = self.welcome.limits.frame_bytes
@@ -447,6 +477,7 @@ class _Call:
     host: tuple[torch.Tensor, ...]
     device: torch.device
     pack_s: float
+    patches: WeightPatches | None = None
     encode_s: float = 0.0
     exchange_s: float = 0.0
     bytes_up: int = 0
