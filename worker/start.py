@@ -12,6 +12,7 @@ from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends.base import Backend, BackendError
 from comfy_gpu_offload.server.backends.factory import BackendOptions, make_backend
+from comfy_gpu_offload.server.blob_folder import upload_folder
 from comfy_gpu_offload.server.handler import HandlerOptions
 
 from .settings import WorkerSettings
@@ -33,7 +34,8 @@ def exit_status(run: Callable[[], None]) -> int:
 def handler_options(settings: Settings) -> HandlerOptions:
     """The handler's limits."""
     limits = FrameLimits(frame_bytes=settings.frame_bytes)
-    return HandlerOptions(limits=limits, store_bytes=settings.store_bytes)
+    uploads = upload_folder(settings.upload_folder, settings.upload_bytes)
+    return HandlerOptions(limits=limits, store_bytes=settings.store_bytes, uploads=uploads)
 
 
 def ready_backend(worker: WorkerSettings, settings: Settings) -> Backend:

@@ -102,9 +102,12 @@ def test_a_folder_that_is_not_there_says_what_to_do(
         load_worker_settings()
 
 
+SHARED = ("token", "frame_bytes", "store_bytes", "upload_folder", "upload_bytes", "model_bytes")
+
+
 def test_the_readme_explains_every_variable() -> None:
     text = (ROOT / "worker" / "README.md").read_text()
-    shared = [f"{PREFIX}{name.upper()}" for name in ("token", "frame_bytes", "store_bytes", "model_bytes")]
+    shared = [f"{PREFIX}{name.upper()}" for name in SHARED]
     assert {name.removeprefix(PREFIX).lower() for name in shared} <= Settings.model_fields.keys()
     for name in VARIABLES + shared:
         assert f"| `{name}` |" in text, name

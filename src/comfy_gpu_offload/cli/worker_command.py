@@ -16,6 +16,7 @@ from ..io.frame import FrameLimits
 from ..server.app import WorkerState
 from ..server.backends.base import Backend
 from ..server.backends.factory import BackendOptions, make_backend
+from ..server.blob_folder import upload_folder
 from ..server.handler import HandlerOptions
 from ..server.serve import ServeOptions, serve_until_signalled
 from .comfyui_python import enter_comfyui
@@ -61,7 +62,11 @@ def run(options: argparse.Namespace) -> int:
     serving = ServeOptions(
         host=options.host,
         port=options.port,
-        handler=HandlerOptions(limits=limits, store_bytes=settings.store_bytes),
+        handler=HandlerOptions(
+            limits=limits,
+            store_bytes=settings.store_bytes,
+            uploads=upload_folder(settings.upload_folder, settings.upload_bytes),
+        ),
         announce=lambda address: print(f"listening on {address}", flush=True),
         tls=_tls(options),
     )

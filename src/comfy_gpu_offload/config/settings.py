@@ -50,7 +50,10 @@ class Settings(BaseSettings):
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
         retry_s: how long a call is tried again while the worker cannot be reached.
         frame_bytes: largest frame accepted, either way.
-        store_bytes: what the worker keeps of tensors that recur.
+        store_bytes: what the worker keeps in memory of tensors that recur, and of uploads.
+        upload_folder: where the worker keeps uploads (LoRA) besides, so that they survive a restart; None for a
+            folder in the user's cache.
+        upload_bytes: what it keeps there; 0 for nothing.
         model_bytes: what the worker keeps of loaded models; 0 for as much as memory allows.
     """
 
@@ -79,6 +82,8 @@ class Settings(BaseSettings):
     retry_s: Seconds = 120.0
     frame_bytes: Bytes = 2 * 1024**3
     store_bytes: Bytes = 2 * 1024**3
+    upload_folder: Path | None = None
+    upload_bytes: Annotated[int, Field(ge=0)] = 16 * 1024**3
     model_bytes: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("url")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import threading
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class BlobFolder:
     may share one folder.
 
     Args:
-        path: made when the first tensor comes.
+        path: made when the first tensor comes, for this user alone.
         budget_bytes: what all files may take together; the ones not used for longest leave first.
     """
 
@@ -91,7 +92,6 @@ class BlobFolder:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._used_bytes is not None and self._used_bytes + size <= self._budget_bytes:
             return
-        self._path.chmod(0o700)
         # Looked at anew, because other workers may write here too.
         files = sorted((_age(file) for file in self._path.glob(f"*{_SUFFIX}")), key=lambda entry: entry[0])
         used = sum(length for _, length, _ in files)
@@ -101,6 +101,27 @@ class BlobFolder:
             file.unlink(missing_ok=True)
             used -= length
         self._used_bytes = used
+
+
+def upload_folder(path: Path | None, budget_bytes: int) -> BlobFolder | None:
+    """A folder for uploads at `path`, or in the user's cache; none where it may hold nothing."""
+    if not budget_bytes:
+        return None
+    if path is None:
+        try:
+            path = _user_cache() / "comfy-gpu-offload" / "uploads"
+        except RuntimeError:
+            logger.warning("this user has no home: uploads do not survive a restart")
+            return None
+    return BlobFolder(path, budget_bytes)
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _age(file: Path) -> tuple[float, int, Path]:

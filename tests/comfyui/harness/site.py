@@ -54,6 +54,7 @@ class Worker:
             "COMFY_GPU_OFFLOAD_TOKEN": self.token,
             "COMFYUI_PYTHON": str(self.python),
             "PYTHONPATH": str(REPOSITORY / "src"),
+            "COMFY_GPU_OFFLOAD_UPLOAD_FOLDER": str(self.folder / "uploads"),
         }
         self.processes.append(Process("worker", command, self.folder, env))
 
