@@ -14,7 +14,7 @@ from typing import Any
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described, Report
+from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described, PatchSet, Report
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 
@@ -37,13 +37,21 @@ class EchoBackend:
         return Described(ModelDescription(ref=ref, fingerprint=_FINGERPRINT, compute_dtype="float32"), None)
 
     def forward(
-        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        patches: PatchSet | None = None,
     ) -> Computed:
         if self._pace_s:
             sleep(self._pace_s)
         return Computed(args[0], 0.0, self._pace_s)
 
-    def sample(self, job: SampleJob, tensors: Mapping[str, Any], report: Report) -> Computed:
+    def sample(
+        self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
+    ) -> Computed:
         for step in range(1, job.steps + 1):
             sleep(self._pace_s)
             report(step, job.steps, lambda: None)

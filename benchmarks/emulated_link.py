@@ -1,20 +1,20 @@
-"""A link of a given round trip and rates, emulated by a proxy of threads on this machine.
+"""A link of a given round trip and rates, emulated on this machine in one of two ways.
 
-It holds round trip and rates to about a percent, and hides what real TCP adds: slow starts and congestion windows
-that shrink while nothing is sent.
+`tun`: real TCP between two network namespaces, with its slow starts and its congestion windows that shrink while
+nothing is sent; where the system allows it (Linux, as root). `threads`: a proxy, which hides all of this.
 """
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
-from time import perf_counter, sleep
+from functools import cache
+from typing import Literal
 
-_PIECE_BYTES = 16 * 1024
+from thread_link import thread_link
+
+Kind = Literal["tun", "threads"]
 
 
 @dataclass(frozen=True)
@@ -34,63 +34,40 @@ class Link:
     def __str__(self) -> str:
         return f"{self.round_trip_s * 1e3:g} ms, {self.up * 8e-6:g}/{self.down * 8e-6:g} Mbit/s"
 
-    def ideal_s(self, up_bytes: int, down_bytes: int) -> float:
+    def ideal_s(self, up_bytes: float, down_bytes: float) -> float:
         """What one exchange of so many bytes takes at least."""
         return self.round_trip_s + up_bytes / self.up + down_bytes / self.down
 
 
-@contextmanager
-def emulated(link: Link, port: int) -> Iterator[int]:
-    """The port at which `port` of this machine is reached over `link`."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    opened: list[socket.socket] = []
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", port))
-                opened.extend((near, far))
-                for sock in (near, far):
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _carry(near, far, link.round_trip_s / 2, link.up)
-                _carry(far, near, link.round_trip_s / 2, link.down)
-
-    threading.Thread(target=accept, daemon=True).start()
+@cache
+def best_kind() -> Kind:
+    """`tun` where this system allows it."""
     try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.close()
-        for sock in opened:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+        from tun_link import is_possible  # noqa: PLC0415  # its imports are Linux's
+    except ImportError:
+        return "threads"
+    return "tun" if is_possible() else "threads"
 
 
-def _carry(source: socket.socket, sink: socket.socket, delay_s: float, rate: float) -> None:
-    pieces: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+def described(kind: Kind) -> str:
+    """What an output says of the links it was measured over."""
+    if kind == "tun":
+        return "links: real TCP over TUN devices between two network namespaces"
+    return "links: a proxy of threads, without TCP's slow starts"
 
-    def read() -> None:
-        free_at = 0.0
-        with suppress(OSError):
-            while piece := source.recv(_PIECE_BYTES):
-                free_at = max(perf_counter(), free_at) + len(piece) / rate
-                pieces.put((free_at + delay_s, piece))
-                # No more than the delay's worth is on its way; the rest waits at the sender, as on a real link.
-                if (ahead := free_at - perf_counter()) > 0.02:
-                    sleep(ahead - 0.01)
-        pieces.put((0.0, b""))
 
-    def write() -> None:
-        with suppress(OSError):
-            while True:
-                due, piece = pieces.get()
-                if not piece:
-                    sink.shutdown(socket.SHUT_WR)
-                    return
-                if (wait := due - perf_counter()) > 0:
-                    sleep(wait)
-                sink.sendall(piece)
+@contextmanager
+def emulated(link: Link, port: int, kind: Kind | None = None) -> Iterator[int]:
+    """The port at which `port` of this machine is reached over `link`; by default the best kind.
 
-    for target in (read, write):
-        threading.Thread(target=target, daemon=True).start()
+    Raises:
+        NoTunLinkError: `tun` was asked for, and this system does not allow it.
+    """
+    if (kind or best_kind()) == "tun":
+        from tun_link import tun_link  # noqa: PLC0415  # its imports are Linux's
+
+        made = tun_link(link.round_trip_s, link.up, link.down, port)
+    else:
+        made = thread_link(link.round_trip_s, link.up, link.down, port)
+    with made as near:
+        yield near

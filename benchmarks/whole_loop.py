@@ -4,9 +4,9 @@
     python benchmarks/whole_loop.py --link 80/20/100 --steps 20 --compute-ms 100
 
 The worker's model takes a fixed time a call and returns its latent; the link is a proxy of threads (round trip
-and rates hold to a percent; TCP's own slow starts are not part of it). Bounds that are held: the whole loop takes
-at most 1.1 times compute + one round trip + bytes / bandwidth, and the prediction lies within 20 % of what then
-happens.
+and rates hold to a percent; TCP's own slow starts are not part of it), or with `--kind tun` real TCP. Bounds that
+are held, over the proxy: the whole loop takes at most 1.1 times compute + one round trip + bytes / bandwidth, and
+the prediction lies within 20 % of what then happens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import comfy_gpu_offload
 from comfy_gpu_offload.client.plan import Planner, RunShape, compute_of
 from echo_worker import echo_worker
-from emulated_link import Link, emulated
+from emulated_link import Link, described, emulated
 
 _LINKS = ["20/100/100", "80/20/100", "150/10/50"]
 _WHOLE_BOUND, _PREDICTION_BOUND = 1.1, 0.2
@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--compute-ms", type=float, default=100.0, help="of one call (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="of the latent's sides (default: %(default)s)")
+    parser.add_argument("--kind", choices=["tun", "threads"], default="threads", help="of link emulation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
@@ -47,8 +48,9 @@ def main() -> int:
         port = int(url.rsplit(":", 1)[1])
         for text in tqdm(options.link or _LINKS, unit="link"):
             link = Link.of(text)
-            with emulated(link, port) as near:
+            with emulated(link, port, options.kind) as near:
                 rows.append(_measure(link, f"http://127.0.0.1:{near}", options))
+    print(described(options.kind))
     _print(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
