@@ -41,6 +41,11 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     if obstacle is not None:
         logger.info("each step, since the whole loop cannot travel: %s", obstacle)
         return False
+    if draws_noise_on_its_device(inputs["sampler_name"]):
+        logger.info(
+            "whole loop: %s draws noise where it runs, and is to draw the same each time", inputs["sampler_name"]
+        )
+        return True
     shape = _shape(patcher.remote, inputs)
     if shape is None:
         logger.info("whole loop: a latent of several parts")
@@ -48,6 +53,20 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     plan = patcher.remote.plan(shape)
     logger.info("%s", plan.summary())
     return bool(plan.whole_loop)
+
+
+def draws_noise_on_its_device(sampler: str) -> bool:
+    """Whether the sampler draws noise on the device that samples, whose generator differs from a CPU's.
+
+    For these a picture depends on where the loop runs, so `auto` must not choose by the link of the moment
+    (`comfy.k_diffusion.sampling`: `default_noise_sampler` without a seed on the CPU).
+    """
+    return (
+        "ancestral" in sampler
+        or sampler.startswith("seeds_")
+        or sampler.endswith("_gpu")
+        or sampler in {"ddpm", "er_sde", "lcm", "sa_solver", "sa_solver_pece"}
+    )
 
 
 def _shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | None:

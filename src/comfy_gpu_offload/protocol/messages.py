@@ -186,7 +186,8 @@ class SampleJob(Message):
     """Asks for a whole sampling run. Fields as KSampler (Advanced) has them.
 
     The frame's tree is a dict: ``latent``, ``positive`` and ``negative`` always; ``noise``, ``noise_mask``,
-    ``batch_index``, ``sigmas`` and ``model_sampling`` where they differ from what the fields give.
+    ``batch_index``, ``sigmas``, ``model_sampling`` and ``model_options`` where they differ from what the fields
+    give.
 
     Attributes:
         request: names the run; a worker that has it already goes on with it.
