@@ -38,7 +38,6 @@ _SLG = {
 }
 _SLG_SIMPLE = {"double_layers": "0", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}
 _SAG = {"scale": 0.5, "blur_sigma": 2.0}
-_LORA = {"lora_name": "mmdit-lora.safetensors", "strength_model": 1.0}
 PATCHINGS = (
     Patching("FreeU", "FreeU", UNET, _FREEU),
     Patching("FreeU_V2", "FreeU", UNET, _FREEU),
@@ -50,7 +49,6 @@ PATCHINGS = (
     Patching("TomePatchModel", "To(ken)?Me", UNET, {"ratio": 0.3}),
     Patching("TorchCompileModel", "TorchCompile", MMDIT, {"backend": "inductor"}),
     Patching("ModelComputeDtype", "manual_cast_dtype", MMDIT, {"dtype": "bf16"}),
-    Patching("LoraLoaderModelOnly", "LoRA", MMDIT, _LORA),
 )
 
 

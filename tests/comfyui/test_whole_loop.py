@@ -162,13 +162,6 @@ def _models(scene: Scene, listed: str) -> tuple[Link, Link]:
             "EasyCache",
         ),
         ("FreeU", {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2}, UNET, "UnsupportedPatchError", "FreeU"),
-        (
-            "LoraLoaderModelOnly",
-            {"lora_name": "mmdit-lora.safetensors", "strength_model": 1.0},
-            MMDIT,
-            "UnsupportedPatchError",
-            "LoRA",
-        ),
     ],
 )
 def test_code_in_the_loop_is_refused_by_name(

@@ -12,6 +12,7 @@ from ..client.remote_model import RemoteModel
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
 from .stand_in import RemoteDiffusionModel
 from .travel import refuse_unless_it_travels
+from .weights import weight_patches
 
 
 class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]  # ComfyUI is untyped
@@ -52,7 +53,13 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """Applies object patches, which ComfyUI does in the same step as loading weights.
 
         Clones share one model, and the last to sample may have left its own patches on it.
+
+        Raises:
+            UnsupportedPatchError: the weights are patched, and the model carries what cannot travel.
         """
+        if self.patches:
+            refuse_unless_it_travels(self)
+        self._patch_weights()
         self.unpatch_model()
         self.patch_model(load_weights=False)
         return 0
@@ -72,7 +79,11 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
             UnsupportedPatchError: the model carries what cannot travel.
         """
         refuse_unless_it_travels(self)
+        self._patch_weights()
         return super().pre_run(*args, **kwargs)
+
+    def _patch_weights(self) -> None:
+        self.model.diffusion_model.__dict__["weight_patches"] = weight_patches(self)
 
     @property
     def remote(self) -> RemoteModel:

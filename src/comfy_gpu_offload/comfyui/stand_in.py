@@ -11,13 +11,18 @@ import torch
 from torch import nn
 
 from ..client.remote_model import RemoteModel
+from ..client.weight_patches import WeightPatches
 from ..errors import ModelChangedError
 from . import generation
 from .travel import travelling_options
 
 
 class RemoteDiffusionModel(nn.Module):
-    """A network whose forward pass is remote. Keeps nothing between calls, and may be called by many threads.
+    """A network whose forward pass is remote. May be called by many threads.
+
+    Attributes:
+        weight_patches: are on the weights in every call until the next patcher is loaded, as with a network that is
+            here; None for none.
 
     Args:
         remote: where calls go.
@@ -37,6 +42,7 @@ class RemoteDiffusionModel(nn.Module):
         self.dtype = dtype
         # Set past nn.Module: as children these would be moved, counted and saved like weights.
         self.__dict__["remote"] = remote
+        self.__dict__["weight_patches"] = None
         self.__dict__["skeleton"] = network
         self.__dict__["_meta"] = state_dict
         self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
@@ -63,8 +69,9 @@ class RemoteDiffusionModel(nn.Module):
         if "transformer_options" in kwargs:
             kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
         remote: RemoteModel = self.__dict__["remote"]
+        patches: WeightPatches | None = self.__dict__["weight_patches"]
         try:
-            return remote(*args, **kwargs)
+            return remote.patched(patches, args, kwargs)
         except ModelChangedError:
             generation.advance()
             raise

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UnsupportedPatchError, UnsupportedValueError
 from ..io.tree import pack
+from .weights import refused_weights
 
 # Read only by code that runs here: sampling's own wrappers, EasyCache, context windows, multi-GPU sampling.
 _LOCAL = frozenset(
@@ -60,11 +61,7 @@ def refused_patches(patcher: Any) -> Iterator[str]:
 
 
 def _of_weights(patcher: Any) -> Iterator[str]:
-    if patcher.patches:
-        yield (
-            f"weight patches on {len(patcher.patches)} layers (LoRA loaders, model merges): these do not travel "
-            "in this release"
-        )
+    yield from refused_weights(patcher)
     if getattr(patcher, "hook_patches", None):
         yield "weight hooks (Create Hook LoRA, Set CLIP Hooks): LoRA schedules do not travel in this release"
     if getattr(patcher, "weight_wrapper_patches", None):

@@ -16,11 +16,13 @@ from PIL import Image
 
 from ..client.remote_model import OnProgress
 from ..client.timings import CallTimings
+from ..client.weight_patches import WeightPatches
 from ..errors import MessageError, ModelChangedError, UnsupportedRunError
 from ..server.backends.comfyui_values import from_plain
 from . import generation
 from .sample_job import job_tree, ratio_keys, whole_loop_obstacle
 from .travel import refuse_unless_it_travels
+from .weights import weight_patches
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +33,10 @@ _MAX_PICTURE_PIXELS = 4096
 class Sample(Protocol):
     """Has a worker run a job: `RemoteModel.sample`."""
 
-    def __call__(self, fields: Mapping[str, Any], job: Any, on_progress: OnProgress, /) -> tuple[Any, CallTimings]:
-        """`fields` are a `SampleJob`'s; `job` is its tree."""
+    def __call__(
+        self, fields: Mapping[str, Any], job: Any, on_progress: OnProgress, /, *, patches: WeightPatches | None
+    ) -> tuple[Any, CallTimings]:
+        """`fields` are a `SampleJob`'s; `job` is its tree; `patches` are on the model's weights."""
 
 
 def run_whole_loop(
@@ -63,7 +67,7 @@ def run_whole_loop(
     tree = job_tree(patcher, positive, negative, latent)
     fields = {"preview": comfy_args.preview_method.value, **fields}
     try:
-        result, _ = sample(fields, tree, _progress(fields["steps"]))
+        result, _ = sample(fields, tree, _progress(fields["steps"]), patches=weight_patches(patcher))
     except ModelChangedError:
         generation.advance()
         raise

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ..client.remote_model import OnProgress, RemoteModel
 from ..client.timings import CallTimings
+from ..client.weight_patches import WeightPatches
 from ..comfyui import offload as offloading
 from ..comfyui import status
 from ..comfyui.whole_loop import run_whole_loop
@@ -77,8 +78,10 @@ def _each(model: Any, remote: RemoteModel, inputs: Mapping[str, Any]) -> tuple[A
 def _whole(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, list[CallTimings]]:
     timings: list[CallTimings] = []
 
-    def sample(fields: Mapping[str, Any], job: Any, on_progress: OnProgress) -> tuple[Any, CallTimings]:
-        result, timing = model.remote.sample(fields, job, on_progress)
+    def sample(
+        fields: Mapping[str, Any], job: Any, on_progress: OnProgress, *, patches: WeightPatches | None
+    ) -> tuple[Any, CallTimings]:
+        result, timing = model.remote.sample(fields, job, on_progress, patches=patches)
         timings.append(timing)
         return result, timing
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT, FOLDER = sys.argv[1:3]
@@ -152,6 +152,101 @@ def lora(width: int, key: str) -> Weights:
     }
 
 
+# Of the MMDiT: their weights are [out, in].
+_LAYERS = {
+    "joint_blocks.0.x_block.attn.proj": (128, 128),
+    "joint_blocks.1.x_block.mlp.fc1": (512, 128),
+    "joint_blocks.0.context_block.mlp.fc2": (128, 512),
+}
+_RANK = 4
+
+
+def drawn(seed: int) -> Callable[..., torch.Tensor]:
+    """Gives random weights of any shape, large enough to change a picture."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: (torch.randn(shape, generator=generator) * 0.2).half()
+
+
+def adapter_of(kind: str, out: int, size: int, seed: int) -> Weights:
+    """One layer's weights in a file of that kind, by the ends of their names."""
+    draw = drawn(seed)
+    lora_weights = {"lora_up.weight": draw(out, _RANK), "lora_down.weight": draw(_RANK, size)}
+    return {
+        "lora": {**lora_weights, "alpha": torch.tensor(3.0)},
+        "dora": {**lora_weights, "dora_scale": draw(out, 1) + 1},
+        "loha": {
+            "hada_w1_a": draw(out, _RANK),
+            "hada_w1_b": draw(_RANK, size),
+            "hada_w2_a": draw(out, _RANK),
+            "hada_w2_b": draw(_RANK, size),
+            "alpha": torch.tensor(4.0),
+        },
+        "lokr": {"lokr_w1": draw(4, 4), "lokr_w2_a": draw(out // 4, _RANK), "lokr_w2_b": draw(_RANK, size // 4)},
+        "oft": {"oft_blocks": draw(out // 8, 8, 8)},
+        "boft": {"oft_blocks": draw(2, out // 8, 8, 8), "alpha": torch.tensor(0.1)},
+        "glora": {
+            "a1.weight": draw(size, _RANK),
+            "a2.weight": draw(_RANK, size),
+            "b1.weight": draw(out, _RANK),
+            "b2.weight": draw(_RANK, size),
+        },
+        "diff": {"diff": draw(out, size) * 0.3, "diff_b": draw(out)},
+        "set": {"set_weight": draw(out, size)},
+    }[kind]
+
+
+def adapter(kind: str, seed: int) -> Weights:
+    """A file of that kind for the MMDiT."""
+    return {
+        f"diffusion_model.{layer}.{name}": tensor
+        for number, (layer, (out, size)) in enumerate(_LAYERS.items())
+        for name, tensor in adapter_of(kind, out, size, seed + number).items()
+    }
+
+
+def parts_of_layers() -> Weights:
+    """By diffusers' names: parts of a weight (queries, values), and a weight with its halves swapped."""
+    layers = {
+        "transformer_blocks.0.attn.to_q": 128,
+        "transformer_blocks.0.attn.to_v": 128,
+        "norm_out.linear": 256,
+    }
+    draw = drawn(70)
+    return {
+        f"transformer.{layer}.{name}": tensor
+        for layer, out in layers.items()
+        for name, tensor in {"lora_A.weight": draw(_RANK, 128), "lora_B.weight": draw(out, _RANK)}.items()
+    }
+
+
+def convolutions() -> Weights:
+    """A LoRA with a core (LoCon) of a convolution of the UNet."""
+    draw = drawn(80)
+    return {
+        "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": draw(320, _RANK, 1, 1),
+        "lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": draw(_RANK, 320, 1, 1),
+        "lora_unet_input_blocks_1_0_in_layers_2.lora_mid.weight": draw(_RANK, _RANK, 3, 3),
+        "lora_unet_input_blocks_1_0_out_layers_3.lora_up.weight": draw(320, _RANK, 1, 1),
+        "lora_unet_input_blocks_1_0_out_layers_3.lora_down.weight": draw(_RANK, 320, 3, 3),
+    }
+
+
+def adapters() -> dict[str, Weights]:
+    kinds = ("lora", "dora", "loha", "lokr", "oft", "boft", "glora", "diff", "set")
+    files = {f"loras/kind-{kind}.safetensors": adapter(kind, 20 + 5 * n) for n, kind in enumerate(kinds)}
+    return files | {
+        "loras/kind-lora-2.safetensors": adapter("lora", 90),
+        "loras/second-a.safetensors": adapter("lora", 100),
+        "loras/second-b.safetensors": adapter("lora", 110),
+        "loras/parts.safetensors": parts_of_layers(),
+        "loras/locon.safetensors": convolutions(),
+        "loras/misfit.safetensors": {
+            f"diffusion_model.{next(iter(_LAYERS))}.{name}": tensor
+            for name, tensor in adapter_of("lora", 96, 64, 95).items()
+        },
+    }
+
+
 def main() -> None:
     folder = Path(FOLDER)
     sd15 = unet()
@@ -164,6 +259,7 @@ def main() -> None:
         "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),
         "loras/mmdit-lora.safetensors": lora(128, "diffusion_model.joint_blocks.0.x_block.attn.proj"),
     }
+    files |= adapters()
     metadata: dict[str, dict[str, str]] = {}
     if LTXAVModel is not None:
         name = "diffusion_models/ltxav.safetensors"

@@ -139,7 +139,7 @@ def build(patches: PatchSet, shapes: Mapping[str, Shape]) -> dict[str, list[tupl
 
 def _shape_of(key: str, shapes: Mapping[str, Shape]) -> Shape:
     if not key.startswith(_NETWORK) or key not in shapes:
-        raise NotDataError("weight patches for what is no weight of this model")
+        raise NotDataError("weight patches for what is no weight of this model (a LoRA for another one?)")
     return shapes[key]
 
 
@@ -287,7 +287,9 @@ def _fitted(kind: str, values: list[Any], offset: tuple[int, int, int] | None, s
     result = _grown(kind, values, part)
     dora = values[_DORA[kind]] if kind in _DORA else None
     if not _fits(kind, values, result) or (dora is not None and not _spreads(dora, result)):
-        raise NotDataError(f"weight patches of the kind {kind} that do not fit this model's weights")
+        raise NotDataError(
+            f"weight patches of the kind {kind} that do not fit this model's weights (a LoRA for another one?)"
+        )
     return result if offset is None else shape
 
 

@@ -130,7 +130,8 @@ def over_the_wire(job: SampleJob, parts: Any) -> tuple[SampleJob, Any]:
 def sample_whole(kind: Kind, report: Any = lambda *_: None) -> Callable[..., tuple[Any, None]]:
     """Stands where `RemoteModel.sample` would."""
 
-    def sample(fields: Mapping[str, Any], parts: Any, on_progress: Any) -> tuple[Any, None]:
+    def sample(fields: Mapping[str, Any], parts: Any, on_progress: Any, *, patches: Any) -> tuple[Any, None]:
+        assert patches is None, "weight patches are tested with a worker: test_weight_patches.py"
         job, arrived = over_the_wire(job_of(kind, fields), parts)
 
         def progress(step: int, of: int, preview: Callable[[], bytes | None]) -> None:
