@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _log_levels() -> Iterator[None]:
-    """Commands run in this process set the root logger's level, as is theirs to do; the next test has the old one."""
+    """Commands that run in this process set the root logger's level, as is theirs to do."""
     root = logging.getLogger()
     level = root.level
     yield
