@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from time import sleep
 from typing import Any
 
@@ -15,10 +16,12 @@ from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.app import WorkerState
 from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described, PatchSet, Report
+from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 
 _FINGERPRINT = "echo" * 8
+_UPLOAD_BYTES = 4 * 1024**3
 
 
 class EchoBackend:
@@ -67,16 +70,17 @@ class EchoBackend:
         pass
 
 
-def _serve(ready: Connection, pace_s: float = 0.0) -> None:
-    options = ServeOptions("127.0.0.1", 0, HandlerOptions(), ready.send)
+def _serve(ready: Connection, pace_s: float = 0.0, uploads: Path | None = None) -> None:
+    folder = None if uploads is None else BlobFolder(uploads, _UPLOAD_BYTES)
+    options = ServeOptions("127.0.0.1", 0, HandlerOptions(uploads=folder), ready.send)
     asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), lambda: EchoBackend(pace_s), options))
 
 
 @contextmanager
-def echo_worker(pace_s: float = 0.0) -> Iterator[str]:
-    """The address of an echo worker in a process of its own."""
+def echo_worker(pace_s: float = 0.0, uploads: Path | None = None) -> Iterator[str]:
+    """The address of an echo worker in a process of its own, which keeps uploads in that folder too."""
     here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(there, pace_s), daemon=True)
+    process = get_context("spawn").Process(target=_serve, args=(there, pace_s, uploads), daemon=True)
     process.start()
     try:
         yield here.recv()

@@ -64,6 +64,8 @@ def connect_from(
         codec=_codec(settings, target),
         limits=FrameLimits(frame_bytes=settings.frame_bytes),
         comfyui=comfyui,
+        # Elsewhere each could start a worker of its own, and land on another.
+        uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
     )
     return Session(transport_for(settings, notify), options, check)
 

@@ -75,6 +75,7 @@ class SessionOptions:
         load_s: how long a model may take to load; asked for again where one exchange is shorter than that.
         exchange_limit_s: what stands in between ends longer exchanges, or None.
         comfyui: the client's own ComfyUI version, for the handshake.
+        uploads_at_once: parts of an upload that are under way together.
     """
 
     call: Timeouts = field(default_factory=Timeouts)
@@ -84,6 +85,7 @@ class SessionOptions:
     codec: codecs.Codec | codecs.Chooser = codecs.RAW
     limits: FrameLimits = DEFAULT_LIMITS
     comfyui: str | None = None
+    uploads_at_once: int = 4
 
 
 class Session:
@@ -108,7 +110,7 @@ class Session:
         self.client = secrets.token_hex(16)
         self.welcome, _ = self._hello_through_proxies(check)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
-        self._uploads = PatchUploads(self._upload, self.client, self._options.codec)
+        self._uploads = PatchUploads(self._upload, self.client, self._options.codec, self._options.uploads_at_once)
         self._planner = Planner(self)
         self._planning = threading.Lock()
         warn_of_skew(self.welcome, self._options.comfyui)

@@ -12,7 +12,6 @@ import torch
 
 from ..errors import MessageError, WorkerFaultError
 from ..io import codecs
-from ..io.buffers import tensor_bytes
 from ..io.digests import digest, skeleton_digest
 from ..io.frame import EncodedFrame, Part
 from ..io.tree import pack
@@ -20,6 +19,7 @@ from ..protocol.envelope import Envelope, seal, seal_parts
 from ..protocol.messages import Define, Fault, FaultCode, PatchRef, Store, Stored, WholeTensor, expect
 from ..transport.base import CHECK_INTERVAL_S, Check
 from .faults import error_of
+from .pipeline import Pipeline
 
 # Base64 of it and its header stay far below what RunPod's queue takes in a job (10 MB).
 PART_BYTES = 4 * 1024**2
@@ -27,6 +27,11 @@ _KNOWN_KEPT = 1024
 # A worker that still lacks what was just uploaded has no room for it.
 _MAX_ROUNDS = 3
 
+# A template below that is sent without asking first.
+_SMALL_BYTES = 4096
+
+# Tensors and their digests.
+_Group = list[tuple[bytes, torch.Tensor]]
 # Told of an upload's progress: bytes that are there, bytes in all.
 OnUpload = Callable[[int, int], None]
 
@@ -70,12 +75,16 @@ class PatchUploads:
         exchange: how frames get there.
         client: the session's name.
         codec: what parts are stored with; what changes values is not used, since they go by digest.
+        at_once: exchanges under way at a time.
     """
 
-    def __init__(self, exchange: Exchange, client: str, codec: codecs.Codec | codecs.Chooser) -> None:
+    def __init__(
+        self, exchange: Exchange, client: str, codec: codecs.Codec | codecs.Chooser, at_once: int = 1
+    ) -> None:
         self._exchange = exchange
         self._client = client
         self._codec = codec
+        self._at_once = at_once
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -97,59 +106,55 @@ class PatchUploads:
         try:
             message = Define(client=self._client, template=patches.ref.template)
             frame = seal_parts(message, patches.skeleton, [])
-            self._until_nothing_is_missing(
-                frame, lambda missing: self._upload(missing, patches.tensors, patches.on_upload, check), check
-            )
+            if frame.size_bytes <= _SMALL_BYTES or self._missing(seal(message), check):
+                self._define(frame, patches, check)
             self._known[patches.ref.template] = None
             if len(self._known) > _KNOWN_KEPT:
                 self._known.popitem(last=False)
         finally:
             self._lock.release()
 
-    def _until_nothing_is_missing(
-        self, frame: EncodedFrame, upload: Callable[[tuple[bytes, ...]], None], check: Check | None
-    ) -> None:
+    def _define(self, frame: EncodedFrame, patches: WeightPatches, check: Check | None) -> None:
         for _ in range(_MAX_ROUNDS):
-            envelope = self._exchange(frame, check)
-            if not isinstance(envelope.message, Fault):
-                expect(envelope.message, Stored)
+            missing = self._missing(frame, check)
+            if not missing:
                 return
-            if envelope.message.code is not FaultCode.MISSING_TENSORS:
-                raise error_of(envelope.message)
-            upload(envelope.message.missing)
+            if not patches.tensors.keys() >= set(missing):
+                raise MessageError("the worker misses tensors that were not named to it")
+            with Pipeline(self._at_once, check) as pipeline:
+                progress = _Progress(sum(patches.tensors[name].nbytes for name in missing), patches.on_upload)
+                for group in _groups([(name, patches.tensors[name]) for name in missing]):
+                    if group[0][1].nbytes > PART_BYTES:
+                        self._put_large(pipeline, *group[0], progress)
+                    else:
+                        self._put(pipeline, group, progress)
+                pipeline.finish()
         raise WorkerFaultError(
             "The worker does not keep what is uploaded: give it more room (COMFY_GPU_OFFLOAD_STORE_BYTES and "
             "COMFY_GPU_OFFLOAD_UPLOAD_BYTES there).",
             code=FaultCode.MISSING_TENSORS.value,
         )
 
-    def _upload(
-        self,
-        missing: tuple[bytes, ...],
-        tensors: Mapping[bytes, torch.Tensor],
-        on_upload: OnUpload,
-        check: Check | None,
+    def _put(
+        self, pipeline: Pipeline, group: _Group, progress: _Progress, then: Callable[[], None] = lambda: None
     ) -> None:
-        if not tensors.keys() >= set(missing):
-            raise MessageError("the worker misses tensors that were not named to it")
-        total = sum(tensors[name].nbytes for name in missing)
-        done = 0
-        for group in _groups([(name, tensors[name]) for name in missing]):
-            on_upload(done, total)
-            if len(group) == 1 and group[0][1].nbytes > PART_BYTES:
-                start = done
-                self._upload_large(*group[0], lambda sent, start=start: on_upload(start + sent, total), check)  # type: ignore[misc]
-            else:
-                self._send(group, check)
-            done += sum(tensor.nbytes for _, tensor in group)
-        on_upload(done, total)
+        """Sends small ones together."""
+        size = sum(tensor.nbytes for _, tensor in group)
 
-    def _upload_large(
-        self, name: bytes, tensor: torch.Tensor, sent: Callable[[int], None], check: Check | None
-    ) -> None:
-        """One that is cut into parts; the worker puts it together again."""
-        data = torch.frombuffer(tensor_bytes(tensor), dtype=torch.uint8)
-        named = [(digest(part), part) for part in torch.split(data, PART_BYTES)]
+        def send(check: Check) -> None:
+            parts = [Part(str(number), tensor.detach(), name) for number, (name, tensor) in enumerate(group)]
+            self._stored(seal_parts(Store(client=self._client), None, parts, self._codec), check)
+
+        def sent() -> None:
+            progress.add(size)
+            then()
+
+        pipeline.put(send, sent)
+
+    def _put_large(self, pipeline: Pipeline, name: bytes, tensor: torch.Tensor, progress: _Progress) -> None:
+        """Sends one in parts, those that are not there yet; after the last one the worker puts them together."""
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        named = [(digest(part), part) for part in torch.split(flat, PART_BYTES // flat.itemsize)]
         cuts = dict(named)  # equal parts travel once
         whole = WholeTensor(
             digest=name,
@@ -157,30 +162,56 @@ class PatchUploads:
             shape=tuple(tensor.shape),
             parts=tuple(part for part, _ in named),
         )
+        join = seal(Store(client=self._client, whole=whole))
+        missing = set(self._missing(join, pipeline.check))
+        if not missing <= cuts.keys():
+            raise MessageError("the worker misses parts that were not named to it")
+        progress.add(flat.nbytes - sum(cuts[part].nbytes for part in missing))
+        left = len(missing)
 
-        def upload(missing: tuple[bytes, ...]) -> None:
-            here = max(0, data.nbytes - sum(cuts[part].nbytes for part in missing if part in cuts))
-            for part in missing:
-                if part not in cuts:
-                    raise MessageError("the worker misses parts that were not named to it")
-                self._send([(part, cuts[part])], check)
-                here += cuts[part].nbytes
-                sent(here)
+        def joined() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                # Parts that are gone again are told of by the next `define`.
+                pipeline.put(lambda check: self._missing(join, check))
 
-        self._until_nothing_is_missing(seal(Store(client=self._client, whole=whole)), upload, check)
+        for part in missing:
+            self._put(pipeline, [(part, cuts[part])], progress, joined)
 
-    def _send(self, group: list[tuple[bytes, torch.Tensor]], check: Check | None) -> None:
-        parts = [Part(str(number), tensor.detach(), name) for number, (name, tensor) in enumerate(group)]
-        frame = seal_parts(Store(client=self._client), None, parts, self._codec)
+    def _missing(self, frame: EncodedFrame, check: Check | None) -> tuple[bytes, ...]:
+        """What the worker lacks for what `frame` asks of it; nothing where that is done."""
+        envelope = self._exchange(frame, check)
+        fault = envelope.message
+        if not isinstance(fault, Fault):
+            expect(fault, Stored)
+            return ()
+        if fault.code is not FaultCode.MISSING_TENSORS or not fault.missing:
+            raise error_of(fault)
+        return fault.missing
+
+    def _stored(self, frame: EncodedFrame, check: Check | None) -> None:
         envelope = self._exchange(frame, check)
         if isinstance(envelope.message, Fault):
             raise error_of(envelope.message)
         expect(envelope.message, Stored)
 
 
-def _groups(named: list[tuple[bytes, torch.Tensor]]) -> Iterator[list[tuple[bytes, torch.Tensor]]]:
+class _Progress:
+    """Counts the bytes that are there; one upload's, on one thread."""
+
+    def __init__(self, total: int, told: OnUpload) -> None:
+        self._done, self._total, self._told = 0, total, told
+        told(0, total)
+
+    def add(self, size: int) -> None:
+        self._done += size
+        self._told(self._done, self._total)
+
+
+def _groups(named: _Group) -> Iterator[_Group]:
     """Of at most `PART_BYTES` together; one that is larger is alone."""
-    group: list[tuple[bytes, torch.Tensor]] = []
+    group: _Group = []
     size = 0
     for name, tensor in named:
         if group and size + tensor.nbytes > PART_BYTES:

@@ -71,10 +71,15 @@ class Uploads:
     def define(self, name: bytes, skeleton: Any) -> None:
         """Makes a patch set known: its template names tensors that were uploaded.
 
+        `skeleton`: the template's, or None to ask whether the set is known already.
+
         Raises:
             FrameError: the skeleton is malformed.
-            RefusedError: a tensor is missing, or the set is not what its name says.
+            RefusedError: a tensor is missing, or the template; or the set is not what its name says.
         """
+        if skeleton is None:
+            self._refuse_unless_known(name)
+            return
         if skeleton_digest(skeleton) != name:
             text = "A patch set does not match its digest."
             raise RefusedError(Fault(code=FaultCode.WRONG_DIGEST, message=text))
@@ -87,6 +92,14 @@ class Uploads:
             self._sets[name] = (template, tensors)
             while len(self._sets) > _MAX_SETS or (len(self._sets) > 1 and self._used() > self._store.budget_bytes):
                 self._sets.popitem(last=False)
+
+    def _refuse_unless_known(self, name: bytes) -> None:
+        with self._lock:
+            if name in self._sets:
+                self._sets.move_to_end(name)
+                return
+        text = "This worker does not have these weight patches yet."
+        raise RefusedError(Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=(name,)))
 
     def patch_set(self, ref: PatchRef | None) -> PatchSet | None:
         """The set that a call names.
