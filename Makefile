@@ -32,7 +32,7 @@ security: $(VENV)/.dev
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src __init__.py
 
 unit: $(VENV)/.dev $(SDK)/.done
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 bench: $(VENV)/.dev
 	-$(BIN)/python benchmarks/call_overhead.py

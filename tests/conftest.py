@@ -1,11 +1,38 @@
-"""What holds for every test."""
+"""What holds for every test, and how they are shared out between pytest-xdist's processes."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.comfyui.harness.checkouts import report
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+# The first parameter of a test that runs in a ComfyUI.
+_VERSION = re.compile(r"\[(\d+(?:\.\d+)+)[-\]]")
+
+
+def pytest_report_header() -> str:
+    return report(os.environ, Path.home())
+
+
+class SharedOut(LoadScopeScheduling):  # type: ignore[misc]
+    """A file's tests share servers and models, and all on one ComfyUI share that: each kind stays together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        version = _VERSION.search(test)
+        return f"ComfyUI {version[1]}" if version and path.startswith("tests/comfyui/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedOut:
+    return SharedOut(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness.checkouts import Checkout, find_checkouts, install_requirements
+from .harness.checkouts import NONE_FOUND, Checkout, find_checkouts, install_requirements
 from .harness.process import environment
 from .harness.proxy import Proxy
 from .harness.site import (
@@ -29,16 +29,10 @@ from .harness.site import (
 from .harness.workflow import Model
 
 CHECKOUTS = find_checkouts(os.environ, Path.home())
-NONE_FOUND = "no ComfyUI was found: no COMFYUI_PATH, no COMFYUI_PATHS, and nothing in ~/comfy/ComfyUI"
 _SCRIPTS = Path(__file__).parent / "scripts"
 _DIGITS = REPOSITORY / "src/comfy_gpu_offload/digits/weights/diffusion_pytorch_model.safetensors"
 _SHOWN_LINES = 60
 _sites: list[Site] = []
-
-
-def pytest_report_collectionfinish() -> str:
-    found = ", ".join(map(str, CHECKOUTS)) if CHECKOUTS else NONE_FOUND
-    return f"ComfyUI: {found}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -38,5 +38,6 @@ def test_a_call_that_computes_long_is_kept_warm_both_ways() -> None:
     asking, offering = len("Keep-Warm: 102\r\n"), len("Keep-Warm: crlf\r\n")
     lines = (warm[0] - plain[0] - CALLS * asking) / len("\r\n")
     interims = (warm[1] - plain[1] - CALLS * offering) / len("HTTP/1.1 102 Processing\r\n\r\n")
-    assert 3 * CALLS <= lines <= 8 * CALLS
-    assert 3 * CALLS <= interims <= 8 * CALLS
+    # A loaded machine sends fewer in the time; never more than one each tenth of a second.
+    assert CALLS <= lines <= 8 * CALLS
+    assert CALLS <= interims <= 8 * CALLS

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+NONE_FOUND = "no ComfyUI was found: no COMFYUI_PATH, no COMFYUI_PATHS, and nothing in ~/comfy/ComfyUI"
 _VERSION = re.compile(r"""^__version__\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 _PYTHONS = ("bin/python", "Scripts/python.exe")
 # What of requirements.txt a ComfyUI environment may lack, by the names it is imported by.
@@ -66,6 +67,11 @@ def find_checkouts(environ: Mapping[str, str], home: Path) -> list[Checkout]:
     for root in _candidates(environ, home):
         found.setdefault(root.resolve(), Checkout(root, _version(root)))
     return list(found.values())
+
+
+def report(environ: Mapping[str, str], home: Path) -> str:
+    """A line that says which checkouts the tests run on."""
+    return f"ComfyUI: {', '.join(map(str, find_checkouts(environ, home))) or NONE_FOUND}"
 
 
 def _candidates(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
