@@ -38,6 +38,6 @@ def test_a_call_that_computes_long_is_kept_warm_both_ways() -> None:
     asking, offering = len("Keep-Warm: 102\r\n"), len("Keep-Warm: crlf\r\n")
     lines = (warm[0] - plain[0] - CALLS * asking) / len("\r\n")
     interims = (warm[1] - plain[1] - CALLS * offering) / len("HTTP/1.1 102 Processing\r\n\r\n")
-    # A loaded machine sends fewer in the time; never more than one each tenth of a second.
-    assert CALLS <= lines <= 8 * CALLS
-    assert CALLS <= interims <= 8 * CALLS
+    # Six or so on a quiet machine; on a loaded one calls take longer, or fewer are sent.
+    assert CALLS <= lines <= 20 * CALLS
+    assert CALLS <= interims <= 20 * CALLS
