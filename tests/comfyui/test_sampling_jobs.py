@@ -61,6 +61,20 @@ def test_runs_and_calls_of_one_model_do_not_disturb_each_other(found: Found) -> 
     }
 
 
+def test_weight_patches_that_are_wrong_are_refused_and_leave_the_model_as_it_was(found: Found) -> None:
+    bad = found["bad_patches"]
+    for name, said in (
+        ("wrong shapes", "do not fit this model's weights"),
+        ("unknown kind", "'Popen', which is not known"),
+        ("missing tensor", "was not uploaded"),
+        ("not numbers", "not of their form"),
+    ):
+        assert re.match(f"BadPatchesError: .*{said}", bad["said"][name]), bad["said"][name]
+        assert bad["same"][name]
+    assert bad["a right one"] == "nothing"
+    assert bad["same in the end"]
+
+
 def test_a_run_may_be_given_its_noise_and_its_schedule(found: Found) -> None:
     runs = found["given"]
     assert all(run["equal"] and run["untouched"] for run in runs.values())

@@ -35,16 +35,17 @@ from comfy_gpu_offload.comfyui.sample_job import job_tree
 from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends import comfyui_model_sampling, comfyui_sampling
-from comfy_gpu_offload.server.backends.base import BackendError
+from comfy_gpu_offload.server.backends.base import BackendError, PatchSet
 
 
-def forward_once() -> torch.Tensor:
+def forward_once(patches: PatchSet | None = None) -> torch.Tensor:
     """A forward call, as each-step mode makes it."""
     description = SIDES.remote(MMDIT).remote.description
     context, pooled = noise((1, 6, MMDIT.width), 70), noise((1, MMDIT.pooled), 71)
     args = (noise(MMDIT.latent, 72), torch.tensor([500.0]))
     kwargs = {"context": context, "y": pooled, "transformer_options": {}}
-    result: torch.Tensor = BACKEND.forward(description.ref, description.fingerprint, args, kwargs).result
+    result: torch.Tensor
+    result = BACKEND.forward(description.ref, description.fingerprint, args, kwargs, patches=patches).result
     return result
 
 

@@ -11,6 +11,7 @@ import json
 
 # First: it makes ComfyUI importable.
 import sides
+from bad_patches import bad_patches
 from behaviour import containers, given, independence, interrupted, previews, refusals
 from equality import equality
 from obstacles import obstacles, unknown_stock_names
@@ -19,6 +20,7 @@ if __name__ == "__main__":
     facts = {
         "equality": equality(),
         "independence": independence(),
+        "bad_patches": bad_patches(),
         "interrupted": {
             "at a call": interrupted(sides.MMDIT, "heun", "call"),
             "at a step": interrupted(sides.MMDIT, "euler", "step"),

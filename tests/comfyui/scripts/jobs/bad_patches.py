@@ -1,0 +1,49 @@
+"""A backend that is given weight patches that are wrong: what it says, and what the model gives afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from behaviour import forward_once
+from sides import MMDIT, SIDES, noise
+
+from comfy_gpu_offload.io.digests import digest
+from comfy_gpu_offload.server.backends.base import BackendError, PatchSet
+
+
+def _patched(call: Callable[..., torch.Tensor], kind: str, values: list[Any], tensors: list[torch.Tensor]) -> str:
+    key, _ = _weight()
+    named = {digest(tensor): tensor for tensor in tensors}
+    template = {key: [[0, kind, [*named, *values], None, None]]}
+    name = digest(torch.tensor(list(f"{kind}{values}{len(tensors)}".encode())))
+    try:
+        call(patches=PatchSet(name, template, ((1.0, 1.0),), named))
+    except BackendError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def _weight() -> tuple[str, torch.Size]:
+    model = SIDES.stock(MMDIT).model
+    return next((key, value.shape) for key, value in model.state_dict().items() if value.dim() == 2)
+
+
+def bad_patches() -> dict[str, Any]:
+    """What each set is refused for, and whether calls after it give what calls before it gave."""
+    _, shape = _weight()
+    before = forward_once()
+    right, wrong = noise(tuple(shape), 80), noise((shape[0] + 1, shape[1]), 81)
+    sets = {
+        "wrong shapes": ("diff", [False], [wrong]),
+        "unknown kind": ("Popen", [], [right]),
+        "missing tensor": ("diff", [bytes(32), False], []),
+        "not numbers": ("diff", [False], [torch.zeros(tuple(shape), dtype=torch.int64)]),
+    }
+    said, same = {}, {}
+    for name, given in sets.items():
+        said[name] = _patched(forward_once, *given)
+        same[name] = torch.equal(before, forward_once())
+    fine = _patched(forward_once, "diff", [False], [right])
+    return {"said": said, "same": same, "a right one": fine, "same in the end": torch.equal(before, forward_once())}
