@@ -80,6 +80,7 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """
         refuse_unless_it_travels(self)
         self._patch_weights()
+        self.model.diffusion_model.__dict__["told_of_control"] = False
         return super().pre_run(*args, **kwargs)
 
     def _patch_weights(self) -> None:

@@ -14,6 +14,7 @@ from ..client.remote_model import RemoteModel
 from ..client.weight_patches import WeightPatches
 from ..errors import ModelChangedError
 from . import generation
+from .control import travelling_control, warn_of_residuals
 from .travel import travelling_options
 
 
@@ -23,6 +24,7 @@ class RemoteDiffusionModel(nn.Module):
     Attributes:
         weight_patches: are on the weights in every call until the next patcher is loaded, as with a network that is
             here; None for none.
+        told_of_control: whether this run has been warned of what ControlNets take that run here.
 
     Args:
         remote: where calls go.
@@ -43,6 +45,7 @@ class RemoteDiffusionModel(nn.Module):
         # Set past nn.Module: as children these would be moved, counted and saved like weights.
         self.__dict__["remote"] = remote
         self.__dict__["weight_patches"] = None
+        self.__dict__["told_of_control"] = False
         self.__dict__["skeleton"] = network
         self.__dict__["_meta"] = state_dict
         self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
@@ -69,12 +72,21 @@ class RemoteDiffusionModel(nn.Module):
         if "transformer_options" in kwargs:
             kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
         remote: RemoteModel = self.__dict__["remote"]
+        if kwargs.get("control") is not None:
+            kwargs = {**kwargs, "control": self._control(kwargs["control"], remote)}
         patches: WeightPatches | None = self.__dict__["weight_patches"]
         try:
             return remote.patched(patches, args, kwargs)
         except ModelChangedError:
             generation.advance()
             raise
+
+    def _control(self, control: Any, remote: RemoteModel) -> Any:
+        data, size_bytes = travelling_control(control, remote.dtype)
+        if size_bytes and not self.__dict__["told_of_control"]:
+            self.__dict__["told_of_control"] = True
+            warn_of_residuals(size_bytes)
+        return data
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The worker's keys with their shapes and dtypes, on the meta device: what LoRA key maps are made of."""

@@ -73,6 +73,29 @@ class OffloadTestLatent:
         return ({"samples": _random(sizes, seed) if seed else torch.zeros(sizes)},)
 
 
+class OffloadTestImage:
+    """Seeded random pixels ``[count, height, width, 3]``, as those of a file: 255ths."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "seed": ("INT", {"default": 0, **_ANY_INT}),
+                "count": ("INT", {"default": 1, **_ANY_INT}),
+                "height": ("INT", {"default": 64, **_ANY_INT}),
+                "width": ("INT", {"default": 64, **_ANY_INT}),
+            }
+        }
+
+    def make(self, seed: int, count: int, height: int, width: int) -> tuple[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.randint(0, 256, (count, height, width, 3), generator=generator).float() / 255.0,)
+
+
 class OffloadTestSaveLatent:
     """Writes a LATENT's tensor to ``<output folder>/<name>.safetensors``, as it is."""
 
@@ -97,5 +120,6 @@ class OffloadTestSaveLatent:
 
 
 NODE_CLASS_MAPPINGS = {
-    node.__name__: node for node in (OffloadTestConditioning, OffloadTestLatent, OffloadTestSaveLatent)
+    node.__name__: node
+    for node in (OffloadTestConditioning, OffloadTestImage, OffloadTestLatent, OffloadTestSaveLatent)
 }

@@ -21,6 +21,7 @@ args.cpu = True
 
 import comfy.ops  # noqa: E402
 import torch  # noqa: E402
+from comfy.cldm.cldm import ControlNet  # noqa: E402
 from comfy.ldm.lightricks.model import LTXVModel  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
@@ -112,6 +113,27 @@ def unet() -> torch.nn.Module:
         channel_mult=[1],
         transformer_depth=[1],
         transformer_depth_output=[1, 1],
+        transformer_depth_middle=1,
+        context_dim=768,
+        num_heads=8,
+        use_spatial_transformer=True,
+        legacy=False,
+        dtype=torch.float32,
+        device="cpu",
+        operations=OPERATIONS,
+    )
+
+
+def control_net() -> torch.nn.Module:
+    """For that UNet, in the layout of the first ControlNets."""
+    return ControlNet(
+        image_size=32,
+        in_channels=4,
+        model_channels=320,
+        hint_channels=3,
+        num_res_blocks=[1],
+        channel_mult=[1],
+        transformer_depth=[1],
         transformer_depth_middle=1,
         context_dim=768,
         num_heads=8,
@@ -257,6 +279,7 @@ def main() -> None:
         "diffusion_models/ltxv.safetensors": weights(ltxv(), 4, torch.bfloat16),
         "diffusion_models/video/unet.safetensors": weights(sd15, 5, torch.float16),
         "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),
+        "controlnet/edges.safetensors": weights(control_net(), 9, torch.float16),
         "loras/mmdit-lora.safetensors": lora(128, "diffusion_model.joint_blocks.0.x_block.attn.proj"),
     }
     files |= adapters()

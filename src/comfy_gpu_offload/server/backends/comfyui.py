@@ -34,6 +34,7 @@ from .base import (
     on_device,
     stop_at_blocks,
 )
+from .comfyui_residuals import from_data
 from .fingerprints import fingerprint
 from .residents import ResidentModels
 
@@ -125,6 +126,7 @@ class ComfyUIBackend:
             patcher = self._patched(loaded, patches)
             self._place(patcher, args)
             call_args, call_kwargs = on_device((args, dict(kwargs)), patcher.load_device)
+            call_kwargs |= {"control": from_data(kwargs["control"])} if "control" in kwargs else {}
             self._localise(patcher, call_kwargs)
             placed = perf_counter()
             result = patcher.model.diffusion_model(*call_args, **call_kwargs)
