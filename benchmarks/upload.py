@@ -100,8 +100,8 @@ def main() -> int:
         options.json.write_text(json.dumps({**document, "rows": [asdict(row) for row in rows]}, indent=1))
     held = all(row.held for row in rows)
     print(
-        f"at least {_LEAST_OF_LINK:.0%} of what TCP gets out of the link, below {_MOST_MEMORY / 1e6:.0f} MB of memory, "
-        f"below {_MOST_AGAIN / 1e3:.0f} KB for a second use: {'held' if held else 'NOT HELD'}"
+        f"at least {_LEAST_OF_LINK:.0%} of what TCP gets out of the link, below {_MOST_MEMORY / 1e6:.0f} MB of "
+        f"memory, below {_MOST_AGAIN / 1e3:.0f} KB for a second use: {'held' if held else 'NOT HELD'}"
     )
     return 0 if held else 1
 
