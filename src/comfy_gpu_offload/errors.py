@@ -5,6 +5,7 @@ OffloadError
 ├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
 ├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
+├── RemoteControlNetError  a ControlNet at the worker that is used where it cannot work; says what to do
 ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
 ├── MessageError           a good frame that says something the protocol does not know
 ├── CodecError             a payload its codec cannot decode
@@ -99,6 +100,10 @@ class UnsupportedRunError(OffloadError):
             "sampling runs here and only the model at the worker, or do without it."
         )
         self.obstacle = obstacle
+
+
+class RemoteControlNetError(OffloadError):
+    """A ControlNet at the worker that is used where it cannot work: with a model that is here, say."""
 
 
 class FrameError(OffloadError):

@@ -23,6 +23,10 @@ def control_net(scene: Scene, name: str = EDGES) -> Link:
     return scene.workflow.add("ControlNetLoader", control_net_name=name)
 
 
+def remote_net(scene: Scene, name: str = EDGES, *, use_runpod: bool = True) -> Link:
+    return scene.workflow.add("RemoteControlNetLoader", control_net_name=name, use_runpod=use_runpod)
+
+
 def image(scene: Scene, seed: int = 1, count: int = 1, height: int = 64, width: int = 48) -> Link:
     return scene.workflow.add("OffloadTestImage", seed=seed, count=count, height=height, width=width)
 
@@ -88,3 +92,45 @@ def test_the_whole_loop_is_refused_with_one_that_runs_here(
     assert outcome.error["exception_type"].endswith("UnsupportedRunError"), outcome.summary
     assert "ControlNet" in outcome.error_message
     assert proxy.exchanges("sample") == proxy.exchanges("forward") == []
+
+
+def assert_remote_nets_are_stock(
+    comfyui: ComfyUI, listed: str, patch: Callable[[Scene, Callable[..., Link]], None], sampling: Sampling
+) -> None:
+    """Each way bit for bit what stock nodes give; `patch` applies control nets with the loader that it is given."""
+    ways = {"stock": "KSampler", "each step": "RemoteSampler", "whole loop": "RemoteSampler"}
+    stock, remote = Scene.of(TINY), Scene.of(TINY)
+    patch(stock, control_net)
+    stock.sample("KSampler", stock.workflow.local(TINY), sampling, "stock")
+    comfyui.run(stock.workflow.graph)
+    patch(remote, remote_net)
+    model = remote.workflow.remote(listed)
+    for offload in ("each step", WHOLE):
+        remote.sample("RemoteSampler", model, sampling, offload, offload=offload)
+    comfyui.run(remote.workflow.graph)
+    expected = comfyui.saved("stock")
+    for offload in list(ways)[1:]:
+        assert_identical(expected, comfyui.saved(offload))
+    assert_worth_comparing({"stock": expected}, {"stock": sampling})
+
+
+def one(scene: Scene, net: Callable[..., Link]) -> None:
+    apply(scene, net(scene), image(scene))
+
+
+def for_a_while(scene: Scene, net: Callable[..., Link]) -> None:
+    apply(scene, net(scene), image(scene), strength=1.3, start=0.2, end=0.6)
+
+
+def two(scene: Scene, net: Callable[..., Link]) -> None:
+    apply(scene, net(scene), image(scene, 2, height=100, width=90), strength=0.5)
+    apply(scene, net(scene), image(scene, 3), strength=0.9, start=0.4)
+
+
+@pytest.mark.parametrize("patch", [one, for_a_while, two])
+def test_one_at_the_worker(
+    comfyui: ComfyUI, listed: Callable[[Model], str], patch: Callable[[Scene, Callable[..., Link]], None]
+) -> None:
+    told = residuals_told(comfyui)
+    assert_remote_nets_are_stock(comfyui, listed(UNET), patch, Sampling(seed=631, steps=3))
+    assert residuals_told(comfyui) == told

@@ -9,7 +9,11 @@ from .harness.workflow import MODELS
 
 pytestmark = pytest.mark.comfyui
 
-NODES = {"RemoteModelLoader": "Remote Model Loader", "RemoteSampler": "Remote Sampler"}
+NODES = {
+    "RemoteModelLoader": "Remote Model Loader",
+    "RemoteControlNetLoader": "Remote ControlNet Loader",
+    "RemoteSampler": "Remote Sampler",
+}
 
 
 def inputs(comfyui: ComfyUI, node: str) -> dict[str, Any]:
@@ -69,6 +73,14 @@ def test_the_loaders_combo_is_filled_from_the_worker(comfyui: ComfyUI) -> None:
     for model in MODELS:
         assert len([name for name in names if name.endswith(model.file)]) == 1, names
     assert not any("lora" in name for name in names), names
+
+
+def test_control_nets_have_a_combo_of_their_own(comfyui: ComfyUI) -> None:
+    combo = inputs(comfyui, "RemoteControlNetLoader")["control_net_name"][1]["remote"]
+    assert combo["refresh_button"] is True
+    names = comfyui.api.get(combo["route"])
+    assert "edges.safetensors" in names
+    assert set(names).isdisjoint(comfyui.offered_models())
 
 
 def test_the_example_is_a_template_of_nodes_that_exist(comfyui: ComfyUI) -> None:

@@ -169,7 +169,7 @@ def _versions(session: Session) -> None:
 
 
 def _models(session: Session, wanted: str | None) -> None:
-    names = [entry.name for entry in session.welcome.models]
+    names = [entry.name for entry in session.welcome.models if entry.folder != "controlnet"]
     if not names:
         print("FAIL  models", flush=True)
         raise OffloadError(

@@ -21,6 +21,8 @@ from ..errors import UnsupportedValueError
 from ..io.tree import pack
 from ..server.backends import comfyui_model_sampling
 from ..server.backends.comfyui_values import to_plain
+from . import control_net
+from .control_net import ControlTable
 from .travel import refused_patches, travelling_options
 
 _RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
@@ -35,7 +37,6 @@ _STOCK_MODULES = frozenset(
 )
 # Which nodes usually put it there; for the message only.
 _IN_CONDITIONING = {
-    "control": "a ControlNet (Apply ControlNet)",
     "hooks": "hooks (Cond Pair Set Props, Create Hook LoRA)",
     "gligen": "GLIGEN (GLIGENTextBoxApply)",
     "additional_models": "a second model",
@@ -86,10 +87,11 @@ def job_tree(
     """
     tree: dict[str, Any] = {
         "latent": fitted(patcher, latent),
-        "positive": _conditioning(positive),
-        "negative": _conditioning(negative),
     }
+    controls = ControlTable(tree["latent"])
+    tree |= {"positive": _conditioning(positive, controls), "negative": _conditioning(negative, controls)}
     further = {"noise": noise, "sigmas": sigmas, "noise_mask": latent.get("noise_mask")}
+    further |= {"control_nets": controls.entries or None}
     tree |= {name: value for name, value in further.items() if value is not None}
     if "batch_index" in latent:
         tree["batch_index"] = [int(index) for index in latent["batch_index"]]
@@ -174,7 +176,13 @@ def _of_conditioning(side: str, conditioning: Any) -> Iterator[str]:
         for key, what in _IN_CONDITIONING.items():
             if options.get(key) is not None:
                 yield f"{what} in the {side} conditioning"
-    yield from _unless_data({f"the {side} conditioning": to_plain(_conditioning(conditioning))})
+        obstacle = control_net.whole_loop_obstacle(options.get("control"), options)
+        if obstacle is not None:
+            yield f"{obstacle} in the {side} conditioning"
+    others = [
+        (tensor, {key: options[key] for key in options if key != "control"}) for tensor, options in conditioning
+    ]
+    yield from _unless_data({f"the {side} conditioning": to_plain(_conditioning(others))})
 
 
 def _of_latent(latent: Mapping[str, Any]) -> Iterator[str]:
@@ -200,8 +208,14 @@ def _owner(function: Any) -> str:
     return name.split(".", maxsplit=1)[0]
 
 
-def _conditioning(conditioning: Any) -> list[Any]:
-    return [[tensor, dict(options)] for tensor, options in conditioning]
+def _conditioning(conditioning: Any, controls: ControlTable | None = None) -> list[Any]:
+    def travelling(options: Mapping[str, Any]) -> dict[str, Any]:
+        control = options.get("control")
+        if controls is None or control is None:
+            return dict(options)
+        return {**options, "control": controls.place(control)}
+
+    return [[tensor, travelling(options)] for tensor, options in conditioning]
 
 
 def _options(model_options: Mapping[str, Any]) -> dict[str, Any]:

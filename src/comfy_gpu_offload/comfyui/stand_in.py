@@ -73,7 +73,7 @@ class RemoteDiffusionModel(nn.Module):
             kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
         remote: RemoteModel = self.__dict__["remote"]
         if kwargs.get("control") is not None:
-            kwargs = {**kwargs, "control": self._control(kwargs["control"], remote)}
+            kwargs = {**kwargs, "control": self._control(remote, args, kwargs)}
         patches: WeightPatches | None = self.__dict__["weight_patches"]
         try:
             return remote.patched(patches, args, kwargs)
@@ -81,8 +81,8 @@ class RemoteDiffusionModel(nn.Module):
             generation.advance()
             raise
 
-    def _control(self, control: Any, remote: RemoteModel) -> Any:
-        data, size_bytes = travelling_control(control, remote.dtype)
+    def _control(self, remote: RemoteModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        data, size_bytes = travelling_control(kwargs["control"], remote.dtype, args, kwargs)
         if size_bytes and not self.__dict__["told_of_control"]:
             self.__dict__["told_of_control"] = True
             warn_of_residuals(size_bytes)

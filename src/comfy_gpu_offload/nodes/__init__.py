@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from . import routes
+from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader
 from .sampler import RemoteSampler
 
-NODE_CLASS_MAPPINGS = {"RemoteModelLoader": RemoteModelLoader, "RemoteSampler": RemoteSampler}
+NODE_CLASS_MAPPINGS = {
+    "RemoteModelLoader": RemoteModelLoader,
+    "RemoteControlNetLoader": RemoteControlNetLoader,
+    "RemoteSampler": RemoteSampler,
+}
 NODE_DISPLAY_NAME_MAPPINGS = {
     "RemoteModelLoader": "Remote Model Loader",
+    "RemoteControlNetLoader": "Remote ControlNet Loader",
     "RemoteSampler": "Remote Sampler",
 }
 

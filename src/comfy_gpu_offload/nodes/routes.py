@@ -1,10 +1,11 @@
-"""The one route that the loader's model list is filled from."""
+"""The routes that the loaders' lists are filled from."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import logging
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -15,27 +16,38 @@ from ..errors import OffloadError
 logger = logging.getLogger(__name__)
 
 MODELS_ROUTE = "/comfy_gpu_offload/models"
+CONTROL_NETS_ROUTE = "/comfy_gpu_offload/control_nets"
 
 
 def register() -> None:
-    """Adds the route to ComfyUI's server, where there is one: ComfyUI can also be used as a library."""
+    """Adds the routes to ComfyUI's server, where there is one: ComfyUI can also be used as a library."""
     instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
     if instance is not None:
         instance.routes.get(MODELS_ROUTE)(list_models)
+        instance.routes.get(CONTROL_NETS_ROUTE)(list_control_nets)
 
 
 async def list_models(_: web.Request) -> web.Response:
-    """The names the loader offers: the worker's, or this machine's own where no worker is configured."""
+    """The models the loader offers: the worker's, or this machine's own where no worker is configured."""
+    return await _listed(lambda: [entry.name for entry in loader.remote_models()], loader.local_models)
+
+
+async def list_control_nets(_: web.Request) -> web.Response:
+    """The same of control nets."""
+    return await _listed(lambda: [entry.name for entry in loader.remote_control_nets()], loader.local_control_nets)
+
+
+async def _listed(remote: Callable[[], list[str]], local: Callable[[], list[str]]) -> web.Response:
     try:
-        names = await asyncio.to_thread(_names)
+        names = await asyncio.to_thread(_names, remote, local)
     except OffloadError as error:
         logger.warning("The worker's models cannot be listed: %s", error)
         return web.json_response({"error": str(error)}, status=502)
     return web.json_response(names)
 
 
-def _names() -> list[str]:
+def _names(remote: Callable[[], list[str]], local: Callable[[], list[str]]) -> list[str]:
     settings = load_settings()
     if settings.url is None and settings.runpod_endpoint_id is None:
-        return loader.local_models()
-    return [entry.name for entry in loader.remote_models()]
+        return local()
+    return remote()

@@ -8,11 +8,11 @@ import logging
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import torch
@@ -34,6 +34,7 @@ from .base import (
     on_device,
     stop_at_blocks,
 )
+from .comfyui_control_data import PREFIX
 from .comfyui_residuals import from_data
 from .fingerprints import fingerprint
 from .residents import ResidentModels
@@ -42,6 +43,23 @@ logger = logging.getLogger(__name__)
 
 # Of one model, each with other patches.
 _MAX_CLONES = 4
+
+
+class _Resident(Protocol):
+    """What stays in memory between calls."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def is_current(self) -> bool: ...
+
+    def release(self) -> None: ...
+
+
+ResidentT = TypeVar("ResidentT", bound=_Resident)
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,11 @@ class _Loaded:
             return fingerprint([self.path]) == self.fingerprint
         except OSError:
             return False
+
+    def release(self) -> None:
+        """Gives its memory back."""
+        self.clones.clear()
+        self.patcher.detach()
 
 
 class ComfyUIBackend:
@@ -83,7 +106,8 @@ class ComfyUIBackend:
         comfyui_process.add_model_folders(root, models_dir, extra_model_paths)
         self._management = importlib.import_module("comfy.model_management")
         self._files = importlib.import_module(".comfyui_models", __package__)
-        self._residents: ResidentModels[_Loaded] = ResidentModels(model_bytes, _available_bytes, self._unload)
+        self._nets = importlib.import_module(".comfyui_control_nets", __package__)
+        self._residents: ResidentModels[Any] = ResidentModels(model_bytes, _available_bytes, self._unload)
         self._interrupted = threading.Event()
 
     def info(self) -> BackendInfo:
@@ -96,11 +120,13 @@ class ComfyUIBackend:
         """See `Backend`."""
         return [
             ModelEntry(name=file.name, folder=file.folder, size_bytes=file.path.stat().st_size)
-            for file in self._files.find_models()
+            for file in (*self._files.find_models(), *self._nets.find_control_nets())
         ]
 
     def describe(self, ref: ModelRef) -> Described:
-        """See `Backend`. Details: see `_details`."""
+        """See `Backend`. Details: see `_details`, and for a control net `comfyui_control_nets.describe`."""
+        if ref.name.startswith(PREFIX):
+            return self._described_net(ref)
         loaded, _ = self._load(ref)
         model = loaded.patcher.model
         description = ModelDescription(
@@ -119,20 +145,29 @@ class ComfyUIBackend:
         *,
         patches: PatchSet | None = None,
     ) -> Computed:
-        """See `Backend`."""
+        """See `Backend`. In `kwargs`, ``control`` is as `comfyui_control_data` has it."""
+        control = kwargs.get("control")
+        started = perf_counter()
+        # First, so that the model is the last to leave memory for them.
+        chain = self._nets.read_chain(control, self._net)
+        nets_s = perf_counter() - started
         loaded, load_s = self._current(ref, fingerprint)
         with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
             started = perf_counter()
             patcher = self._patched(loaded, patches)
-            self._place(patcher, args)
-            call_args, call_kwargs = on_device((args, dict(kwargs)), patcher.load_device)
-            call_kwargs |= {"control": from_data(kwargs["control"])} if "control" in kwargs else {}
+            self._place(patcher, args, chain)
+            kwargs = {**kwargs, **({} if control is None else {"control": None})}
+            call_args, call_kwargs = on_device((args, kwargs), patcher.load_device)
             self._localise(patcher, call_kwargs)
             placed = perf_counter()
+            if chain is not None:
+                call_kwargs["control"] = chain.compute(patcher, call_args[0] if call_args else None)
+            elif control is not None:
+                call_kwargs["control"] = on_device(from_data(control), patcher.load_device)
             result = patcher.model.diffusion_model(*call_args, **call_kwargs)
             # Moving the result waits for the device, so the time is the model's own.
             result = on_device(result, torch.device("cpu"))
-        return Computed(result, load_s + placed - started, perf_counter() - placed)
+        return Computed(result, nets_s + load_s + placed - started, perf_counter() - placed)
 
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
@@ -141,12 +176,16 @@ class ComfyUIBackend:
         # Half a second of imports, which a worker does not need to start, or for calls of a step.
         sampling = importlib.import_module(".comfyui_sampling", __package__)
         sampling.check_names(job)
-        loaded, load_s = self._current(job.model, job.fingerprint)
         with torch.inference_mode(), model_errors(job.model.name, self._management.soft_empty_cache):
             started = perf_counter()
             inputs = sampling.Inputs.of(tensors)
+            # Before the model, as in a call.
+            inputs = inputs.controlled(self._nets.build(inputs.control_nets, self._net))
+            nets_s = perf_counter() - started
+            loaded, load_s = self._current(job.model, job.fingerprint)
+            started = perf_counter()
             result = sampling.run(self._patched(loaded, patches), job, inputs, report, self._interrupted)
-        return Computed(result, load_s, perf_counter() - started)
+        return Computed(result, nets_s + load_s, perf_counter() - started)
 
     def interrupt(self) -> None:
         """See `Backend`. Takes effect at the model's next block."""
@@ -160,11 +199,15 @@ class ComfyUIBackend:
         """See `Backend`."""
         self._residents.clear()
 
-    def _place(self, patcher: Any, args: tuple[Any, ...]) -> None:
+    def _place(self, patcher: Any, args: tuple[Any, ...], chain: Any) -> None:
         """Has ComfyUI bring the weights to the device, with room for this call's activations."""
         latent = tree.first_tensor(args)
         needed = 0 if latent is None else patcher.memory_required(list(latent.shape))
-        self._management.load_models_gpu([patcher], memory_required=needed)
+        models = [patcher]
+        if chain is not None:
+            models += chain.models()
+            needed += chain.memory_required(_inference_dtype(patcher.model))
+        self._management.load_models_gpu(models, memory_required=needed)
         if hasattr(patcher.model, "current_patcher"):
             patcher.model.current_patcher = patcher
 
@@ -199,27 +242,60 @@ class ComfyUIBackend:
         return loaded, load_s
 
     def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
-        loaded = self._residents.get(ref)
-        if loaded is not None and loaded.is_current():
-            return loaded, 0.0
+        def make(file: Any) -> _Loaded:
+            patcher = self._files.load_patcher(file, ref.weight_dtype)
+            stop_at_blocks(patcher.model.diffusion_model, self._interrupted)
+            return _Loaded(patcher, file.path, fingerprint([file.path]))
+
+        return self._kept(ref, lambda: self._files.find_model(ref.name), make)
+
+    def _net(self, name: str, expected: str | None = None) -> Any:
+        """The control net of that name, and, where it is given, of that fingerprint."""
+
+        def make(file: Any) -> Any:
+            net = self._nets.load_control_net(file)
+            network = self._nets.network_of(net)
+            if network is not None:
+                stop_at_blocks(network, self._interrupted)
+            return self._nets.LoadedNet(net, file.path, fingerprint([file.path]))
+
+        loaded, _ = self._kept(ModelRef(name=PREFIX + name), lambda: self._nets.find_control_net(name), make)
+        if expected not in {None, loaded.fingerprint}:
+            raise ModelMismatchError(
+                f"The worker's ControlNet {name!r} has changed since it was loaded. Queue the prompt again."
+            )
+        return loaded
+
+    def _described_net(self, ref: ModelRef) -> Described:
+        loaded = self._net(ref.name.removeprefix(PREFIX))
+        dtype = self._nets.compute_dtype(loaded.net) or torch.float32
+        description = ModelDescription(
+            ref=ref, fingerprint=loaded.fingerprint, compute_dtype=str(dtype).removeprefix("torch.")
+        )
+        return Described(description, self._nets.describe(loaded.net))
+
+    def _kept(
+        self, key: ModelRef, find: Callable[[], Any], make: Callable[[Any], ResidentT]
+    ) -> tuple[ResidentT, float]:
+        """What is kept under `key`, made of the file that `find` gives if need be, and the seconds that took."""
+        found: ResidentT | None = self._residents.get(key)
+        if found is not None and found.is_current():
+            return found, 0.0
         started = perf_counter()
-        file = self._files.find_model(ref.name)
-        self._residents.drop(ref)
+        file = find()
+        self._residents.drop(key)
         size_bytes = file.path.stat().st_size
         self._residents.make_room(size_bytes)
         try:
-            patcher = self._files.load_patcher(file, ref.weight_dtype)
+            made = make(file)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemoryError(f"This worker has too little memory to load {ref.name!r}.") from error
-        stop_at_blocks(patcher.model.diffusion_model, self._interrupted)
-        loaded = _Loaded(patcher, file.path, fingerprint([file.path]))
-        self._residents.put(ref, loaded, size_bytes)
-        return loaded, perf_counter() - started
+            raise OutOfMemoryError(f"This worker has too little memory to load {file.name!r}.") from error
+        self._residents.put(key, made, size_bytes)
+        return made, perf_counter() - started
 
-    def _unload(self, loaded: _Loaded) -> None:
+    def _unload(self, loaded: _Resident) -> None:
         logger.info("%s leaves memory", loaded.path.name)
-        loaded.clones.clear()
-        loaded.patcher.detach()
+        loaded.release()
         # ComfyUI holds its patchers weakly; models have cycles, so only a collection frees them now.
         del loaded
         gc.collect()

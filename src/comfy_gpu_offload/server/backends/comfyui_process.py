@@ -18,6 +18,8 @@ _SUBFOLDERS = {
     "diffusion_models": "diffusion_models",
     "unet": "diffusion_models",
     "checkpoints": "checkpoints",
+    "controlnet": "controlnet",
+    "t2i_adapter": "controlnet",
 }
 
 
@@ -65,5 +67,7 @@ def add_model_folders(root: Path, models_dir: Path | None, yaml_files: Sequence[
         return
     add = importlib.import_module("folder_paths").add_model_folder_path
     found = [(kind, models_dir / name) for name, kind in _SUBFOLDERS.items() if (models_dir / name).is_dir()]
-    for kind, folder in found or [("diffusion_models", models_dir)]:
+    if all(kind == "controlnet" for kind, _ in found):
+        found.append(("diffusion_models", models_dir))
+    for kind, folder in found:
         add(kind, str(folder.resolve()), True)

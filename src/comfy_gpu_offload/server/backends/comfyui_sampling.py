@@ -1,7 +1,8 @@
 """A whole sampling run of the comfyui backend: what KSampler does, by ComfyUI's own code.
 
 A job's tree has ``latent``, ``positive`` and ``negative``, and may have ``noise``, ``noise_mask``, ``batch_index``,
-``sigmas``, ``model_sampling`` (see `comfyui_model_sampling`) and ``model_options``, as far as they are data.
+``sigmas``, ``model_sampling`` (see `comfyui_model_sampling`), ``control_nets`` (see `comfyui_control_data`) and
+``model_options``, as far as they are data.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import importlib
 import io
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.sample
@@ -24,6 +25,7 @@ from PIL import Image, ImageOps
 from ...protocol.messages import SampleJob
 from . import comfyui_model_sampling
 from .base import InterruptedCallError, ModelRunError, Report, on_device
+from .comfyui_control_data import RunNet
 from .comfyui_values import from_plain, to_plain
 
 _CPU = torch.device("cpu")
@@ -34,7 +36,7 @@ _JPEG_QUALITY = 95
 _MAX_BATCH_INDEX = 65_536
 # Where ComfyUI keeps functions and objects; nothing that comes over the wire is one.
 _CODE_IN_OPTIONS = frozenset({"patches", "patches_replace", "wrappers", "callbacks"})
-_CODE_IN_CONDITIONING = frozenset({"control", "hooks", "gligen", "additional_models", "model_conds"})
+_CODE_IN_CONDITIONING = frozenset({"hooks", "gligen", "additional_models", "model_conds"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Inputs:
     sigmas: torch.Tensor | None = None
     model_sampling: torch.nn.Module | None = None
     model_options: Mapping[str, Any] | None = None
+    control_nets: list[RunNet] = field(default_factory=list)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Inputs:
@@ -66,7 +69,26 @@ class Inputs:
                 raise ModelRunError(f"The {name} of the run is missing, or not of the form known here.")
         if "model_sampling" in parts:
             parts["model_sampling"] = comfyui_model_sampling.from_data(parts["model_sampling"])
+        parts["control_nets"] = RunNet.table(parts.get("control_nets", []))
         return cls(**parts)
+
+    def controlled(self, nets: Sequence[Any]) -> Inputs:
+        """The same with `nets`, made of `control_nets`, in its conditioning.
+
+        Raises:
+            ModelRunError: the conditioning names one that is not there.
+        """
+        positive, negative = (_controlled(side, nets) for side in (self.positive, self.negative))
+        return replace(self, positive=positive, negative=negative)
+
+
+def _controlled(conditioning: list[Any], nets: Sequence[Any]) -> list[Any]:
+    if any(options.get("control", -1) >= len(nets) for _, options in conditioning):
+        raise ModelRunError("The run's conditioning names a control net that is not there.")
+    return [
+        [tensor, {**options, "control": nets[options["control"]]} if "control" in options else options]
+        for tensor, options in conditioning
+    ]
 
 
 def run(patcher: Any, job: SampleJob, inputs: Inputs, report: Report, interrupted: threading.Event) -> Any:
@@ -209,6 +231,8 @@ def _is_condition(value: Any) -> bool:
         return False
     tensor, options = value
     named = isinstance(options, dict) and all(isinstance(key, str) for key in options)
+    if named and "control" in options and (type(options["control"]) is not int or options["control"] < 0):
+        return False
     return named and _CODE_IN_CONDITIONING.isdisjoint(options) and isinstance(tensor, torch.Tensor | None)
 
 
@@ -247,4 +271,5 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "sigmas": _is_sigmas,
     "model_sampling": lambda value: isinstance(value, dict),
     "model_options": _is_options,
+    "control_nets": lambda value: isinstance(value, list),
 }

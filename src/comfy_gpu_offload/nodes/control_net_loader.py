@@ -1,0 +1,76 @@
+"""Remote ControlNet Loader."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..comfyui import generation, loader, status
+from .routes import CONTROL_NETS_ROUTE
+
+
+class RemoteControlNetLoader:
+    """Gives a CONTROL_NET that runs on the configured worker, or the same file loaded here."""
+
+    DESCRIPTION = (
+        "Loads a ControlNet or T2I adapter on the worker, for a model from Remote Model Loader. Connect it to "
+        "Apply ControlNet. The picture crosses once, and nothing of what the ControlNet computes does: with one "
+        "that runs here that is megabytes a step."
+    )
+    CATEGORY = "loaders/remote"
+    FUNCTION = "load"
+    RETURN_TYPES = ("CONTROL_NET",)
+    OUTPUT_TOOLTIPS = ("The ControlNet, for Apply ControlNet. Works with a model from Remote Model Loader.",)
+    SEARCH_ALIASES: ClassVar = ["remote", "offload", "runpod", "controlnet", "control net", "t2i adapter"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  # ComfyUI's name
+        """ComfyUI's description of the inputs."""
+        return {
+            "required": {
+                "use_runpod": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "On: the ControlNet runs on the configured worker. Off: the file of the same "
+                        "name in this machine's own folders is loaded here.",
+                    },
+                ),
+                # Last: see Remote Model Loader.
+                "control_net_name": (
+                    "COMBO",
+                    {
+                        "remote": {
+                            "route": CONTROL_NETS_ROUTE,
+                            "refresh_button": True,
+                            "timeout": 15_000,
+                            "max_retries": 2,
+                        },
+                        "tooltip": "A file in the worker's controlnet folder. The button asks the worker again.",
+                    },
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, control_net_name: str) -> bool | str:  # noqa: N802  # ComfyUI's name
+        """The list of names lives at the worker, so any name may be asked for; an empty one may not."""
+        return True if control_net_name else "Choose a ControlNet; the refresh button asks the worker for its list."
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> int:  # noqa: N802  # ComfyUI's name
+        """Another value once something of a worker's has turned out to be another than was loaded."""
+        return generation.current()
+
+    def load(self, control_net_name: str, use_runpod: bool, unique_id: str | None = None) -> tuple[Any]:
+        """The node's function.
+
+        Raises:
+            OffloadError: the ControlNet cannot be had.
+        """
+        if not use_runpod:
+            return (loader.load_local_control_net(control_net_name),)
+        status.show("asking the worker for the ControlNet …", unique_id)
+        net = loader.load_remote_control_net(control_net_name)
+        status.show("on the worker", unique_id)
+        return (net,)
