@@ -50,7 +50,8 @@ class Run:
 def session_over(port: int, setting: str) -> Session:
     """A session with that setting as it means over a network: `auto` is none with a worker on this machine."""
     codec = codecs.RAW if setting == "none" else codecs.wanted(setting)
-    return Session(HttpTransport(f"http://127.0.0.1:{port}"), SessionOptions(codec=codec))
+    transport = HttpTransport(f"http://127.0.0.1:{port}", keep_warm=True)
+    return Session(transport, SessionOptions(codec=codec))
 
 
 def latents(shape: tuple[int, ...], dtype: torch.dtype, steps: int, seed: int) -> list[torch.Tensor]:
