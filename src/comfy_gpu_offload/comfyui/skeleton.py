@@ -7,7 +7,7 @@ asks of a model is answered as the real one would, at the price of a few MB (doc
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_base
@@ -16,6 +16,7 @@ import comfy.supported_models_base
 import torch
 
 from ..errors import MessageError, OffloadError
+from ..server.backends.comfyui_beside import as_in_file
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class WorkerModel:
         model_type: a name of `comfy.model_base.ModelType`.
         weight_dtype, manual_cast_dtype: what the weights are kept and computed in; None for the same.
         keys: shape and dtype of every entry of the network's state dict.
+        beside: the weights that are not the network's (`comfyui_beside`).
     """
 
     config_class: str
@@ -39,6 +41,7 @@ class WorkerModel:
     weight_dtype: torch.dtype
     manual_cast_dtype: torch.dtype | None
     keys: dict[str, tuple[tuple[int, ...], torch.dtype]]
+    beside: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, details: Any) -> WorkerModel:
@@ -53,13 +56,15 @@ class WorkerModel:
                 "This worker runs the diffusers backend, whose models are no ComfyUI models. Start it with "
                 "`worker --backend comfyui --comfyui PATH`."
             )
-        if not isinstance(details, dict) or set(details) != set(_FORM):
+        if not isinstance(details, dict) or set(details) - {"beside"} != set(_FORM):
             raise MessageError("the worker's description of the model is not of the form known here")
-        for name, kinds in _FORM.items():
-            if not isinstance(details[name], kinds):
+        for name, kinds in {**_FORM, "beside": (dict,)}.items():
+            if name in details and not isinstance(details[name], kinds):
                 raise MessageError(f"the worker's description of the model has no proper {name}")
         if not all(_is_key(key, entry) for key, entry in details["keys"].items()):
             raise MessageError("the worker's description of the model has keys that are none")
+        if not all(_is_weight(name, weight) for name, weight in details.get("beside", {}).items()):
+            raise MessageError("the worker's description of the model has weights that are none")
         return cls(**details)
 
 
@@ -85,6 +90,10 @@ def _is_key(key: Any, entry: Any) -> bool:
     )
 
 
+def _is_weight(name: Any, weight: Any) -> bool:
+    return isinstance(name, str) and isinstance(weight, torch.Tensor)
+
+
 def build_skeleton(worker: WorkerModel) -> Any:
     """ComfyUI's model of that kind, its network on the meta device.
 
@@ -100,10 +109,22 @@ def build_skeleton(worker: WorkerModel) -> Any:
     config.sampling_settings = dict(worker.sampling_settings)
     config.set_inference_dtype(worker.weight_dtype, worker.manual_cast_dtype)
     try:
-        model = config.get_model(meta_state_dict(worker), "", device="meta")
+        return _on_meta(config, meta_state_dict(worker) | as_in_file(worker.beside))
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise _skew(worker, f"cannot build it ({type(error).__name__}: {str(error)[:200]})") from error
-    return model
+
+
+def _on_meta(config: Any, state_dict: dict[str, torch.Tensor]) -> Any:
+    # Else weights beside the network, which are changed in place while they are made, would want gradients.
+    with torch.no_grad():
+        try:
+            return config.get_model(state_dict, "", device="meta")
+        except RuntimeError:
+            # Some networks compute with a few numbers while they are made (ACE-Step 1.5). ComfyUI leaves weights
+            # empty, and memory that is not written to costs nothing.
+            model = config.get_model(state_dict, "", device="cpu")
+            model.diffusion_model.to("meta")
+            return model
 
 
 def meta_state_dict(worker: WorkerModel) -> dict[str, torch.Tensor]:

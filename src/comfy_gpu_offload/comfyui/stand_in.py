@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from ..client.remote_model import RemoteModel
 from ..client.weight_patches import WeightPatches
 from ..errors import ModelChangedError
+from ..server.backends.comfyui_methods import METHOD, METHODS
 from . import generation
 from .control import travelling_control, warn_of_residuals
 from .travel import travelling_options
@@ -100,7 +102,8 @@ class RemoteDiffusionModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["skeleton"], name)
+            found = getattr(self.__dict__["skeleton"], name)
+            return partial(self._call, **{METHOD: name}) if name in METHODS else found
 
 
 def runs_wrappers(network: type[nn.Module]) -> bool:

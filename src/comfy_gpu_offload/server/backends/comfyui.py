@@ -35,6 +35,8 @@ from .base import (
     stop_at_blocks,
 )
 from .comfyui_control_data import PREFIX
+from .comfyui_beside import weights_beside
+from .comfyui_methods import called
 from .comfyui_residuals import from_data
 from .fingerprints import fingerprint
 from .residents import ResidentModels
@@ -164,7 +166,7 @@ class ComfyUIBackend:
                 call_kwargs["control"] = chain.compute(patcher, call_args[0] if call_args else None)
             elif control is not None:
                 call_kwargs["control"] = on_device(from_data(control), patcher.load_device)
-            result = patcher.model.diffusion_model(*call_args, **call_kwargs)
+            result = called(patcher.model.diffusion_model, call_kwargs)(*call_args, **call_kwargs)
             # Moving the result waits for the device, so the time is the model's own.
             result = on_device(result, torch.device("cpu"))
         return Computed(result, nets_s + load_s + placed - started, perf_counter() - placed)
@@ -330,6 +332,8 @@ def _details(model: Any, name: str) -> dict[str, Any]:
             key: (tuple(tensor.shape), tensor.dtype) for key, tensor in model.diffusion_model.state_dict().items()
         },
     }
+    if beside := weights_beside(model):
+        details["beside"] = beside
     try:
         tree.pack(details, "details")
     except UnsupportedValueError as error:
