@@ -17,6 +17,7 @@ from ..errors import ModelChangedError
 from ..server.backends.comfyui_methods import METHOD, METHODS
 from . import generation
 from .control import travelling_control, warn_of_residuals
+from .remade import without_remade
 from .travel import travelling_options
 
 
@@ -78,7 +79,7 @@ class RemoteDiffusionModel(nn.Module):
             kwargs = {**kwargs, "control": self._control(remote, args, kwargs)}
         patches: WeightPatches | None = self.__dict__["weight_patches"]
         try:
-            return remote.patched(patches, args, kwargs)
+            return remote.patched(patches, args, without_remade(kwargs))
         except ModelChangedError:
             generation.advance()
             raise

@@ -73,7 +73,7 @@ def run_whole_loop(
         raise
     dropped = ratio_keys()
     out = {key: value for key, value in latent.items() if key not in dropped}
-    out["samples"] = _placed(_checked(result, tree["latent"]))
+    out["samples"] = _placed(_checked(result, tree["latent"], patcher.model))
     return out
 
 
@@ -106,11 +106,18 @@ def _image(picture: bytes) -> Image.Image | None:
     return image
 
 
-def _checked(result: Any, sent: Any) -> Any:
-    """The worker's latent, of the shape that it was sent with."""
-    if _shapes(result) != _shapes(sent):
+def _checked(result: Any, sent: Any, model: Any) -> Any:
+    """The worker's latent, of the shape that it was sent with, or that the model's latent format makes of that."""
+    if _shapes(result) not in (_shapes(sent), _shape_out(sent, model)):
         raise MessageError("the worker's reply to a sampling run is no latent of the size that was sent")
     return result
+
+
+def _shape_out(sent: Any, model: Any) -> Any:
+    """What a picture of that shape comes out as; HunyuanImage 2.1's refiner packs frames in pairs."""
+    if not isinstance(sent, torch.Tensor):
+        return None
+    return _shapes(model.process_latent_out(torch.zeros_like(sent)))
 
 
 def _shapes(value: Any) -> Any:

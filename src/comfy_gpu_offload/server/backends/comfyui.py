@@ -34,8 +34,8 @@ from .base import (
     on_device,
     stop_at_blocks,
 )
-from .comfyui_control_data import PREFIX
 from .comfyui_beside import weights_beside
+from .comfyui_control_data import PREFIX
 from .comfyui_methods import called
 from .comfyui_residuals import from_data
 from .fingerprints import fingerprint
