@@ -1,0 +1,66 @@
+"""A worker's own handler and ComfyUI backend in this process, a client's own session with it, and stock models."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comfy_gpu_offload.client.session import Session
+from comfy_gpu_offload.server.backends.comfyui import ComfyUIBackend
+from comfy_gpu_offload.server.handler import Handler
+from comfy_gpu_offload.transport.loopback import LoopbackTransport
+
+ROOT = Path(sys.argv[1])
+_FOLDER = tempfile.TemporaryDirectory(prefix="matrix-")
+FOLDER = Path(_FOLDER.name)
+for kind in ("diffusion_models", "checkpoints"):  # before the backend, which looks for them
+    (FOLDER / kind).mkdir()
+BACKEND = ComfyUIBackend(ROOT, models_dir=FOLDER, cpu=True)
+
+# Before nodes, which puts a folder in front of the path that has a utils too.
+import utils.install_util  # noqa: E402, F401, I001
+
+import comfy.model_management  # noqa: E402
+import nodes  # noqa: E402, F401
+
+from comfy_gpu_offload.comfyui.patcher import RemoteModelPatcher, remote_patcher  # noqa: E402
+from comfy_gpu_offload.server.backends import comfyui_models  # noqa: E402
+from small_models import SmallModel  # noqa: E402
+
+SESSION = Session(LoopbackTransport(Handler(BACKEND)))
+
+
+@dataclass
+class Pair:
+    """One file, as ComfyUI itself loads it, and through the worker."""
+
+    stock: Any
+    remote: RemoteModelPatcher
+
+
+def load(model: SmallModel) -> Pair:
+    """Writes the model's file, loads it on both sides, and removes it when it is let go.
+
+    Raises:
+        NotHereError: this release does not have it.
+        OffloadError: the worker or the client cannot load it.
+    """
+    name = model.write(FOLDER)
+    stock = comfyui_models.load_patcher(comfyui_models.find_model(name), "default")
+    with torch.inference_mode():
+        return Pair(stock, remote_patcher(SESSION.model(name)))
+
+
+def release(model: SmallModel) -> None:
+    """Frees the memory and the disk of one that is done with."""
+    BACKEND.close()
+    comfy.model_management.unload_all_models()
+    comfy.model_management.cleanup_models()
+    gc.collect()
+    (FOLDER / model.folder / f"{model.config}.safetensors").unlink(missing_ok=True)
