@@ -23,6 +23,8 @@ _NEW_IN_A_ROW = 2
 _SAMPLES_KEPT = 8
 _PLACES_KEPT = 4096
 _HELD_KEPT = 65_536
+# Ends of paths under which lies what comes again, with the next run if not before: a ControlNet's picture.
+_ALWAYS = ("['hint']",)
 
 
 @dataclass
@@ -67,6 +69,8 @@ class Recurrence:
         return Part(path, on_host, digest, held)
 
     def _recurs(self, model: str, path: str, tensor: torch.Tensor) -> bool:
+        if path.endswith(_ALWAYS):
+            return True
         place = self._place(model, path)
         seen = sample(tensor)
         known = seen in place.samples

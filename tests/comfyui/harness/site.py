@@ -124,7 +124,7 @@ def new_token() -> str:
 def write_models_yaml(folder: Path) -> Path:
     """An extra_model_paths.yaml for models in `folder`."""
     yaml = folder / "extra_model_paths.yaml"
-    kinds = ("checkpoints", "diffusion_models", "loras", "controlnet")
+    kinds = ("checkpoints", "diffusion_models", "loras", "controlnet", "vae")
     yaml.write_text("\n".join(["tests:", f"  base_path: {folder}", *(f"  {kind}: {kind}" for kind in kinds), ""]))
     return yaml
 

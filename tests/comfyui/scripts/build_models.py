@@ -20,12 +20,16 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = True
 
 import comfy.ops  # noqa: E402
+import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from comfy.cldm.cldm import ControlNet  # noqa: E402
+from comfy.cldm.mmdit import ControlNet as ControlMMDiT  # noqa: E402
 from comfy.ldm.lightricks.model import LTXVModel  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from comfy.ldm.wan.model import WanModel  # noqa: E402
+from comfy.t2i_adapter.adapter import Adapter_light  # noqa: E402
+from comfy.taesd.taesd import TAESD  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 try:
@@ -102,17 +106,18 @@ def ltxav() -> torch.nn.Module:
     return LTXAVModel(dtype=torch.float32, device="cpu", operations=OPERATIONS, **LTXAV)
 
 
-def unet() -> torch.nn.Module:
-    """SD1.5 with one level and one block in it; ComfyUI knows SD1.5 by its width."""
+def unet(blocks: int = 1) -> torch.nn.Module:
+    """SD1.5 with one level and one block in it, or so many; ComfyUI knows SD1.5 by its width."""
+    further = [0] * (blocks - 1)
     return UNetModel(
         image_size=32,
         in_channels=4,
         model_channels=320,
         out_channels=4,
-        num_res_blocks=[1],
+        num_res_blocks=[blocks],
         channel_mult=[1],
-        transformer_depth=[1],
-        transformer_depth_output=[1, 1],
+        transformer_depth=[1, *further],
+        transformer_depth_output=[1, 1, *further],
         transformer_depth_middle=1,
         context_dim=768,
         num_heads=8,
@@ -143,6 +148,53 @@ def control_net() -> torch.nn.Module:
         device="cpu",
         operations=OPERATIONS,
     )
+
+
+def control_mmdit() -> torch.nn.Module:
+    """For that MMDiT, with one block; its picture goes through a VAE."""
+    return ControlMMDiT(
+        num_blocks=1,
+        control_latent_channels=16,
+        input_size=None,
+        in_channels=16,
+        depth=2,
+        adm_in_channels=64,
+        context_embedder_config={
+            "target": "torch.nn.Linear",
+            "params": {"in_features": 96, "out_features": 128},
+        },
+        num_patches=64,
+        pos_embed_max_size=8,
+        pos_embed_scaling_factor=None,
+        qk_norm="rms",
+        dtype=torch.float32,
+        device="cpu",
+        operations=OPERATIONS,
+    )
+
+
+def by_diffusers_names(weights: Weights) -> Weights:
+    """An SD3 ControlNet's weights as ComfyUI takes them from a file."""
+    made: Weights = {}
+    known: set[str] = set()
+    for name, place in comfy.utils.mmdit_to_diffusers({"depth": 2, "num_blocks": 1}).items():
+        key, offset, function = (place, None, None) if isinstance(place, str) else (*place, None)[:3]
+        if key in weights:
+            known.add(key)
+            part = weights[key] if offset is None else weights[key].narrow(*offset)
+            made[name] = (part if function is None else function(part)).contiguous()
+    return made | {key: tensor for key, tensor in weights.items() if key not in known}
+
+
+def adapter_net() -> torch.nn.Module:
+    """A T2I adapter for SD1.5; its features reach a UNet's third block and later ones."""
+    return Adapter_light(cin=192, channels=[320, 640, 1280, 1280], nums_rb=4)
+
+
+def vae() -> Weights:
+    """A small one for 16 channels."""
+    made = TAESD(latent_channels=16)
+    return {name: tensor.contiguous() for name, tensor in random_weights(made, 13)}
 
 
 def random_weights(model: torch.nn.Module, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -279,7 +331,12 @@ def main() -> None:
         "diffusion_models/ltxv.safetensors": weights(ltxv(), 4, torch.bfloat16),
         "diffusion_models/video/unet.safetensors": weights(sd15, 5, torch.float16),
         "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),
+        "diffusion_models/three-blocks.safetensors": weights(unet(2), 10, torch.float16),
         "controlnet/edges.safetensors": weights(control_net(), 9, torch.float16),
+        "controlnet/depth.safetensors": weights(control_net(), 14, torch.float16),
+        "controlnet/sd3.safetensors": by_diffusers_names(weights(control_mmdit(), 11, torch.float32)),
+        "controlnet/adapter.safetensors": weights(adapter_net(), 12, torch.float16),
+        "vae/small.safetensors": vae(),
         "loras/mmdit-lora.safetensors": lora(128, "diffusion_model.joint_blocks.0.x_block.attn.proj"),
     }
     files |= adapters()
