@@ -19,7 +19,7 @@ TINY = replace(UNET, latent=(1, 4, 8, 6))
 # Its third block is the first that a T2I adapter's features reach.
 THREE_BLOCKS = replace(TINY, name="three-blocks", file="three-blocks.safetensors")
 DIT = replace(MMDIT, latent=(1, 16, 8, 6))
-EDGES, DEPTH, SD3, ADAPTER = (f"{name}.safetensors" for name in ("edges", "depth", "sd3", "adapter"))
+EDGES, DEPTH, SD3, ADAPTER, LORA = (f"{name}.safetensors" for name in ("edges", "depth", "sd3", "adapter", "lora"))
 WHOLE = "whole loop"
 # Of one picture: 64 by 48 pixels of three bytes.
 PICTURE_BYTES = 64 * 48 * 3
@@ -105,6 +105,10 @@ def adapter(scene: Scene, load: Load) -> None:
     apply(scene, load(scene, ADAPTER), image(scene, 7), strength=0.9)
 
 
+def control_lora(scene: Scene, load: Load) -> None:
+    apply(scene, load(scene, LORA), image(scene, 8), strength=0.9)
+
+
 def residuals_told(comfyui: ComfyUI) -> int:
     """How often the log warned of a ControlNet that runs here."""
     return comfyui.process.output.count("A ControlNet or T2I adapter runs here")
@@ -184,7 +188,11 @@ def test_at_the_worker(comfyui: ComfyUI, listed: Callable[[Model], str], applyin
     assert (expected - comfyui.saved("without")).abs().max() > 0.05
 
 
-@pytest.mark.parametrize(("model", "applying"), [(DIT, with_vae), (THREE_BLOCKS, adapter)], ids=["SD3", "T2I"])
+@pytest.mark.parametrize(
+    ("model", "applying"),
+    [(DIT, with_vae), (THREE_BLOCKS, adapter), (TINY, control_lora)],
+    ids=["SD3", "T2I", "Control-LoRA"],
+)
 def test_other_kinds_at_the_worker(
     comfyui: ComfyUI, listed: Callable[[Model], str], model: Model, applying: Applying
 ) -> None:

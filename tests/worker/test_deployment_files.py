@@ -169,7 +169,7 @@ def test_model_folders_lie_on_both_mount_points() -> None:
     config = yaml.safe_load((ROOT / "worker" / "extra_model_paths.yaml").read_text())
     assert [section["base_path"] for section in config.values()] == ["/runpod-volume/models", "/workspace/models"]
     for section in config.values():
-        assert section.keys() == {"base_path", "diffusion_models", "checkpoints"}
+        assert section.keys() == {"base_path", "diffusion_models", "checkpoints", "controlnet"}
         assert all(isinstance(folders, str) for folders in section.values())
 
 

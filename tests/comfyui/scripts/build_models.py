@@ -150,6 +150,20 @@ def control_net() -> torch.nn.Module:
     )
 
 
+def control_lora() -> Weights:
+    """A Control-LoRA of that: what is the UNet's own is taken from there, one layer of it changed."""
+    own = ("zero_convs.", "input_hint_block.", "middle_block_out.")
+    made = weights(control_net(), 15, torch.float16)
+    draw = drawn(16)
+    layer = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    return {
+        **{name: tensor for name, tensor in made.items() if name.startswith(own)},
+        f"{layer}.up": draw(320, _RANK),
+        f"{layer}.down": draw(_RANK, 320),
+        "lora_controlnet": torch.tensor([1.0]),
+    }
+
+
 def control_mmdit() -> torch.nn.Module:
     """For that MMDiT, with one block; its picture goes through a VAE."""
     return ControlMMDiT(
@@ -334,6 +348,7 @@ def main() -> None:
         "diffusion_models/three-blocks.safetensors": weights(unet(2), 10, torch.float16),
         "controlnet/edges.safetensors": weights(control_net(), 9, torch.float16),
         "controlnet/depth.safetensors": weights(control_net(), 14, torch.float16),
+        "controlnet/lora.safetensors": control_lora(),
         "controlnet/sd3.safetensors": by_diffusers_names(weights(control_mmdit(), 11, torch.float32)),
         "controlnet/adapter.safetensors": weights(adapter_net(), 12, torch.float16),
         "vae/small.safetensors": vae(),
