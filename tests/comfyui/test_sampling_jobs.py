@@ -75,6 +75,32 @@ def test_weight_patches_that_are_wrong_are_refused_and_leave_the_model_as_it_was
     assert bad["same in the end"]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("outside", "ModelNotFoundError: There is no ControlNet '../diffusion_models"),
+        ("unknown", "ModelNotFoundError: There is no ControlNet"),
+        ("changed", "ModelMismatchError: .*has changed"),
+        ("not finite", "ModelRunError: .*no proper strength"),
+        ("another size", "ModelRunError: .*not of the model's size"),
+        ("odd chunks", "ModelRunError: .*not of the model's size"),
+        ("no latent", "ModelRunError: .*latent is missing"),
+        ("unknown conditioning", "ModelRunError: The ControlNet takes no 'gate'"),
+        ("encoded", "ModelRunError: .*not of the form that this one takes"),
+        ("too many", "ModelRunError: There are over 16 ControlNets"),
+        ("a place that is not there", "ModelRunError: .*names a control net that is not there"),
+        ("a table that is none", "ModelRunError: The control_nets of the run"),
+    ],
+)
+def test_a_control_net_that_is_wrong_is_refused(found: Found, name: str, said: str) -> None:
+    assert re.match(said, found["bad_controls"]["said"][name]), found["bad_controls"]["said"][name]
+
+
+def test_control_nets_that_are_wrong_leave_all_as_it_was(found: Found) -> None:
+    assert found["bad_controls"]["controls"]
+    assert found["bad_controls"]["same"]
+
+
 def test_a_run_may_be_given_its_noise_and_its_schedule(found: Found) -> None:
     runs = found["given"]
     assert all(run["equal"] and run["untouched"] for run in runs.values())

@@ -11,6 +11,7 @@ import json
 
 # First: it makes ComfyUI importable.
 import sides
+from bad_controls import bad_controls
 from bad_patches import bad_patches
 from behaviour import containers, given, independence, interrupted, previews, refusals
 from equality import equality
@@ -21,6 +22,7 @@ if __name__ == "__main__":
         "equality": equality(),
         "independence": independence(),
         "bad_patches": bad_patches(),
+        "bad_controls": bad_controls(),
         "interrupted": {
             "at a call": interrupted(sides.MMDIT, "heun", "call"),
             "at a step": interrupted(sides.MMDIT, "euler", "step"),
