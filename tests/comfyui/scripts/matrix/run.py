@@ -3,7 +3,7 @@
     PYTHON run.py COMFYUI_ROOT [ARCHITECTURE | ARCHITECTURE:FEATURE ...]
 
 All of it in this process, with real weights files, a worker's handler, and a session with it. Prints a line of JSON
-for each architecture.
+for each architecture, and one with every architecture that this ComfyUI knows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worker import Pair, load, release
 import comfy.supported_models  # isort: skip
 import nodes  # isort: skip
 import torch  # isort: skip
-from architectures import ALL, Architecture  # isort: skip
+from architectures import ALL, LEFT_OUT, Architecture  # isort: skip
 from features import FEATURES, Feature, Run, own_features, plain  # isort: skip
 from small_models import NotHereError  # isort: skip
 
@@ -175,7 +175,7 @@ def main() -> None:
             print(json.dumps(row(architecture, named.get(architecture.name))), flush=True)
             release(architecture.model)
     known = [kind.__name__ for kind in comfy.supported_models.models]
-    print(json.dumps({"known": known}))
+    print(json.dumps({"known": known, "left out": LEFT_OUT}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,178 @@
+"""The page of what works with which architecture, from what scripts/matrix/run.py found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Outcomes = Mapping[str, str]
+
+_KINDS = {"identical": "=", "within": "≈", "refused": "R", "failed": "not yet"}
+_NOTHING = "-"
+_HEAD = """# What works with which model
+
+Every architecture of ComfyUI's `comfy.supported_models` that can be made small, with random weights and a file
+that ComfyUI recognises, sampled by ComfyUI's own KSampler with the model here, and with the model at a worker: on
+ComfyUI {releases}, each in one process on a CPU, two steps of `euler`, cfg 4. Written by `make matrix`.
+
+Each cell has what Remote Sampler gives with `each step`, and after a stroke with `whole loop` where that is
+another. KSampler with a remote model gives what `each step` gives.
+
+| | |
+| --- | --- |
+| `=` | bit for bit what ComfyUI gives with the model here |
+| `≈ N` | equal within N standard deviations of the latent |
+| `R` | refused by name, before or at the first call |
+| `not yet` | fails otherwise |
+| `-` | nothing to compare: ComfyUI itself does not do it with this model, or it changes nothing |
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a release gave: a row for each architecture, the names of all it knows, why some have no row."""
+
+    release: str
+    rows: Mapping[str, Mapping[str, Any]]
+    known: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+    @classmethod
+    def of(cls, release: str, output: str) -> Found:
+        """From what the script printed."""
+        entries = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        last = entries[-1]
+        rows = {entry["architecture"]: entry for entry in entries[:-1]}
+        return cls(release, rows, tuple(last["known"]), last["left out"])
+
+    def has(self, architecture: str) -> bool:
+        """Whether it was sampled."""
+        return "common" in self.rows.get(architecture, {})
+
+
+def kind_of(outcome: str) -> str:
+    """The first word of an outcome."""
+    return outcome.partition(" ")[0].rstrip(":")
+
+
+def mark(outcomes: Outcomes) -> str:
+    """A cell."""
+    if "none" in outcomes or "stock" in outcomes:
+        return _NOTHING
+    marks = [_mark(outcome) for outcome in outcomes.values()]
+    return marks[0] if len(set(marks)) == 1 else " / ".join(marks)
+
+
+def _mark(outcome: str) -> str:
+    kind = kind_of(outcome)
+    return f"≈ {outcome.split()[1]}" if kind == "within" else _KINDS[kind]
+
+
+def page(found: Iterable[Found]) -> str:
+    """The page, from what each release gave."""
+    releases = list(found)
+    head = _HEAD.format(releases=" and ".join(each.release for each in releases))
+    parts = [head, *_features(releases), *_own(releases), *_refusals(releases), *_left_out(releases)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _names(releases: list[Found]) -> list[str]:
+    """Of what was sampled, as the newest release orders it."""
+    names = dict.fromkeys(name for each in reversed(releases) for name in each.rows if each.has(name))
+    return list(names)
+
+
+def _row(releases: list[Found], name: str) -> Mapping[str, Any]:
+    return next(each.rows[name] for each in reversed(releases) if each.has(name))
+
+
+def _where(releases: list[Found], name: str) -> str:
+    having = [each.release for each in releases if each.has(name)]
+    return "" if len(having) == len(releases) else " and ".join(having)
+
+
+def _features(releases: list[Found]) -> Iterator[str]:
+    names = _names(releases)
+    columns = list(_row(releases, names[0])["common"])
+    yield "## Features\n"
+    for media in dict.fromkeys(_row(releases, name)["media"] for name in names):
+        yield f"### {media[0].upper()}{media[1:]}\n"
+        yield f"| | {' | '.join(columns)} | only in |"
+        yield f"| --- |{' --- |' * (len(columns) + 1)}"
+        for name in names:
+            if _row(releases, name)["media"] == media:
+                cells = [_cell(releases, name, "common", column) for column in columns]
+                yield f"| {name} | {' | '.join(cells)} | {_where(releases, name)} |"
+        yield ""
+
+
+def _own(releases: list[Found]) -> Iterator[str]:
+    yield "## Conditioning of their own\n"
+    yield "What an architecture's conditioning may hold besides text.\n"
+    yield "| | conditioning | |"
+    yield "| --- | --- | --- |"
+    for name in _names(releases):
+        own = [conditioning for each in releases if each.has(name) for conditioning in each.rows[name]["own"]]
+        for conditioning in dict.fromkeys(own):
+            yield f"| {name} | {conditioning} | {_cell(releases, name, 'own', conditioning)} |"
+    yield ""
+
+
+def _cell(releases: list[Found], name: str, group: str, column: str) -> str:
+    """With the releases' names only where they differ in what they do."""
+    having = [each for each in releases if each.has(name) and column in each.rows[name][group]]
+    marks = {each.release: mark(each.rows[name][group][column]) for each in having}
+    told = {release: each for release, each in marks.items() if each != _NOTHING}
+    if len(set(told.values())) <= 1:
+        return next(iter(told.values()), _NOTHING)
+    return ", ".join(f"{release}: {each}" for release, each in marks.items())
+
+
+def _refusals(releases: list[Found]) -> Iterator[str]:
+    """One of each kind, as it is said."""
+    said: dict[tuple[str, str], str] = {}
+    for each in releases:
+        for name in filter(each.has, each.rows):
+            for feature, outcomes in {**each.rows[name]["common"], **each.rows[name]["own"]}.items():
+                for way, outcome in outcomes.items():
+                    if kind_of(outcome) == "refused":
+                        said.setdefault((feature, way), _reason(outcome))
+    yield "## What is refused\n"
+    yield "| | way | what is said |"
+    yield "| --- | --- | --- |"
+    for (feature, way), why in sorted(said.items()):
+        yield f"| {feature} | {way} | {why} |"
+    yield ""
+
+
+def _reason(outcome: str) -> str:
+    """The first thing named in a refusal."""
+    lines = outcome.splitlines()
+    named = next((line.strip().removeprefix("- ") for line in lines if line.strip().startswith("- ")), None)
+    text = named or lines[0].split(": ", 2)[-1]
+    return text.split(". ")[0].replace("|", "\\|")
+
+
+def _left_out(releases: list[Found]) -> Iterator[str]:
+    """Whatever a release knows and has no row for."""
+    yield "## Without a row\n"
+    yield "| | |"
+    yield "| --- | --- |"
+    sampled = set(_names(releases))
+    for name in dict.fromkeys(name for each in reversed(releases) for name in each.known):
+        if name not in sampled:
+            yield f"| {name} | {_why_not(releases, name)} |"
+
+
+def _why_not(releases: list[Found], name: str) -> str:
+    for each in reversed(releases):
+        if why := each.left_out.get(name):
+            return why
+        row = each.rows.get(name, {})
+        if "failed" in row:
+            return "not yet: ComfyUI does not sample the small model that is made for it"
+        if why := row.get("refused") or row.get("absent"):
+            return str(why).replace("|", "\\|").splitlines()[0]
+    return "not tried"
