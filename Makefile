@@ -12,7 +12,7 @@ SDK := $(VENV)-runpod
 # Spinning OpenMP threads of one process starve those of another.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test check lint types security unit bench clean
+.PHONY: demo test check lint types security unit bench matrix clean
 
 demo: $(VENV)/.demo
 	$(BIN)/comfy-gpu-offload demo
@@ -33,6 +33,10 @@ security: $(VENV)/.dev
 
 unit: $(VENV)/.dev $(SDK)/.done
 	$(BIN)/pytest -n 2
+
+# Writes docs/compatibility.md, with every ComfyUI found here; takes half an hour.
+matrix: $(VENV)/.dev
+	$(BIN)/python -m tests.comfyui.write_compatibility
 
 bench: $(VENV)/.dev
 	-$(BIN)/python benchmarks/call_overhead.py
