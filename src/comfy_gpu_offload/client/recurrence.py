@@ -50,13 +50,19 @@ class Recurrence:
         self._memo = DigestMemo()
         self._instance: str | None = None
 
-    def parts(self, model: str, packed: PackedTree, host: tuple[torch.Tensor, ...]) -> list[Part]:
-        """The frame's parts for a call to `model`: `host` holds the tensors of `packed` on the CPU."""
+    def parts(
+        self, model: str, packed: PackedTree, host: tuple[torch.Tensor, ...], first: torch.Tensor | None = None
+    ) -> list[Part]:
+        """The frame's parts for a call to `model`: `host` holds the tensors of `packed` on the CPU.
+
+        `first` travels in place of the first one.
+        """
+        parts = [] if first is None else [Part(packed.paths[0], first)]
+        rest = slice(len(parts), None)
         with self._lock:
-            return [
-                self._part(model, path, tensor, on_host)
-                for path, tensor, on_host in zip(packed.paths, packed.tensors, host, strict=True)
-            ]
+            for path, tensor, on_host in zip(packed.paths[rest], packed.tensors[rest], host[rest], strict=True):
+                parts.append(self._part(model, path, tensor, on_host))
+        return parts
 
     def _part(self, model: str, path: str, tensor: torch.Tensor, on_host: torch.Tensor) -> Part:
         if not _SMALLEST_BYTES <= tensor.nbytes <= self._store_bytes or not self._recurs(model, path, on_host):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import (
+    CodecError,
     ConnectError,
     ConnectionLostError,
     ExchangeTimeoutError,
@@ -29,6 +30,7 @@ from ..io import codecs
 from ..io.buffers import aligned
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits, Part
 from ..io.tree import PackedTree, Tree, map_tensors, pack, pack_call
+from ..protocol import history
 from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
 from ..protocol.messages import (
     Cancel,
@@ -51,6 +53,7 @@ from ..transport.base import Check, Timeouts, Transport
 from ..version import __version__
 from .faults import error_of
 from .plan import Plan, Planner, RunShape, stored_share
+from .prediction import Predictions, Tracked
 from .recurrence import Recurrence
 from .remote_model import OnProgress, RemoteModel
 from .retry import Patience, RetryPolicy
@@ -62,6 +65,7 @@ logger = logging.getLogger(__name__)
 
 # A fault that lists missing tensors is answered with them; a worker that still lacks them has no room.
 _MAX_RESENDS = 3
+_PLAIN_AGAIN = {FaultCode.UNKNOWN_HISTORY, FaultCode.WRONG_PREDICTION}
 _CPU = torch.device("cpu")
 _CANCEL_TIMEOUTS = Timeouts(connect_s=2.0, exchange_s=5.0)
 
@@ -76,6 +80,7 @@ class SessionOptions:
         exchange_limit_s: what stands in between ends longer exchanges, or None.
         comfyui: the client's own ComfyUI version, for the handshake.
         uploads_at_once: parts of an upload that are under way together.
+        predict: whether latents may travel as what a prediction misses; only with a codec that is lossless.
     """
 
     call: Timeouts = field(default_factory=Timeouts)
@@ -86,6 +91,7 @@ class SessionOptions:
     limits: FrameLimits = DEFAULT_LIMITS
     comfyui: str | None = None
     uploads_at_once: int = 4
+    predict: bool = True
 
 
 class Session:
@@ -110,6 +116,7 @@ class Session:
         self.client = secrets.token_hex(16)
         self.welcome, _ = self._hello_through_proxies(check)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
+        self._predictions = Predictions() if _may_predict(self._options) else None
         self._uploads = PatchUploads(self._upload, self.client, self._options.codec, self._options.uploads_at_once)
         self._planner = Planner(self)
         self._planning = threading.Lock()
@@ -210,7 +217,7 @@ class Session:
             package=__version__,
             torch=torch.__version__,
             comfyui=self._options.comfyui,
-            codecs=codecs.names(),
+            codecs=(*codecs.names(), history.NAME),
             model=ref,
         )
         reply = self._transport.exchange("hello", seal(hello), timeouts, check)
@@ -250,14 +257,20 @@ class Session:
             patches=None if patches is None else patches.ref,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = _Call(message, packed, host, device or _CPU, perf_counter() - started, patches)
+        call = _Call(message, packed, host, device or _CPU, 0.0, patches)
+        if self._predictions is not None and history.NAME in self.welcome.codecs:
+            call.tracked = self._predictions.begin(call.model_key, host)
+        call.pack_s = perf_counter() - started
         try:
-            return self._complete(call, check)
+            value, timings = self._complete(call, check)
         except BaseException as error:
             # A call that ended by our own word, or by its timeout, may still be running there.
             if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
-                self._cancel(message.request)
+                self._cancel(call.message.request)
+            if call.tracked is not None:
+                call.tracked.abandon()
             raise
+        return value, timings
 
     def sample(
         self,
@@ -395,6 +408,9 @@ class Session:
                 resends += 1
                 self._recurrence.lacking(answer.missing)
                 logger.debug("the worker lacks %d tensors; they are sent again", len(answer.missing))
+            elif answer.code in _PLAIN_AGAIN and call.tracked is not None and call.tracked.message is not None:
+                logger.info("A prediction did not hold (%s), and the call is made again.", answer.code.value)
+                call.send_plainly(answer.code)
             elif not answer.retryable or not patience.wait():
                 raise error_of(answer)
             elif answer.code is FaultCode.UNKNOWN_PATCHES and call.patches is not None:
@@ -403,9 +419,10 @@ class Session:
     def _attempt(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
         """One exchange; the call's timings grow with each."""
         t0 = perf_counter()
-        parts = self._recurrence.parts(call.model_key, call.packed, call.host)
+        message, payload = call.sent
+        parts = self._recurrence.parts(call.model_key, call.packed, call.host, payload)
         t1 = perf_counter()
-        frame = seal_parts(call.message, call.packed.skeleton, parts, self._options.codec)
+        frame = seal_parts(message, call.packed.skeleton, parts, self._options.codec)
         self._check_size(frame)
         t2 = perf_counter()
         call.pack_s += t1 - t0
@@ -420,10 +437,15 @@ class Session:
         envelope = open_frame(reply, self._options.limits)
         if isinstance(envelope.message, Fault):
             return envelope.message
+        call.bytes_down += len(reply)
         result = expect(envelope.message, Result)
         self._recurrence.delivered(result.instance, parts)
+        if call.tracked is not None:
+            try:
+                envelope = call.tracked.finish(result.prediction, envelope)
+            except CodecError as error:
+                return Fault(code=FaultCode.WRONG_PREDICTION, message=str(error)[:4000])
         value = map_tensors(envelope.unpack(), lambda tensor: aligned(tensor.to(call.device)))
-        call.bytes_down += len(reply)
         timings = call.finish(result, perf_counter() - t3)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("forward %s: %s", call.message.model.name, timings.summary())
@@ -485,6 +507,25 @@ class _Call:
     bytes_up: int = 0
     bytes_down: int = 0
     exchanges: int = 0
+    tracked: Tracked | None = None
+
+    @property
+    def sent(self) -> tuple[Forward | SampleJob, torch.Tensor | None]:
+        """The message as it goes out, and what goes in place of the first tensor."""
+        if self.tracked is None or self.tracked.message is None:
+            return self.message, None
+        return self.message.model_copy(update={"prediction": self.tracked.message}), self.tracked.payload
+
+    def send_plainly(self, code: FaultCode) -> None:
+        """Next time, the first tensor goes as it is."""
+        if self.tracked is None:
+            return
+        if code is FaultCode.UNKNOWN_HISTORY:
+            self.tracked.begin_anew()
+        else:
+            self.tracked.go_without()
+            # What the worker knows under the old name is the reply that could not be read.
+            self.message = self.message.model_copy(update={"request": secrets.token_hex(16)})
 
     @property
     def model_key(self) -> str:
@@ -524,6 +565,12 @@ class _Following:
         if message.step > self.step:  # the last step comes again as a sign of life
             self.step = message.step
             self.on_progress(message.step, message.of, preview)
+
+
+def _may_predict(options: SessionOptions) -> bool:
+    """A codec that is lossy changes what the two sides have seen; raw means that bytes cost nothing."""
+    codec = options.codec
+    return options.predict and codec != codecs.RAW and bool(getattr(codec, "lossless", True))
 
 
 def _refuse_gradients(packed: PackedTree) -> None:

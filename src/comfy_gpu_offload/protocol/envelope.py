@@ -59,7 +59,10 @@ def seal_parts(
     message: Message, skeleton: Any, parts: list[Part], codec: codecs.Codec | codecs.Chooser = codecs.RAW
 ) -> EncodedFrame:
     """A frame of the message and a tree, its tensors as `parts` say."""
-    return encode(message.model_dump(mode="python"), skeleton, parts, codec)
+    fields = message.model_dump(mode="python")
+    if fields.get("prediction", fields) is None:
+        del fields["prediction"]  # a side that does not know of it would refuse it
+    return encode(fields, skeleton, parts, codec)
 
 
 class ProtocolSkewError(FrameError):

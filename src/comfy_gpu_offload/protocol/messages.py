@@ -36,6 +36,8 @@ class FaultCode(StrEnum):
     UNKNOWN_RUN = "unknown_run"
     UNKNOWN_PATCHES = "unknown_patches"
     BAD_PATCHES = "bad_patches"
+    UNKNOWN_HISTORY = "unknown_history"
+    WRONG_PREDICTION = "wrong_prediction"
     WRONG_DIGEST = "wrong_digest"
     TOO_LARGE = "too_large"
     CANCELLED = "cancelled"
@@ -149,10 +151,53 @@ class PatchRef(Message):
     ]
 
 
+_Bytes = Annotated[int, Field(ge=0, lt=2**48)]
+
+
+class Coded(Message):
+    """What a tensor is made of, with a history; docs/prediction.md. The frame has the payloads in its place.
+
+    Attributes:
+        dtype, shape: its own; `dtype` as safetensors names it.
+        kept: of an input, a bit for each channel that is as in the call before; empty where none is.
+        coefficients: of each part's prediction, float32, little-endian.
+        sizes: of each part's payload, in bytes.
+        digest: XXH3, 128 bit, of its data.
+    """
+
+    dtype: Literal["BF16", "F16", "F32"]
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, lt=2**48)], ...], _ANY_SEQUENCE, Field(min_length=1, max_length=64)
+    ]
+    kept: Annotated[bytes, Field(max_length=65_536)] = b""
+    coefficients: Annotated[
+        tuple[Annotated[bytes, Field(min_length=4, max_length=1024)], ...], _ANY_SEQUENCE, Field(max_length=8)
+    ]
+    sizes: Annotated[tuple[_Bytes, ...], _ANY_SEQUENCE, Field(max_length=8)]
+    digest: Annotated[bytes, Field(min_length=16, max_length=16)]
+
+
+class Prediction(Message):
+    """What a call means for a history that both ends keep; docs/prediction.md. Asks for a predicted reply too.
+
+    Attributes:
+        history: its name, among its client's.
+        call: how many calls it holds before this one; 0 begins it.
+        parts: into how many equal ones the call's first tensor falls along its first dimension.
+        coded: present where the frame holds that tensor's payload in its place.
+    """
+
+    history: Identifier
+    call: Annotated[int, Field(ge=0)]
+    parts: Annotated[int, Field(ge=1, le=8)]
+    coded: Coded | None = None
+
+
 class Forward(Message):
     """One forward call. The frame's tree holds ``(args, kwargs)``.
 
     `request` names the call: asked again under the same name, the worker answers without computing again.
+    `prediction` is left out of the frame where there is none, for sides that know of none.
     """
 
     type: Literal["forward"] = "forward"
@@ -162,6 +207,7 @@ class Forward(Message):
     fingerprint: Identifier
     reply_codec: ShortText
     patches: PatchRef | None = None
+    prediction: Prediction | None = None
 
 
 class WorkerTimings(Message):
@@ -174,12 +220,16 @@ class WorkerTimings(Message):
 
 
 class Result(Message):
-    """Answers a `Forward`, or ends a run. The tree holds what the model returned, or the run's latent."""
+    """Answers a `Forward`, or ends a run. The tree holds what the model returned, or the run's latent.
+
+    `prediction`: what the first tensor is made of, where the frame holds its payload; left out where it does not.
+    """
 
     type: Literal["result"] = "result"
     request: Identifier
     instance: Identifier
     timings: WorkerTimings
+    prediction: Coded | None = None
 
 
 class SampleJob(Message):

@@ -36,6 +36,8 @@ _STATUS: dict[FaultCode, int] = {
     FaultCode.UNKNOWN_RUN: 404,
     FaultCode.UNKNOWN_PATCHES: 409,
     FaultCode.BAD_PATCHES: 400,
+    FaultCode.UNKNOWN_HISTORY: 409,
+    FaultCode.WRONG_PREDICTION: 409,
     FaultCode.TOO_LARGE: 413,
     FaultCode.CANCELLED: 499,
     FaultCode.BUSY: 503,

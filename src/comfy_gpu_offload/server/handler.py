@@ -17,8 +17,9 @@ from ..errors import CodecError, FrameError, MessageError
 from ..io import codecs, tree
 from ..io.buffers import Buffer
 from ..io.digests import digest
-from ..io.frame import EncodedFrame, FrameLimits, Received
-from ..protocol.envelope import Envelope, open_frame, seal
+from ..io.frame import EncodedFrame, FrameLimits, Part, Received
+from ..protocol import history
+from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
 from ..protocol.messages import (
     Cancel,
     Cancelled,
@@ -44,6 +45,7 @@ from .backends.base import Backend, Computed, Described
 from .blob_folder import BlobFolder
 from .executor import Executor, Turn
 from .faults import RefusedError, fault_of, places
+from .histories import Histories, Tracked
 from .replies import ReplyCache
 from .runs import Run, RunStore, Step
 from .store import BlobStore
@@ -76,6 +78,7 @@ class Handler:
         self._store = BlobStore(self.options.store_bytes)
         self._uploads = Uploads(self._store, self.options.uploads)
         self._replies = ReplyCache()
+        self._histories = Histories()
         self._runs = RunStore()
 
     def handle(self, buffer: Buffer) -> EncodedFrame:
@@ -249,7 +252,7 @@ class Handler:
             comfyui=info.comfyui,
             backend=info.name,
             device=info.device,
-            codecs=codecs.names(),
+            codecs=(*codecs.names(), history.NAME),
             limits=WorkerLimits(frame_bytes=self.options.limits.frame_bytes, store_bytes=self._store.budget_bytes),
             models=tuple(self._backend.models()),
             model=None if described is None else described.description,
@@ -262,7 +265,11 @@ class Handler:
             return known.result
         codec = _reply_codec(message.reply_codec)
         patches = self._uploads.patch_set(message.patches)
-        args, kwargs = _call_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors)))
+        tensors = self._resolve(envelope.tensors)
+        tracked: Tracked | None = None
+        if message.prediction is not None:
+            tracked, tensors = self._histories.take(message.client, message.prediction, tensors)
+        args, kwargs = _call_of(tree.unpack(envelope.skeleton, tensors))
         decode_s = perf_counter() - started
 
         def run(queue_s: float) -> EncodedFrame:
@@ -271,7 +278,7 @@ class Handler:
             timings = WorkerTimings(
                 decode_s=decode_s, queue_s=queue_s, load_s=done.load_s, compute_s=done.compute_s
             )
-            return self._result(message, codec, done, timings)
+            return self._result(message, codec, done, timings, tracked)
 
         reply, first = self._replies.claim(message.request)
         if not first:
@@ -306,9 +313,15 @@ class Handler:
         codec: codecs.Codec | codecs.Chooser,
         done: Computed,
         timings: WorkerTimings,
+        tracked: Tracked | None = None,
     ) -> EncodedFrame:
-        result = Result(request=message.request, instance=self.instance, timings=timings)
-        frame = seal(result, tree.pack(done.result, "result"), codec)
+        packed = tree.pack(done.result, "result")
+        parts = [Part(path, tensor) for path, tensor in zip(packed.paths, packed.tensors, strict=True)]
+        coded = None
+        if tracked is not None:
+            coded, parts = self._histories.finish(tracked, parts)
+        result = Result(request=message.request, instance=self.instance, timings=timings, prediction=coded)
+        frame = seal_parts(result, packed.skeleton, parts, codec)
         logger.debug(
             "request %s: queue %.4f s, load %.3f s, compute %.4f s",
             message.request,

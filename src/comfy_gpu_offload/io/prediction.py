@@ -1,0 +1,237 @@
+"""Prediction of a tensor from others that both ends hold. Pure arithmetic; docs/prediction.md specifies it.
+
+prediction  a linear combination of the basis in float32: one multiplication and one addition at a time, in
+            the order of the basis, so that both ends get the same bits
+residual    how far the actual bit pattern lies from the predicted one, in the order of the numbers
+state       the prediction, moved into the interval of numbers that round to what was received: what is known
+            of the sender's float32 value, and better than the rounded one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CodecError
+from .buffers import Buffer
+from .codecs.planes import Planes
+
+Floats = NDArray[np.float32]
+Words = NDArray[np.unsignedinteger[Any]]
+
+WORDS: Final[dict[str, str]] = {"BF16": "<u2", "F16": "<u2", "F32": "<u4"}
+"""The dtypes that can be predicted, by their names in safetensors, and the words their elements are."""
+
+_SAMPLES = 8192
+# A basis is nearly dependent (a model's outputs resemble each other); what is more so than this is noise.
+_DEPENDENT = 3e-7
+# A combination that misses more of the sample's intervals than this is no prediction yet, and needs no polish.
+_FAR = 0.7
+_STEPS = 10
+_DAMPING = 1e-4
+# A part of the tensor for which all that is touched fits in a core's cache.
+_STRIDE = 16_384
+_PLANES = Planes()
+
+
+class Column(NamedTuple):
+    """One tensor of a basis: its elements' words, of one dimension, and what they are."""
+
+    words: Words
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return self.words.size
+
+    def values(self, part: slice) -> Floats:
+        """Those elements as float32, exactly."""
+        return _values(self.words[part], self.dtype)
+
+
+def column(data: Buffer, dtype: str) -> Column:
+    """The tensor's elements; `dtype` is a key of `WORDS`."""
+    return Column(np.frombuffer(data, WORDS[dtype]), dtype)
+
+
+class Fit(NamedTuple):
+    """How a tensor is predicted: `coefficients`, float32, and the share of its energy that they do not explain."""
+
+    coefficients: Floats
+    unexplained: float
+
+
+def fit(target: Column, basis: Sequence[Column]) -> Fit:
+    """The combination of `basis` that comes closest to `target`, by least squares on a sample.
+
+    A target that was rounded is met where the combination lies among the numbers that round to it.
+    """
+    # An odd step meets all columns of a picture in turn.
+    sample = slice(None, None, max(1, target.size // _SAMPLES) | 1)
+    words = np.ascontiguousarray(target.words[sample])
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        rows = np.stack([each.values(sample) for each in basis]).astype(np.float64)
+        low, wanted, high = (bound.astype(np.float64) for bound in _cells(words, target.dtype))
+    finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(rows).all(axis=0)
+    rows, low, wanted, high = rows[:, finite], low[finite], wanted[finite], high[finite]
+    scale = np.sqrt(np.square(rows).sum(axis=1))
+    scale[~(np.isfinite(scale) & (scale > 0))] = np.inf  # such a column gets the coefficient 0
+    rows /= scale[:, None]
+    back, span = _orthonormal(rows)
+    again, span = _orthonormal(span)  # once leaves what the square of the condition amplified
+    along = _einsum("in,n->i", span, wanted)
+    energy = float(np.square(wanted).sum())
+    missed = float(np.square(wanted - _einsum("in,i->n", span, along)).sum())
+    along = _into_cells(span, along, low, high)
+    with np.errstate(over="ignore"):
+        coefficients = (along @ again @ back / scale).astype(np.float32)
+    unexplained = missed / energy if energy else 0.0
+    return Fit(np.where(np.isfinite(coefficients), coefficients, np.float32(0)), unexplained)
+
+
+def _into_cells(
+    span: NDArray[np.float64], along: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Coefficients of `span` for which more of the sample lies between `low` and `high`, from `along` on.
+
+    Newton's steps for the squares of how far outside the others lie: rounding noise is no error while inside.
+    """
+    damping = _DAMPING * np.eye(len(span))
+    for _ in range(_STEPS):
+        found = _einsum("in,i->n", span, along)
+        outward = np.clip(found, low, high) - found
+        outside = np.flatnonzero(outward)
+        if not outside.size or outside.size > _FAR * found.size:
+            break
+        those = span[:, outside]
+        normal = _einsum("in,jn->ij", those, those) + damping
+        along = along + np.linalg.solve(normal, _einsum("in,n->i", those, outward[outside]))
+    return along
+
+
+def _orthonormal(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Which combinations of the rows are orthonormal and span what they do, and those combinations."""
+    squares, directions = np.linalg.eigh(_einsum("in,jn->ij", rows, rows))
+    kept = squares > _DEPENDENT**2 * max(squares.max(), 0)
+    combinations = (directions[:, kept] / np.sqrt(squares[kept])).T
+    return combinations, _einsum("ij,jn->in", combinations, rows)
+
+
+def _einsum(subscripts: str, *operands: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Not by BLAS: its threads take longer to meet, on a machine that has other work, than these sums take.
+    result: NDArray[np.float64] = np.einsum(subscripts, *operands, optimize=False)
+    return result
+
+
+def predict(basis: Sequence[Column], coefficients: Floats) -> Floats:
+    """The combination of `basis` with these coefficients, finite everywhere: 0 stands for what is not.
+
+    Raises:
+        CodecError: they do not go together.
+    """
+    if not basis or len(basis) != len(coefficients):
+        raise CodecError(f"{len(coefficients)} coefficients for a basis of {len(basis)}")
+    out = np.empty(basis[0].size, np.float32)
+    used = [(each, factor) for each, factor in zip(basis, coefficients, strict=True) if factor]
+    with np.errstate(all="ignore"):
+        for start in range(0, out.size, _STRIDE):
+            part = slice(start, start + _STRIDE)
+            total = out[part]
+            total[:] = 0
+            for each, factor in used:
+                # Two operations, never one fused: those round differently from machine to machine.
+                product = np.multiply(each.values(part), factor)
+                np.add(total, product, out=total)
+            total[~np.isfinite(total)] = 0
+    return out
+
+
+def encode(target: Column, predicted: Floats) -> Buffer:
+    """What `decode` makes the target of again."""
+    away = _ordered(target.words) - _ordered(_rounded(predicted, target.dtype))
+    # Signed numbers in zigzag, small ones small: 0, -1, 1, -2 …
+    sign = away >> (8 * away.itemsize - 1)
+    residual = (away << 1) ^ (0 - sign)
+    data = memoryview(residual).cast("B")  # type: ignore[arg-type]  # see `buffers`
+    payload = _PLANES.encode(data, _residual_dtype(target.dtype), residual.shape)
+    return data if payload is None else payload
+
+
+def decode(payload: memoryview, dtype: str, predicted: Floats) -> Column:
+    """The target; as many bytes as it has are its residuals as they are.
+
+    Raises:
+        CodecError: the payload does not decode to as many elements as were predicted.
+    """
+    size = predicted.size * np.dtype(WORDS[dtype]).itemsize
+    if len(payload) != size:
+        payload = _PLANES.decode(payload, size, _residual_dtype(dtype), predicted.shape)
+    residual = np.frombuffer(payload, WORDS[dtype])
+    away = (residual >> 1) ^ (0 - (residual & 1))
+    return Column(_unordered(_ordered(_rounded(predicted, dtype)) + away), dtype)
+
+
+def state(target: Column, predicted: Floats | None = None) -> Column:
+    """The float32 numbers that were rounded to `target`, as far as known: the prediction, where it rounds so too.
+
+    Elsewhere it is the number nearest to it that does. A copy, of float32; finite, 0 stands for what is not.
+    """
+    low, known, high = _cells(target.words, target.dtype)
+    if predicted is not None and target.dtype != "F32":
+        with np.errstate(invalid="ignore"):
+            known = np.where(np.isfinite(known), np.clip(predicted, low, high), known)
+    return Column(np.where(np.isfinite(known), known, np.float32(0)).view(np.uint32), "F32")
+
+
+def _cells(words: Words, dtype: str) -> tuple[Floats, Floats, Floats]:
+    """The least number that rounds to each word, the number that it is, and the greatest."""
+    known = _values(words, dtype)
+    if dtype == "F32":
+        return known, known, known
+    order = _ordered(words)
+    with np.errstate(all="ignore"):
+        low = (known + _values(_unordered(order - 1), dtype)) * np.float32(0.5)
+        high = (known + _values(_unordered(order + 1), dtype)) * np.float32(0.5)
+    return low, known, high
+
+
+def _residual_dtype(dtype: str) -> str:
+    return "U32" if dtype == "F32" else "U16"
+
+
+def _values(words: Words, dtype: str) -> Floats:
+    if dtype == "BF16":
+        return (words.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F16":
+        return words.view(np.float16).astype(np.float32)
+    return words.view(np.float32)
+
+
+def _rounded(numbers: Floats, dtype: str) -> Words:
+    """The words of the nearest numbers of `dtype`, to even; `numbers` are finite."""
+    if dtype == "F32":
+        return numbers.view(np.uint32)
+    if dtype == "F16":
+        with np.errstate(over="ignore", under="ignore"):
+            return numbers.astype(np.float16).view(np.uint16)
+    bits = numbers.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _ordered(words: Words) -> Words:
+    """Unsigned integers in the order of the numbers that the words are."""
+    top = 8 * words.itemsize - 1
+    kind = words.dtype.type
+    order: Words = words ^ (np.subtract(kind(0), words >> top) | kind(1 << top))
+    return order
+
+
+def _unordered(order: Words) -> Words:
+    top = 8 * order.itemsize - 1
+    kind = order.dtype.type
+    words: Words = order ^ (np.subtract(order >> top, kind(1)) | kind(1 << top))
+    return words

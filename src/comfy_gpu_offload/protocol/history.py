@@ -1,0 +1,292 @@
+"""What both ends have seen of a sampling run, and what can be said in fewer bytes for that.
+
+A history follows one input of a model's calls (the latent) and one output. The next input is nearly a linear
+combination of what it holds, and so is an output of it and of what the call brought. docs/prediction.md says how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import xxhash
+
+from ..errors import CodecError
+from ..io import codecs, prediction
+from ..io.buffers import Buffer, allocate
+from ..io.prediction import Column, Fit, Floats
+from .latent import Layout, Mask, Tensor
+from .messages import Coded
+
+NAME: Final = "predicted"
+"""What a side that knows of prediction calls it among its codecs in the handshake."""
+
+# Multistep samplers look back on up to four outputs, and on states before the last.
+_OUTPUTS = 6
+_STATES = 3
+# After as many calls in a row for which it was hardly smaller, it is tried only now and then: it takes time.
+_MISSES = 3
+_RETRY_EVERY = 8
+# A payload that is not below this share of what plain coding makes of the tensor is not worth the time.
+_WORTHWHILE = 0.9
+# Of the raw size: what is below needs no comparison with plain coding: of a latent that leaves two thirds.
+_CLEARLY_SMALLER = 0.2
+# Of the energy: an input that a run explains by less than half is another run's. Noise is not explained at all.
+_UNRELATED = 0.5
+
+
+class Encoded(NamedTuple):
+    """What travels in place of a tensor."""
+
+    coded: Coded
+    payload: bytes
+
+
+@dataclass
+class Call:
+    """One call on its way into a history.
+
+    Attributes:
+        number: how many calls came before it.
+        received: the first part of its input.
+        state: what is known of that in float32.
+        changed: which channels differ from the call before.
+        outputs: the parts of its output, as they become known.
+    """
+
+    number: int
+    received: Column
+    state: Column
+    changed: Mask | None = None
+    outputs: tuple[Column, ...] = ()
+
+
+class Match(NamedTuple):
+    """How well a history foretells an input. `target`: its changed channels; `fit`: None where there are none."""
+
+    changed: Mask
+    target: Column
+    fit: Fit | None
+
+    @property
+    def unexplained(self) -> float:
+        """The share of the input's energy that the history does not explain."""
+        return 0.0 if self.fit is None else self.fit.unexplained
+
+    @property
+    def is_related(self) -> bool:
+        """Whether the input belongs to the history's run."""
+        return self.unexplained < _UNRELATED
+
+
+class History:
+    """The last states and outputs of one run. Calls are added one at a time; what is read is a snapshot."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.calls = 0
+        self._received: Column | None = None
+        self._states: tuple[Column, ...] = ()
+        self._outputs: tuple[tuple[Column, ...], ...] = ()
+        self._input_worth, self._output_worth = _Worth(), _Worth()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the memory that this takes."""
+        received = () if self._received is None else (self._received,)
+        outputs = (part for parts in self._outputs for part in parts)
+        return sum(each.words.nbytes for each in (*received, *self._states, *outputs))
+
+    def add(self, call: Call) -> None:
+        """The call is done at both ends. One that is not the next is not added."""
+        if call.number != self.calls:
+            return
+        self._received = call.received
+        self._states = (call.state, *self._states)[:_STATES]
+        self._outputs = (call.outputs, *self._outputs)[:_OUTPUTS]
+        self.calls += 1
+
+    def match(self, tensor: Tensor) -> Match | None:
+        """How well an input of this layout is foretold; None before the first call."""
+        if self._received is None:
+            return None
+        part = next(tensor.parts(self.layout.parts))
+        changed = self.layout.changed(part, self._received)
+        target = self.layout.picked(part, changed)
+        fit = prediction.fit(target, self._input_basis(changed)) if target.size else None
+        return Match(changed, target, fit)
+
+    def take_input(self, tensor: Tensor) -> Call:
+        """A call whose input, of this layout, crossed as it is."""
+        part = next(tensor.parts(self.layout.parts))
+        return Call(self.calls, Column(part.words.copy(), part.dtype), prediction.state(part))
+
+    def encode_input(self, tensor: Tensor, match: Match) -> tuple[Call, Encoded | None]:
+        """The call and what may travel in place of its input; None where that is hardly smaller."""
+        call = self.take_input(tensor)
+        if not match.is_related or not self._input_worth.is_due():
+            return call, None
+        payload: Buffer = b""
+        predicted = np.empty(0, np.float32)
+        coefficients = []
+        if match.fit is not None:
+            predicted = prediction.predict(self._input_basis(match.changed), match.fit.coefficients)
+            payload = prediction.encode(match.target, predicted)
+            coefficients.append(match.fit.coefficients)
+        paid = _is_smaller(len(payload), tensor, self.layout.parts)
+        self._input_worth.note(paid=paid)
+        if not paid:
+            return call, None
+        coded = _coded(tensor, coefficients, [payload], self.layout.written(match.changed))
+        call = self._continued(call.received, match.changed, match.target, predicted)
+        return call, Encoded(coded, bytes(payload))
+
+    def decode_input(self, coded: Coded, payload: memoryview) -> tuple[Call, memoryview]:
+        """The call and its input's data.
+
+        Raises:
+            CodecError: this history does not make of it what the sender had.
+        """
+        layout, last = self.layout, self._received
+        if last is None or (coded.dtype, coded.shape) != (layout.dtype, layout.shape):
+            raise CodecError("an input that is not like the one before it")
+        changed = layout.read(coded.kept)
+        predicted, target = np.empty(0, np.float32), Column(last.words[:0], last.dtype)
+        if changed.any():
+            predicted, target = _decode_part(coded, 0, payload, self._input_basis(changed))
+        received = layout.placed(target, last, changed)
+        data = _joined([received] * layout.parts)
+        _check(coded, data)
+        return self._continued(received, changed, target, predicted), data
+
+    def take_output(self, call: Call, tensor: Tensor) -> None:
+        """The call's output crossed as it is."""
+        parts = self.layout.parts
+        if tensor.falls_into(parts):
+            call.outputs = tuple(Column(part.words.copy(), part.dtype) for part in tensor.parts(parts))
+
+    def encode_output(self, call: Call, tensor: Tensor) -> Encoded | None:
+        """What may travel in place of the call's output, None where that is hardly smaller; the call gets it."""
+        self.take_output(call, tensor)
+        if not call.outputs or not self._output_worth.is_due():
+            return None
+        coefficients, payloads = [], []
+        for index, target in enumerate(call.outputs):
+            basis = self._output_basis(call, call.outputs[:index], target.size)
+            if not basis:
+                return None
+            fit = prediction.fit(target, basis)
+            payloads.append(prediction.encode(target, prediction.predict(basis, fit.coefficients)))
+            coefficients.append(fit.coefficients)
+        paid = _is_smaller(sum(map(len, payloads)), tensor, 1)
+        self._output_worth.note(paid=paid)
+        return Encoded(_coded(tensor, coefficients, payloads, b""), b"".join(payloads)) if paid else None
+
+    def decode_output(self, call: Call, coded: Coded, payload: memoryview) -> memoryview:
+        """The output's data; the call gets the output.
+
+        Raises:
+            CodecError: this history does not make of it what the sender had.
+        """
+        parts = self.layout.parts
+        if coded.kept or coded.shape[0] % parts or len(coded.sizes) != parts:
+            raise CodecError(f"an output of shape {coded.shape!r:.80} that does not fall into {parts} parts")
+        size = math.prod(coded.shape) // parts
+        outputs: list[Column] = []
+        for index in range(parts):
+            _, found = _decode_part(coded, index, payload, self._output_basis(call, outputs, size))
+            outputs.append(found)
+        data = _joined(outputs)
+        _check(coded, data)
+        call.outputs = tuple(outputs)
+        return data
+
+    def _continued(self, received: Column, changed: Mask, target: Column, predicted: Floats) -> Call:
+        """The call whose input's changed channels were predicted so."""
+        state = self.layout.placed(prediction.state(target, predicted), self._states[0], changed)
+        return Call(self.calls, received, state, changed)
+
+    def _input_basis(self, changed: Mask) -> list[Column]:
+        """What those channels of the next input are predicted from, in the order that both ends have."""
+        states = [self.layout.picked(state, changed) for state in self._states]
+        return [*states, *self._past_outputs(self.layout.size_of(changed))]
+
+    def _output_basis(self, call: Call, before: Sequence[Column], size: int) -> list[Column]:
+        """What a part of so many elements is predicted from; `before`: those of the same output, in order."""
+        basis = [*before, *self._seen(call, call.state, size)]
+        for state in self._states:
+            basis += self._seen(call, state, size)
+        return [*basis, *self._past_outputs(size)]
+
+    def _seen(self, call: Call, state: Column, size: int) -> list[Column]:
+        """The channels of a state that an output of so many elements corresponds to; none or one."""
+        if call.changed is not None and self.layout.size_of(call.changed) == size:
+            return [self.layout.picked(state, call.changed)]
+        return [state] if state.size == size else []
+
+    def _past_outputs(self, size: int) -> list[Column]:
+        return [part for parts in self._outputs for part in parts if part.size == size]
+
+
+@dataclass
+class _Worth:
+    """Whether trying is worth the time, by how it went."""
+
+    misses: int = 0
+    skipped: int = 0
+
+    def is_due(self) -> bool:
+        if self.misses < _MISSES:
+            return True
+        self.skipped += 1
+        return self.skipped % _RETRY_EVERY == 0
+
+    def note(self, *, paid: bool) -> None:
+        self.misses = 0 if paid else self.misses + 1
+
+
+def _decode_part(coded: Coded, index: int, payload: memoryview, basis: Sequence[Column]) -> tuple[Floats, Column]:
+    """What was predicted of a part, and the part."""
+    if index >= min(len(coded.coefficients), len(coded.sizes)) or len(coded.coefficients[index]) % 4:
+        raise CodecError("fewer coefficients or payloads than parts")
+    start = sum(coded.sizes[:index])
+    predicted = prediction.predict(basis, np.frombuffer(coded.coefficients[index], "<f4"))
+    return predicted, prediction.decode(payload[start : start + coded.sizes[index]], coded.dtype, predicted)
+
+
+def _joined(columns: Sequence[Column]) -> memoryview:
+    data = allocate(sum(column.words.nbytes for column in columns))
+    position = 0
+    for column in columns:
+        end = position + column.words.nbytes
+        np.copyto(np.frombuffer(data[position:end], column.words.dtype), column.words)
+        position = end
+    return data
+
+
+def _coded(tensor: Tensor, coefficients: Sequence[Floats], payloads: Sequence[Buffer], kept: bytes) -> Coded:
+    return Coded(
+        dtype=tensor.dtype,  # type: ignore[arg-type]  # a name that prediction knows; checked here as everywhere
+        shape=tensor.shape,
+        kept=kept,
+        coefficients=tuple(found.astype("<f4").tobytes() for found in coefficients),
+        sizes=tuple(len(payload) for payload in payloads),
+        digest=xxhash.xxh3_128_digest(tensor.data),
+    )
+
+
+def _check(coded: Coded, data: memoryview) -> None:
+    if len(data) != math.prod(coded.shape) * np.dtype(prediction.WORDS[coded.dtype]).itemsize:
+        raise CodecError("the prediction is not of the shape announced")
+    if xxhash.xxh3_128_digest(data) != coded.digest:
+        raise CodecError("the prediction gave another tensor than the sender's")
+
+
+def _is_smaller(size_bytes: int, tensor: Tensor, copies: int) -> bool:
+    if size_bytes < _CLEARLY_SMALLER * len(tensor.data) / copies:
+        return True
+    plain = codecs.encode(codecs.AUTO, tensor.data, tensor.dtype, tensor.shape).payload
+    return size_bytes < _WORTHWHILE * len(plain)
