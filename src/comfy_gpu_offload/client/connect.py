@@ -15,6 +15,7 @@ from ..io import codecs
 from ..io.frame import FrameLimits
 from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
+from .capture import Capture
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
 
@@ -66,6 +67,7 @@ def connect_from(
         comfyui=comfyui,
         # Elsewhere each could start a worker of its own, and land on another.
         uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
+        capture=Capture(settings.capture_dir, settings.capture_bytes) if settings.capture_dir else None,
     )
     return Session(transport_for(settings, notify), options, check)
 

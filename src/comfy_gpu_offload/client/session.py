@@ -51,6 +51,7 @@ from ..protocol.messages import (
 )
 from ..transport.base import Check, Timeouts, Transport
 from ..version import __version__
+from .capture import Capture
 from .faults import error_of
 from .plan import Plan, Planner, RunShape, stored_share
 from .prediction import Predictions, Tracked
@@ -81,6 +82,7 @@ class SessionOptions:
         comfyui: the client's own ComfyUI version, for the handshake.
         uploads_at_once: parts of an upload that are under way together.
         predict: whether latents may travel as what a prediction misses; only with a codec that is lossless.
+        capture: where each forward call is left, if anywhere.
     """
 
     call: Timeouts = field(default_factory=Timeouts)
@@ -92,6 +94,7 @@ class SessionOptions:
     comfyui: str | None = None
     uploads_at_once: int = 4
     predict: bool = True
+    capture: Capture | None = None
 
 
 class Session:
@@ -270,6 +273,8 @@ class Session:
             if call.tracked is not None:
                 call.tracked.abandon()
             raise
+        if self._options.capture is not None:
+            self._options.capture.call(packed.paths, host, value)
         return value, timings
 
     def sample(

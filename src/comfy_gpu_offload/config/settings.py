@@ -49,6 +49,9 @@ class Settings(BaseSettings):
             is on this machine.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
         retry_s: how long a call is tried again while the worker cannot be reached.
+        capture_dir: where a run leaves the tensors of each forward call, as safetensors files that hold the user's
+            data; None for nowhere.
+        capture_bytes: what those files may take together.
         frame_bytes: largest frame accepted, either way.
         store_bytes: what the worker keeps in memory of tensors that recur, and of uploads.
         upload_folder: where the worker keeps uploads (LoRA) besides, so that they survive a restart; None for a
@@ -80,6 +83,8 @@ class Settings(BaseSettings):
     call_timeout_s: Seconds = 330.0
     load_timeout_s: Seconds = 900.0
     retry_s: Seconds = 120.0
+    capture_dir: Path | None = None
+    capture_bytes: Bytes = 4 * 1024**3
     frame_bytes: Bytes = 2 * 1024**3
     store_bytes: Bytes = 2 * 1024**3
     upload_folder: Path | None = None

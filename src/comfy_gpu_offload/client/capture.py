@@ -1,0 +1,81 @@
+"""Forward calls left as files, to measure codecs on: `COMFY_GPU_OFFLOAD_CAPTURE_DIR`. They hold the user's data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from ..io.tree import Tree, pack
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+MARK = "comfy-gpu-offload"
+"""A key of each file's metadata."""
+
+
+class Capture:
+    """A safetensors file a call: its tensors, as they travel, under their paths. Thread-safe.
+
+    Names are those of inputs, e.g. ``args[0]``, and of outputs, ``result``; the metadata say that it is such a file
+    and which call of the session. Files sort as the calls came. Nothing here fails a call: after a first failure,
+    or when the limit is reached, a warning says so and no more is written.
+
+    Args:
+        folder: made when the first call comes; it and its files are for this user alone.
+        limit_bytes: what all such files there may take together, those of earlier sessions too.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        self._calls = 0
+        self._used_bytes: int | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def call(self, paths: Iterable[str], inputs: Iterable[torch.Tensor], result: Tree) -> None:
+        """Writes one call, in which `inputs` were found at `paths`."""
+        with self._lock:
+            if self._ended:
+                return
+            try:
+                self._write(dict(zip(paths, inputs, strict=True)), result)
+            except Exception as error:  # a picture is worth more than its record
+                self._end(f"it failed: {getattr(error, 'strerror', None) or type(error).__name__}")
+
+    def _write(self, named: dict[str, torch.Tensor], result: Tree) -> None:
+        packed = pack(result, "result")
+        named |= dict(zip(packed.paths, packed.tensors, strict=True))
+        size = sum(tensor.nbytes for tensor in named.values())
+        if self._used_bytes is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._used_bytes = sum(file.stat().st_size for file in self._folder.glob(f"*{SUFFIX}"))
+            logger.warning("The tensors of every call are left in %s: they hold your pictures' data.", self._folder)
+        if self._used_bytes + size > self._limit_bytes:
+            self._end(f"it holds the {self._limit_bytes} bytes that COMFY_GPU_OFFLOAD_CAPTURE_BYTES allows")
+            return
+        self._calls += 1
+        # A copy of each: safetensors refuses tensors that share memory.
+        copies = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in named.items()
+        }
+        data = save(copies, {MARK: str(self._calls)})
+        path = self._folder / f"{self._session}-{self._calls:06}{SUFFIX}"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+        self._used_bytes += len(data)
+
+    def _end(self, why: str) -> None:
+        self._ended = True
+        logger.warning("No more calls are left in %s: %s.", self._folder, why)
