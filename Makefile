@@ -39,7 +39,7 @@ matrix: $(VENV)/.dev
 	$(BIN)/python -m tests.comfyui.write_compatibility
 
 bench: $(VENV)/.dev
-	-$(BIN)/python benchmarks/call_overhead.py
+	$(BIN)/python benchmarks/call_overhead.py
 	$(BIN)/python benchmarks/http_clients.py
 	$(BIN)/python benchmarks/codec_comparison.py
 	$(BIN)/python benchmarks/codec_pictures.py
