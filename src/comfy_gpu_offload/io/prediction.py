@@ -116,7 +116,7 @@ def _into_cells(
 def _orthonormal(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Which combinations of the rows are orthonormal and span what they do, and those combinations."""
     squares, directions = np.linalg.eigh(_einsum("in,jn->ij", rows, rows))
-    kept = squares > _DEPENDENT**2 * max(squares.max(), 0)
+    kept = squares > _DEPENDENT**2 * squares.max(initial=0)
     combinations = (directions[:, kept] / np.sqrt(squares[kept])).T
     return combinations, _einsum("ij,jn->in", combinations, rows)
 
