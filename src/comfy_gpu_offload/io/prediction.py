@@ -81,8 +81,11 @@ def fit(target: Column, basis: Sequence[Column]) -> Fit:
     scale = np.sqrt(np.square(rows).sum(axis=1))
     scale[~(np.isfinite(scale) & (scale > 0))] = np.inf  # such a column gets the coefficient 0
     rows /= scale[:, None]
-    back, span = _orthonormal(rows)
-    again, span = _orthonormal(span)  # once leaves what the square of the condition amplified
+    try:
+        back, span = _orthonormal(rows)
+        again, span = _orthonormal(span)  # once leaves what the square of the condition amplified
+    except np.linalg.LinAlgError:  # it did not converge
+        return Fit(np.zeros(len(basis), np.float32), 1.0)
     along = _einsum("in,n->i", span, wanted)
     energy = float(np.square(wanted).sum())
     missed = float(np.square(wanted - _einsum("in,i->n", span, along)).sum())
