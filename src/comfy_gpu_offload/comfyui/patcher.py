@@ -62,7 +62,21 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         self._patch_weights()
         self.unpatch_model()
         self.patch_model(load_weights=False)
+        self._move_what_is_here()
         return 0
+
+    def _move_what_is_here(self) -> None:
+        """Brings what is no weight of the network to the device, as ComfyUI does when it loads or patches weights.
+
+        A schedule computed there differs in the last bit from one computed on the CPU, so it is to be computed
+        where a local model's would be: on the CPU before the first run, and there after it.
+        """
+        if self.model.__dict__.get("loaded_as") == self.patches_uuid:
+            return
+        self.model.__dict__["loaded_as"] = self.patches_uuid
+        for name, child in self.model.named_children():
+            if name != "diffusion_model" and not _lacks_data(child):
+                child.to(self.load_device)
 
     def partially_unload(self, *_: Any, **__: Any) -> int:
         """Nothing to free."""
@@ -91,6 +105,10 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """The worker's model behind this one."""
         remote: RemoteModel = self.model.diffusion_model.__dict__["remote"]
         return remote
+
+
+def _lacks_data(module: torch.nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
 
 
 def remote_patcher(remote: RemoteModel) -> RemoteModelPatcher:

@@ -39,9 +39,12 @@ def _net(**changes: Any) -> dict[str, Any]:
 
 def _forward(control: Any) -> torch.Tensor:
     ref = ModelRef(name=UNET.file)
-    args = (noise(_LATENT, 90), torch.full((2,), 500.0))
-    kwargs = {"context": noise((2, 6, UNET.width), 91), "control": control, "transformer_options": {}}
-    result = BACKEND.forward(ref, BACKEND.describe(ref).description.fingerprint, args, kwargs).result
+    description = BACKEND.describe(ref).description
+    dtype = getattr(torch, description.compute_dtype)
+    args = (noise(_LATENT, 90).to(dtype), torch.full((2,), 500.0))
+    context = noise((2, 6, UNET.width), 91).to(dtype)
+    kwargs = {"context": context, "control": control, "transformer_options": {}}
+    result = BACKEND.forward(ref, description.fingerprint, args, kwargs).result
     assert isinstance(result, torch.Tensor)
     return result
 

@@ -41,8 +41,9 @@ from comfy_gpu_offload.server.backends.base import BackendError, PatchSet
 def forward_once(patches: PatchSet | None = None) -> torch.Tensor:
     """A forward call, as each-step mode makes it."""
     description = SIDES.remote(MMDIT).remote.description
-    context, pooled = noise((1, 6, MMDIT.width), 70), noise((1, MMDIT.pooled), 71)
-    args = (noise(MMDIT.latent, 72), torch.tensor([500.0]))
+    dtype = getattr(torch, description.compute_dtype)
+    context, pooled = noise((1, 6, MMDIT.width), 70).to(dtype), noise((1, MMDIT.pooled), 71).to(dtype)
+    args = (noise(MMDIT.latent, 72).to(dtype), torch.tensor([500.0]))
     kwargs = {"context": context, "y": pooled, "transformer_options": {}}
     result: torch.Tensor
     result = BACKEND.forward(description.ref, description.fingerprint, args, kwargs, patches=patches).result

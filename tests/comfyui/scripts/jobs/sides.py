@@ -18,7 +18,7 @@ from comfy_gpu_offload.protocol.envelope import open_frame, seal  # noqa: E402
 from comfy_gpu_offload.protocol.messages import ModelRef, SampleJob, expect  # noqa: E402
 from comfy_gpu_offload.server.backends.comfyui import ComfyUIBackend  # noqa: E402
 
-BACKEND = ComfyUIBackend(ROOT, models_dir=FOLDER, cpu=True)
+BACKEND = ComfyUIBackend(ROOT, models_dir=FOLDER, cpu=not torch.cuda.is_available())
 
 # Before nodes, which puts a folder in front of the path that has a utils too.
 import utils.install_util  # noqa: E402, F401, I001

@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.gligen
 import comfy.lora
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
@@ -195,7 +196,8 @@ def gligen(architecture: Architecture) -> Run | None:
 
     shapes = {key: tuple(tensor.shape) for key, tensor in grounding.state_dict().items()}
     grounding.load_state_dict(dict(random_weights(shapes)))
-    held = comfy.model_patcher.ModelPatcher(grounding, torch.device("cpu"), torch.device("cpu"))
+    device = comfy.model_management.get_torch_device()
+    held = comfy.model_patcher.ModelPatcher(grounding, device, torch.device("cpu"))
     run = plain(architecture)
     options = {"gligen": ("position", held, [(noise((1, size)), 4, 4, 0, 0)])}
     return Run(run.latent, [[run.positive[0][0], {**run.positive[0][1], **options}]], run.negative)

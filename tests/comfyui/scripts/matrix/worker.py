@@ -21,7 +21,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="matrix-")
 FOLDER = Path(_FOLDER.name)
 for kind in ("diffusion_models", "checkpoints"):  # before the backend, which looks for them
     (FOLDER / kind).mkdir()
-BACKEND = ComfyUIBackend(ROOT, models_dir=FOLDER, cpu=True)
+BACKEND = ComfyUIBackend(ROOT, models_dir=FOLDER, cpu=not torch.cuda.is_available())
 
 # Before nodes, which puts a folder in front of the path that has a utils too.
 import utils.install_util  # noqa: E402, F401, I001
