@@ -7,14 +7,14 @@ Why the transport is written on sockets: the others' cost on the path of every f
 
 from __future__ import annotations
 
-import argparse
 import http.client
-import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -22,38 +22,53 @@ import torch
 import urllib3
 
 sys.path.insert(0, str(Path(__file__).parent))
+import arguments
+import plots
+from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import seal
 from comfy_gpu_offload.protocol.messages import Cancel
 from comfy_gpu_offload.transport.base import Timeouts
 from comfy_gpu_offload.transport.http import MEDIA_TYPE, HttpTransport
 from echo_worker import echo_worker
+from results import Results, Table, conclude
 
 _HEADERS = {"Content-Type": MEDIA_TYPE}
 _SIZES = {"1 KB": 256, "512 KB": 131_072, "4 MB": 1_048_576}
 
 
+@dataclass(frozen=True)
+class Row:
+    """One client's median time for one exchange, and that over the time of the transport used here."""
+
+    upload: str
+    client: str
+    ms: float
+    ratio: float
+
+
 def main() -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, seed_of="the tensor that is sent")
     parser.add_argument("--calls", type=int, default=200, help="of each client and size (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
-    rows = []
+    generator = torch.Generator().manual_seed(options.seed)
+    rows: list[Row] = []
     with echo_worker() as url:
         for name, floats in _SIZES.items():
             # A cancel of nothing: the worker reads the whole frame and answers at once.
-            frame = seal(Cancel(request="nothing-to-cancel"), pack(torch.zeros(floats)))
+            frame = seal(Cancel(request="nothing-to-cancel"), pack(torch.randn(floats, generator=generator)))
             rows += _measure(name, _clients(url, frame), options.calls)
-    print(f"{'upload':>8} {'client':<12} {'ms':>8} {'ratio':>7}")
-    for row in rows:
-        print(f"{row['upload']:>8} {row['client']:<12} {row['ms']:8.3f} {row['ratio']:7.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    return 0
+    title = "Milliseconds of an exchange, and the ratio to the transport used here"
+    return conclude(
+        Results(
+            "http_clients", rows, [Table(title, *_by_size(rows))], plots={"http_clients": lambda: _figure(rows)}
+        ),
+        options,
+    )
 
 
-def _clients(url: str, frame) -> dict[str, Callable[[], object]]:  # type: ignore[no-untyped-def]
+def _clients(url: str, frame: EncodedFrame) -> dict[str, Callable[[], object]]:
     transport, timeouts = HttpTransport(url), Timeouts()
     body, address = bytes(frame.joined()), f"{url}/v1/cancel"
     plain = http.client.HTTPConnection(urlsplit(url).netloc)
@@ -71,17 +86,34 @@ def _clients(url: str, frame) -> dict[str, Callable[[], object]]:  # type: ignor
     }
 
 
-def _measure(upload: str, clients: dict[str, Callable[[], object]], calls: int) -> list[dict[str, str | float]]:
+def _measure(upload: str, clients: dict[str, Callable[[], object]], calls: int) -> Iterator[Row]:
     times: dict[str, list[float]] = {name: [] for name in clients}
-    for _ in range(calls):
+    for _ in arguments.progress(range(calls), desc=upload, unit="turn"):
         for name, call in clients.items():
             started = perf_counter()
             call()
             times[name].append(perf_counter() - started)
     medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
-    return [
-        {"upload": upload, "client": name, "ms": ms, "ratio": ms / medians["ours"]} for name, ms in medians.items()
+    return (Row(upload, name, ms, ms / medians["ours"]) for name, ms in medians.items())
+
+
+def _by_size(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    clients = list(dict.fromkeys(row.client for row in rows))
+    cells = [
+        [upload, *(f"{row.ms:.2f} ({row.ratio:.2f})" for row in rows if row.upload == upload)] for upload in _SIZES
     ]
+    return ["upload", *clients], cells
+
+
+def _figure(rows: list[Row]) -> Any:
+    figure, axes = plots.panels(1, len(_SIZES), width=2.8, height=2.2)
+    for axis, upload in zip(axes, _SIZES, strict=True):
+        shown = [row for row in rows if row.upload == upload]
+        colours = [plots.BLUE if row.client == "ours" else plots.GREY for row in shown]
+        labels = [f"{row.ratio:.2f}" for row in shown]
+        plots.bars(axis, [row.client for row in shown], [row.ms for row in shown], colours=colours, labels=labels)
+        axis.set(title=f"{upload} up", xlabel="ms an exchange")
+    return figure
 
 
 if __name__ == "__main__":

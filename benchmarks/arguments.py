@@ -1,0 +1,34 @@
+"""The options that every benchmark has, and its progress bar.
+
+    parser = arguments.parser(__doc__, seed_of="all noise")
+    parser.add_argument("--calls", type=int, default=200)
+    for size in arguments.progress(sizes, unit="size"):
+        …
+
+What a benchmark then found it hands to `results.conclude`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def parser(description: str | None, *, seed: int = 0, seed_of: str = "all noise") -> argparse.ArgumentParser:
+    """A parser with `--help`, `--seed`, `--json` and `--output`. `description`: the module's docstring."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seed", type=int, default=seed, help=f"of {seed_of} (default: %(default)s)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here, as JSON")
+    made.add_argument("--output", type=Path, metavar="DIR", help="also draw plots here, as PNG; made if missing")
+    return made
+
+
+def progress(items: Iterable[Item] | None = None, **options: Any) -> tqdm[Item]:
+    """A progress bar on standard error where that is a terminal, gone when it is done; takes what tqdm takes."""
+    return tqdm(items, **{"leave": False, "dynamic_ncols": True, "disable": None, **options})

@@ -1,0 +1,181 @@
+"""What a benchmark found, in one form for all: printed, as JSON, and as plots.
+
+    return conclude(
+        Results(
+            "call_overhead",
+            rows,
+            [Table.of("What a call costs", {"latent": "latent", "bare ms": "bare_ms .2f"}, rows)],
+            [Bound.at_most("512 KB over loopback, times a bare socket", ratio, 2.5)],
+            {"call_overhead": draw},
+        ),
+        options,
+    )
+
+`report.py` reads the JSON and needs to know nothing of a benchmark but its command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plots import save
+from table import rendered
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        title: what it shows, in a line, without a full stop; may be empty.
+        heads: of the columns; the first is what the others are said of.
+        cells: a list of text for each row.
+    """
+
+    title: str
+    heads: list[str]
+    cells: list[list[str]]
+
+    @classmethod
+    def of(cls, title: str, columns: Mapping[str, str], rows: Sequence[Any]) -> Table:
+        """A table of rows, which are dicts or dataclasses.
+
+        Args:
+            title: as above.
+            columns: for each head the row's key, and after a space how to format its value, e.g. ``"ratio .3f"``;
+                before a factor to multiply by, ``"seconds 1e3 .2f"``. None is shown as a dash.
+            rows: one for each line.
+        """
+        cells = [[_cell(row, column) for column in columns.values()] for row in map(_plain, rows)]
+        return cls(title, list(columns), cells)
+
+    def text(self) -> str:
+        """As Markdown, which a terminal shows as well."""
+        shown = rendered(self.heads, self.cells)
+        return f"{self.title}:\n\n{shown}" if self.title else shown
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Something that a benchmark holds, or does not.
+
+    Attributes:
+        what: in words, with the unit.
+        measured: as text.
+        bound: as text, e.g. ``"at least 98 %"``.
+        held: whether it is.
+    """
+
+    what: str
+    measured: str
+    bound: str
+    held: bool
+
+    @classmethod
+    def at_least(cls, what: str, measured: float, bound: float, form: str = ".2f") -> Bound:
+        """A bound from below; `form` is how to write both numbers."""
+        return cls(what, f"{measured:{form}}", f"at least {bound:{form}}", measured >= bound)
+
+    @classmethod
+    def at_most(cls, what: str, measured: float, bound: float, form: str = ".2f") -> Bound:
+        """A bound from above."""
+        return cls(what, f"{measured:{form}}", f"at most {bound:{form}}", measured <= bound)
+
+    def text(self) -> str:
+        """One line."""
+        return f"{self.what}: {self.measured}, {self.bound}: {'held' if self.held else 'NOT HELD'}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a run found.
+
+    Attributes:
+        benchmark: its file's name without `.py`.
+        rows: dicts or dataclasses of plain values: what was measured.
+        tables: what to show of it.
+        bounds: what is held to.
+        plots: by file name without `.png`, what makes a figure (see plots.py). Called only where one is wanted.
+        notes: lines to be read with the tables: how links were emulated, what was left out and why.
+    """
+
+    benchmark: str
+    rows: Sequence[Any]
+    tables: Sequence[Table]
+    bounds: Sequence[Bound] = ()
+    plots: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def held(self) -> bool:
+        """Whether all bounds are."""
+        return all(bound.held for bound in self.bounds)
+
+
+def conclude(results: Results, options: argparse.Namespace, *, check: bool = True) -> int:
+    """Prints the results and writes what `--json` and `--output` ask for.
+
+    Args:
+        results: what was found.
+        options: out of `arguments.parser`.
+        check: whether a bound that is not held is a failure.
+
+    Returns:
+        the exit status: 1 where a bound is not held and `check` is set.
+    """
+    print("\n\n".join([*results.notes, *(table.text() for table in results.tables)]))
+    if results.bounds:
+        print()
+    for bound in results.bounds:
+        print(bound.text())
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document(results, options), indent=1) + "\n")
+    if options.output:
+        for name, draw in results.plots.items():
+            save(draw(), options.output / f"{name}.png")
+    return 0 if results.held or not check else 1
+
+
+def document(results: Results, options: argparse.Namespace) -> dict[str, Any]:
+    """What `--json` writes."""
+    settings = {name: _json(value) for name, value in vars(options).items() if name not in {"json", "output"}}
+    return {
+        "benchmark": results.benchmark,
+        "machine": {"cpu": platform.machine(), "system": platform.system(), "torch": torch.__version__},
+        "options": {name: value for name, value in settings.items() if "token" not in name},
+        "notes": list(results.notes),
+        "rows": [_plain(row) for row in results.rows],
+        "tables": [asdict(table) for table in results.tables],
+        "bounds": [asdict(bound) for bound in results.bounds],
+        "plots": [f"{name}.png" for name in results.plots],
+    }
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row)
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_json(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    key, *rest = column.split(" ")
+    value = row[key]
+    if value is None:
+        return NONE
+    form = rest.pop() if rest else ""
+    return format(value * float(rest[0]) if rest else value, form)

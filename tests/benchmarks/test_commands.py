@@ -1,0 +1,24 @@
+"""Every benchmark is a command that says what it does, and takes what all take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = sorted(
+    path for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py") if "def main(" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_every_command_answers_help(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, path, "--help"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+    for option in ("--seed", "--json"):
+        assert option in done.stdout
