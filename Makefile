@@ -41,8 +41,8 @@ matrix: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/call_overhead.py
 	$(BIN)/python benchmarks/http_clients.py
-	$(BIN)/python benchmarks/codec_comparison.py
-	$(BIN)/python benchmarks/codec_pictures.py
+	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/transfer_vs_compute.py --output benchmarks/results
 
 # torch first and alone: with it in place, a range that it satisfies installs no other.

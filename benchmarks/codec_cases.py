@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from comfy_gpu_offload.client.capture import SUFFIX
 from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.digits.sampling import sample
+from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.dtypes import NAMES
+
+# Ids, timesteps and the like: what a codec does to them is nobody's time.
+_FEWEST_BYTES = 4096
 
 
 class Case(NamedTuple):
-    """Tensors that are measured together."""
+    """Tensors that are measured together; `source` is where they are from."""
 
+    source: str
     name: str
     tensors: list[torch.Tensor]
 
@@ -26,10 +33,10 @@ def generated(seed: int) -> Iterator[Case]:
     generator = torch.Generator().manual_seed(seed)
     latent = torch.randn(1, 16, 128, 128, generator=generator)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        yield Case(f"Gaussian {NAMES[dtype]}", [latent.to(dtype)])
+        yield Case("generated", f"Gaussian {NAMES[dtype]}", [latent.to(dtype)])
     context = torch.zeros(1, 512, 4096)
     context[:, :20] = torch.randn(1, 20, 4096, generator=generator)
-    yield Case("padded T5 BF16", [context.bfloat16()])
+    yield Case("generated", "padded T5 BF16", [context.bfloat16()])
 
 
 def digits(seed: int, dtype: torch.dtype = torch.bfloat16, batch: int = 64, steps: int = 10) -> Iterator[Case]:
@@ -45,18 +52,46 @@ def digits(seed: int, dtype: torch.dtype = torch.bfloat16, batch: int = 64, step
         return outputs
 
     sample(recording, [i % 10 for i in range(batch)], steps=steps, seed=seed, dtype=dtype)
-    yield Case(f"digits {NAMES[dtype]}, latents", up)
-    yield Case(f"digits {NAMES[dtype]}, predictions", down)
+    yield Case("digits trajectory", f"latents {NAMES[dtype]}", up)
+    yield Case("digits trajectory", f"predictions {NAMES[dtype]}", down)
 
 
-def captured(folder: Path) -> Iterator[Case]:
-    """Every safetensors file in the folder, as one case each.
+def captured(folder: Path, most: int) -> Iterator[Case]:
+    """What `COMFY_GPU_OFFLOAD_CAPTURE_DIR` left, or any safetensors files: a case for each session and tensor.
+
+    A tensor that a later call repeats, as conditioning is, counts once, as it is sent; of more than `most`
+    different ones, so many are taken that are spread over the run. Tensors below 4 KB are left out.
 
     Raises:
-        FileNotFoundError: there is none.
+        SystemExit: there are no such files in the folder, or one cannot be read.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
-        raise FileNotFoundError(f"no *.safetensors in {folder}")
+        raise SystemExit(f"no *{SUFFIX} in {folder}")
+    cases: dict[tuple[str, str], dict[bytes, torch.Tensor]] = {}
     for path in files:
-        yield Case(path.stem, [tensor for tensor in load_file(path).values() if tensor.numel()])
+        for name, tensor in _read(path).items():
+            if tensor.nbytes >= _FEWEST_BYTES and tensor.dtype in NAMES:
+                cases.setdefault((_session(path), name), {}).setdefault(digest(tensor), tensor)
+    for (session, name), tensors in sorted(cases.items()):
+        yield Case(f"captured {session}", name, _spread(list(tensors.values()), most))
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SystemExit(f"{path}: {error}") from error
+
+
+def _session(path: Path) -> str:
+    """The part of the name that the calls of one session share: all but the call's number."""
+    stem, _, number = path.stem.rpartition("-")
+    return stem if number.isdigit() and stem else path.stem
+
+
+def _spread(tensors: list[torch.Tensor], most: int) -> list[torch.Tensor]:
+    """At most so many of them, the first and the last included."""
+    if len(tensors) <= most:
+        return tensors
+    return [tensors[round(i * (len(tensors) - 1) / max(most - 1, 1))] for i in range(most)]

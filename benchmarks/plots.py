@@ -35,7 +35,7 @@ _STYLE = {
 
 
 def panels(
-    lines: int, columns: int, *, width: float = 4.2, height: float = 3.0, share_y: bool = False
+    lines: int, columns: int, *, width: float = 4.2, height: float = 3.0, share_y: bool | str = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels, in inches each, and its axes in reading order."""
     import matplotlib as mpl  # noqa: PLC0415
@@ -60,7 +60,8 @@ def bars(
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     if labels is not None:
-        axis.bar_label(drawn, labels, fontsize=7, padding=3)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axis.bar_label(drawn, labels, fontsize=7, padding=3, bbox=behind, zorder=3)
         axis.margins(x=0.22)
 
 

@@ -38,7 +38,7 @@ class Planes:
     """Byte planes; each is stored as it is, Huffman-coded, or compressed by zstd, as a sample of it suggests.
 
     Gaussian bf16 takes 10.6 bits an element, fp16 13.5, within 1.5 % of what any coding of single elements
-    takes (benchmarks/codec_comparison.py). Of a batch of equal entries one is stored.
+    takes (benchmarks/codecs.py). Of a batch of equal entries one is stored.
     """
 
     name: ClassVar[str] = "planes"
