@@ -24,12 +24,11 @@ from ..errors import (
     OffloadError,
     TooLargeError,
     TransportError,
-    UnsupportedValueError,
 )
 from ..io import codecs
 from ..io.buffers import aligned
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits, Part
-from ..io.tree import PackedTree, Tree, map_tensors, pack, pack_call
+from ..io.tree import Tree, map_tensors, pack, pack_call
 from ..protocol import history
 from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
 from ..protocol.messages import (
@@ -51,10 +50,11 @@ from ..protocol.messages import (
 )
 from ..transport.base import Check, Timeouts, Transport
 from ..version import __version__
+from .call import Call, Following, refuse_gradients
 from .capture import Capture
 from .faults import error_of
 from .plan import Plan, Planner, RunShape, stored_share
-from .prediction import Predictions, Tracked
+from .prediction import Predictions
 from .recurrence import Recurrence
 from .remote_model import OnProgress, RemoteModel
 from .retry import Patience, RetryPolicy
@@ -250,7 +250,7 @@ class Session:
         """
         started = perf_counter()
         packed = pack_call(args, kwargs)
-        _refuse_gradients(packed)
+        refuse_gradients(packed)
         message = Forward(
             request=secrets.token_hex(16),
             client=self.client,
@@ -260,7 +260,7 @@ class Session:
             patches=None if patches is None else patches.ref,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = _Call(message, packed, host, device or _CPU, 0.0, patches)
+        call = Call(message, packed, host, device or _CPU, 0.0, patches)
         if self._predictions is not None and history.NAME in self.welcome.codecs:
             call.tracked = self._predictions.begin(call.model_key, host)
         call.pack_s = perf_counter() - started
@@ -301,7 +301,7 @@ class Session:
         """
         started = perf_counter()
         packed = pack(job, "job")
-        _refuse_gradients(packed)
+        refuse_gradients(packed)
         message = SampleJob(
             request=secrets.token_hex(16),
             client=self.client,
@@ -312,7 +312,7 @@ class Session:
             **fields,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = _Call(message, packed, host, device or _CPU, perf_counter() - started, patches)
+        call = Call(message, packed, host, device or _CPU, perf_counter() - started, patches)
         try:
             return self._follow_to_its_end(call, on_progress, check)
         except BaseException as error:
@@ -321,11 +321,11 @@ class Session:
             raise
 
     def _follow_to_its_end(
-        self, call: _Call, on_progress: OnProgress, check: Check | None
+        self, call: Call, on_progress: OnProgress, check: Check | None
     ) -> tuple[Tree, CallTimings]:
         self._uploads.ensure(call.patches, check)
         patience, came_to = Patience(self._options.retry, check), 0
-        following = _Following(on_progress)
+        following = Following(on_progress)
         resends = 0
         while True:
             try:
@@ -351,7 +351,7 @@ class Session:
                 self._uploads.define(call.patches, check)
 
     def _stream_attempt(
-        self, call: _Call, following: _Following, check: Check | None
+        self, call: Call, following: Following, check: Check | None
     ) -> tuple[Tree, CallTimings] | Fault:
         """One stream, of the whole job or of the rest of one that the worker has."""
         t0 = perf_counter()
@@ -379,7 +379,7 @@ class Session:
         return value, call.finish(result, perf_counter() - t2)
 
     def _last_of_stream(
-        self, call: _Call, frame: EncodedFrame, following: _Following, check: Check | None
+        self, call: Call, frame: EncodedFrame, following: Following, check: Check | None
     ) -> Envelope:
         """What ends the run; its progress is passed on meanwhile."""
         with closing(self._transport.stream("sample", frame, self._options.call, check)) as replies:
@@ -393,7 +393,7 @@ class Session:
                     check()
         raise ConnectionLostError("The worker's stream ended before the run did.")
 
-    def _complete(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings]:
+    def _complete(self, call: Call, check: Check | None) -> tuple[Tree, CallTimings]:
         self._uploads.ensure(call.patches, check)
         patience = Patience(self._options.retry, check)
         resends = 0
@@ -421,7 +421,7 @@ class Session:
             elif answer.code is FaultCode.UNKNOWN_PATCHES and call.patches is not None:
                 self._uploads.define(call.patches, check)
 
-    def _attempt(self, call: _Call, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
+    def _attempt(self, call: Call, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
         """One exchange; the call's timings grow with each."""
         t0 = perf_counter()
         message, payload = call.sent
@@ -497,95 +497,10 @@ class Session:
         threading.Thread(target=tell, name="comfy-gpu-offload-cancel", daemon=True).start()
 
 
-@dataclass
-class _Call:
-    """A forward call under way; times and bytes grow with each attempt."""
-
-    message: Forward | SampleJob
-    packed: PackedTree
-    host: tuple[torch.Tensor, ...]
-    device: torch.device
-    pack_s: float
-    patches: WeightPatches | None = None
-    encode_s: float = 0.0
-    exchange_s: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    exchanges: int = 0
-    tracked: Tracked | None = None
-
-    @property
-    def sent(self) -> tuple[Forward | SampleJob, torch.Tensor | None]:
-        """The message as it goes out, and what goes in place of the first tensor."""
-        if self.tracked is None or self.tracked.message is None:
-            return self.message, None
-        return self.message.model_copy(update={"prediction": self.tracked.message}), self.tracked.payload
-
-    def send_plainly(self, code: FaultCode) -> None:
-        """Next time, the first tensor goes as it is."""
-        if self.tracked is None:
-            return
-        if code is FaultCode.UNKNOWN_HISTORY:
-            self.tracked.begin_anew()
-        else:
-            self.tracked.go_without()
-            # What the worker knows under the old name is the reply that could not be read.
-            self.message = self.message.model_copy(update={"request": secrets.token_hex(16)})
-
-    @property
-    def model_key(self) -> str:
-        return f"{self.message.model.name}\n{self.message.model.weight_dtype}"
-
-    def finish(self, result: Result, decode_s: float) -> CallTimings:
-        worker = result.timings
-        return CallTimings(
-            pack_s=self.pack_s,
-            encode_s=self.encode_s,
-            exchange_s=self.exchange_s,
-            decode_s=decode_s,
-            worker_decode_s=worker.decode_s,
-            queue_s=worker.queue_s,
-            load_s=worker.load_s,
-            compute_s=worker.compute_s,
-            bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
-            exchanges=self.exchanges,
-        )
-
-
-@dataclass
-class _Following:
-    """How far a run has come, as far as this side knows."""
-
-    on_progress: OnProgress
-    step: int = 0
-    is_known: bool = False
-
-    def progress(self, envelope: Envelope) -> None:
-        message = expect(envelope.message, Progress)
-        preview = envelope.unpack()
-        if preview is not None and not isinstance(preview, bytes):
-            raise MessageError("a preview must be an encoded picture")
-        self.is_known = True
-        if message.step > self.step:  # the last step comes again as a sign of life
-            self.step = message.step
-            self.on_progress(message.step, message.of, preview)
-
-
 def _may_predict(options: SessionOptions) -> bool:
     """A codec that is lossy changes what the two sides have seen; raw means that bytes cost nothing."""
     codec = options.codec
     return options.predict and codec != codecs.RAW and bool(getattr(codec, "lossless", True))
-
-
-def _refuse_gradients(packed: PackedTree) -> None:
-    if not torch.is_grad_enabled():
-        return
-    for path, tensor in zip(packed.paths, packed.tensors, strict=True):
-        if tensor.requires_grad:
-            raise UnsupportedValueError(
-                path, "tensor that requires a gradient", "gradients do not come back; use torch.no_grad()"
-            )
 
 
 def _raise_fault(envelope: Envelope) -> Any:

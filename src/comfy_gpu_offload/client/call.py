@@ -1,0 +1,103 @@
+"""What a session knows of a call that is under way: how it is sent next, and what it took so far."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import MessageError, UnsupportedValueError
+from ..io.tree import PackedTree
+from ..protocol.envelope import Envelope
+from ..protocol.messages import FaultCode, Forward, Progress, Result, SampleJob, expect
+from .prediction import Tracked
+from .remote_model import OnProgress
+from .timings import CallTimings
+from .weight_patches import WeightPatches
+
+
+@dataclass
+class Call:
+    """A forward call or a whole run under way; times and bytes grow with each attempt."""
+
+    message: Forward | SampleJob
+    packed: PackedTree
+    host: tuple[torch.Tensor, ...]
+    device: torch.device
+    pack_s: float
+    patches: WeightPatches | None = None
+    encode_s: float = 0.0
+    exchange_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    exchanges: int = 0
+    tracked: Tracked | None = None
+
+    @property
+    def sent(self) -> tuple[Forward | SampleJob, torch.Tensor | None]:
+        """The message as it goes out, and what goes in place of the first tensor."""
+        if self.tracked is None or self.tracked.message is None:
+            return self.message, None
+        return self.message.model_copy(update={"prediction": self.tracked.message}), self.tracked.payload
+
+    def send_plainly(self, code: FaultCode) -> None:
+        """Next time, the first tensor goes as it is."""
+        if self.tracked is None:
+            return
+        if code is FaultCode.UNKNOWN_HISTORY:
+            self.tracked.begin_anew()
+        else:
+            self.tracked.go_without()
+            # What the worker knows under the old name is the reply that could not be read.
+            self.message = self.message.model_copy(update={"request": secrets.token_hex(16)})
+
+    @property
+    def model_key(self) -> str:
+        return f"{self.message.model.name}\n{self.message.model.weight_dtype}"
+
+    def finish(self, result: Result, decode_s: float) -> CallTimings:
+        worker = result.timings
+        return CallTimings(
+            pack_s=self.pack_s,
+            encode_s=self.encode_s,
+            exchange_s=self.exchange_s,
+            decode_s=decode_s,
+            worker_decode_s=worker.decode_s,
+            queue_s=worker.queue_s,
+            load_s=worker.load_s,
+            compute_s=worker.compute_s,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            exchanges=self.exchanges,
+        )
+
+
+@dataclass
+class Following:
+    """How far a run has come, as far as this side knows."""
+
+    on_progress: OnProgress
+    step: int = 0
+    is_known: bool = False
+
+    def progress(self, envelope: Envelope) -> None:
+        message = expect(envelope.message, Progress)
+        preview = envelope.unpack()
+        if preview is not None and not isinstance(preview, bytes):
+            raise MessageError("a preview must be an encoded picture")
+        self.is_known = True
+        if message.step > self.step:  # the last step comes again as a sign of life
+            self.step = message.step
+            self.on_progress(message.step, message.of, preview)
+
+
+def refuse_gradients(packed: PackedTree) -> None:
+    """Raises UnsupportedValueError where a result would be expected to carry a gradient back."""
+    if not torch.is_grad_enabled():
+        return
+    for path, tensor in zip(packed.paths, packed.tensors, strict=True):
+        if tensor.requires_grad:
+            raise UnsupportedValueError(
+                path, "tensor that requires a gradient", "gradients do not come back; use torch.no_grad()"
+            )
