@@ -12,7 +12,6 @@ package costs before any network. Exit status 1 if a latent differs in a bit.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -25,14 +24,25 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
+import arguments
 import comfy_gpu_offload
 from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.server.backends import comfyui_process
-from table import rendered
+from plots import bars, panels
+from results import Bound, Results, Table, conclude
 
+_COLUMNS = {
+    "way": "way",
+    "ms a step": "step_ms .1f",
+    "of ComfyUI's own": "over_local .2f",
+    "model ms": "compute_ms .1f",
+    "all else ms": "rest_ms .1f",
+    "KB up": "kb_up .1f",
+    "KB down": "kb_down .1f",
+    "equal": "equal",
+}
 _LISTENING = "listening on "
 _SMALLEST_SCALE = 0.02
 
@@ -116,15 +126,13 @@ KINDS = {
 
 def main() -> int:
     """Prints the table; exit status 1 if a latent differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, seed_of="weights and noise")
     parser.add_argument("comfyui", type=Path, help="a ComfyUI folder")
     parser.add_argument("--model", choices=KINDS, default="sdxl")
     parser.add_argument("--size", type=int, default=1024, help="of the picture's sides (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--codec", action="append", choices=["none", "planes"], help="repeat for more")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
     comfyui_process.enter(options.comfyui, cpu=False)
     import utils.install_util  # noqa: F401, PLC0415  # before nodes, which puts a folder with a utils in front
@@ -135,11 +143,19 @@ def main() -> int:
             parameters = _write(kind, Path(folder), options.seed)
             rows = _measure(kind, Path(folder), options)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{options.model}, {parameters / 1e9:.1f} billion parameters, {device}, torch {torch.__version__}")
-    _print(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    return 0 if all(row["equal"] for row in rows) else 1
+    what = f"{options.model}, {parameters / 1e9:.1f} billion parameters, {device}, torch {torch.__version__}"
+    differing = sum(not row["equal"] for row in rows)
+    return conclude(
+        Results(
+            "real_model",
+            rows,
+            [Table.of("", _COLUMNS, [_shown(row) for row in rows])],
+            [Bound.at_most("latents that differ from ComfyUI's own in a bit", differing, 0, "d")],
+            {"real_model": lambda: _drawn(rows, what)},
+            [what],
+        ),
+        options,
+    )
 
 
 def _write(kind: Kind, folder: Path, seed: int) -> int:
@@ -156,7 +172,7 @@ def _write(kind: Kind, folder: Path, seed: int) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator(device).manual_seed(seed)
     weights = {}
-    for key, meant in tqdm(network.state_dict().items(), desc="weights", unit="tensor"):
+    for key, meant in arguments.progress(network.state_dict().items(), desc="weights", unit="tensor"):
         drawn = torch.randn(meant.shape, generator=generator, device=device, dtype=torch.float32)
         if meant.dim() > 1:
             drawn *= (meant.numel() / meant.shape[0]) ** -0.5
@@ -282,18 +298,19 @@ def _row(
     }
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    heads = ("way", "ms a step", "of ComfyUI's own", "model ms", "all else ms", "KB up", "KB down", "equal")
-    named = ("step_ms", "over_local", "compute_ms", "rest_ms", "kb_up", "kb_down")
-    lines = [
-        [
-            row["way"],
-            *(f"{row[name]:.{2 if name == 'over_local' else 1}f}" if row[name] else "" for name in named),
-            "yes" if row["equal"] else "NO",
-        ]
-        for row in rows
-    ]
-    print(rendered(heads, lines))
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the table: what is not known of a way is None."""
+    known = {**row, "equal": "yes" if row["equal"] else "NO"}
+    return {name: None if value == 0 else value for name, value in known.items()}
+
+
+def _drawn(rows: list[dict[str, Any]], what: str) -> Any:
+    figure, (axis,) = panels(1, 1, width=6)
+    values = [row["step_ms"] for row in rows]
+    bars(axis, [row["way"] for row in rows], values, labels=[f"{value:.1f}" for value in values])
+    axis.set_xlabel("ms a step")
+    axis.set_title(what)
+    return figure
 
 
 if __name__ == "__main__":
