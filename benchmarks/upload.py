@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import resource
 import socket
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,9 +31,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
+import arguments
+import plots
 from comfy_gpu_offload.client.remote_model import RemoteModel
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.weight_patches import WeightPatches
@@ -45,7 +45,7 @@ from comfy_gpu_offload.transport.base import Check, Route, Timeouts
 from comfy_gpu_offload.transport.http import HttpTransport
 from echo_worker import echo_worker
 from emulated_link import Link, best_kind, described, emulated
-from table import rendered
+from results import Bound, Results, Table, conclude
 
 _MOST_MEMORY = 64e6
 _LEAST_OF_LINK = 0.9
@@ -54,6 +54,21 @@ _MOST_AGAIN = 10_000
 _WIDTH, _RANK = 1280, 64
 _PIECE_BYTES = 1024**2
 _X = torch.ones(1, 4)
+_COLUMNS = {
+    "LoRA": "what",
+    "setting": "setting",
+    "MB": "size_bytes 1e-6 .1f",
+    "sent MB": "sent_bytes 1e-6 .1f",
+    "exchanges": "exchanges",
+    "hash s": "hash_s .2f",
+    "upload s": "upload_s .2f",
+    "of TCP": "of_tcp .1%",
+    "of link": "of_link .1%",
+    "effective": "effective .1%",
+    "memory MB": "memory_bytes 1e-6 .1f",
+    "again KB": "again_bytes 1e-3 .1f",
+    "new session KB": "new_session_bytes 1e-3 .1f",
+}
 
 
 @dataclass(frozen=True)
@@ -74,48 +89,62 @@ class Row:
     again_bytes: int
     new_session_bytes: int
 
-    @property
-    def held(self) -> bool:
-        """Whether all bounds are."""
-        sent_little = max(self.again_bytes, self.new_session_bytes) < _MOST_AGAIN
-        return self.of_tcp >= _LEAST_OF_LINK and self.memory_bytes < _MOST_MEMORY and sent_little
-
 
 def main() -> int:
     """Uploads, prints the table; exit status 1 if a bound is not held."""
     options = _options()
     link = Link.of(options.link)
     rows = []
-    with tqdm(total=len(options.what) * len(options.setting), leave=False, unit="upload") as progress:
+    progress: Any
+    with arguments.progress(total=len(options.what) * len(options.setting), unit="upload") as progress:
         for what in options.what:
             named = _tensors(what, int(options.size_mb * 1e6), options.seed)
             for setting in options.setting:
                 progress.set_description(f"{what}, {setting}")
                 rows.append(_measured(link, what, named, setting, options.kind))
                 progress.update()
-    print(f"{link}; {described(options.kind)}")
-    _print(rows)
-    if options.json:
-        document = {"link": str(link), "links": options.kind, "seed": options.seed}
-        options.json.write_text(json.dumps({**document, "rows": [asdict(row) for row in rows]}, indent=1))
-    held = all(row.held for row in rows)
-    print(
-        f"at least {_LEAST_OF_LINK:.0%} of what TCP gets out of the link, below {_MOST_MEMORY / 1e6:.0f} MB of "
-        f"memory, below {_MOST_AGAIN / 1e3:.0f} KB for a second use: {'held' if held else 'NOT HELD'}"
+    found = Results(
+        "upload",
+        rows,
+        [Table.of(f"Uploads over {link}", _COLUMNS, rows)],
+        list(_bounds(rows)),
+        {"upload": lambda: _figure(rows, link)},
+        [described(options.kind)],
     )
-    return 0 if held else 1
+    return conclude(found, options)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, seed_of="the weights")
     parser.add_argument("--link", default="40/100/100", help="MS/MBIT/MBIT: round trip, up, down (%(default)s)")
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument("--size-mb", type=float, default=200, help="of the LoRA (default: %(default)s)")
     parser.add_argument("--what", nargs="+", choices=["lora", "one-tensor"], default=["lora", "one-tensor"])
     parser.add_argument("--setting", nargs="+", default=["none", "auto"], help="of compression")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     return parser.parse_args()
+
+
+def _bounds(rows: list[Row]) -> Iterator[Bound]:
+    for row in rows:
+        name = f"{row.what}, {row.setting}"
+        second = max(row.again_bytes, row.new_session_bytes)
+        yield Bound.at_least(f"{name}: share of what TCP gets out of the link", row.of_tcp, _LEAST_OF_LINK, ".1%")
+        yield Bound.at_most(f"{name}: MB of memory", row.memory_bytes / 1e6, _MOST_MEMORY / 1e6, ".1f")
+        yield Bound.at_most(f"{name}: KB for a second use", second / 1e3, _MOST_AGAIN / 1e3, ".1f")
+
+
+def _figure(rows: list[Row], link: Link) -> Any:
+    figure, axes = plots.panels(1, 2, width=3.6, height=2.2)
+    names = [f"{row.what}, {row.setting}" for row in rows]
+    times = {"upload": [row.upload_s for row in rows], "bare socket": [row.upload_s * row.of_tcp for row in rows]}
+    plots.grouped(axes[0], names, times)
+    axes[0].set(title=str(link), ylabel="seconds")
+    axes[0].tick_params(axis="x", rotation=20)
+    plots.legend(figure, axes[0])
+    plots.bars(axes[1], names, [row.memory_bytes / 1e6 for row in rows])
+    axes[1].axvline(_MOST_MEMORY / 1e6, color="black", linewidth=0.8, linestyle="--")
+    axes[1].set(title="memory; dashed: the bound", xlabel="MB")
+    return figure
 
 
 def _measured(link: Link, what: str, named: dict[str, list[torch.Tensor]], setting: str, kind: Any) -> Row:
@@ -244,7 +273,8 @@ def _session(transport: _Counting, setting: str) -> Session:
 
 def _use(model: RemoteModel, template: dict[str, Any], held: dict[bytes, torch.Tensor], strength: float) -> None:
     """A call with these patches on the model's weights."""
-    with tqdm(leave=False, unit="B", unit_scale=True) as bar:
+    bar: Any
+    with arguments.progress(unit="B", unit_scale=True) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
@@ -277,43 +307,6 @@ def _peak_bytes() -> int:
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _print(rows: list[Row]) -> None:
-    heads = (
-        "LoRA",
-        "setting",
-        "MB",
-        "sent MB",
-        "exchanges",
-        "hash s",
-        "upload s",
-        "of TCP",
-        "of link",
-        "effective",
-        "memory MB",
-        "again KB",
-        "new session KB",
-    )
-    cells = [
-        [
-            row.what,
-            row.setting,
-            f"{row.size_bytes / 1e6:.1f}",
-            f"{row.sent_bytes / 1e6:.1f}",
-            str(row.exchanges),
-            f"{row.hash_s:.2f}",
-            f"{row.upload_s:.2f}",
-            f"{row.of_tcp:.1%}",
-            f"{row.of_link:.1%}",
-            f"{row.effective:.1%}",
-            f"{row.memory_bytes / 1e6:.1f}",
-            f"{row.again_bytes / 1e3:.1f}",
-            f"{row.new_session_bytes / 1e3:.1f}",
-        ]
-        for row in rows
-    ]
-    print(rendered(heads, cells))
 
 
 if __name__ == "__main__":

@@ -12,54 +12,95 @@ the prediction lies within 20 % of what then happens.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
+import arguments
 import comfy_gpu_offload
+import plots
 from comfy_gpu_offload.client.plan import Planner, RunShape, compute_of
 from echo_worker import echo_worker
 from emulated_link import Link, described, emulated
+from results import Bound, Results, Table, conclude
 
 _LINKS = ["20/100/100", "80/20/100", "150/10/50"]
 _WHOLE_BOUND, _PREDICTION_BOUND = 1.1, 0.2
 
 
+_COLUMNS = {
+    "link": "link",
+    "each step s": "each_s .2f",
+    "predicted": "predicted_each_s .2f",
+    "whole loop s": "whole_s .2f",
+    "predicted so": "predicted_whole_s .2f",
+    "ideal s": "ideal_s .2f",
+    "ratio": "ratio .2f",
+    "requests": "requests",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Both ways over one link. Seconds; `ratio` is of the whole loop to its ideal."""
+
+    link: str
+    requests: int
+    each_s: float
+    whole_s: float
+    ideal_s: float
+    ratio: float
+    predicted_each_s: float
+    predicted_whole_s: float
+
+    @property
+    def largest_error(self) -> float:
+        """Of the two predictions, as a share of what was measured."""
+        return max(abs(self.predicted_each_s / self.each_s - 1), abs(self.predicted_whole_s / self.whole_s - 1))
+
+
 def main() -> int:
     """Prints the table; exit status 1 if a bound is not held."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, seed_of="latents and conditioning")
     parser.add_argument("--link", action="append", help="MS/MBIT/MBIT: round trip, up, down; repeat for more")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--compute-ms", type=float, default=100.0, help="of one call (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="of the latent's sides (default: %(default)s)")
     parser.add_argument("--kind", choices=["tun", "threads"], default="threads", help="of link emulation")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     rows = []
     with echo_worker(options.compute_ms / 1e3) as url:
         port = int(url.rsplit(":", 1)[1])
-        for text in tqdm(options.link or _LINKS, unit="link"):
+        for text in arguments.progress(options.link or _LINKS, unit="link"):
             link = Link.of(text)
             with emulated(link, port, options.kind) as near:
                 rows.append(_measure(link, f"http://127.0.0.1:{near}", options))
-    print(described(options.kind))
-    _print(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    held = all(row["held"] for row in rows)
-    print(f"bounds: {'held' if held else 'NOT HELD'}")
-    return 0 if held else 1
+    title = f"{options.steps} steps of {options.compute_ms:.0f} ms, latent of {options.size}x{options.size}"
+    found = Results(
+        "whole_loop",
+        rows,
+        [Table.of(title, _COLUMNS, rows)],
+        list(_bounds(rows)),
+        {"whole_loop": lambda: _figure(rows)},
+        [described(options.kind)],
+    )
+    return conclude(found, options)
 
 
-def _measure(link: Link, url: str, options: argparse.Namespace) -> dict[str, Any]:
+def _bounds(rows: list[Row]) -> Iterator[Bound]:
+    for row in rows:
+        yield Bound.at_most(f"{row.link}: whole loop over its ideal", row.ratio, _WHOLE_BOUND)
+        yield Bound.at_most(f"{row.link}: predictions are off by", row.largest_error, _PREDICTION_BOUND, ".0%")
+
+
+def _measure(link: Link, url: str, options: argparse.Namespace) -> Row:
     latent = torch.randn(1, 16, options.size, options.size)
     conditioning = torch.randn(1, 256, 2048)
     with comfy_gpu_offload.connect(url) as session:
@@ -78,32 +119,35 @@ def _measure(link: Link, url: str, options: argparse.Namespace) -> dict[str, Any
         started = perf_counter()
         _, timings = model.sample(fields, {**job, "latent": latent + 1})
         whole_s = perf_counter() - started
-    compute_s = options.steps * options.compute_ms / 1e3
-    ideal_s = compute_s + link.ideal_s(timings.bytes_up, timings.bytes_down)
-    errors = [plan.each_step_s / each_s - 1, plan.whole_loop_s / whole_s - 1]
-    return {
-        "link": str(link),
-        "requests": timings.exchanges,
-        "each_s": each_s,
-        "whole_s": whole_s,
-        "ideal_s": ideal_s,
-        "ratio": whole_s / ideal_s,
-        "predicted_each_s": plan.each_step_s,
-        "predicted_whole_s": plan.whole_loop_s,
-        "errors": errors,
-        "held": whole_s <= _WHOLE_BOUND * ideal_s and max(map(abs, errors)) <= _PREDICTION_BOUND,
-    }
+    ideal_s = options.steps * options.compute_ms / 1e3 + link.ideal_s(timings.bytes_up, timings.bytes_down)
+    return Row(
+        link=str(link),
+        requests=timings.exchanges,
+        each_s=each_s,
+        whole_s=whole_s,
+        ideal_s=ideal_s,
+        ratio=whole_s / ideal_s,
+        predicted_each_s=plan.each_step_s,
+        predicted_whole_s=plan.whole_loop_s,
+    )
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    heads = ("each step s", "  predicted", "whole loop s", "  predicted", "ideal s", "ratio", "requests")
-    print(" " * 26 + "   ".join(heads))
-    for row in rows:
-        print(
-            f"{row['link']:<24}  {row['each_s']:11.2f}   {row['predicted_each_s']:6.2f} {row['errors'][0]:+5.0%}   "
-            f"{row['whole_s']:12.2f}   {row['predicted_whole_s']:6.2f} {row['errors'][1]:+5.0%}   "
-            f"{row['ideal_s']:7.2f}   {row['ratio']:5.2f}   {row['requests']:8}"
-        )
+def _figure(rows: list[Row]) -> Any:
+    figure, (axis,) = plots.panels(1, 1, width=1.6 + 2.0 * len(rows), height=2.6)
+    plots.grouped(
+        axis,
+        [row.link.replace(", ", "\n") for row in rows],
+        {
+            "each step": [row.each_s for row in rows],
+            "each step, predicted": [row.predicted_each_s for row in rows],
+            "whole loop": [row.whole_s for row in rows],
+            "whole loop, predicted": [row.predicted_whole_s for row in rows],
+            "ideal of the whole loop": [row.ideal_s for row in rows],
+        },
+    )
+    axis.set_ylabel("seconds a run")
+    plots.legend(figure, axis, columns=3)
+    return figure
 
 
 if __name__ == "__main__":
