@@ -38,12 +38,10 @@ unit: $(VENV)/.dev $(SDK)/.done
 matrix: $(VENV)/.dev
 	$(BIN)/python -m tests.comfyui.write_compatibility
 
+# Writes docs/benchmarks.md and its plots; takes some minutes. zipnn, to compare with, takes a C compiler.
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/call_overhead.py
-	$(BIN)/python benchmarks/http_clients.py
-	$(BIN)/python benchmarks/codecs.py
-	$(BIN)/python benchmarks/quality.py
-	$(BIN)/python benchmarks/transfer_vs_compute.py --output benchmarks/results
+	$(PIP) --editable '.[zipnn]' || echo 'zipnn is left out: it cannot be built here'
+	$(BIN)/python benchmarks/report.py
 
 # torch first and alone: with it in place, a range that it satisfies installs no other.
 $(BIN)/python:

@@ -1,0 +1,38 @@
+"""What `report.py` runs, and how small, so that all of it takes a few minutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Command:
+    """A benchmark of this folder, with the arguments that make it small."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.name}.py"
+
+
+COMMANDS = (
+    Command("transfer_vs_compute", ("--link", "40/20/100", "--steps", "5", "--calls", "8")),
+    Command("prediction"),
+    Command("warm_connections"),
+    Command("tune", ("--check", "--link", "40/20/100", "--compute", "0.3")),
+    Command("whole_loop", ("--steps", "10")),
+    Command("http_clients"),
+    Command("call_overhead"),
+    Command("codecs", ("--repeats", "7")),
+    Command("quality", ("--per-class", "4", "--steps", "5", "20")),
+    Command("upload", ("--size-mb", "60", "--what", "lora")),
+)
+"""In the order of the report, whose template names each once."""
+
+APART = {"real_model": "needs a ComfyUI installation and a GPU"}
+"""Commands that the report does not run, and why."""
