@@ -1,4 +1,7 @@
-"""A worker without a model: its one model, `echo`, returns its first argument. For measuring all the rest."""
+"""A worker without a model: its one model, `echo`, returns its first argument. For measuring all the rest.
+
+With `copies` among a call's arguments it returns that many of it, one after another: a reply larger than the call.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ class EchoBackend:
     ) -> Computed:
         if self._pace_s:
             sleep(self._pace_s)
-        return Computed(args[0], 0.0, self._pace_s)
+        copies = kwargs.get("copies", 1)
+        return Computed(args[0] if copies == 1 else args[0].repeat(copies), 0.0, self._pace_s)
 
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
