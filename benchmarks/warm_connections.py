@@ -3,16 +3,17 @@
     python benchmarks/warm_connections.py --check
     python benchmarks/warm_connections.py --case 40/20/100:128/256 --compute 0.8 --output DIR
 
-A TCP connection that sends nothing for longer than a fraction of a second begins its next transfer slowly. Each case
-is a link (round trip, rates up and down) and the KB that a call moves up and down, raw; the worker takes `--compute`
-seconds a call. Shown is the call's time beyond the compute, against the ideal: round trip + bytes / bandwidth.
+A TCP connection that sends nothing for longer than a fraction of a second begins its next transfer slowly. Each
+case is a link (round trip, rates up and down) and the KB that a call moves up and down, raw; the worker takes
+`--compute` seconds a call. Shown is the call's time beyond the compute, against the ideal: round trip + bytes /
+bandwidth.
 
 kept warm      this package's transport, which trickles both ways while the worker computes
 left idle      the same without the trickle
 requests       the same frames by a `requests.Session`, whose connection is kept alive
 new connection the same frames by `requests.post`, a connection a call
 
-`--check` exits with 1 unless the first case, kept warm, takes at most 1.15 times the ideal and the second 1.5 times;
+`--check` exits with 1 unless the first case, kept warm, takes at most 1.15 times the ideal, the second 1.5 times;
 these bounds are for the default cases over a TUN link.
 """
 

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ..io.sockets import has_room
+
 logger = logging.getLogger(__name__)
 
 # The request header that asks for it, and the reply header that says that empty lines are welcome.
@@ -61,6 +63,8 @@ class Warmth:
                     self._wake.clear()
             for sock, sending in waiting:
                 if sending.acquire(blocking=False):
-                    with suppress(OSError):
-                        sock.sendall(_INTERIM)
+                    # A client that has stopped reading is not waited for: the others would cool down.
+                    with suppress(OSError, ValueError):  # closed meanwhile
+                        if has_room(sock):
+                            sock.sendall(_INTERIM)
                     sending.release()

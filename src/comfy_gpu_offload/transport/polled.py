@@ -1,4 +1,7 @@
-"""A blocking socket that can be interrupted: every wait is sliced, and between slices a check runs."""
+"""A blocking socket that can be interrupted: every wait is sliced, and ten times a second a check runs.
+
+By the clock, not only when a slice ends with nothing: what trickles in meanwhile would put that off for ever.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 from ..errors import ExchangeTimeoutError
 from ..io.buffers import Buffer
+from ..io.sockets import has_room
 from .base import CHECK_INTERVAL_S, Check
 
 # Smaller buffers are joined: one system call, and one packet, for headers and a small body.
@@ -28,9 +32,10 @@ class PolledSocket:
     """
 
     def __init__(self, sock: socket.socket, deadline: float, check: Check | None, *, warming: bytes = b"") -> None:
-        """`warming` is sent with each slice of waiting for a reply, to keep the way up warm."""
+        """`warming` is sent ten times a second of waiting for a reply, to keep the way up warm."""
         self._sock = sock
         self._deadline = deadline
+        self._tended_at = monotonic()
         self._check = check
         self._warming = warming
         if sock.gettimeout() != CHECK_INTERVAL_S:  # a system call
@@ -71,12 +76,20 @@ class PolledSocket:
 
     def _sliced(self, operation: Any, warming: bytes = b"") -> int:
         while True:
+            if monotonic() - self._tended_at >= CHECK_INTERVAL_S:
+                self._tend(warming)
             try:
                 return int(operation())
             except TimeoutError:
-                if self._check is not None:
-                    self._check()
-                if monotonic() > self._deadline:
-                    raise ExchangeTimeoutError("no complete reply within the time allowed") from None
-                if warming:
-                    self._sock.send(warming)
+                self._tend(warming)
+
+    def _tend(self, warming: bytes) -> None:
+        """What is done ten times a second, whether something came meanwhile or not."""
+        self._tended_at = monotonic()
+        if self._check is not None:
+            self._check()
+        if monotonic() > self._deadline:
+            raise ExchangeTimeoutError("no complete reply within the time allowed")
+        # With a full buffer the way up is not idle, and a write that does not end spoils the next one.
+        if warming and has_room(self._sock):
+            self._sock.send(warming)
