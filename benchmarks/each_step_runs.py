@@ -1,162 +1,236 @@
-"""Whole each-step runs over emulated links: every compression setting, the naive stack, and what a link allows."""
+"""Whole each-step runs over emulated links: every way to store tensors, the naive stack, and what a link allows."""
 
 from __future__ import annotations
 
+import hashlib
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from time import perf_counter
-from typing import get_args
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
+import arguments
 import naive_stack
 from comfy_gpu_offload.client.session import Session, SessionOptions
-from comfy_gpu_offload.config.settings import Compression
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.transport.http import HttpTransport
-from echo_worker import echo_worker
 from emulated_link import Kind, Link, emulated
+from mosaic import mosaic_worker, run
 
-SETTINGS: tuple[str, ...] = get_args(Compression)
-_NAIVE_STEPS = 3
+# Calls of the naive stack: each is like the first, since it keeps nothing.
+_NAIVE_CALLS = 2
+# Steps until predictions have a history and the connection's window has grown.
+_SETTLING = 3
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a run's tensors travel: what codec stores them, and whether latents may go by prediction."""
+
+    codec: codecs.Codec | codecs.Chooser
+    predict: bool = False
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the run's result is to the bit that of an uncompressed one."""
+        return bool(getattr(self.codec, "lossless", True))
+
+
+WAYS: dict[str, Way] = {
+    "raw": Way(codecs.RAW),
+    "zstd": Way(codecs.wanted("zstd")),
+    "planes": Way(codecs.wanted("planes")),
+    "planes, predicted": Way(codecs.wanted("planes"), predict=True),
+    "auto": Way(codecs.AUTO, predict=True),
+    **{name: Way(codecs.wanted(name)) for name in ("int8-block", "int8-channel", "fp8", "int4-block")},
+}
+"""`auto` and the lossy ones are what the setting of that name means over a network."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A forward call's shapes. `compute_s` is a rough figure for an RTX 4090, to be replaced by one's own."""
+
+    title: str
+    dtype: torch.dtype
+    latent: tuple[int, ...]
+    conditioning: Mapping[str, tuple[int, ...]]
+    compute_s: float
 
 
 @dataclass(frozen=True)
 class Run:
-    """One way over one link. Medians over the steps after the first; seconds and bytes.
+    """One way over one link. Seconds and bytes; of steps, medians of those after the run has settled.
 
     Attributes:
-        ideal_s: compute + round trip + this way's bytes / bandwidth: what the link allows.
+        first_s: the first step, which brings the conditioning.
+        step_s: compute and `network_s`.
+        whole_s: the whole run; None for the naive stack, of which only some calls are made.
+        network_s: of a step beyond its compute.
+        coding_s: of a step, packing, encoding and decoding as far as both sides measure them; part of `network_s`.
+        limit_s: compute + round trip + these bytes / bandwidth.
         ratio: of the step to that.
-        network_gain: the slowest naive stack's time over compute, divided by this way's.
+        gain: the slowest naive stack's `network_s` over this one.
+        equal: whether the final latent is the uncompressed run's to the bit; None where that was not run.
     """
 
+    model: str
     link: str
     way: str
     lossless: bool
     steps: int
+    compute_s: float
     first_s: float
     step_s: float
+    whole_s: float | None
+    network_s: float
+    coding_s: float | None
     bytes_up: int
     bytes_down: int
-    ideal_s: float
+    limit_s: float
     ratio: float
-    network_gain: float | None = None
+    gain: float | None = None
+    equal: bool | None = None
 
 
-def session_over(port: int, setting: str) -> Session:
-    """A session with that setting as it means over a network: `auto` is none with a worker on this machine."""
-    codec = codecs.RAW if setting == "none" else codecs.wanted(setting)
-    transport = HttpTransport(f"http://127.0.0.1:{port}", keep_warm=True)
-    return Session(transport, SessionOptions(codec=codec))
+@dataclass(frozen=True)
+class Plan:
+    """What is run, of which model.
+
+    Attributes:
+        compute_s: of a call.
+        longest_pause_s: the worker takes no longer than that; what the model takes beyond is added to the figures.
+            To a connection a longer pause is no other.
+    """
+
+    model: Model
+    compute_s: float
+    links: Sequence[Link]
+    ways: Sequence[str]
+    naive: Sequence[str]
+    steps: int
+    seed: int
+    kind: Kind
+    longest_pause_s: float = 1.0
+
+    @property
+    def pause_s(self) -> float:
+        """What the worker takes."""
+        return min(self.compute_s, self.longest_pause_s)
 
 
-def latents(shape: tuple[int, ...], dtype: torch.dtype, steps: int, seed: int) -> list[torch.Tensor]:
-    """A sampler's inputs, as far as a codec sees them: one picture, with less noise in it each step."""
-    generator = torch.Generator().manual_seed(seed)
-    picture, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-    levels = torch.linspace(1, 1 / (steps + 1), steps + 1).tolist()
-    return [((1 - level) * picture + level * noise).to(dtype) for level in levels]
+@dataclass(frozen=True)
+class Calls:
+    """What some calls took beyond their compute, and moved, the first one at the head."""
+
+    network_s: Sequence[float]
+    bytes_up: int
+    bytes_down: int
+    coding_s: float | None = None
+    settling: int = 0
+    result: str = ""
 
 
-def measure(
-    links: list[Link],
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    conditioning: Mapping[str, tuple[int, ...]],
-    *,
-    compute_s: float,
-    steps: int,
-    seed: int,
-    settings: tuple[str, ...] = SETTINGS,
-    kind: Kind | None = None,
-) -> Iterator[Run]:
-    """Runs of so many steps; for each link the naive stack first."""
-    inputs = latents(shape, dtype, steps, seed)
-    constant = {name: torch.randn(size).to(dtype) for name, size in conditioning.items()}
+def measure(plan: Plan) -> Iterator[Run]:
+    """Runs of one model; for each link the naive stack first."""
+    count = len(plan.links) * (len(plan.ways) + len(plan.naive))
+    progress = arguments.progress(total=count, unit="run")
     with ExitStack() as stack:
-        url = stack.enter_context(echo_worker(compute_s))
-        worker, plain = int(url.rsplit(":", 1)[1]), stack.enter_context(naive_stack.naive_server(compute_s))
-        progress = stack.enter_context(tqdm(total=len(links) * (len(settings) + 2), leave=False, unit="run"))
-        for link in links:
-            rows = []
-            with emulated(link, plain, kind) as port:
-                for way in naive_stack.FORMATS:
-                    progress.set_description(f"{link}, {way}")
-                    rows.append(_naive(link, port, way, inputs[: _NAIVE_STEPS + 1], constant, compute_s=compute_s))
-                    progress.update()
-            naive_s = max(row.step_s for row in rows) - compute_s
-            with emulated(link, worker, kind) as port:
-                for setting in settings:
-                    progress.set_description(f"{link}, {setting}")
-                    rows.append(_ours(link, port, setting, inputs, constant, compute_s=compute_s))
-                    progress.update()
-            yield from (_with_gain(row, naive_s, compute_s) for row in rows)
+        stack.enter_context(progress)
+        worker = _port(stack.enter_context(mosaic_worker(plan.pause_s)))
+        naive = stack.enter_context(naive_stack.naive_server(plan.pause_s))
+        for link in plan.links:
+            made: dict[str, Calls] = {}
+            for names, served, measured in ((plan.naive, naive, _naive), (plan.ways, worker, _ours)):
+                with emulated(link, served, plan.kind) as port:
+                    for name in names:
+                        progress.set_description(f"{plan.model.title}, {link}, {name}")
+                        made[name] = measured(port, name, plan)
+                        progress.update()
+            yield from _runs(made, link, plan)
 
 
-def _with_gain(row: Run, naive_s: float, compute_s: float) -> Run:
-    return Run(**{**row.__dict__, "network_gain": naive_s / max(row.step_s - compute_s, 1e-9)})
+def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
+    medians = {name: statistics.median(calls.network_s[calls.settling :]) for name, calls in made.items()}
+    naive_s = max((medians[name] for name in plan.naive), default=None)
+    plain = made["raw"].result if "raw" in made else None
+    for name, calls in made.items():
+        limit_s = plan.compute_s + link.ideal_s(calls.bytes_up, calls.bytes_down)
+        step_s = plan.compute_s + medians[name]
+        count, is_ours = len(calls.network_s), name in WAYS
+        yield Run(
+            model=plan.model.title,
+            link=str(link),
+            way=name,
+            lossless=WAYS[name].lossless if is_ours else True,
+            steps=count,
+            compute_s=plan.compute_s,
+            first_s=plan.compute_s + calls.network_s[0],
+            step_s=step_s,
+            whole_s=count * plan.compute_s + sum(calls.network_s) if is_ours else None,
+            network_s=medians[name],
+            coding_s=calls.coding_s,
+            bytes_up=calls.bytes_up,
+            bytes_down=calls.bytes_down,
+            limit_s=limit_s,
+            ratio=step_s / limit_s,
+            gain=None if naive_s is None else naive_s / medians[name],
+            equal=calls.result == plain if is_ours and plain else None,
+        )
 
 
-def _ours(
-    link: Link,
-    port: int,
-    setting: str,
-    inputs: list[torch.Tensor],
-    constant: Mapping[str, torch.Tensor],
-    *,
-    compute_s: float,
-) -> Run:
-    times = []
-    with session_over(port, setting) as session:
-        model = session.model("echo")
-        for step, latent in enumerate(inputs):
-            sigma = torch.tensor([float(step)])
+def session_over(port: int, way: Way) -> Session:
+    """A session as over a network, whatever the address."""
+    transport = HttpTransport(f"http://127.0.0.1:{port}", keep_warm=True)
+    return Session(transport, SessionOptions(codec=way.codec, predict=way.predict))
+
+
+def conditioning(model: Model, seed: int) -> dict[str, torch.Tensor]:
+    """Noise, in the model's dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(shape, generator=generator).to(model.dtype) for name, shape in model.conditioning.items()
+    }
+
+
+def _port(url: str) -> int:
+    return int(url.rsplit(":", 1)[1])
+
+
+def _ours(port: int, name: str, plan: Plan) -> Calls:
+    constant, times = conditioning(plan.model, plan.seed), []
+    with session_over(port, WAYS[name]) as session:
+        remote = session.model("echo")
+
+        def call(latent: torch.Tensor, timestep: torch.Tensor) -> Any:
             # New tensors of the same content, as ComfyUI makes them for every step.
             again = {name: value.clone() for name, value in constant.items()}
             started = perf_counter()
-            model(latent, sigma, **again)
+            value = remote(latent, timestep, **again)
             times.append(perf_counter() - started)
-        timings = list(model.timings)[-len(inputs) + 1 :]
-    up = statistics.median(call.bytes_up for call in timings)
-    down = statistics.median(call.bytes_down for call in timings)
-    codec = None if setting in {"none", "auto"} else codecs.wanted(setting)
-    return _run(link, setting, times, (up, down), lossless=getattr(codec, "lossless", True), compute_s=compute_s)
+            return value
 
-
-def _naive(
-    link: Link,
-    port: int,
-    way: str,
-    inputs: list[torch.Tensor],
-    constant: Mapping[str, torch.Tensor],
-    *,
-    compute_s: float,
-) -> Run:
-    times, sizes = [], (0, 0)
-    for step, latent in enumerate(inputs):
-        started = perf_counter()
-        sizes = naive_stack.call(port, way, {"x": latent, "sigma": torch.tensor([float(step)]), **constant})
-        times.append(perf_counter() - started)
-    return _run(link, way, times, sizes, compute_s=compute_s)
-
-
-def _run(
-    link: Link, way: str, times: list[float], sizes: tuple[float, float], *, lossless: bool = True, compute_s: float
-) -> Run:
-    ideal_s, step_s = compute_s + link.ideal_s(*sizes), statistics.median(times[1:])
-    return Run(
-        link=str(link),
-        way=way,
-        lossless=lossless,
-        steps=len(times) - 1,
-        first_s=times[0],
-        step_s=step_s,
-        bytes_up=int(sizes[0]),
-        bytes_down=int(sizes[1]),
-        ideal_s=ideal_s,
-        ratio=step_s / ideal_s,
+        *_, final = run(call, plan.model.latent, plan.model.dtype, steps=plan.steps, seed=plan.seed)
+        timings = list(remote.timings)
+    settled = timings[_SETTLING:]
+    return Calls(
+        [total_s - call.compute_s for total_s, call in zip(times, timings, strict=True)],
+        int(statistics.median(call.bytes_up for call in settled)),
+        int(statistics.median(call.bytes_down for call in settled)),
+        statistics.median(call.pack_s + call.encode_s + call.worker_decode_s + call.decode_s for call in settled),
+        _SETTLING,
+        hashlib.sha256(final.numpy().tobytes()).hexdigest(),
     )
+
+
+def _naive(port: int, name: str, plan: Plan) -> Calls:
+    tensors = {"x": torch.randn(plan.model.latent).to(plan.model.dtype), **conditioning(plan.model, plan.seed)}
+    times, sizes = [], (0, 0)
+    for step in range(_NAIVE_CALLS):
+        started = perf_counter()
+        sizes = naive_stack.call(port, name, {**tensors, "sigma": torch.tensor([float(step)])})
+        times.append(perf_counter() - started - plan.pause_s)
+    return Calls(times, *sizes)

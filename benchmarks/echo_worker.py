@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -74,23 +74,30 @@ class EchoBackend:
         pass
 
 
-def _serve(ready: Connection, pace_s: float = 0.0, uploads: Path | None = None) -> None:
+def _serve(
+    ready: Connection, kind: type[EchoBackend] = EchoBackend, pace_s: float = 0.0, uploads: Path | None = None
+) -> None:
     folder = None if uploads is None else BlobFolder(uploads, _UPLOAD_BYTES)
     options = ServeOptions("127.0.0.1", 0, HandlerOptions(uploads=folder), ready.send)
-    asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), lambda: EchoBackend(pace_s), options))
+    asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), lambda: kind(pace_s), options))
 
 
 @contextmanager
-def echo_worker(pace_s: float = 0.0, uploads: Path | None = None) -> Iterator[str]:
-    """The address of an echo worker in a process of its own, which keeps uploads in that folder too."""
+def worker_of(kind: type[EchoBackend], pace_s: float = 0.0, uploads: Path | None = None) -> Iterator[str]:
+    """The address of a worker with such a backend, in a process of its own; it keeps uploads in that folder too."""
     here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(there, pace_s, uploads), daemon=True)
+    process = get_context("spawn").Process(target=_serve, args=(there, kind, pace_s, uploads), daemon=True)
     process.start()
     try:
         yield here.recv()
     finally:
         process.terminate()
         process.join()
+
+
+def echo_worker(pace_s: float = 0.0, uploads: Path | None = None) -> AbstractContextManager[str]:
+    """The address of an echo worker in a process of its own, which keeps uploads in that folder too."""
+    return worker_of(EchoBackend, pace_s, uploads)
 
 
 def _echo_bytes(ready: Connection, size_bytes: int) -> None:

@@ -38,7 +38,6 @@ from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.buffers import tensor_bytes
 from comfy_gpu_offload.io.dtypes import NAMES
-from each_step_runs import latents
 from echo_worker import echo_worker
 from emulated_link import Kind, Link, best_kind, described, emulated
 from env_file import write_setting
@@ -136,6 +135,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     return parser.parse_args()
+
+
+def latents(shape: tuple[int, ...], dtype: torch.dtype, steps: int, seed: int) -> list[torch.Tensor]:
+    """A sampler's inputs, as far as a codec sees them: one picture, with less noise in it each step."""
+    generator = torch.Generator().manual_seed(seed)
+    picture, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    levels = torch.linspace(1, 1 / (steps + 1), steps + 1).tolist()
+    return [((1 - level) * picture + level * noise).to(dtype) for level in levels]
 
 
 def advice(predictions: list[Prediction]) -> Prediction:

@@ -14,36 +14,50 @@ requests       the same frames by a `requests.Session`, whose connection is kept
 new connection the same frames by `requests.post`, a connection a call
 
 `--check` exits with 1 unless the first case, kept warm, takes at most 1.15 times the ideal, the second 1.5 times;
-these bounds are for the default cases over a TUN link.
+these bounds are for the default cases over a TUN link, with at least 0.8 s of compute.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import requests
 import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
+import arguments
+import plots
 from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
 from comfy_gpu_offload.transport.http import MEDIA_TYPE, HttpTransport
 from echo_worker import echo_worker
 from emulated_link import Link, best_kind, described, emulated
-from table import rendered
+from results import Bound, Results, Table, conclude
 
-_CASES = ("50/100/100:512/512", "40/20/100:128/256")
-_BOUNDS = (1.15, 1.5)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BOUNDS = {"50/100/100:512/512": 1.15, "40/20/100:128/256": 1.5}
+_HELD_COMPUTE_S = 0.8
+_COLUMNS = {
+    "link and payload": "case",
+    "way": "way",
+    "ideal ms": "ideal_s 1e3 .0f",
+    "network ms": "network_s 1e3 .0f",
+    "lower quartile": "lower_s 1e3 .0f",
+    "upper": "upper_s 1e3 .0f",
+    "network / ideal": "ratio .2f",
+}
 # Calls until a connection's window has grown, or has shrunk as far as it will.
 _SETTLING = 4
 
@@ -119,44 +133,42 @@ class Row:
     bytes_down: int
     ideal_s: float
     network_s: float
-    quartiles_s: tuple[float, float]
+    lower_s: float
+    upper_s: float
     ratio: float
 
 
 def main() -> int:
-    """Measures, prints the table; with `--check`, exit status 1 if a bound is not held."""
+    """Measures and prints the table; with `--check`, exit status 1 where a bound is not held."""
     options = _options()
-    cases = [Case.of(text) for text in options.case or _CASES]
-    rows = list(_measured(cases, options))
-    print(f"A call with {options.compute:g} s of compute, its time beyond that; {described(options.kind)}")
-    _print(rows)
-    document = {"links": options.kind, "compute_s": options.compute, "rows": [asdict(row) for row in rows]}
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1))
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        _plot(rows, options.output / "warm_connections.png")
-    held = _holds([row.ratio for row in rows if row.way == "kept warm"])
-    bounds = ", ".join(f"{bound} x ideal" for bound in _BOUNDS)
-    print(f"kept warm, at most {bounds}: {'held' if held else 'NOT HELD'}")
-    return 1 if options.check and not held else 0
-
-
-def _holds(ratios: list[float]) -> bool:
-    return len(ratios) == len(_BOUNDS) and all(r <= bound for r, bound in zip(ratios, _BOUNDS, strict=True))
+    rows = list(_measured([Case.of(text) for text in options.case], options))
+    warm = {row.case: row for row in rows if row.way == "kept warm"}
+    bounds = [
+        Bound.at_most(f"{case}, kept warm, network / ideal", warm[str(case)].ratio, most)
+        for case, most in ((Case.of(text), most) for text, most in _BOUNDS.items())
+        if str(case) in warm and options.compute >= _HELD_COMPUTE_S
+    ]
+    results = Results(
+        "warm_connections",
+        rows,
+        [Table.of(f"A call with {options.compute:g} s of compute, its time beyond that", _COLUMNS, rows)],
+        bounds,
+        {"warm_connections": lambda: _figure(rows)},
+        [described(options.kind)],
+    )
+    return conclude(results, options, check=options.check)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", help="MS/MBIT/MBIT:KB/KB; repeat for more")
+    parser = arguments.parser(__doc__, seed_of="the payloads")
+    parser.add_argument(
+        "--case", nargs="+", default=list(_BOUNDS), help="MS/MBIT/MBIT:KB/KB (default: %(default)s)"
+    )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument("--compute", type=float, default=0.8, help="seconds of a call (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=8, help="that count, of each way (default: %(default)s)")
     parser.add_argument("--way", nargs="+", choices=_WAYS, default=list(_WAYS))
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bound is not held")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write the plot (PNG)")
     return parser.parse_args()
 
 
@@ -164,7 +176,7 @@ def _measured(cases: list[Case], options: argparse.Namespace) -> Iterator[Row]:
     total = len(cases) * len(options.way) * (options.calls + _SETTLING)
     with ExitStack() as stack:
         port = int(stack.enter_context(echo_worker(options.compute)).rsplit(":", 1)[1])
-        progress = stack.enter_context(tqdm(total=total, leave=False, unit="call"))
+        progress = stack.enter_context(arguments.progress(total=total, unit="call"))
         for case in cases:
             for way in options.way:
                 progress.set_description(f"{case}, {way}")
@@ -197,45 +209,23 @@ def _row(case: Case, way: str, port: int, progress: tqdm, options: argparse.Name
         bytes_down=last.bytes_down,
         ideal_s=ideal_s,
         network_s=network_s,
-        quartiles_s=(low, high),
+        lower_s=low,
+        upper_s=high,
         ratio=network_s / ideal_s,
     )
 
 
-def _print(rows: list[Row]) -> None:
-    heads = ["link and payload", "way", "ideal ms", "network ms", "quartiles", "network / ideal"]
-    cells = [
-        [
-            row.case,
-            row.way,
-            f"{row.ideal_s * 1e3:.0f}",
-            f"{row.network_s * 1e3:.0f}",
-            " to ".join(f"{each * 1e3:.0f}" for each in row.quartiles_s),
-            f"{row.ratio:.2f}",
-        ]
-        for row in rows
-    ]
-    print(rendered(heads, cells))
-
-
-def _plot(rows: list[Row], path: Path) -> None:
-    import matplotlib  # noqa: PLC0415  # of the `bench` extra
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
+def _figure(rows: list[Row]) -> Figure:
     cases = list(dict.fromkeys(row.case for row in rows))
-    figure, axes = plt.subplots(1, len(cases), figsize=(4.8 * len(cases), 2.6), squeeze=False, sharey=True)
-    for axis, case in zip(axes[0], cases, strict=True):
-        shown = [row for row in rows if row.case == case][::-1]
-        axis.barh([row.way for row in shown], [row.network_s * 1e3 for row in shown], color="#ee6677")
-        ideal_ms = 1e3 * statistics.median(row.ideal_s for row in shown)
-        axis.axvline(ideal_ms, color="#4477aa", label=f"ideal, {ideal_ms:.0f} ms")
-        axis.set(xlabel="ms of a call beyond its compute")
-        axis.set_title(case, fontsize=9)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure, axes = plots.panels(1, len(cases), width=4.8, height=2.2)
+    for axis, case in zip(axes, cases, strict=True):
+        shown = [row for row in rows if row.case == case]
+        values = [row.network_s * 1e3 for row in shown]
+        plots.bars(axis, [row.way for row in shown], values, labels=[f"{row.ratio:.2f}" for row in shown])
+        axis.axvline(1e3 * shown[0].ideal_s, color=plots.RED, label="round trip + bytes / bandwidth")
+        axis.set(title=case, xlabel="ms of a call beyond its compute")
+    plots.legend(figure, axes[0])
+    return figure
 
 
 if __name__ == "__main__":
