@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CodecError
+from . import residuals
 from .buffers import Buffer
-from .codecs.planes import Planes
 
 Floats = NDArray[np.float32]
 Words = NDArray[np.unsignedinteger[Any]]
@@ -25,6 +25,8 @@ Words = NDArray[np.unsignedinteger[Any]]
 WORDS: Final[dict[str, str]] = {"BF16": "<u2", "F16": "<u2", "F32": "<u4"}
 """The dtypes that can be predicted, by their names in safetensors, and the words their elements are."""
 
+# Of float32's 23 bits of mantissa, by rounding.
+_DROPPED_BITS = {"BF16": 16, "F16": 13, "F32": 0}
 _SAMPLES = 8192
 # A basis is nearly dependent (a model's outputs resemble each other); what is more so than this is noise.
 _DEPENDENT = 3e-7
@@ -34,7 +36,6 @@ _STEPS = 10
 _DAMPING = 1e-4
 # A part of the tensor for which all that is touched fits in a core's cache.
 _STRIDE = 16_384
-_PLANES = Planes()
 
 
 class Column(NamedTuple):
@@ -156,12 +157,7 @@ def predict(basis: Sequence[Column], coefficients: Floats) -> Floats:
 def encode(target: Column, predicted: Floats) -> Buffer:
     """What `decode` makes the target of again."""
     away = _ordered(target.words) - _ordered(_rounded(predicted, target.dtype))
-    # Signed numbers in zigzag, small ones small: 0, -1, 1, -2 …
-    sign = away >> (8 * away.itemsize - 1)
-    residual = (away << 1) ^ (0 - sign)
-    data = memoryview(residual).cast("B")  # type: ignore[arg-type]  # see `buffers`
-    payload = _PLANES.encode(data, _residual_dtype(target.dtype), residual.shape)
-    return data if payload is None else payload
+    return residuals.encode(away, residuals.Prediction(predicted, _DROPPED_BITS[target.dtype]))
 
 
 def decode(payload: memoryview, dtype: str, predicted: Floats) -> Column:
@@ -170,11 +166,7 @@ def decode(payload: memoryview, dtype: str, predicted: Floats) -> Column:
     Raises:
         CodecError: the payload does not decode to as many elements as were predicted.
     """
-    size = predicted.size * np.dtype(WORDS[dtype]).itemsize
-    if len(payload) != size:
-        payload = _PLANES.decode(payload, size, _residual_dtype(dtype), predicted.shape)
-    residual = np.frombuffer(payload, WORDS[dtype])
-    away = (residual >> 1) ^ (0 - (residual & 1))
+    away = residuals.decode(payload, np.dtype(WORDS[dtype]), residuals.Prediction(predicted, _DROPPED_BITS[dtype]))
     return Column(_unordered(_ordered(_rounded(predicted, dtype)) + away), dtype)
 
 
@@ -200,10 +192,6 @@ def _cells(words: Words, dtype: str) -> tuple[Floats, Floats, Floats]:
         low = (known + _values(_unordered(order - 1), dtype)) * np.float32(0.5)
         high = (known + _values(_unordered(order + 1), dtype)) * np.float32(0.5)
     return low, known, high
-
-
-def _residual_dtype(dtype: str) -> str:
-    return "U32" if dtype == "F32" else "U16"
 
 
 def _values(words: Words, dtype: str) -> Floats:
