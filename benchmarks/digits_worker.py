@@ -1,0 +1,86 @@
+"""Workers with the bundled digits model, each in a process of its own; some compute otherwise than this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+
+from comfy_gpu_offload.io import prediction
+from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.io.prediction import Column, Floats
+from comfy_gpu_offload.io.tree import map_tensors
+from comfy_gpu_offload.protocol.messages import ModelRef
+from comfy_gpu_offload.server.app import WorkerState
+from comfy_gpu_offload.server.backends.base import Computed, PatchSet
+from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
+from comfy_gpu_offload.server.handler import HandlerOptions
+from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
+
+
+class LastBitBackend(DiffusersBackend):
+    """As its base; about half of what the model returns is off by the last bit, the same for the same input."""
+
+    def forward(
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        patches: PatchSet | None = None,
+    ) -> Computed:
+        """See `Backend`."""
+        done = super().forward(ref, fingerprint, args, kwargs, patches=patches)
+        return Computed(map_tensors(done.result, _last_bit_off), done.load_s, done.compute_s)
+
+
+def _last_bit_off(tensor: torch.Tensor) -> torch.Tensor:
+    words = tensor.contiguous().view(torch.int16)
+    return (words ^ ((words >> 3) & 1)).view(tensor.dtype)
+
+
+def predict_in_float64(basis: Sequence[Column], coefficients: Floats) -> Floats:
+    """`prediction.predict` as on a machine that rounds once: other last bits now and then."""
+    total = np.zeros(basis[0].size)
+    for each, factor in zip(basis, coefficients, strict=True):
+        total += each.values(slice(None)).astype(np.float64) * np.float64(factor)
+    made = total.astype(np.float32)
+    made[~np.isfinite(made)] = 0
+    return made
+
+
+AS_HERE, OTHER_MODEL, OTHER_PREDICTION = "same", "other-model", "other-prediction"
+WORKERS = {
+    AS_HERE: "as on this machine",
+    OTHER_MODEL: "the model's outputs differ in the last bit",
+    OTHER_PREDICTION: "predictions differ in the last bit",
+}
+"""The kinds of worker, and what is other about the arithmetic of each."""
+
+
+def _serve(ready: Connection, kind: str) -> None:
+    if kind == OTHER_PREDICTION:
+        prediction.predict = predict_in_float64
+    backend = LastBitBackend if kind == OTHER_MODEL else DiffusersBackend
+    options = ServeOptions("127.0.0.1", 0, HandlerOptions(), ready.send)
+    asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), backend, options))
+
+
+@contextmanager
+def digits_worker(kind: str = AS_HERE) -> Iterator[str]:
+    """The address of such a worker; `kind` is a key of `WORKERS`."""
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_serve, args=(there, kind), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.terminate()
+        process.join()
