@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import struct
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +340,40 @@ def test_a_right_checksum_over_arbitrary_headers_raises_nothing_else(table: Any,
     header = msgpack.packb({"message": message, "tree": None, "tensors": table})
     with contextlib.suppress(FrameError):
         decode(build([], tail, header=header), LIMITS)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["message", "tree", "tensors"])), ids="-".join)
+def test_a_headers_keys_may_come_in_any_order(order: tuple[str, ...]) -> None:
+    fields = {"message": {"type": "x"}, "tree": ["T", 0], "tensors": [row()]}
+    frame = decode(build([], GOOD, header=msgpack.packb({key: fields[key] for key in order})), LIMITS)
+    assert (frame.message, frame.skeleton) == ({"type": "x"}, ["T", 0])
+    assert frame.tensors[0].tensor is not None
+    assert bits(frame.tensors[0].tensor) == b"abcd"
+
+
+@pytest.mark.parametrize("first", ["message", "tree"])
+@pytest.mark.parametrize("depth", [400, 600, 3000])
+def test_a_deep_header_raises_nothing_else(first: str, depth: int) -> None:
+    deep = msgpack.packb("tree") + b"\x91" * depth + b"\x90"
+    message, tensors = msgpack.packb("message") + b"\x80", msgpack.packb("tensors") + b"\x90"
+    header = b"\x83" + (message + deep if first == "message" else deep + message) + tensors
+    with contextlib.suppress(FrameError):
+        decode(build([], header=header), LIMITS)
+
+
+def test_equal_headers_with_other_data_give_their_own_data() -> None:
+    """What is kept of a header must not outlive it: neither its data, its message, nor its limits."""
+    frames = [encode({"n": n}, ["T", 0], [Part("x", torch.full((4,), n))]).joined() for n in range(3)]
+    for n, frame in enumerate(frames):
+        decoded = decode(frame, LIMITS)
+        assert decoded.message == {"n": n}
+        assert decoded.tensors[0].tensor is not None
+        assert decoded.tensors[0].tensor.tolist() == [n] * 4
+    with pytest.raises(FrameError, match="tensors_too_large"):
+        decode(frames[0], replace(LIMITS, tensor_bytes=8))
+    with pytest.raises(FrameError, match="tensors_too_large"):
+        decode(frames[0], replace(LIMITS, tensor_bytes=8))
+    decode(frames[0], LIMITS)
 
 
 def test_lengths_are_checked_before_anything_is_allocated() -> None:

@@ -18,10 +18,8 @@ from .buffers import Buffer
 from .dtypes import DTYPES, stored_shape
 
 _LENGTH = struct.Struct("<Q")
-# The frames of one sampling run have the same index, byte for byte: it is made and checked once. Longer ones, and
-# more of them, are not kept.
+# The frames of one sampling run have the same index, byte for byte: it is made once. Longer ones are not kept.
 _KEPT = 64
-_KEPT_BYTES = 16 * 1024
 
 
 class Entry(NamedTuple):
@@ -60,12 +58,14 @@ def _index_text(rows: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> byte
     return json.dumps(index, separators=(",", ":")).encode()
 
 
-def read_section(view: memoryview, max_header_bytes: int, max_rank: int) -> dict[str, Entry]:
-    """The document's tensors by name; their data shares `view`'s memory.
+def split_section(view: memoryview, max_header_bytes: int) -> tuple[bytes | None, memoryview]:
+    """The document's JSON, None where there is no document, and its data, which is not copied.
 
     Raises:
-        FrameError: not a safetensors document, one whose shapes and lengths disagree, or over a limit.
+        FrameError: shorter than it says, or over the limit.
     """
+    if not len(view):
+        return None, view
     if len(view) < _LENGTH.size:
         raise FrameError("bad_section", "shorter than its own length field")
     (length,) = _LENGTH.unpack_from(view)
@@ -73,16 +73,27 @@ def read_section(view: memoryview, max_header_bytes: int, max_rank: int) -> dict
         raise FrameError("bad_section", f"its header claims {length} bytes, and {len(view)} are there")
     if length > max_header_bytes:
         raise FrameError("header_too_large", f"the section's {length} bytes, over the {max_header_bytes} allowed")
-    data = view[_LENGTH.size + length :]
-    text = bytes(view[_LENGTH.size : _LENGTH.size + length])
-    places = (_read_places if length <= _KEPT_BYTES else _read_places.__wrapped__)(text, max_rank)
+    begin = _LENGTH.size + length
+    return bytes(view[_LENGTH.size : begin]), view[begin:]
+
+
+def read_index(text: bytes, data_bytes: int, max_rank: int) -> dict[str, Place]:
+    """Where each tensor lies, by name, checked for all that can be wrong without the data.
+
+    Raises:
+        FrameError: not a safetensors header, or one whose shapes and lengths disagree, or over a limit.
+    """
+    places = [_read_place(name, stated, max_rank) for name, stated in _parsed(text).items()]
+    _check_no_holes(places)
     total = max((place.end for place in places), default=0)
-    if total != len(data):
-        raise FrameError("bad_section", f"its tensors take {total} bytes, and {len(data)} are there")
-    return {place.name: Entry(*place[:3], data[place.begin : place.end]) for place in places}
+    if total != data_bytes:
+        raise FrameError("bad_section", f"its tensors take {total} bytes, and {data_bytes} are there")
+    return {place.name: place for place in places}
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
+    """Where a stored tensor lies: `begin` and `end` in bytes of the data, `shape` in torch's terms."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -90,15 +101,7 @@ class _Place(NamedTuple):
     end: int
 
 
-@lru_cache(maxsize=_KEPT)
-def _read_places(text: bytes, max_rank: int) -> tuple[_Place, ...]:
-    """Where each tensor lies, checked for all that can be wrong without the data."""
-    places = tuple(_read_place(name, stated, max_rank) for name, stated in _read_index(text).items())
-    _check_no_holes(places)
-    return places
-
-
-def _read_index(text: bytes) -> dict[str, dict[str, Any]]:
+def _parsed(text: bytes) -> dict[str, dict[str, Any]]:
     try:
         index = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -115,7 +118,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _read_place(name: str, stated: Any, max_rank: int) -> _Place:
+def _read_place(name: str, stated: Any, max_rank: int) -> Place:
     if not isinstance(stated, dict) or set(stated) != {"dtype", "shape", "data_offsets"}:
         raise FrameError("bad_section", f"{name!r:.80} is not described by dtype, shape and offsets")
     dtype, shape, offsets = stated["dtype"], stated["shape"], stated["data_offsets"]
@@ -130,7 +133,7 @@ def _read_place(name: str, stated: Any, max_rank: int) -> _Place:
     fills = math.prod(true_shape) * DTYPES[dtype].itemsize == end - begin
     if not fills or stored_shape(dtype, true_shape) != shape:
         raise FrameError("shape_mismatch", f"{name!r:.80}: {dtype} {shape!r:.80} does not fill {end - begin} bytes")
-    return _Place(name, dtype, true_shape, begin, end)
+    return Place(name, dtype, true_shape, begin, end)
 
 
 def _are_sizes(values: Any, most: int) -> bool:
@@ -146,7 +149,7 @@ def _torch_shape(dtype: str, shape: list[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _check_no_holes(places: tuple[_Place, ...]) -> None:
+def _check_no_holes(places: Sequence[Place]) -> None:
     position = 0
     for begin, end in sorted((place.begin, place.end) for place in places):
         if begin != position:

@@ -70,6 +70,8 @@ def encode(
 
     What a lossy codec does not take goes losslessly, and so does everything if it must be `exact`.
     """
+    if codec is RAW:
+        return Encoded(RAW, data)
     for candidate in _candidates(codec, data, dtype, shape, exact):
         payload = candidate.encode(data, dtype, shape)
         if payload is not None:

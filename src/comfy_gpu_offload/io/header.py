@@ -1,0 +1,238 @@
+"""A frame's header: msgpack of the message, the tree's skeleton, and what each tensor is.
+
+The frames of one sampling run differ in their message and their data alone. So the rest of the header is kept by
+its bytes, as what it was found to say: equal bytes need to be checked once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgpack
+import torch
+
+from ..errors import CodecError, FrameError
+from . import codecs
+from .digests import DIGEST_BYTES
+from .dtypes import DTYPES, stored_shape
+from .limits import FrameLimits
+from .section import Place, read_index
+from .tree import MAX_NODES
+
+# A map of three, and its keys, as msgpack has them.
+_MESSAGE, _TREE, _TENSORS = b"\x83" + msgpack.packb("message"), msgpack.packb("tree"), msgpack.packb("tensors")
+_MAP_OF_TWO = b"\x82"
+_ROWS_KEPT = 256
+# What is kept can take some sixty times its bytes, all told under 32 MB.
+_KEPT = 32
+_KEPT_BYTES = 16 * 1024
+
+
+class Slot(NamedTuple):
+    """A tensor as its frame has it: `begin` and `end` in bytes of the section's data; `codec` None without data."""
+
+    name: str
+    dtype: torch.dtype
+    dtype_name: str
+    shape: tuple[int, ...]
+    digest: bytes | None
+    codec: codecs.Codec | None
+    size_bytes: int
+    begin: int = 0
+    end: int = 0
+
+
+def packed_header(message: Mapping[str, Any], skeleton: Any, rows: Sequence[bytes]) -> bytes:
+    """The header's bytes; `rows` as `packed_row` gives them."""
+    count = msgpack.Packer().pack_array_header(len(rows)) if len(rows) > 15 else bytes((0x90 | len(rows),))
+    return b"".join((_MESSAGE, msgpack.packb(message), _TREE, msgpack.packb(skeleton), _TENSORS, count, *rows))
+
+
+def packed_row(
+    name: str, dtype: str, shape: tuple[int, ...], digest: bytes | None, codec: codecs.Codec | None = None
+) -> bytes:
+    """One tensor's row; without a codec, its data does not travel."""
+    if digest is None and codec is codecs.RAW:
+        return _raw_row(name, dtype, shape)
+    row: dict[str, Any] = {"name": name, "dtype": dtype, "shape": shape}
+    if digest is not None:
+        row["digest"] = digest
+    if codec is not None:
+        row["codec"] = codec.name
+        if values := codecs.parameters(codec):
+            row["parameters"] = values
+    return bytes(msgpack.packb(row))
+
+
+@lru_cache(maxsize=_ROWS_KEPT)
+def _raw_row(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    return bytes(msgpack.packb({"name": name, "dtype": dtype, "shape": shape, "codec": codecs.RAW.name}))
+
+
+def read_message(header: memoryview) -> tuple[dict[str, Any], bytes]:
+    """The message, and the bytes after it, for `outline`.
+
+    Raises:
+        FrameError: `bad_header`.
+    """
+    if header[: len(_MESSAGE)] != _MESSAGE:
+        return _read_out_of_order(header)
+    unpacker = msgpack.Unpacker(max_buffer_size=len(header), **_STRICTLY)
+    unpacker.feed(header[len(_MESSAGE) :])
+    try:
+        message = unpacker.unpack()
+    except _UNREADABLE as error:
+        raise _unreadable() from error
+    if not isinstance(message, dict):
+        raise FrameError("bad_header", "the message must be a map")
+    return message, bytes(header[len(_MESSAGE) + unpacker.tell() :])
+
+
+def _read_out_of_order(header: memoryview) -> tuple[dict[str, Any], bytes]:
+    """A map's keys have no order: put into ours."""
+    whole = _unpacked(header)
+    if not isinstance(whole, dict) or set(whole) != {"message", "tree", "tensors"}:
+        raise _not_three()
+    if not isinstance(whole["message"], dict):
+        raise FrameError("bad_header", "the message must be a map")
+    try:
+        rest = _TREE + msgpack.packb(whole["tree"]) + _TENSORS + msgpack.packb(whole["tensors"])
+    except _UNREADABLE as error:  # it packs less deep than it unpacks
+        raise _unreadable() from error
+    return whole["message"], rest
+
+
+def outline(rest: bytes, index: bytes | None, data_bytes: int, limits: FrameLimits) -> tuple[Any, tuple[Slot, ...]]:
+    """The skeleton, not to be changed, and where each tensor is, by the header's rest and the section's index.
+
+    Raises:
+        FrameError: anything is wrong with either, or they contradict each other.
+    """
+    size = len(rest) + (0 if index is None else len(index))
+    read = _outline if size <= _KEPT_BYTES else _outline.__wrapped__
+    return read(rest, index, data_bytes, limits)
+
+
+@lru_cache(maxsize=_KEPT)
+def _outline(
+    rest: bytes, index: bytes | None, data_bytes: int, limits: FrameLimits
+) -> tuple[Any, tuple[Slot, ...]]:
+    fields = _unpacked(_MAP_OF_TWO + rest)
+    if not isinstance(fields, dict) or set(fields) != {"tree", "tensors"}:
+        raise _not_three()
+    if not isinstance(fields["tensors"], list):
+        raise FrameError("bad_header", "the tensors must be a list")
+    slots = _read_table(fields["tensors"], limits)
+    places = {} if index is None else read_index(index, data_bytes, limits.rank)
+    found = tuple(_placed(slot, places) for slot in slots)
+    if places:
+        raise FrameError("surplus_tensor", f"{next(iter(places))!r:.80} is stored but not announced")
+    return fields["tree"], found
+
+
+def _placed(slot: Slot, places: dict[str, Place]) -> Slot:
+    if slot.codec is None:
+        return slot
+    place = places.pop(slot.name, None)
+    if place is None:
+        raise FrameError("missing_tensor", f"{slot.name!r:.80} is announced but not stored")
+    stored = ("U8", [place.end - place.begin])
+    if slot.codec is codecs.RAW:
+        stored = (slot.dtype_name, stored_shape(slot.dtype_name, slot.shape))
+    if (place.dtype, stored_shape(place.dtype, place.shape)) != stored:
+        raise FrameError("contradiction", f"header and section differ on what {slot.name!r:.80} is")
+    return slot._replace(begin=place.begin, end=place.end)
+
+
+def _unpacked(packed: memoryview | bytes) -> Any:
+    try:
+        return msgpack.unpackb(packed, **_STRICTLY)
+    except _UNREADABLE as error:
+        raise _unreadable() from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("repeated key")
+    return table
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code}")
+
+
+# An array is allocated by the length it claims, so that length has a limit of its own.
+_STRICTLY: dict[str, Any] = {
+    "ext_hook": _refuse_extension,
+    "object_pairs_hook": _unique,
+    "max_array_len": MAX_NODES + 1,
+}
+_UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException)
+
+
+def _unreadable() -> FrameError:
+    return FrameError("bad_header", "not msgpack, or more than plain values")
+
+
+def _not_three() -> FrameError:
+    return FrameError("bad_header", "a map of message, tree and tensors belongs here")
+
+
+def _read_table(table: list[Any], limits: FrameLimits) -> list[Slot]:
+    if len(table) > limits.tensors:
+        raise FrameError("too_many_tensors", f"{len(table)}, and the limit is {limits.tensors}")
+    rows = [_read_row(row, limits) for row in table]
+    if len({row.name for row in rows}) != len(rows):
+        raise FrameError("repeated_tensor", "two tensors have the same name")
+    total = sum(row.size_bytes for row in rows)
+    if total > limits.tensor_bytes:
+        raise FrameError("tensors_too_large", f"{total} bytes, over the {limits.tensor_bytes} allowed")
+    return rows
+
+
+_ROW_KEYS = {"name", "dtype", "shape", "digest", "codec", "parameters"}
+
+
+def _read_row(row: Any, limits: FrameLimits) -> Slot:
+    if not isinstance(row, dict) or not row.keys() <= _ROW_KEYS or not isinstance(row.get("name"), str):
+        raise FrameError("bad_tensor", "an entry of the tensor table is not of its form")
+    name = row["name"]
+    dtype = row.get("dtype")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FrameError("unknown_dtype", f"{name!r:.80} has the dtype {dtype!r:.40}")
+    shape = _read_shape(name, row.get("shape"), limits)
+    digest = row.get("digest")
+    if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
+        raise FrameError("bad_digest", f"{name!r:.80} has a digest that is not {DIGEST_BYTES} bytes")
+    codec = _read_codec(name, row)
+    if codec is None and (digest is None or "parameters" in row):
+        raise FrameError("bad_tensor", f"{name!r:.80} has neither data nor a digest alone")
+    size_bytes = math.prod(shape) * DTYPES[dtype].itemsize if codec is not None else 0
+    return Slot(name, DTYPES[dtype], dtype, shape, digest, codec, size_bytes)
+
+
+def _read_shape(name: str, shape: Any, limits: FrameLimits) -> tuple[int, ...]:
+    if not isinstance(shape, list) or len(shape) > limits.rank:
+        raise FrameError("bad_shape", f"{name!r:.80} has no shape, or one of over {limits.rank} dimensions")
+    # The bound keeps sizes and strides within what torch can address; an empty tensor has strides too.
+    sizes_fit = all(type(size) is int and 0 <= size < 2**62 for size in shape)
+    if not sizes_fit or math.prod(max(size, 1) for size in shape) >= 2**62:
+        raise FrameError("bad_shape", f"{name!r:.80} has a dimension that is no size")
+    return tuple(shape)
+
+
+def _read_codec(name: str, row: dict[str, Any]) -> codecs.Codec | None:
+    if "codec" not in row:
+        return None
+    values = row.get("parameters", {})
+    if not isinstance(row["codec"], str) or not isinstance(values, dict):
+        raise FrameError("unknown_codec", f"{name!r:.80} names its codec in no known form")
+    try:
+        codec = codecs.named(row["codec"], values)
+    except CodecError as error:
+        raise FrameError("unknown_codec", str(error)) from error
+    return codecs.RAW if codec == codecs.RAW else codec
