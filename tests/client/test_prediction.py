@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from tests.support.arithmetic import other_arithmetic_elsewhere
 from tests.support.backend import FunctionBackend
+from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
 from comfy_gpu_offload.errors import ModelFailedError
 from comfy_gpu_offload.io import prediction
+from comfy_gpu_offload.server import handler
+from comfy_gpu_offload.server.histories import Histories
 
 SHAPE = (4, 16, 16, 16)
 STEPS = 12
@@ -146,3 +151,126 @@ def test_a_raw_session_predicts_nothing(worker: ThreadWorker) -> None:
         model = session.model("velocity")
         assert torch.equal(last_of(steps(model)), last_of(steps(velocity)))
         assert min(timings.bytes_up for timings in model.timings) > 2 * 2 * torch.Size(SHAPE).numel()
+
+
+def resends(model: Any) -> list[int]:
+    return [timings.exchanges - 1 for timings in model.timings]
+
+
+def test_a_worker_of_other_arithmetic_costs_one_resend_and_gives_its_own_bits(
+    session: Session, backend: FunctionBackend
+) -> None:
+    model = session.model("velocity")
+    with other_arithmetic_elsewhere():
+        assert torch.equal(last_of(steps(model)), last_of(steps(velocity)))
+    assert sum(resends(model)) == 1
+    plain = torch.Size(SHAPE).numel() * 2 * 10.4 / 16
+    assert min(timings.bytes_up for timings in list(model.timings)[2:]) > plain
+
+
+def test_the_next_run_after_other_arithmetic_tries_again(session: Session) -> None:
+    """Another worker may answer by then; if it is the same one, that costs one more resend."""
+    model = session.model("velocity")
+    with other_arithmetic_elsewhere():
+        last_of(steps(model))
+    assert torch.equal(last_of(steps(model, seed=1)), last_of(steps(velocity, seed=1)))
+    assert model.timings[-1].bytes_up < 4096
+    assert sum(resends(model)) == 1
+
+
+def test_a_reply_that_cannot_be_rebuilt_is_asked_for_under_another_name(
+    session: Session, backend: FunctionBackend
+) -> None:
+    """Half of a first input is all of its reply, which is foretold therefore. What the worker has under the first
+    name is what could not be read."""
+    backend.functions["halve"] = lambda x: x * 0.5
+    with other_arithmetic_elsewhere():
+        model = halved(session, range(1))
+    assert resends(model) == [1]
+    assert len(backend.calls) == 2
+
+
+def halved(session: Session, seeds: range) -> Any:
+    """Calls a model with noise of these seeds: each a run of its own."""
+    model = session.model("halve")
+    for seed in seeds:
+        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        assert torch.equal(model(torch.cat([x, x])), torch.cat([x, x]) * 0.5)
+    return model
+
+
+def test_a_worker_of_other_arithmetic_costs_no_resend_in_every_run(
+    session: Session, backend: FunctionBackend
+) -> None:
+    backend.functions["halve"] = lambda x: x * 0.5
+    with other_arithmetic_elsewhere():
+        assert resends(halved(session, range(18))) == [1, 1] + ([0] * 7 + [1]) * 2
+    # It is another one now: the next that is tried is foretold, and all after that.
+    assert sum(resends(halved(session, range(18, 28)))) == 0
+    sizes = [timings.bytes_down for timings in halved(session, range(28, 30)).timings]
+    assert max(sizes) < torch.Size(SHAPE).numel()
+
+
+def test_a_lost_reply_is_asked_for_again_and_the_run_stays_foretold(
+    worker: ThreadWorker, backend: FunctionBackend
+) -> None:
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, compression="planes", retry_s=10) as session:
+        model = session.model("velocity")
+        run = steps(model)
+        for step in range(STEPS - 1):
+            if step in {1, 5}:
+                proxy.break_after_down = proxy.down + 200
+            next(run)
+        assert torch.equal(next(run), last_of(steps(velocity)))
+    assert [index for index, count in enumerate(resends(model)) if count] == [1, 5]
+    assert len(backend.calls) == STEPS  # each was computed once
+    assert model.timings[-1].bytes_up < 4096
+
+
+def test_a_lost_reply_of_a_worker_that_was_restarted_too(backend: FunctionBackend) -> None:
+    """Its reply is lost with it, and its history: the call is made again plainly, and a new history begun."""
+    with ThreadWorker(backend) as first, BreakingProxy(first.port) as proxy:
+        model = connect(proxy.url, compression="planes", retry_s=30).model("velocity")
+        run = steps(model)
+        for _ in range(4):
+            next(run)
+        with ThreadWorker(backend) as second:
+            proxy.break_after_down = proxy.down + 200
+            proxy.target = second.port
+            assert torch.equal(last_of(run), last_of(steps(velocity)))
+    assert sum(resends(model)) == 2
+    assert model.timings[-1].bytes_up < 4096
+
+
+@pytest.fixture
+def forgetful_worker(backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadWorker]:
+    """It has room for one history of each client."""
+    monkeypatch.setattr(handler, "Histories", partial(Histories, for_each=1))
+    with ThreadWorker(backend) as made:
+        yield made
+
+
+def test_runs_that_drive_each_other_out_at_the_worker_go_on_without_prediction(
+    forgetful_worker: ThreadWorker,
+) -> None:
+    with connect(forgetful_worker.url, compression="planes", retry_s=10) as session:
+        model = session.model("velocity")
+        runs = [steps(model, seed) for seed in (1, 2)]
+        for _ in range(STEPS):
+            found = [next(run) for run in runs]
+    for seed, value in zip((1, 2), found, strict=True):
+        assert torch.equal(value, last_of(steps(velocity, seed)))
+    # A history is begun again once, which may drive out the other's; the second time the run goes without.
+    assert 1 <= sum(resends(model)) <= 4
+    assert sum(resends(model)[8:]) == 0
+
+
+def test_a_run_beside_which_nothing_runs_is_foretold_by_a_forgetful_worker(
+    forgetful_worker: ThreadWorker,
+) -> None:
+    with connect(forgetful_worker.url, compression="planes", retry_s=10) as session:
+        model = session.model("velocity")
+        for seed in (1, 2):
+            assert torch.equal(last_of(steps(model, seed)), last_of(steps(velocity, seed)))
+    assert sum(resends(model)) == 0
+    assert model.timings[-1].bytes_up < 4096

@@ -48,7 +48,7 @@ class Call:
         if code is FaultCode.UNKNOWN_HISTORY:
             self.tracked.begin_anew()
         else:
-            self.tracked.go_without()
+            self.tracked.fail()
             # What the worker knows under the old name is the reply that could not be read.
             self.message = self.message.model_copy(update={"request": secrets.token_hex(16)})
 

@@ -18,6 +18,10 @@ from ..protocol.messages import Coded, Prediction
 
 # What a prediction needs besides its payload takes some hundred bytes.
 _SMALLEST_BYTES = 2048
+# After as many runs in a row with a worker that computes differently, one is tried now and then: the worker may be
+# another one by then.
+_FAILURES = 2
+_RETRY_EVERY = 8
 _KEPT = 4
 _KEPT_BYTES = 512 * 1024**2
 
@@ -46,6 +50,7 @@ class Predictions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: list[Run] = []  # the last one used last
+        self._failures = self._skipped = 0
 
     def begin(self, model: str, tensors: tuple[torch.Tensor, ...]) -> Tracked | None:
         """How the first of a call's tensors travels; None where prediction is not for it."""
@@ -60,7 +65,7 @@ class Predictions:
         found = min(matched, key=lambda each: each[1].unexplained, default=None)
         if found is None or not found[1].is_related:
             self._settle(None, candidates)
-            fresh = Run(model, History(layout), secrets.token_hex(16))
+            fresh = Run(model, History(layout), secrets.token_hex(16), predicts=self._is_due())
             return Tracked(self, fresh, tensor) if self._admit(fresh) else None
         run, match = found
         self._settle(run, candidates)
@@ -69,10 +74,24 @@ class Predictions:
         call, encoded = run.history.encode_input(tensor, match)
         return Tracked(self, run, tensor, call, encoded)
 
-    def done(self, run: Run) -> None:
-        """The run's call is in its history."""
+    def done(self, run: Run, *, held: bool) -> None:
+        """The run's call is in its history. `held`: of something foretold in it both ends made the same."""
         with self._lock:
             run.is_busy = False
+            if held:
+                self._failures = self._skipped = 0
+
+    def failed(self) -> None:
+        """The worker makes something else of a prediction."""
+        with self._lock:
+            self._failures += 1
+
+    def _is_due(self) -> bool:
+        with self._lock:
+            if self._failures < _FAILURES:
+                return True
+            self._skipped += 1
+            return self._skipped % _RETRY_EVERY == 0
 
     def drop(self, run: Run) -> None:
         """Nobody knows what the worker has of that run."""
@@ -147,21 +166,25 @@ class Tracked:
         elif reply.tensors and (first := reply.tensors[0].tensor) is not None and self.message is not None:
             history.take_output(self._call, _seen(first))
         history.add(self._call)
-        self._owner.done(self._run)
+        self._owner.done(self._run, held=coded is not None or self.payload is not None)
         return reply
 
     def begin_anew(self) -> None:
         """The worker does not have the history: it is begun again; once in a run, which may be another worker's."""
         self._run.restarts += 1
         if self._run.restarts > 1:
-            self.go_without()
+            self._go_without()
             return
         self._reset()
         self._run.name = secrets.token_hex(16)
         self.message, self.payload = self._message(None), None
 
-    def go_without(self) -> None:
+    def fail(self) -> None:
         """Two sides compute differently: the rest of the run travels as it is."""
+        self._owner.failed()
+        self._go_without()
+
+    def _go_without(self) -> None:
         self._run.predicts = False
         self._reset()
         self.message, self.payload = None, None

@@ -153,6 +153,7 @@ class History:
         layout, last = self.layout, self._received
         if last is None or (coded.dtype, coded.shape) != (layout.dtype, layout.shape):
             raise CodecError("an input that is not like the one before it")
+        _check_sizes(coded, payload)
         changed = layout.read(coded.kept)
         predicted, target = np.empty(0, np.float32), Column(last.words[:0], last.dtype)
         if changed.any():
@@ -194,6 +195,7 @@ class History:
         parts = self.layout.parts
         if coded.kept or coded.shape[0] % parts or len(coded.sizes) != parts:
             raise CodecError(f"an output of shape {coded.shape!r:.80} that does not fall into {parts} parts")
+        _check_sizes(coded, payload)
         size = math.prod(coded.shape) // parts
         outputs: list[Column] = []
         for index in range(parts):
@@ -276,6 +278,11 @@ def _coded(tensor: Tensor, coefficients: Sequence[Floats], payloads: Sequence[Bu
         sizes=tuple(len(payload) for payload in payloads),
         digest=xxhash.xxh3_128_digest(tensor.data),
     )
+
+
+def _check_sizes(coded: Coded, payload: memoryview) -> None:
+    if sum(coded.sizes) != len(payload):
+        raise CodecError(f"payloads of {sum(coded.sizes)} bytes in {len(payload)}")
 
 
 def _check(coded: Coded, data: memoryview) -> None:
