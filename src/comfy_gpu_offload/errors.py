@@ -5,6 +5,7 @@ OffloadError
 ├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
 ├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
+├── RemoteMergeError       a model at the worker that is merged into one that is here
 ├── RemoteControlNetError  a ControlNet at the worker that is used where it cannot work; says what to do
 ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
 ├── MessageError           a good frame that says something the protocol does not know
@@ -104,6 +105,16 @@ class UnsupportedRunError(OffloadError):
 
 class RemoteControlNetError(OffloadError):
     """A ControlNet at the worker that is used where it cannot work: with a model that is here, say."""
+
+
+class RemoteMergeError(OffloadError):
+    """A model at the worker that is merged into one that is here."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(
+            f"The weights of the remote model {name!r} are at the worker, and cannot be merged into a model that "
+            "is here. Load both with Remote Model Loader: then the worker merges them."
+        )
 
 
 class FrameError(OffloadError):

@@ -78,6 +78,39 @@ def test_weight_patches_that_are_wrong_are_refused_and_leave_the_model_as_it_was
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("unknown model", "ModelNotFoundError: There is no model 'no-such"),
+        ("outside", "ModelNotFoundError: There is no model '../loras"),
+        ("a ControlNet", "ModelNotFoundError: There is no model 'controlnet:"),
+        ("unknown weight dtype", "ModelRunError: weight_dtype 'int2'"),
+        ("wrong fingerprint", "ModelMismatchError: .*mmdit-other.*has changed"),
+        ("another architecture", "BadPatchesError: .*second model does not have"),
+        ("wrong shapes", "BadPatchesError: .*do not fit this model's weights"),
+        ("missing tensor", "BadPatchesError: .*not uploaded"),
+        ("wrong types", "BadPatchesError: .*not known here"),
+    ],
+)
+def test_a_merge_that_is_wrong_is_refused_and_leaves_the_model_as_it_was(
+    found: Found, name: str, said: str
+) -> None:
+    assert re.match(said, found["bad_merges"]["said"][name]), found["bad_merges"]["said"][name]
+    assert found["bad_merges"]["same"][name]
+
+
+def test_a_model_that_is_merged_leaves_memory_when_it_must_and_not_while_it_is_needed(found: Found) -> None:
+    assert found["short_of_memory"] == {
+        "mattered": True,
+        "freed": True,
+        "same when loaded again": True,
+        "same without room": True,
+        "held": [True, True],
+        "left": 1,
+        "same unmerged": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
         ("outside", "ModelNotFoundError: There is no ControlNet '../diffusion_models"),
         ("unknown", "ModelNotFoundError: There is no ControlNet"),
         ("changed", "ModelMismatchError: .*has changed"),

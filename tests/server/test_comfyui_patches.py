@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from comfy_gpu_offload.io.digests import digest
-from comfy_gpu_offload.server.backends.base import PatchSet
-from comfy_gpu_offload.server.backends.comfyui_patches import NotDataError, build
+from comfy_gpu_offload.protocol.messages import ModelRef
+from comfy_gpu_offload.server.backends.base import BadPatchesError, PatchSet
+from comfy_gpu_offload.server.backends.comfyui_patches import (
+    ModelWeight,
+    NotDataError,
+    build,
+    merged_models,
+    refused,
+    to_data,
+)
 
 KEY = "diffusion_model.layer.weight"
 SHAPES = {KEY: (8, 4)}
@@ -18,10 +26,17 @@ TENSORS = {name: tensor for tensor in (torch.ones(8, 2), torch.ones(2, 4), torch
 UP, DOWN, WHOLE, INTEGERS = TENSORS
 DIFF = [0, "diff", [WHOLE, False], None, None]
 LORA = [0, "LoRAAdapter", [UP, DOWN, 2.0, None, None, None], None, None]
+SECOND = {KEY: (torch.full((8, 4), 2.0), lambda weight, **_: weight), "diffusion_model.odd": (torch.ones(3), None)}
+MODEL = ["second.safetensors", "default", "f" * 32]
+MERGE = [0, "model", [0, None, [DIFF]], None, None]
+
+
+def patch_set(template: Any, strengths: tuple[tuple[float, float], ...] = ((0.5, 1.0),)) -> PatchSet:
+    return PatchSet(bytes(32), template, strengths, TENSORS)
 
 
 def built(template: Any) -> dict[str, list[tuple[Any, ...]]]:
-    return build(PatchSet(bytes(32), template, ((0.5, 1.0),), TENSORS), SHAPES)
+    return build(patch_set(template), SHAPES, [SECOND])
 
 
 def test_what_is_right_becomes_a_patch() -> None:
@@ -61,8 +76,94 @@ def changed(patch: list[Any], position: int, value: Any) -> dict[str, Any]:
         (changed(LORA, 2, [UP, DOWN, float("nan"), None, None, None]), "not of their form"),
         (changed(LORA, 2, [UP, DOWN, 2.0, None, None, [1 << 40, 1]]), "not of their form"),
         ({"diffusion_model.other.weight": [DIFF]}, "model"),
+        (changed(MERGE, 2, [0, None]), "merge that is not of its form"),
+        (changed(MERGE, 2, [0, 7, []]), "merge that is not of its form"),
+        (changed(MERGE, 2, [1, None, []]), "model that is not listed"),
+        (changed(MERGE, 2, [-1, None, []]), "model that is not listed"),
+        (changed(MERGE, 2, [False, None, []]), "model that is not listed"),
+        (changed(MERGE, 2, ["0", None, []]), "model that is not listed"),
+        (changed(MERGE, 2, [0, "diffusion_model.none", []]), "does not have"),
+        (changed(MERGE, 2, [0, "diffusion_model.odd", [DIFF]]), "do not fit"),
+        (changed(MERGE, 2, [0, None, {}]), "a list for each"),
+        (changed(MERGE, 2, [0, None, [LORA[:4]]]), "not of its form"),
+        (changed(MERGE, 3, [0, 4, 8]), "outside their weight"),
     ],
 )
 def test_what_is_wrong_is_refused_for_what_is_wrong(template: Any, said: str) -> None:
     with pytest.raises(NotDataError, match=said):
         built(template)
+
+
+def nested(depth: int) -> list[Any]:
+    return MERGE if depth == 1 else [0, "model", [0, None, [nested(depth - 1)]], None, None]
+
+
+def test_merges_of_merges_are_bounded() -> None:
+    assert built({KEY: [nested(8)]})
+    with pytest.raises(NotDataError, match="over 8 deep"):
+        built({KEY: [nested(9)]})
+
+
+def test_a_merge_is_the_second_models_weight_and_the_patches_on_it() -> None:
+    (patch,) = built({"models": [MODEL], KEY: [MERGE]})[KEY]
+    weight, (strength, (kind, (tensor,)), *_) = patch[1]
+    assert weight is SECOND[KEY]
+    assert (strength, kind) == (0.5, "diff")
+    assert torch.equal(tensor, TENSORS[WHOLE])
+
+
+@pytest.mark.parametrize(
+    "models",
+    [None, {}, "second", [MODEL[:2]], [MODEL[0]], [[*MODEL[:2], 7]], [["x" * 9999, *MODEL[1:]]], [MODEL] * 17],
+)
+def test_a_list_of_models_that_is_none_is_refused(models: Any) -> None:
+    with pytest.raises(BadPatchesError, match="refused"):
+        merged_models(patch_set({"models": models, KEY: [MERGE]}))
+
+
+def test_the_models_to_merge_are_those_listed() -> None:
+    assert merged_models(patch_set({KEY: [DIFF]})) == []
+    assert merged_models(patch_set({"models": [MODEL]})) == [(ModelRef(name=MODEL[0]), MODEL[2])]
+
+
+# What to_data is given: ComfyUI's own form of a merge of merges, with strings for weights.
+STANDS_FOR = {
+    "here": ModelWeight(("second.safetensors", "default", "f" * 32), KEY, (8, 4)),
+    "elsewhere": ModelWeight(("third.safetensors", "fp8_e5m2", "e" * 32), KEY, (8, 4)),
+    "smaller": ModelWeight(("second.safetensors", "default", "f" * 32), "diffusion_model.odd", (3,)),
+}
+
+
+def stands_for(weight: Any) -> ModelWeight:
+    if weight not in STANDS_FOR:
+        raise NotDataError("a merge with what is local")
+    return STANDS_FOR[weight]
+
+
+def merge_of(weight: str, *patches: Any) -> tuple[Any, ...]:
+    return (0.5, [(weight, None), *patches], 0.25, None, None)
+
+
+def test_a_merge_of_merges_there_and_back() -> None:
+    change = (0.5, ("diff", (TENSORS[WHOLE],)), 1.0, None, None)
+    patches = {KEY: [change, merge_of("here", change, merge_of("elsewhere", change)), merge_of("smaller")]}
+    data = to_data(patches, SHAPES, digest, stands_for)
+    assert data.template["models"] == [
+        ["second.safetensors", "default", "f" * 32],
+        ["third.safetensors", "fp8_e5m2", "e" * 32],
+    ]
+    assert (list(data.tensors), data.strengths, data.unlike) == ([WHOLE], [(0.5, 1.0), (0.5, 0.25)], 1)
+    third = {KEY: (torch.full((8, 4), 3.0), lambda weight, **_: weight)}
+    made = build(patch_set(data.template, tuple(data.strengths)), SHAPES, [SECOND, third])
+    plain, (strength, (weight, *further), strength_model, *_), other = made[KEY]
+    assert plain[0] == 0.5
+    assert (strength, strength_model, weight) == (0.5, 0.25, SECOND[KEY])
+    assert further[1][1][0] is third[KEY]
+    assert other[1] == [SECOND["diffusion_model.odd"]]
+
+
+def test_what_of_merges_cannot_travel_is_counted_by_layer() -> None:
+    shapes = {f"diffusion_model.{number}": (8, 4) for number in range(3)}
+    patches = {key: [merge_of("local")] for key in shapes}
+    ((error, count),) = refused(patches, shapes, stands_for)
+    assert (str(error), count) == ("a merge with what is local", 3)

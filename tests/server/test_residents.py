@@ -57,3 +57,12 @@ def test_clear_lets_all_leave(memory: Memory) -> None:
     load(models, memory, "b")
     models.clear()
     assert sorted(memory.left) == ["a", "b"]
+
+
+def test_those_in_use_stay_even_where_nothing_else_is_left(memory: Memory) -> None:
+    models = ResidentModels(0, lambda: memory.free, memory.unload)
+    load(models, memory, "a")
+    load(models, memory, "b")
+    models.make_room(10**12, keep={"a"})
+    assert memory.left == ["b"]
+    assert list(models) == ["a"]

@@ -141,6 +141,10 @@ class RemoteModel(nn.Module):
             patches=patches,
         )
 
+    def shares_worker_with(self, other: RemoteModel) -> bool:
+        """Whether calls of both go to the same worker."""
+        return self._caller is other._caller
+
     def plan(self, shape: RunShape) -> Plan:
         """How long a sampling run of that shape will take, each way; by this model's own calls so far.
 

@@ -9,10 +9,13 @@ import comfy.model_patcher
 import torch
 
 from ..client.remote_model import RemoteModel
+from .remote_weight import RemoteWeight, as_it_is
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
 from .stand_in import RemoteDiffusionModel
 from .travel import refuse_unless_it_travels
 from .weights import weight_patches
+
+_NETWORK = "diffusion_model."
 
 
 class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]  # ComfyUI is untyped
@@ -85,6 +88,15 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> Any:
         """Undoes object patches."""
         return super().unpatch_model(None, unpatch_weights=False)
+
+    def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list[Any]]:
+        """What merging this model into another is made of: stand-ins for its weights, and the patches on them."""
+        found = {}
+        for key, weight in self.model_state_dict().items():
+            if filter_prefix is None or key.startswith(filter_prefix):
+                held = RemoteWeight.of(self.remote, key, weight) if key.startswith(_NETWORK) else weight
+                found[key] = [(held, as_it_is), *self.patches.get(key, ())]
+        return found
 
     def pre_run(self, *args: Any, **kwargs: Any) -> Any:
         """Called once before each sampling: the last moment before the first call.

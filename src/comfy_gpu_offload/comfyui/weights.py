@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.utils
@@ -12,7 +13,14 @@ import torch
 
 from ..client.weight_patches import OnUpload, WeightPatches
 from ..io.digests import digest, sample
-from ..server.backends.comfyui_patches import refused, to_data
+from ..server.backends.comfyui_patches import ModelWeight, NotDataError, refused, to_data
+from .remote_weight import RemoteWeight
+
+logger = logging.getLogger(__name__)
+
+_MERGES = "ModelMergeSimple, ModelMergeBlocks and their kin"
+# What a layer with quantised weights has besides (comfy.ops, of later releases).
+_QUANTISED = ".comfy_quant"
 
 
 class _Digests:
@@ -51,14 +59,54 @@ def weight_patches(patcher: Any) -> WeightPatches | None:
     """
     if not patcher.patches:
         return None
-    data = to_data(patcher.patches, _shapes(patcher), _digest)
+    data = to_data(patcher.patches, _shapes(patcher), _digest, _weight_of(patcher))
+    if data.unlike:
+        logger.warning(
+            "%d of the weights to merge are not of the shape that this model's have: they are left out, as here.",
+            data.unlike,
+        )
     return WeightPatches(data.template, tuple(data.strengths), data.tensors, _upload_bar())
 
 
 def refused_weights(patcher: Any) -> Iterator[str]:
     """A line for everything among a patcher's weight patches that cannot travel."""
     if patcher.patches:
-        yield from refused(patcher.patches, _shapes(patcher))
+        for error, count in refused(patcher.patches, _shapes(patcher), _weight_of(patcher)):
+            nodes = f" ({error.nodes})" if error.nodes else ""
+            yield f"{error}{nodes}, on {count} layer{'' if count == 1 else 's'}. {error.remedy}"
+
+
+def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
+    """Finds what a stand-in in a merge into this model stands for."""
+    known: dict[int, tuple[str, str, str]] = {}
+
+    def weight_of(weight: Any) -> ModelWeight:
+        if not isinstance(weight, RemoteWeight):
+            raise NotDataError(
+                "a model merge whose second model is loaded here", _MERGES, "Load both with Remote Model Loader."
+            )
+        number = id(weight.remote)
+        if number not in known:
+            known[number] = _second(patcher, weight)
+        return ModelWeight(known[number], weight.key, tuple(weight.shape))
+
+    return weight_of
+
+
+def _second(patcher: Any, weight: RemoteWeight) -> tuple[str, str, str]:
+    """Name, weight dtype and fingerprint of the model that a stand-in is of."""
+    if not weight.remote.shares_worker_with(patcher.remote):
+        raise NotDataError(
+            "a model merge whose second model is at another worker", _MERGES, "Load both from the same worker."
+        )
+    if any(key.endswith(_QUANTISED) for key in weight.remote.details["keys"]):
+        raise NotDataError(
+            "a model merge whose second model has quantised weights, which ComfyUI does not merge",
+            _MERGES,
+            "Use a file of it that is not quantised.",
+        )
+    described = weight.remote.description
+    return described.ref.name, described.ref.weight_dtype, described.fingerprint
 
 
 def _shapes(patcher: Any) -> dict[str, tuple[int, ...]]:

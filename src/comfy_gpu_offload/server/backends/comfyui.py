@@ -6,10 +6,7 @@ import gc
 import importlib
 import logging
 import threading
-import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
@@ -35,16 +32,15 @@ from .base import (
     stop_at_blocks,
 )
 from .comfyui_beside import weights_beside
+from .comfyui_clones import LoadedModel
 from .comfyui_control_data import PREFIX
 from .comfyui_methods import called
+from .comfyui_patches import merged_models
 from .comfyui_residuals import from_data
 from .fingerprints import fingerprint
 from .residents import ResidentModels
 
 logger = logging.getLogger(__name__)
-
-# Of one model, each with other patches.
-_MAX_CLONES = 4
 
 
 class _Resident(Protocol):
@@ -62,26 +58,6 @@ class _Resident(Protocol):
 
 
 ResidentT = TypeVar("ResidentT", bound=_Resident)
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    patcher: Any
-    path: Path
-    fingerprint: str
-    clones: OrderedDict[tuple[Any, ...], Any] = field(default_factory=OrderedDict)
-
-    def is_current(self) -> bool:
-        """Whether the file is still the one that was loaded."""
-        try:
-            return fingerprint([self.path]) == self.fingerprint
-        except OSError:
-            return False
-
-    def release(self) -> None:
-        """Gives its memory back."""
-        self.clones.clear()
-        self.patcher.detach()
 
 
 class ComfyUIBackend:
@@ -153,10 +129,9 @@ class ComfyUIBackend:
         # First, so that the model is the last to leave memory for them.
         chain = self._nets.read_chain(control, self._net)
         nets_s = perf_counter() - started
-        loaded, load_s = self._current(ref, fingerprint)
         with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
+            patcher, load_s = self._patched(ref, fingerprint, patches)
             started = perf_counter()
-            patcher = self._patched(loaded, patches)
             self._place(patcher, args, chain)
             kwargs = {**kwargs, **({} if control is None else {"control": None})}
             call_args, call_kwargs = on_device((args, kwargs), patcher.load_device)
@@ -184,9 +159,9 @@ class ComfyUIBackend:
             # Before the model, as in a call.
             inputs = inputs.controlled(self._nets.build(inputs.control_nets, self._net))
             nets_s = perf_counter() - started
-            loaded, load_s = self._current(job.model, job.fingerprint)
+            patcher, load_s = self._patched(job.model, job.fingerprint, patches)
             started = perf_counter()
-            result = sampling.run(self._patched(loaded, patches), job, inputs, report, self._interrupted)
+            result = sampling.run(patcher, job, inputs, report, self._interrupted)
         return Computed(result, nets_s + load_s, perf_counter() - started)
 
     def interrupt(self) -> None:
@@ -213,21 +188,19 @@ class ComfyUIBackend:
         if hasattr(patcher.model, "current_patcher"):
             patcher.model.current_patcher = patcher
 
-    def _patched(self, loaded: _Loaded, patches: PatchSet | None) -> Any:
-        """The model's patcher, or a clone of it with these patches: clones share its weights, patched for one."""
+    def _patched(self, ref: ModelRef, fingerprint: str, patches: PatchSet | None) -> tuple[Any, float]:
+        """The model's patcher, or a clone of it with these patches, and the seconds that loading took."""
+        merged = [] if patches is None else merged_models(patches)
+        in_use = {ref, *(second for second, _ in merged)}
+        loaded, load_s = self._current(ref, fingerprint, in_use)
         if patches is None:
-            return loaded.patcher
-        key = (patches.name, patches.strengths)
-        if key not in loaded.clones:
-            made = importlib.import_module(".comfyui_patches", __package__).from_data(patches, loaded.patcher)
-            clone = loaded.patcher.clone()
-            clone.patches = made
-            clone.patches_uuid = uuid.uuid4()
-            loaded.clones[key] = clone
-        loaded.clones.move_to_end(key)
-        while len(loaded.clones) > _MAX_CLONES:
-            loaded.clones.popitem(last=False)
-        return loaded.clones[key]
+            return loaded.patcher, load_s
+        seconds = []
+        for second, its_fingerprint in merged:
+            found, second_s = self._current(second, its_fingerprint, in_use)
+            seconds.append(found)
+            load_s += second_s
+        return loaded.patched(patches, seconds), load_s
 
     def _localise(self, patcher: Any, kwargs: dict[str, Any]) -> None:
         """What `BaseModel._apply_model` says of the weights' place is this machine's to say."""
@@ -235,21 +208,23 @@ class ComfyUIBackend:
         if isinstance(options, dict) and "prefetch_dynamic_vbars" in options:
             options["prefetch_dynamic_vbars"] = patcher.is_dynamic()
 
-    def _current(self, ref: ModelRef, fingerprint: str) -> tuple[_Loaded, float]:
-        loaded, load_s = self._load(ref)
+    def _current(
+        self, ref: ModelRef, fingerprint: str, in_use: Collection[Hashable] = ()
+    ) -> tuple[LoadedModel, float]:
+        loaded, load_s = self._load(ref, in_use)
         if loaded.fingerprint != fingerprint:
             raise ModelMismatchError(
                 f"The worker's {ref.name!r} has changed since it was loaded. Queue the prompt again to load it."
             )
         return loaded, load_s
 
-    def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
-        def make(file: Any) -> _Loaded:
+    def _load(self, ref: ModelRef, in_use: Collection[Hashable] = ()) -> tuple[LoadedModel, float]:
+        def make(file: Any) -> LoadedModel:
             patcher = self._files.load_patcher(file, ref.weight_dtype)
             stop_at_blocks(patcher.model.diffusion_model, self._interrupted)
-            return _Loaded(patcher, file.path, fingerprint([file.path]))
+            return LoadedModel(patcher, file.path, fingerprint([file.path]))
 
-        return self._kept(ref, lambda: self._files.find_model(ref.name), make)
+        return self._kept(ref, lambda: self._files.find_model(ref.name), make, in_use)
 
     def _net(self, name: str, expected: str | None = None) -> Any:
         """The control net of that name, and, where it is given, of that fingerprint."""
@@ -277,9 +252,16 @@ class ComfyUIBackend:
         return Described(description, self._nets.describe(loaded.net))
 
     def _kept(
-        self, key: ModelRef, find: Callable[[], Any], make: Callable[[Any], ResidentT]
+        self,
+        key: ModelRef,
+        find: Callable[[], Any],
+        make: Callable[[Any], ResidentT],
+        in_use: Collection[Hashable] = (),
     ) -> tuple[ResidentT, float]:
-        """What is kept under `key`, made of the file that `find` gives if need be, and the seconds that took."""
+        """What is kept under `key`, made of the file that `find` gives if need be, and the seconds that took.
+
+        `in_use`: what may not leave memory for it.
+        """
         found: ResidentT | None = self._residents.get(key)
         if found is not None and found.is_current():
             return found, 0.0
@@ -287,7 +269,7 @@ class ComfyUIBackend:
         file = find()
         self._residents.drop(key)
         size_bytes = file.path.stat().st_size
-        self._residents.make_room(size_bytes)
+        self._residents.make_room(size_bytes, in_use)
         try:
             made = make(file)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -297,6 +279,10 @@ class ComfyUIBackend:
 
     def _unload(self, loaded: _Resident) -> None:
         logger.info("%s leaves memory", loaded.path.name)
+        if isinstance(loaded, LoadedModel):
+            for other in self._residents:
+                if isinstance(other, LoadedModel):
+                    other.forget(loaded)
         loaded.release()
         # ComfyUI holds its patchers weakly; models have cycles, so only a collection frees them now.
         del loaded

@@ -1,8 +1,13 @@
 """A ComfyUI patcher's weight patches as plain data and back, at either end of the wire.
 
 A template is a dict: for each key of the model that is changed, a list of patches, each
-``[strength, kind, values, offset, function]``: the position of a pair of strengths, one of `_FORMS`, the values of
-that kind with tensors as their digests, ``[dimension, start, length]`` or None, one of `_FUNCTIONS` or None.
+``[strength, kind, values, offset, function]``: the position of a pair of strengths; one of `_FORMS`, or `_MERGE`;
+the values of that kind, with tensors as their digests; ``[dimension, start, length]`` or None; one of `_FUNCTIONS`
+or None.
+
+The values of a merge are ``[model, key, patches]``: the position of a second model among those under `_MODELS`,
+each ``[name, weight_dtype, fingerprint]``; the key of its weight, None for the same; and the patches that are on
+that weight before it is merged, in the same form.
 """
 
 from __future__ import annotations
@@ -15,9 +20,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from ...io.digests import DIGEST_BYTES
+from ...protocol.messages import ModelRef
 from .base import BadPatchesError, PatchSet
+from .comfyui_patch_shapes import NotDataError, Offset, Shape, fitted, part_of
+
+__all__ = ["ModelWeight", "NotDataError", "PatchData", "Shape", "build", "merged_models", "refused", "to_data"]
 
 # Of each kind its values: T a tensor, t a tensor or None, n a number or None, s a shape or None, b a bool.
 # `diff` and `set` are tuples in ComfyUI, the others classes of comfy.weight_adapter, by these names alone.
@@ -31,91 +41,129 @@ _FORMS: Mapping[str, str] = {
     "diff": "Tb",
     "set": "T",
 }
-_DORA: Mapping[str, int] = {
-    "LoRAAdapter": 4,
-    "LoHaAdapter": 7,
-    "LoKrAdapter": 8,
-    "GLoRAAdapter": 5,
-    "OFTAdapter": 3,
-    "BOFTAdapter": 3,
-}
+# In ComfyUI a list: another model's weight with a function that converts it, and the patches on it.
+_MERGE = "model"
+# Beside the keys of weights, which all begin with `_NETWORK`.
+_MODELS = "models"
+_MAX_MODELS = 16
+# Merges of merges.
+_MAX_MERGES = 8
 # Of comfy.utils: what its key maps give with a key.
 _FUNCTIONS = ("swap_scale_shift",)
 _NETWORK = "diffusion_model."
 _MAX_RANK = 8
 
-Shape = tuple[int, ...]
+# Of a model that is merged into another: by key its weight, and what converts it.
+Weights = Mapping[str, tuple[torch.Tensor, Callable[..., Any]]]
+# A patch as ComfyUI has it.
+Patch = tuple[Any, ...]
 
 
-class NotDataError(Exception):
-    """A patch that cannot be told as data, or does not fit its weight; the message says what it is."""
+@dataclass(frozen=True)
+class ModelWeight:
+    """What stands for a weight of a second model in a merge.
+
+    Attributes:
+        model: its name, weight dtype and fingerprint.
+        key, shape: the weight's there.
+    """
+
+    model: tuple[str, str, str]
+    key: str
+    shape: Shape
 
 
 @dataclass
 class PatchData:
-    """Patches as data: see `client.weight_patches`."""
+    """Patches as data: see `client.weight_patches`.
 
-    template: dict[str, list[list[Any]]] = field(default_factory=dict)
+    Attributes:
+        unlike: how many merges are with a weight of another shape, which ComfyUI does not add.
+    """
+
+    template: dict[str, Any] = field(default_factory=dict)
     strengths: list[tuple[float, float]] = field(default_factory=list)
     tensors: dict[bytes, torch.Tensor] = field(default_factory=dict)
+    unlike: int = 0
+
+
+# Finds what the first element of a merge stands for; raises NotDataError where it can be no part of one.
+WeightOf = Callable[[Any], ModelWeight]
+Digest = Callable[[torch.Tensor], bytes]
 
 
 def to_data(
-    patches: Mapping[str, Sequence[Any]],
-    shapes: Mapping[str, Shape],
-    digest: Callable[[torch.Tensor], bytes],
+    patches: Mapping[str, Sequence[Any]], shapes: Mapping[str, Shape], digest: Digest, weight_of: WeightOf
 ) -> PatchData:
     """`patcher.patches` as data. Call it where `refused` finds nothing.
 
     Args:
         shapes: of each of the model's keys.
         digest: names a tensor by its content.
+        weight_of: see there.
     """
-    data = PatchData()
-    positions: dict[tuple[float, float], int] = {}
+    writer = _Writer(digest, weight_of)
+    data = writer.data
     for key, listed in patches.items():
-        shape = _shape_of(key, shapes)
-        entries = data.template[key] = []
-        for patch in listed:
-            strengths, kind, values, offset, function = _read(patch)
-            shape = _fitted(kind, values, offset, shape)
-            named = [_named(value, digest, data.tensors) for value in values]
-            position = positions.setdefault(strengths, len(positions))
-            entries.append([position, kind, named, None if offset is None else list(offset), function])
-    data.strengths = list(positions)
+        data.template[key], _ = writer.entries(key, listed, _shape_of(key, shapes))
+    if writer.models:
+        data.template[_MODELS] = [list(model) for model in writer.models]
+    data.strengths = list(writer.positions)
     return data
 
 
-def refused(patches: Mapping[str, Sequence[Any]], shapes: Mapping[str, Shape]) -> Iterator[str]:
-    """A line for each kind of thing among weight patches that cannot travel."""
+def refused(
+    patches: Mapping[str, Sequence[Any]], shapes: Mapping[str, Shape], weight_of: WeightOf
+) -> Iterator[tuple[NotDataError, int]]:
+    """Each kind of thing among weight patches that cannot travel, and on how many layers it is."""
+    writer = _Writer(lambda _: b"", weight_of)
     found: Counter[str] = Counter()
+    first: dict[str, NotDataError] = {}
     for key, listed in patches.items():
         try:
-            shape = _shape_of(key, shapes)
-            for patch in listed:
-                _, kind, values, offset, _ = _read(patch)
-                shape = _fitted(kind, values, offset, shape)
+            writer.entries(key, listed, _shape_of(key, shapes))
         except NotDataError as error:
             found[str(error)] += 1
+            first.setdefault(str(error), error)
     for what, count in found.items():
-        yield f"{what}, on {count} layer{'' if count == 1 else 's'}"
+        yield first[what], count
 
 
-def from_data(patches: PatchSet, patcher: Any) -> dict[str, list[tuple[Any, ...]]]:
+def merged_models(patches: PatchSet) -> list[tuple[ModelRef, str]]:
+    """The second models that merges in it name, with their fingerprints; what came over the wire is checked.
+
+    Raises:
+        BadPatchesError: it is malformed.
+    """
+    listed = patches.template.get(_MODELS, []) if isinstance(patches.template, dict) else []
+    if not isinstance(listed, list) or len(listed) > _MAX_MODELS or not all(map(_is_model, listed)):
+        raise BadPatchesError("The weight patches are refused: the list of models to merge is malformed.")
+    try:
+        return [(ModelRef(name=name, weight_dtype=dtype), fingerprint) for name, dtype, fingerprint in listed]
+    except ValidationError as error:
+        raise BadPatchesError("The weight patches are refused: the name of a model to merge is none.") from error
+
+
+def from_data(patches: PatchSet, patcher: Any, seconds: Sequence[Any] = ()) -> dict[str, list[Patch]]:
     """What `patcher.patches` is to be; everything that came over the wire is checked against the model.
+
+    Args:
+        seconds: patchers of `merged_models`, without patches.
 
     Raises:
         BadPatchesError: it is malformed, or does not fit the model.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in patcher.model.state_dict().items()}
     try:
-        return build(patches, shapes)
+        return build(patches, shapes, [_weights(second) for second in seconds])
     except NotDataError as error:
         raise BadPatchesError(f"The weight patches are refused: {error}.") from error
 
 
-def build(patches: PatchSet, shapes: Mapping[str, Shape]) -> dict[str, list[tuple[Any, ...]]]:
-    """`from_data` for a model of these shapes.
+def build(
+    patches: PatchSet, shapes: Mapping[str, Shape], seconds: Sequence[Weights] = ()
+) -> dict[str, list[Patch]]:
+    """`from_data` for models of these shapes and weights.
 
     Raises:
         NotDataError: they are malformed, or do not fit.
@@ -123,18 +171,133 @@ def build(patches: PatchSet, shapes: Mapping[str, Shape]) -> dict[str, list[tupl
     """
     if not isinstance(patches.template, dict):
         raise NotDataError("a patch set is a dict")
-    made: dict[str, list[tuple[Any, ...]]] = {}
+    reader = _Reader(patches, seconds)
+    made: dict[str, list[Patch]] = {}
     for key, listed in patches.template.items():
-        if not isinstance(key, str) or not isinstance(listed, list):
+        if key == _MODELS:
+            continue
+        if not isinstance(key, str):
             raise NotDataError("a patch set has keys of a model, and a list for each")
-        shape = _shape_of(key, shapes)
-        made[key] = []
-        for entry in listed:
-            strengths, kind, values, offset, function = _unnamed(entry, patches)
-            shape = _fitted(kind, values, offset, shape)
-            value = _value(kind, values)
-            made[key].append((strengths[0], value, strengths[1], offset, _function(function)))
+        made[key], _ = reader.patches(key, listed, _shape_of(key, shapes))
     return made
+
+
+class _Writer:
+    """Makes entries of a template; what they share is in `data`, `models` and `positions`."""
+
+    def __init__(self, digest: Digest, weight_of: WeightOf) -> None:
+        self.data = PatchData()
+        self.models: dict[tuple[str, str, str], int] = {}
+        self.positions: dict[tuple[float, float], int] = {}
+        self._digest = digest
+        self._weight_of = weight_of
+
+    def entries(
+        self, key: str, listed: Sequence[Any], shape: Shape, depth: int = 0
+    ) -> tuple[list[list[Any]], Shape]:
+        """Entries for the patches of a weight of that shape, and its shape after them.
+
+        Raises:
+            NotDataError: one cannot travel.
+        """
+        made: list[list[Any]] = []
+        for patch in listed:
+            strengths, value, offset, function = _parts(patch)
+            if isinstance(value, list):
+                kind, values = _MERGE, self._merge(key, value, part_of(shape, offset), depth)
+            else:
+                kind, values = _kind_of(value)
+                _check_values(kind, values)
+                shape = fitted(kind, values, offset, shape)
+                values = [_named(each, self._digest, self.data.tensors) for each in values]
+            position = self.positions.setdefault(strengths, len(self.positions))
+            made.append([position, kind, values, None if offset is None else list(offset), function])
+        return made, shape
+
+    def _merge(self, key: str, value: list[Any], into: Shape, depth: int) -> list[Any]:
+        _bounded(depth)
+        if not value or not isinstance(value[0], tuple) or len(value[0]) != 2:
+            raise NotDataError("a model merge of a form that is not known")
+        weight = self._weight_of(value[0][0])
+        number = self.models.setdefault(weight.model, len(self.models))
+        if number >= _MAX_MODELS:
+            raise NotDataError(f"a merge of over {_MAX_MODELS} models")
+        nested, shape = self.entries(weight.key, value[1:], weight.shape, depth + 1)
+        self.data.unlike += shape != into
+        return [number, None if weight.key == key else weight.key, nested]
+
+
+class _Reader:
+    """Makes patches of a template's entries, which are checked."""
+
+    def __init__(self, patches: PatchSet, seconds: Sequence[Weights]) -> None:
+        self._set = patches
+        self._seconds = seconds
+
+    def patches(self, key: str, listed: Any, shape: Shape, depth: int = 0) -> tuple[list[Patch], Shape]:
+        """`_Writer.entries` taken back."""
+        if not isinstance(listed, list):
+            raise NotDataError("a patch set has keys of a model, and a list for each")
+        made: list[Patch] = []
+        for entry in listed:
+            strengths, kind, values, offset, function = self._entry(entry)
+            if kind == _MERGE:
+                part_of(shape, offset)
+                value: Any = self._merge(key, values, depth)
+            else:
+                values = [_tensor(each, self._set.tensors) if isinstance(each, bytes) else each for each in values]
+                _check_values(kind, values)
+                shape = fitted(kind, values, offset, shape)
+                value = _value(kind, values)
+            made.append((strengths[0], value, strengths[1], offset, _function(function)))
+        return made, shape
+
+    def _entry(self, entry: Any) -> tuple[tuple[float, float], str, list[Any], Offset | None, str | None]:
+        if not isinstance(entry, list) or len(entry) != 5:
+            raise NotDataError("a patch that is not of its form")
+        position, kind, values, offset, function = entry
+        if type(position) is not int or not 0 <= position < len(self._set.strengths):
+            raise NotDataError("a patch without a strength")
+        if not isinstance(kind, str) or kind not in (*_FORMS, _MERGE) or not isinstance(values, list):
+            raise NotDataError(f"weight patches of the kind {kind!r:.80}, which is not known here")
+        if function is not None and function not in _FUNCTIONS:
+            raise NotDataError("weight patches with a function that is not known here")
+        return self._set.strengths[position], kind, values, _offset(offset), function
+
+    def _merge(self, key: str, values: list[Any], depth: int) -> list[Any]:
+        _bounded(depth)
+        if len(values) != 3 or not isinstance(values[1], str | None):
+            raise NotDataError("a model merge that is not of its form")
+        number, other, listed = values
+        if type(number) is not int or not 0 <= number < len(self._seconds):
+            raise NotDataError("a merge with a model that is not listed")
+        found = self._seconds[number].get(key if other is None else other)
+        if found is None:
+            raise NotDataError("a merge with a weight that the second model does not have")
+        # ComfyUI itself adds only what has the weight's shape.
+        nested, _ = self.patches(key if other is None else other, listed, tuple(found[0].shape), depth + 1)
+        return [found, *nested]
+
+
+def _bounded(depth: int) -> None:
+    if depth >= _MAX_MERGES:
+        raise NotDataError(
+            f"a merge of merges over {_MAX_MERGES} deep", "ModelMergeSimple and its kin", "Merge fewer models."
+        )
+
+
+def _is_model(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)
+
+
+def _weights(patcher: Any) -> Weights:
+    """The weights of a patcher as ComfyUI's own merges take them: as in its file, whatever is patched now."""
+    try:
+        return {key: listed[0] for key, listed in patcher.get_key_patches(_NETWORK).items()}
+    except AttributeError as error:
+        raise BadPatchesError(
+            "This worker's ComfyUI cannot merge this model: its weights are quantised."
+        ) from error
 
 
 def _shape_of(key: str, shapes: Mapping[str, Shape]) -> Shape:
@@ -143,15 +306,12 @@ def _shape_of(key: str, shapes: Mapping[str, Shape]) -> Shape:
     return shapes[key]
 
 
-def _read(patch: Any) -> tuple[tuple[float, float], str, list[Any], Any, str | None]:
-    """A patch as ComfyUI has it, in parts."""
+def _parts(patch: Any) -> tuple[tuple[float, float], Any, Offset | None, str | None]:
+    """Strengths, value, offset and function's name of a patch as ComfyUI has it."""
     if not isinstance(patch, tuple) or len(patch) != 5:
         raise NotDataError("weight patches of a form that is not known")
     strength, value, strength_model, offset, function = patch
-    strengths = (_number(strength), _number(strength_model))
-    kind, values = _kind_of(value)
-    _check_values(kind, values)
-    return strengths, kind, values, _offset(offset), _function_name(function)
+    return (_number(strength), _number(strength_model)), value, _offset(offset), _function_name(function)
 
 
 def _number(value: Any) -> float:
@@ -164,8 +324,6 @@ def _kind_of(value: Any) -> tuple[str, list[Any]]:
     kind = type(value)
     if kind.__module__.startswith("comfy.weight_adapter.") and kind.__name__ in _FORMS:
         return kind.__name__, list(value.weights)
-    if isinstance(value, list):
-        raise NotDataError("a model merge (ModelMergeSimple and its kin), whose second model is here")
     if isinstance(value, tuple) and len(value) == 1:
         return "diff", [value[0], False]
     if isinstance(value, tuple) and len(value) == 2 and value[0] in {"diff", "set"}:
@@ -234,22 +392,6 @@ def _named(value: Any, digest: Callable[[torch.Tensor], bytes], tensors: dict[by
     return value
 
 
-def _unnamed(entry: Any, patches: PatchSet) -> tuple[tuple[float, float], str, list[Any], Any, str | None]:
-    """An entry of a template, in parts; the opposite of `_read`."""
-    if not isinstance(entry, list) or len(entry) != 5:
-        raise NotDataError("a patch that is not of its form")
-    position, kind, named, offset, function = entry
-    if type(position) is not int or not 0 <= position < len(patches.strengths):
-        raise NotDataError("a patch without a strength")
-    if not isinstance(kind, str) or kind not in _FORMS or not isinstance(named, list):
-        raise NotDataError(f"weight patches of the kind {kind!r:.80}, which is not known here")
-    if function is not None and function not in _FUNCTIONS:
-        raise NotDataError("weight patches with a function that is not known here")
-    values = [_tensor(value, patches.tensors) if isinstance(value, bytes) else value for value in named]
-    _check_values(kind, values)
-    return patches.strengths[position], kind, values, _offset(offset), function
-
-
 def _tensor(name: bytes, tensors: Mapping[bytes, torch.Tensor]) -> torch.Tensor:
     found = tensors.get(name) if len(name) == DIGEST_BYTES else None
     if found is None:
@@ -270,144 +412,3 @@ def _value(kind: str, values: list[Any]) -> Any:
 
 def _function(name: str | None) -> Any:
     return None if name is None else getattr(importlib.import_module("comfy.utils"), name)
-
-
-def _fitted(kind: str, values: list[Any], offset: tuple[int, int, int] | None, shape: Shape) -> Shape:
-    """The weight's shape after this patch. ComfyUI itself passes over what does not fit, with a line in its log.
-
-    Raises:
-        NotDataError: it does not fit.
-    """
-    part = shape
-    if offset is not None:
-        dimension, start, length = offset
-        if dimension >= len(shape) or start + length > shape[dimension]:
-            raise NotDataError("weight patches with an offset outside their weight")
-        part = (*shape[:dimension], length, *shape[dimension + 1 :])
-    result = _grown(kind, values, part)
-    dora = values[_DORA[kind]] if kind in _DORA else None
-    if not _fits(kind, values, result) or (dora is not None and not _spreads(dora, result)):
-        raise NotDataError(
-            f"weight patches of the kind {kind} that do not fit this model's weights (a LoRA for another one?)"
-        )
-    return result if offset is None else shape
-
-
-def _grown(kind: str, values: list[Any], shape: Shape) -> Shape:
-    """LoRA and diff patches may be of a larger weight, which is then padded with zeros."""
-    wanted = shape
-    if kind == "LoRAAdapter" and values[5] is not None:
-        wanted = tuple(values[5])
-    elif kind == "diff" and values[1]:
-        wanted = tuple(values[0].shape)
-    larger = len(wanted) == len(shape) and all(map(int.__ge__, wanted, shape))
-    # Nothing that is needed grows a weight a hundredfold.
-    return wanted if larger and math.prod(wanted) <= 100 * math.prod(shape) else shape
-
-
-def _spreads(tensor: torch.Tensor, shape: Shape) -> bool:
-    """Whether torch broadcasts the tensor to that shape."""
-    sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
-    return tensor.dim() <= len(shape) and all(size in {1, whole} for size, whole in sizes)
-
-
-def _fits(kind: str, values: list[Any], shape: Shape) -> bool:
-    return _FITS[kind](values, shape)
-
-
-def _product(left: torch.Tensor, right: torch.Tensor) -> int | None:
-    """How many values a product of the two has, each flattened to a matrix; None where there is none."""
-    if left.dim() < 2 or right.dim() < 2 or left[0].numel() != right.shape[0]:
-        return None
-    return left.shape[0] * right[0].numel()
-
-
-def _lora(values: list[Any], shape: Shape) -> bool:
-    up, down, _, mid, _, grown = values
-    if grown is not None and tuple(grown) != shape:
-        return False
-    if min(up.dim(), down.dim()) < 2 or not min(up.numel(), down.numel()):
-        return False
-    if mid is None:
-        return _product(up, down) == math.prod(shape)
-    if mid.dim() != 4 or mid.shape[0] != down.shape[0] or mid.shape[1] != down[:, 0].numel():
-        return False
-    columns = down.shape[1] * mid.shape[2] * mid.shape[3]
-    return bool(up[0].numel() == down.shape[0] and up.shape[0] * columns == math.prod(shape))
-
-
-def _tucker(core: torch.Tensor, right: torch.Tensor, left: torch.Tensor) -> Shape | None:
-    """The shape of ``einsum("i j k l, j r, i p -> p r k l")``."""
-    if core.dim() != 4 or right.dim() != 2 or left.dim() != 2:
-        return None
-    if core.shape[1] != right.shape[0] or core.shape[0] != left.shape[0]:
-        return None
-    return (left.shape[1], right.shape[1], *core.shape[2:])
-
-
-def _matrix(left: torch.Tensor, right: torch.Tensor) -> Shape | None:
-    if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[0]:
-        return None
-    return (left.shape[0], right.shape[1])
-
-
-def _loha(values: list[Any], shape: Shape) -> bool:
-    first, second = (values[0], values[1], values[5]), (values[3], values[4], values[6])
-    shapes = [
-        _matrix(left, right) if core is None else _tucker(core, right, left)
-        for left, right, core in (first, second)
-    ]
-    if shapes[0] is None or shapes[0] != shapes[1] or (values[5] is None) != (values[6] is None):
-        return False
-    return math.prod(shapes[0]) == math.prod(shape)
-
-
-def _lokr(values: list[Any], shape: Shape) -> bool:
-    w1, w2, _, w1_a, w1_b, w2_a, w2_b, core, _ = values
-    if (w1 is None and (w1_a is None or w1_b is None)) or (w2 is None and (w2_a is None or w2_b is None)):
-        return False
-    first = tuple(w1.shape) if w1 is not None else _matrix(w1_a, w1_b)
-    second = tuple(w2.shape) if w2 is not None else _second(w2_a, w2_b, core)
-    if first is None or second is None or len(first) != 2 or len(second) < 2:
-        return False
-    return math.prod(first) * math.prod(second) == math.prod(shape)
-
-
-def _second(left: torch.Tensor, right: torch.Tensor, core: torch.Tensor | None) -> Shape | None:
-    return _matrix(left, right) if core is None else _tucker(core, right, left)
-
-
-def _glora(values: list[Any], shape: Shape) -> bool:
-    a1, a2, b1, b2, _, _ = values
-    if len(shape) < 2 or any(each.dim() < 2 or not each.numel() for each in (a1, a2, b1, b2)):
-        return False
-    size, columns = math.prod(shape), shape[1]
-    new = _product(b1, b2) == size and _product(a1, a2) is not None and a1.shape[0] == columns
-    old = _product(b2, b1) == size and _product(a2, a1) is not None and a2.shape[0] == size // shape[0]
-    return new or old
-
-
-def _oft(values: list[Any], shape: Shape) -> bool:
-    blocks = values[0]
-    square = blocks.dim() == 3 and blocks.shape[1] == blocks.shape[2]
-    return bool(square and shape and blocks.shape[0] * blocks.shape[1] == shape[0])
-
-
-def _boft(values: list[Any], shape: Shape) -> bool:
-    blocks, rescale = values[0], values[1]
-    square = blocks.dim() == 4 and blocks.shape[2] == blocks.shape[3] and blocks.shape[2] % 2 == 0
-    if not square or not shape or blocks.shape[1] * blocks.shape[2] != shape[0]:
-        return False
-    return rescale is None or _spreads(rescale, shape)
-
-
-_FITS: Mapping[str, Callable[[list[Any], Shape], bool]] = {
-    "LoRAAdapter": _lora,
-    "LoHaAdapter": _loha,
-    "LoKrAdapter": _lokr,
-    "GLoRAAdapter": _glora,
-    "OFTAdapter": _oft,
-    "BOFTAdapter": _boft,
-    "diff": lambda values, shape: tuple(values[0].shape) == shape,
-    "set": lambda values, shape: _spreads(values[0], shape),
-}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Generic, TypeVar
 
 ModelT = TypeVar("ModelT")
@@ -39,10 +39,13 @@ class ResidentModels(Generic[ModelT]):
         self._models.move_to_end(key)
         return self._models[key][0]
 
-    def make_room(self, size_bytes: int) -> None:
-        """Lets models leave until one of `size_bytes` fits, or none is left."""
-        while self._models and not self._fits(size_bytes):
-            self.drop(next(iter(self._models)))
+    def make_room(self, size_bytes: int, keep: Collection[Hashable] = ()) -> None:
+        """Lets models leave until one of `size_bytes` fits, or none is left but those of the keys in `keep`."""
+        while not self._fits(size_bytes):
+            oldest = next((key for key in self._models if key not in keep), None)
+            if oldest is None:
+                return
+            self.drop(oldest)
 
     def put(self, key: Hashable, model: ModelT, size_bytes: int) -> None:
         """Keeps the model as the most recently used."""
@@ -59,6 +62,9 @@ class ResidentModels(Generic[ModelT]):
         """Lets all leave."""
         while self._models:
             self.drop(next(iter(self._models)))
+
+    def __iter__(self) -> Iterator[ModelT]:
+        return iter([model for model, _ in self._models.values()])
 
     def __len__(self) -> int:
         return len(self._models)

@@ -15,6 +15,7 @@ from bad_controls import bad_controls
 from bad_patches import bad_patches
 from behaviour import containers, given, independence, interrupted, previews, refusals
 from equality import equality
+from merges import bad_merges, short_of_memory
 from obstacles import obstacles, unknown_stock_names
 
 if __name__ == "__main__":
@@ -22,6 +23,8 @@ if __name__ == "__main__":
         "equality": equality(),
         "independence": independence(),
         "bad_patches": bad_patches(),
+        "bad_merges": bad_merges(),
+        "short_of_memory": short_of_memory(),
         "bad_controls": bad_controls(),
         "interrupted": {
             "at a call": interrupted(sides.MMDIT, "heun", "call"),
