@@ -45,7 +45,31 @@ OffloadError
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One thing about a patched model that cannot travel.
+
+    Attributes:
+        what: it is.
+        nodes: which nodes usually put it there.
+        remedy: what to do, in a sentence or two.
+    """
+
+    what: str
+    nodes: str
+    remedy: str
+
+    @property
+    def named(self) -> str:
+        """What it is and which nodes put it there."""
+        return f"{self.what} ({self.nodes})"
+
+    def __str__(self) -> str:
+        return f"{self.named}. {self.remedy}"
 
 
 class OffloadError(Exception):
@@ -76,16 +100,16 @@ class UnsupportedPatchError(OffloadError):
     """A patched model carries what cannot travel.
 
     Attributes:
-        patches: one line for each thing found, what it is and which nodes usually put it there.
+        obstacles: everything found.
     """
 
-    def __init__(self, patches: tuple[str, ...]) -> None:
-        listed = "\n".join(f"  - {patch}" for patch in patches)
+    def __init__(self, obstacles: tuple[Obstacle, ...]) -> None:
+        listed = "\n".join(f"  - {obstacle}" for obstacle in obstacles)
         super().__init__(
             f"This remote model was patched in a way that cannot travel to the worker:\n{listed}\n"
-            "Remove these nodes, or load the model here (Remote Model Loader with use_runpod off)."
+            "With the model loaded here (Remote Model Loader with use_runpod off) all of it works."
         )
-        self.patches = patches
+        self.obstacles = obstacles
 
 
 class UnsupportedRunError(OffloadError):

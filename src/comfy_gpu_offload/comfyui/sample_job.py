@@ -56,7 +56,7 @@ def whole_loop_obstacle(
     """Why this run cannot travel as a whole, by the name of what stands against it; None if it can."""
     conditioning = {"positive": positive, "negative": negative}
     found = chain(
-        refused_patches(patcher),
+        (obstacle.named for obstacle in refused_patches(patcher)),
         _of_names(sampler_name, scheduler),
         _of_loop(patcher),
         _of_options(patcher.model_options),

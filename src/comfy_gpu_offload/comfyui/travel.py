@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from types import CodeType
 from typing import Any
 
-from ..errors import UnsupportedPatchError, UnsupportedValueError
+from ..errors import Obstacle, UnsupportedPatchError, UnsupportedValueError
 from ..io.tree import pack
+from . import obstacles
 from .weights import refused_weights
 
 # Read only by code that runs here: sampling's own wrappers, EasyCache, context windows, multi-GPU sampling.
@@ -25,22 +26,6 @@ _COMPILE_KEY = "torch.compile"
 # What a function's code names when it patches a model's options itself.
 _PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace", "stg_self_attn_blocks"})
 
-# Which nodes usually put a patch of that name there; for the message only.
-_NODES: dict[str, str] = {
-    "output_block_patch": "FreeU, FreeU_V2",
-    "input_block_patch": "Kohya Deep Shrink",
-    "input_block_patch_after_skip": "Kohya Deep Shrink",
-    "attn1_patch": "HyperTile, ToMe",
-    "attn2_patch": "IPAdapter, regional prompting",
-    "attn1_output_patch": "ToMe, HyperTile",
-    "attn2_output_patch": "ToMe",
-    "attn1": "Perturbed-Attention Guidance, Self-Attention Guidance",
-    "attn2": "IPAdapter",
-    "dit": "SkipLayerGuidance, IPAdapter for DiT models",
-    "double_block": "Union ControlNet model patches",
-    "optimized_attention_override": "SageAttention and other attention overrides",
-}
-
 
 def refuse_unless_it_travels(patcher: Any) -> None:
     """Reads a remote model's patcher whole.
@@ -53,44 +38,43 @@ def refuse_unless_it_travels(patcher: Any) -> None:
         raise UnsupportedPatchError(found)
 
 
-def refused_patches(patcher: Any) -> Iterator[str]:
-    """A line for everything of a patcher that no way of offloading takes to the worker."""
+def refused_patches(patcher: Any) -> Iterator[Obstacle]:
+    """Everything of a patcher that no way of offloading takes to the worker."""
     yield from _of_weights(patcher)
     yield from _of_objects(patcher)
     yield from _of_options(patcher.model_options)
 
 
-def _of_weights(patcher: Any) -> Iterator[str]:
+def _of_weights(patcher: Any) -> Iterator[Obstacle]:
     yield from refused_weights(patcher)
     if getattr(patcher, "hook_patches", None):
-        yield "weight hooks (Create Hook LoRA, Set CLIP Hooks): LoRA schedules do not travel in this release"
+        yield obstacles.WEIGHT_HOOKS
     if getattr(patcher, "weight_wrapper_patches", None):
-        yield "weight wrappers (a node that changes weights as they are used)"
+        yield obstacles.WEIGHT_WRAPPERS
     if any(_COMPILE_KEY in wrappers for wrappers in getattr(patcher, "wrappers", {}).values()):
-        yield "torch.compile (TorchCompileModel): the network is at the worker, and would have to be compiled there"
+        yield obstacles.COMPILED
     for name in getattr(patcher, "injections", {}):
-        yield f"the injection {name!r} (a node that puts code into the network)"
+        yield obstacles.of_injection(name)
 
 
-def _of_objects(patcher: Any) -> Iterator[str]:
+def _of_objects(patcher: Any) -> Iterator[Obstacle]:
     for name in patcher.object_patches:
         if name.split(".")[0] in {"diffusion_model", "manual_cast_dtype"}:
-            yield f"the object patch on {name} (a node that replaces a part of the network)"
+            yield obstacles.of_object(name)
 
 
-def _of_options(model_options: Mapping[str, Any]) -> Iterator[str]:
+def _of_options(model_options: Mapping[str, Any]) -> Iterator[Obstacle]:
     yield from refused_options(model_options.get("transformer_options", {}))
     yield from _of_guidance(model_options)
 
 
-def _of_guidance(model_options: Mapping[str, Any]) -> Iterator[str]:
+def _of_guidance(model_options: Mapping[str, Any]) -> Iterator[Obstacle]:
     """Guidance functions that patch the network only while they sample: after the first call, unless read here."""
     for value in model_options.values():
         for function in value if isinstance(value, list) else [value]:
             code = getattr(function, "__code__", None)
             if isinstance(code, CodeType) and _patches_inside(code):
-                node = function.__qualname__.split(".")[0]
-                yield f"the guidance of {node}, which replaces attention or skips blocks while it samples"
+                yield obstacles.of_guidance(function.__qualname__.split(".")[0])
 
 
 def _patches_inside(code: CodeType) -> bool:
@@ -99,33 +83,30 @@ def _patches_inside(code: CodeType) -> bool:
     return not named.isdisjoint(_PATCHING) or any(_patches_inside(inner) for inner in nested)
 
 
-def refused_options(options: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each entry of `transformer_options` that cannot travel."""
+def refused_options(options: Mapping[str, Any]) -> Iterator[Obstacle]:
+    """Each entry of `transformer_options` that cannot travel."""
     for key, value in options.items():
         if key in _LOCAL or _is_empty(value):
             continue
         if key == "patches":
-            yield from (_line("the block patch", name) for name, codes in value.items() if codes)
+            yield from (obstacles.of_patch("the block patch", name) for name, codes in value.items() if codes)
         elif key == "patches_replace":
-            yield from (_line("the attention replacement", name) for name, codes in value.items() if codes)
+            yield from (
+                obstacles.of_patch("the attention replacement", name) for name, codes in value.items() if codes
+            )
         elif key in _STATE:
-            yield f"{key}: the model keeps its state from call to call there, which needs to stay in one place"
-        elif key in _NODES:
-            yield _line("the option", key)
+            yield obstacles.of_state(key)
+        elif obstacles.is_known(key):
+            yield obstacles.of_patch("the option", key)
         else:
             yield from _unless_data(key, value)
 
 
-def _unless_data(key: str, value: Any) -> Iterator[str]:
+def _unless_data(key: str, value: Any) -> Iterator[Obstacle]:
     try:
         pack(value, f"transformer_options[{key!r}]")
     except UnsupportedValueError as error:
-        yield f"{error.path}: a {error.kind}, which is no plain data"
-
-
-def _line(what: str, name: str) -> str:
-    nodes = _NODES.get(name)
-    return f"{what} {name}" + (f" ({nodes})" if nodes else "")
+        yield obstacles.of_option(f"{error.path}: a {error.kind}, which is no plain data")
 
 
 def _is_empty(value: Any) -> bool:

@@ -12,8 +12,10 @@ import comfy.utils
 import torch
 
 from ..client.weight_patches import OnUpload, WeightPatches
+from ..errors import Obstacle
 from ..io.digests import digest, sample
 from ..server.backends.comfyui_patches import ModelWeight, NotDataError, refused, to_data
+from .obstacles import LORA_NODES, LORA_REMEDY
 from .remote_weight import RemoteWeight
 
 logger = logging.getLogger(__name__)
@@ -68,12 +70,12 @@ def weight_patches(patcher: Any) -> WeightPatches | None:
     return WeightPatches(data.template, tuple(data.strengths), data.tensors, _upload_bar())
 
 
-def refused_weights(patcher: Any) -> Iterator[str]:
-    """A line for everything among a patcher's weight patches that cannot travel."""
+def refused_weights(patcher: Any) -> Iterator[Obstacle]:
+    """Everything among a patcher's weight patches that cannot travel."""
     if patcher.patches:
         for error, count in refused(patcher.patches, _shapes(patcher), _weight_of(patcher)):
-            nodes = f" ({error.nodes})" if error.nodes else ""
-            yield f"{error}{nodes}, on {count} layer{'' if count == 1 else 's'}. {error.remedy}"
+            what = f"{error}, on {count} layer{'' if count == 1 else 's'}"
+            yield Obstacle(what, error.nodes or LORA_NODES, error.remedy or LORA_REMEDY)
 
 
 def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
