@@ -223,3 +223,31 @@ def test_code_is_an_obstacle_and_named(found: Found, change: str, named: str) ->
 
 def test_every_name_that_comfyui_has_is_known_as_its_own(found: Found) -> None:
     assert found["unknown_stock_names"] == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
+def test_every_kind_of_weight_patch_on_weights_of_every_dtype(found: Found, dtype: str) -> None:
+    of_dtype = found["weight_dtypes"][dtype]
+    runs = of_dtype["runs"]
+    assert dtype in of_dtype["kept"]
+    assert len(runs) == 9 * 2 + 3
+    wrong = [name for name, run in runs.items() if not (run["each step"] and run["whole loop"])]
+    assert not wrong
+    assert of_dtype["unpatched again"]
+    assert all(run["finite"] and run["mattered"] for run in runs.values())
+    # ComfyUI looks at no strength where a weight is set.
+    assert runs["set 1.0"]["first"] == runs.pop("set 0.6")["first"]
+    assert len({tuple(run["first"]) for run in runs.values()}) == len(runs)
+
+
+@pytest.mark.parametrize("cache", ["EasyCache", "LazyCache"])
+@pytest.mark.parametrize("model", ["unet", "wan"])
+def test_a_step_cache_skips_the_calls_at_the_worker_that_it_skips_here(
+    found: Found, cache: str, model: str
+) -> None:
+    run = found["step_caches"][f"{cache} {model}"]
+    assert run["same"]
+    assert run["mattered"]
+    assert run["finite"]
+    assert run["here"] == run["at the worker"] == run["sent"]
+    assert 0 < run["here"] < run["without a cache"]

@@ -340,6 +340,8 @@ def main() -> None:
     sd15 = unet()
     files: dict[str, Weights] = {
         "diffusion_models/mmdit.safetensors": weights(mmdit(), 1, torch.float32),
+        "diffusion_models/mmdit-bf16.safetensors": weights(mmdit(), 1, torch.bfloat16),
+        "diffusion_models/mmdit-fp16.safetensors": weights(mmdit(), 1, torch.float16),
         "diffusion_models/mmdit-other.safetensors": weights(mmdit(), 2, torch.float32),
         "diffusion_models/wan.safetensors": weights(wan(), 3, torch.bfloat16),
         "diffusion_models/ltxv.safetensors": weights(ltxv(), 4, torch.bfloat16),

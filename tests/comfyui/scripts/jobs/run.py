@@ -17,6 +17,8 @@ from behaviour import containers, given, independence, interrupted, previews, re
 from equality import equality
 from merges import bad_merges, short_of_memory
 from obstacles import obstacles, unknown_stock_names
+from step_caches import step_caches
+from weight_dtypes import weight_dtypes
 
 if __name__ == "__main__":
     facts = {
@@ -36,5 +38,7 @@ if __name__ == "__main__":
         "refusals": refusals(),
         "obstacles": obstacles(),
         "unknown_stock_names": unknown_stock_names(),
+        "weight_dtypes": weight_dtypes(),
+        "step_caches": step_caches(),
     }
     print(json.dumps(facts))

@@ -1,0 +1,64 @@
+"""The same models through a client's own session and a worker's own handler, with all that goes with a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sides import BACKEND, Case, Kind, Patch, nodes, settings
+
+from comfy_gpu_offload.client.session import Session
+from comfy_gpu_offload.comfyui.patcher import remote_patcher
+from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop
+from comfy_gpu_offload.server.backends import comfyui_models
+from comfy_gpu_offload.server.handler import Handler
+from comfy_gpu_offload.transport.loopback import LoopbackTransport
+
+SESSION = Session(LoopbackTransport(Handler(BACKEND)))
+
+
+@dataclass
+class Pair:
+    """A file as ComfyUI itself loads it, and at the worker.
+
+    Loaded anew: runs before may have left object patches on a model that all clones share, as ComfyUI itself does.
+    """
+
+    stock: Any
+    remote: Any
+
+    @classmethod
+    def of(cls, kind: Kind, weight_dtype: str = "default", session: Session = SESSION) -> Pair:
+        stock = comfyui_models.load_patcher(comfyui_models.find_model(kind.file), weight_dtype)
+        return cls(stock, remote_patcher(session.model(kind.file, weight_dtype)))
+
+
+def sampled(model: Any, this: Case) -> torch.Tensor:
+    """By ComfyUI's own sampler."""
+    fields = settings(this.fields)
+    given = (this.positive, this.negative, dict(this.latent))
+    names = ("seed", "steps", "cfg", "sampler", "scheduler")
+    with torch.inference_mode():
+        (out,) = nodes.common_ksampler(model, *(fields[name] for name in names), *given)
+    samples: torch.Tensor = out["samples"]
+    return samples
+
+
+def sampled_whole(model: Any, this: Case) -> torch.Tensor:
+    """By a whole run at the worker."""
+    given = {"positive": this.positive, "negative": this.negative, "latent": this.latent}
+    with torch.inference_mode():
+        out = run_whole_loop(model.remote.sample, model, settings(this.fields), **given)
+    samples: torch.Tensor = out["samples"]
+    return samples
+
+
+def three_ways(pair: Pair, this: Case, patch: Patch) -> tuple[torch.Tensor, dict[str, bool]]:
+    """What a patched model gives here, and whether it gives the same at the worker."""
+    expected, remote = sampled(patch(pair.stock), this), patch(pair.remote)
+    same = {
+        "each step": torch.equal(expected, sampled(remote, this)),
+        "whole loop": torch.equal(expected, sampled_whole(remote, this)),
+    }
+    return expected, same
