@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from ...errors import CodecError
-from .zstd import MAX_RATIO as ZSTD_MAX_RATIO
+from .zstd_ratio import MAX_RATIO as ZSTD_MAX_RATIO
 
 HEAD_BYTES: Final = 2
 

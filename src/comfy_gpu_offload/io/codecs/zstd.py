@@ -9,12 +9,12 @@ import zstandard
 
 from ...errors import CodecError
 from ..buffers import Buffer, allocate
+from .copies import copies_in
 from .sample import sample_of
+from .zstd_ratio import MAX_RATIO
 
 # zstd's own reference decoder refuses larger windows by default (ZSTD_WINDOWLOG_LIMIT_DEFAULT, 2^27).
 _MAX_WINDOW_BYTES = 2**27
-# A block is at most 128 KiB and takes at least four bytes (RFC 8878, 3.1.1.2): nothing shrinks further.
-MAX_RATIO = 128 * 1024 // 4
 _PIECE_BYTES = 16 * 1024
 # Below this gain the time spent exceeds what a fast link saves, and noise would decide.
 _WORTHWHILE_RATIO = 1.1
@@ -23,15 +23,16 @@ _SMALLEST_WORTHWHILE_BYTES = 512
 
 @dataclass(frozen=True)
 class Zstd:
-    """Zstandard (RFC 8878) over the bytes as they are."""
+    """Zstandard (RFC 8878) over the bytes as they are. Of a batch of equal entries one is stored, nearly."""
 
     name: ClassVar[str] = "zstd"
     lossless: ClassVar[bool] = True
 
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
-        if not _pays(data):
+        repeats = len(data) <= _MAX_WINDOW_BYTES and copies_in(data, shape) > 1
+        if not repeats and not _pays(data):
             return None
-        payload = zstandard.ZstdCompressor(level=1).compress(data)
+        payload = (_across(len(data)) if repeats else zstandard.ZstdCompressor(level=1)).compress(data)
         return payload if len(payload) < len(data) else None
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
@@ -51,6 +52,13 @@ class Zstd:
         if filled != size_bytes or surplus:
             raise CodecError(f"zstd: the payload does not decode to {size_bytes} bytes")
         return out
+
+
+def _across(size_bytes: int) -> zstandard.ZstdCompressor:
+    """One that finds what repeats however far apart in data of that size: the batch's other half, above all."""
+    window_log = max(zstandard.WINDOWLOG_MIN, (size_bytes - 1).bit_length())
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log, enable_ldm=True)
+    return zstandard.ZstdCompressor(compression_params=parameters)
 
 
 def _pays(data: memoryview) -> bool:
