@@ -114,7 +114,7 @@ class RemoteModel(nn.Module):
             patches=patches,
         )
         self.timings.append(timings)
-        self.calls += 1
+        object.__setattr__(self, "calls", self.calls + 1)  # a module's own way looks for parameters first
         return value
 
     def sample(

@@ -22,9 +22,9 @@ from ..errors import CodecError, FrameError
 from . import codecs
 from .buffers import ALIGNMENT, Buffer, allocate, tensor_bytes, tensor_from
 from .dtypes import NAMES
-from .header import Slot, outline, packed_header, packed_row, read_message
+from .header import Row, Slot, layout, outline, packed_header, read_message
 from .limits import DEFAULT_LIMITS, FrameLimits
-from .section import Entry, layout, split_section
+from .section import section_head, split_section
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -110,33 +110,32 @@ def encode(
     """One frame. Tensors that `codec` does not make smaller are stored raw; those with a digest go losslessly."""
     rows, payloads = [], []
     for part in parts:
-        row, payload = _encode_part(part, codec)
+        row, payload = _stored(part, codec)
         rows.append(row)
-        if payload is not None:
-            payloads.append(payload)
-    header = packed_header(message, skeleton, rows)
-    index, data = layout(payloads, PRELUDE.size + len(header), ALIGNMENT)
-    head = header + index
+        payloads.append(payload)
+    planned = layout(tuple(rows))
+    header = packed_header(message, skeleton, planned.table)
+    section = section_head(planned.section, PRELUDE.size + len(header), ALIGNMENT)
+    data = [payloads[at] for at in planned.order if rows[at].stored_bytes]
+    head = header + section
     hasher = xxhash.xxh3_64(head)
-    section_bytes = len(index)
     for buffer in data:
         hasher.update(buffer)
-        section_bytes += len(buffer)
+    section_bytes = len(section) + planned.data_bytes
     prelude = PRELUDE.pack(MAGIC, VERSION, 0, len(header), section_bytes, hasher.intdigest())
     return EncodedFrame((prelude + head, *data))
 
 
-def _encode_part(part: Part, codec: codecs.Codec | codecs.Chooser) -> tuple[bytes, Entry | None]:
-    name, shape = NAMES[part.tensor.dtype], tuple(part.tensor.shape)
-    if part.held:
-        return packed_row(part.name, name, shape, part.digest), None
-    data = tensor_bytes(part.tensor)
+def _stored(part: Part, codec: codecs.Codec | codecs.Chooser) -> tuple[Row, Buffer]:
+    name, tensor, digest, held = part
+    dtype_name, shape = NAMES[tensor.dtype], tuple(tensor.shape)
+    if held:
+        return Row(name, dtype_name, shape, digest, None), b""
+    data = tensor_bytes(tensor)
     # What goes by its digest is kept under it, and must be what the digest says.
-    used, payload = codecs.encode(codec, data, name, shape, exact=part.digest is not None)
-    row = packed_row(part.name, name, shape, part.digest, used)
-    if used is codecs.RAW or used == codecs.RAW:
-        return row, Entry(part.name, name, shape, data)
-    return row, Entry(part.name, "U8", (len(payload),), memoryview(payload))
+    used, payload = codecs.encode(codec, data, dtype_name, shape, exact=digest is not None)
+    parameters = () if used is codecs.RAW else tuple(codecs.parameters(used).items())
+    return Row(name, dtype_name, shape, digest, used.name, parameters, len(payload)), payload
 
 
 def frame_size(prelude: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> int:
@@ -165,7 +164,7 @@ def decode(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> DecodedFrame
     if view.readonly:
         view = _writable(view)
     start = PRELUDE.size + header_bytes
-    message, rest = read_message(view[PRELUDE.size : start])
+    message, rest = read_message(bytes(view[PRELUDE.size : start]))
     index, data = split_section(view[start:], limits.header_bytes)
     skeleton, slots = outline(rest, index, len(data), limits)
     return DecodedFrame(message, skeleton, tuple([_received(slot, data) for slot in slots]))

@@ -7,7 +7,7 @@ its bytes, as what it was found to say: equal bytes need to be checked once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,13 +19,13 @@ from . import codecs
 from .digests import DIGEST_BYTES
 from .dtypes import DTYPES, stored_shape
 from .limits import FrameLimits
-from .section import Place, read_index
+from .section import Entry, Place, read_index, written_index
 from .tree import MAX_NODES
 
 # A map of three, and its keys, as msgpack has them.
 _MESSAGE, _TREE, _TENSORS = b"\x83" + msgpack.packb("message"), msgpack.packb("tree"), msgpack.packb("tensors")
 _MAP_OF_TWO = b"\x82"
-_ROWS_KEPT = 256
+_ROWS_KEPT = 64
 # What is kept can take some sixty times its bytes, all told under 32 MB.
 _KEPT = 32
 _KEPT_BYTES = 16 * 1024
@@ -45,53 +45,95 @@ class Slot(NamedTuple):
     end: int = 0
 
 
-def packed_header(message: Mapping[str, Any], skeleton: Any, rows: Sequence[bytes]) -> bytes:
-    """The header's bytes; `rows` as `packed_row` gives them."""
-    count = msgpack.Packer().pack_array_header(len(rows)) if len(rows) > 15 else bytes((0x90 | len(rows),))
-    return b"".join((_MESSAGE, msgpack.packb(message), _TREE, msgpack.packb(skeleton), _TENSORS, count, *rows))
+class Row(NamedTuple):
+    """A tensor on its way into a frame. Without a codec, its data does not travel; else that many bytes do."""
+
+    name: str
+    dtype_name: str
+    shape: tuple[int, ...]
+    digest: bytes | None
+    codec: str | None
+    parameters: tuple[tuple[str, Any], ...] = ()
+    stored_bytes: int = 0
 
 
-def packed_row(
-    name: str, dtype: str, shape: tuple[int, ...], digest: bytes | None, codec: codecs.Codec | None = None
-) -> bytes:
-    """One tensor's row; without a codec, its data does not travel."""
-    if digest is None and codec is codecs.RAW:
-        return _raw_row(name, dtype, shape)
-    row: dict[str, Any] = {"name": name, "dtype": dtype, "shape": shape}
-    if digest is not None:
-        row["digest"] = digest
-    if codec is not None:
-        row["codec"] = codec.name
-        if values := codecs.parameters(codec):
-            row["parameters"] = values
-    return bytes(msgpack.packb(row))
+class Layout(NamedTuple):
+    """What a frame says of its tensors.
+
+    Attributes:
+        table: the header's part of it.
+        section: the section's JSON.
+        order: positions of those rows whose data is stored, as it is stored.
+        data_bytes: of all that data.
+    """
+
+    table: bytes
+    section: bytes
+    order: tuple[int, ...]
+    data_bytes: int
 
 
-@lru_cache(maxsize=_ROWS_KEPT)
-def _raw_row(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
-    return bytes(msgpack.packb({"name": name, "dtype": dtype, "shape": shape, "codec": codecs.RAW.name}))
+def layout(rows: tuple[Row, ...]) -> Layout:
+    """How these tensors are told of and stored."""
+    for row in rows:
+        if row.parameters:  # equal ones can differ in type, as 1 and 1.0 do
+            return _layout.__wrapped__(rows)
+    return (_layout if len(rows) <= _ROWS_KEPT else _layout.__wrapped__)(rows)
 
 
-def read_message(header: memoryview) -> tuple[dict[str, Any], bytes]:
+@lru_cache(maxsize=_KEPT)
+def _layout(rows: tuple[Row, ...]) -> Layout:
+    table = msgpack.packb([_fields(row) for row in rows])
+    stored = [position for position, row in enumerate(rows) if row.codec is not None]
+    entries = [_entry(rows[position]) for position in stored]
+    order, index = written_index(entries)
+    return Layout(
+        _TENSORS + table, index, tuple(stored[at] for at in order), sum(entry.size_bytes for entry in entries)
+    )
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": row.name, "dtype": row.dtype_name, "shape": row.shape}
+    if row.digest is not None:
+        fields["digest"] = row.digest
+    if row.codec is not None:
+        fields["codec"] = row.codec
+    if row.parameters:
+        fields["parameters"] = dict(row.parameters)
+    return fields
+
+
+def _entry(row: Row) -> Entry:
+    if row.codec == codecs.RAW.name:
+        return Entry(row.name, row.dtype_name, row.shape, row.stored_bytes)
+    return Entry(row.name, "U8", (row.stored_bytes,), row.stored_bytes)
+
+
+def packed_header(message: Mapping[str, Any], skeleton: Any, table: bytes) -> bytes:
+    """The header's bytes; `table` as `layout` gives it."""
+    return b"".join((_MESSAGE, msgpack.packb(message), _TREE, msgpack.packb(skeleton), table))
+
+
+def read_message(header: bytes) -> tuple[dict[str, Any], bytes]:
     """The message, and the bytes after it, for `outline`.
 
     Raises:
         FrameError: `bad_header`.
     """
-    if header[: len(_MESSAGE)] != _MESSAGE:
-        return _read_out_of_order(header)
-    unpacker = msgpack.Unpacker(max_buffer_size=len(header), **_STRICTLY)
-    unpacker.feed(header[len(_MESSAGE) :])
+    # The message may hold those bytes too, and then ends later: what is cut off there is no whole one.
+    end = header.find(_TREE, len(_MESSAGE))
+    if not header.startswith(_MESSAGE) or end < 0:
+        return _read_in_any_order(header)
     try:
-        message = unpacker.unpack()
-    except _UNREADABLE as error:
-        raise _unreadable() from error
+        message = msgpack.unpackb(header[len(_MESSAGE) : end], **_STRICTLY)
+    except _UNREADABLE:
+        return _read_in_any_order(header)
     if not isinstance(message, dict):
         raise FrameError("bad_header", "the message must be a map")
-    return message, bytes(header[len(_MESSAGE) + unpacker.tell() :])
+    return message, header[end:]
 
 
-def _read_out_of_order(header: memoryview) -> tuple[dict[str, Any], bytes]:
+def _read_in_any_order(header: bytes) -> tuple[dict[str, Any], bytes]:
     """A map's keys have no order: put into ours."""
     whole = _unpacked(header)
     if not isinstance(whole, dict) or set(whole) != {"message", "tree", "tensors"}:
@@ -147,7 +189,7 @@ def _placed(slot: Slot, places: dict[str, Place]) -> Slot:
     return slot._replace(begin=place.begin, end=place.end)
 
 
-def _unpacked(packed: memoryview | bytes) -> Any:
+def _unpacked(packed: bytes) -> Any:
     try:
         return msgpack.unpackb(packed, **_STRICTLY)
     except _UNREADABLE as error:

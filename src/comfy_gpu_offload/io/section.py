@@ -10,52 +10,50 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import FrameError
-from .buffers import Buffer
 from .dtypes import DTYPES, stored_shape
 
 _LENGTH = struct.Struct("<Q")
-# The frames of one sampling run have the same index, byte for byte: it is made once. Longer ones are not kept.
-_KEPT = 64
 
 
 class Entry(NamedTuple):
-    """One stored tensor: `shape` in torch's terms, `data` its bytes."""
+    """A tensor to be stored: `shape` in torch's terms, `size_bytes` of its data."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: memoryview
+    size_bytes: int
 
 
-def layout(entries: Sequence[Entry], offset: int, alignment: int) -> tuple[bytes, list[Buffer]]:
-    """The document's head and its data, in order.
+def written_index(entries: Sequence[Entry]) -> tuple[list[int], bytes]:
+    """In which order the entries are stored, by position, and the JSON that says so; none where there is none.
 
-    `offset` is where the document will stand in the frame; the head is padded so that the data begins at a
-    multiple of `alignment` there. Wider dtypes come first, so every tensor is aligned to its element.
+    Wider dtypes come first, so that every tensor is aligned to its element.
     """
     if not entries:
-        return b"", []
-    ordered = sorted(entries, key=lambda entry: -DTYPES[entry.dtype].itemsize)
-    rows = tuple((entry.name, entry.dtype, entry.shape, len(entry.data)) for entry in ordered)
-    text = _index_text(rows) if len(rows) <= _KEPT else _index_text.__wrapped__(rows)
-    padding = -(offset + _LENGTH.size + len(text)) % alignment
-    head = _LENGTH.pack(len(text) + padding) + text + b" " * padding
-    return head, [entry.data for entry in ordered if len(entry.data)]
-
-
-@lru_cache(maxsize=_KEPT)
-def _index_text(rows: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> bytes:
+        return [], b""
+    order = sorted(range(len(entries)), key=lambda at: -DTYPES[entries[at].dtype].itemsize)
     index: dict[str, Any] = {}
     position = 0
-    for name, dtype, shape, size in rows:
+    for name, dtype, shape, size in (entries[at] for at in order):
         end = position + size
         index[name] = {"dtype": dtype, "shape": stored_shape(dtype, shape), "data_offsets": [position, end]}
         position = end
-    return json.dumps(index, separators=(",", ":")).encode()
+    return order, json.dumps(index, separators=(",", ":")).encode()
+
+
+def section_head(index: bytes, offset: int, alignment: int) -> bytes:
+    """What stands before the document's data; nothing without an index.
+
+    `offset` is where the document will stand in the frame; the head is padded so that the data begins at a
+    multiple of `alignment` there.
+    """
+    if not index:
+        return b""
+    padding = -(offset + _LENGTH.size + len(index)) % alignment
+    return _LENGTH.pack(len(index) + padding) + index + b" " * padding
 
 
 def split_section(view: memoryview, max_header_bytes: int) -> tuple[bytes | None, memoryview]:

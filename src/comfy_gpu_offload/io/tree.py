@@ -23,6 +23,8 @@ from .dtypes import NAMES, TORCH_DTYPES
 MAX_DEPTH = 64
 MAX_NODES = 200_000
 _PLAIN = frozenset({bool, float, bytes})
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+_CONTAINERS = frozenset({list, tuple, torch.Size, dict, OrderedDict})
 _INT64 = range(-(2**63), 2**64)
 # Under the length at which Python itself refuses (sys.int_info.default_max_str_digits); the bits fit in it.
 _MAX_BIG_INT_DIGITS = 4096
@@ -104,8 +106,11 @@ class _Packer:
             raise UnsupportedValueError(
                 path, _kind(value), f"it is nested over {MAX_DEPTH} deep or has over {MAX_NODES} parts"
             )
-        if value is None or type(value) in _PLAIN:
+        kind = type(value)
+        if value is None or kind in _PLAIN:
             return value
+        if kind in _CONTAINERS:
+            return self._pack_container(value, path, depth)
         if isinstance(value, torch.Tensor):
             return ["T", self._place(value, path)]
         if _is_numpy_number(value):
@@ -172,15 +177,17 @@ def _checked_text(value: str, path: str) -> str:
 
 
 def _refuse_odd(tensor: torch.Tensor, path: str) -> None:
+    is_dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if type(tensor) in _TENSORS and is_dense and tensor.dtype in NAMES:
+        return
     kind = _kind(tensor)
-    if type(tensor) not in {torch.Tensor, torch.nn.Parameter}:
+    if type(tensor) not in _TENSORS:
         raise UnsupportedValueError(path, kind, "only plain tensors do; convert it first")
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise UnsupportedValueError(path, kind, f"its layout is {tensor.layout}; make it dense first")
     if tensor.device.type == "meta":
         raise UnsupportedValueError(path, kind, "it is on the meta device and has no data")
-    if tensor.dtype not in NAMES:
-        raise UnsupportedValueError(path, kind, f"its dtype is {tensor.dtype}; one of safetensors' is needed")
+    raise UnsupportedValueError(path, kind, f"its dtype is {tensor.dtype}; one of safetensors' is needed")
 
 
 def _kind(value: object) -> str:

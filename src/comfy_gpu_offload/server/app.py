@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,7 +21,7 @@ from .http_request import Body, Request
 from .http_server import Reply
 
 MEDIA_TYPE = "application/octet-stream"
-_FRAME_PATH = re.compile(r"/v1/(hello|forward|cancel|sample)")
+_FRAME_PATHS = frozenset({"/v1/hello", "/v1/forward", "/v1/cancel", "/v1/sample"})
 
 _STATUS: dict[FaultCode, int] = {
     FaultCode.BAD_FRAME: 400,
@@ -65,7 +64,7 @@ class Routes:
         """The reply to any request."""
         if request.path == "/ping":
             return self._ping() if request.method in {"GET", "HEAD"} else _not_allowed("GET, HEAD")
-        if _FRAME_PATH.fullmatch(request.path):
+        if request.path in _FRAME_PATHS:
             return self._frame(request) if request.method == "POST" else _not_allowed("POST")
         return Reply(HTTPStatus.NOT_FOUND, (b"There is nothing here. A worker answers /ping and /v1/.\n",))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Literal, TypeVar
 
@@ -21,22 +20,6 @@ class ExecutorClosedError(Exception):
     """The worker is stopping, and takes no more jobs."""
 
 
-def _held() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-@dataclass(eq=False)
-class _Job:
-    client: str
-    name: str
-    refusal: Exception | None = None
-    # Held until the job may run or was refused: of all ways to wake one thread, the quickest.
-    turn: threading.Lock = field(default_factory=_held)
-    queued_at: float = field(default_factory=perf_counter)
-
-
 class Executor:
     """Lets one job at a time run, each on the thread that brought it.
 
@@ -47,25 +30,25 @@ class Executor:
 
     def __init__(self, before_each: Callable[[], None] = lambda: None) -> None:
         """`before_each` is called before each job, at a time when `cancel` cannot interrupt it yet."""
-        self._clients: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._clients: OrderedDict[str, deque[Turn]] = OrderedDict()
         self._before_each = before_each
-        self._running: _Job | None = None
+        self._running: Turn | None = None
         self._closed = False
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
 
     def enter(self, client: str, name: str) -> Turn:
         """A place in the queue, which must be run. `name` is for `cancel`."""
-        job = _Job(client, name)
+        turn = Turn(self, client, name)
         with self._lock:
             if self._closed:
-                job.refusal = ExecutorClosedError("The worker is stopping.")
-                job.turn.release()
+                turn.refuse(ExecutorClosedError("The worker is stopping."))
             elif self._running is None:
-                self._start(job)
+                self._start(turn)
             else:
-                self._clients.setdefault(client, deque()).append(job)
-        return Turn(self, job)
+                turn.must_wait()
+                self._clients.setdefault(client, deque()).append(turn)
+        return turn
 
     def cancel(self, name: str, interrupt: Callable[[], None]) -> JobState:
         """Takes the job out of the queue if it waits, interrupts it if it runs; says which it was.
@@ -76,21 +59,20 @@ class Executor:
             if self._running is not None and self._running.name == name:
                 interrupt()
                 return "running"
-            job = self._remove(name)
-            if job is None:
+            turn = self._remove(name)
+            if turn is None:
                 return "unknown"
-            job.refusal = JobCancelledError("The call was cancelled.")
-            job.turn.release()
+            turn.refuse(JobCancelledError("The call was cancelled."))
             return "queued"
 
-    def _remove(self, name: str) -> _Job | None:
-        for client, jobs in self._clients.items():
-            for job in jobs:
-                if job.name == name:
-                    jobs.remove(job)
-                    if not jobs:
+    def _remove(self, name: str) -> Turn | None:
+        for client, turns in self._clients.items():
+            for turn in turns:
+                if turn.name == name:
+                    turns.remove(turn)
+                    if not turns:
                         del self._clients[client]
-                    return job
+                    return turn
         return None
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -98,10 +80,9 @@ class Executor:
         deadline = None if timeout_s is None else monotonic() + timeout_s
         with self._lock:
             self._closed = True
-            for jobs in self._clients.values():
-                for job in jobs:
-                    job.refusal = ExecutorClosedError("The worker is stopping.")
-                    job.turn.release()
+            for turns in self._clients.values():
+                for turn in turns:
+                    turn.refuse(ExecutorClosedError("The worker is stopping."))
             self._clients.clear()
             while self._running is not None:
                 left = None if deadline is None else deadline - monotonic()
@@ -110,30 +91,57 @@ class Executor:
                 self._idle.wait(left)
         return True
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, turn: Turn) -> None:
         self._before_each()
-        self._running = job
-        job.turn.release()
+        self._running = turn
+        turn.begin()
 
     def _end(self) -> None:
         with self._lock:
             self._running = None
             if self._clients:
-                client, jobs = self._clients.popitem(last=False)
-                job = jobs.popleft()
-                if jobs:
-                    self._clients[client] = jobs  # to the end of the row
-                self._start(job)
+                client, turns = self._clients.popitem(last=False)
+                turn = turns.popleft()
+                if turns:
+                    self._clients[client] = turns  # to the end of the row
+                self._start(turn)
             else:
                 self._idle.notify_all()
 
 
 class Turn:
-    """A place in an executor's queue."""
+    """A place in an executor's queue.
 
-    def __init__(self, executor: Executor, job: _Job) -> None:
+    Attributes:
+        client: whose it is.
+        name: what it is cancelled by.
+    """
+
+    __slots__ = ("_executor", "_queued_at", "_refusal", "_waiting", "client", "name")
+
+    def __init__(self, executor: Executor, client: str, name: str) -> None:
+        self.client = client
+        self.name = name
         self._executor = executor
-        self._job = job
+        self._refusal: Exception | None = None
+        # Held until the job may run or was refused: of all ways to wake one thread, the quickest.
+        self._waiting: threading.Lock | None = None
+        self._queued_at = perf_counter()
+
+    def must_wait(self) -> None:
+        """Others come first: it is to be told when it may `begin`, or of its refusal."""
+        self._waiting = threading.Lock()
+        self._waiting.acquire()
+
+    def begin(self) -> None:
+        """Its turn has come."""
+        if self._waiting is not None:
+            self._waiting.release()
+
+    def refuse(self, refusal: Exception) -> None:
+        """It will not run."""
+        self._refusal = refusal
+        self.begin()
 
     def run(self, function: Callable[[float], ResultT]) -> ResultT:
         """Waits for the turn, then calls `function` with the seconds that took; once.
@@ -143,10 +151,11 @@ class Turn:
             ExecutorClosedError: the executor was closed before it ran.
             Whatever `function` raises.
         """
-        with self._job.turn:
-            if self._job.refusal is not None:
-                raise self._job.refusal
-            try:
-                return function(perf_counter() - self._job.queued_at)
-            finally:
-                self._executor._end()
+        if self._waiting is not None:
+            self._waiting.acquire()
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            return function(perf_counter() - self._queued_at)
+        finally:
+            self._executor._end()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
+from typing import NamedTuple
 
 _MAX_HEAD_BYTES = 64 * 1024
 _RECEIVE_BYTES = 16 * 1024
@@ -40,6 +41,8 @@ class DisconnectedError(Exception):
 
 class Body:
     """A request's body, read as it comes. `length`: in bytes, or None where the client does not say beforehand."""
+
+    __slots__ = ("_ended", "_expected", "_left", "_source", "length")
 
     def __init__(self, source: Source, length: int | None, *, expected: bool = False) -> None:
         self.length = length
@@ -92,8 +95,7 @@ class Body:
             raise BadRequestError(HTTPStatus.BAD_REQUEST, "a chunk is longer than it says")
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A request whose body is still to be read. Header names are in lower case; `path` has no query."""
 
     method: str
@@ -121,7 +123,7 @@ class Source:
         In slices of the socket's own timeout, which setting anew would cost a system call a request.
         """
         deadline = monotonic() + idle_s
-        while not self._has_more_than_empty_lines():
+        while not self._has_begun():
             self._start = self._end = 0
             try:
                 self._end = self.sock.recv_into(self._buffer)
@@ -132,8 +134,8 @@ class Source:
                 return False
         return True
 
-    def _has_more_than_empty_lines(self) -> bool:
-        # They keep the connection warm, and may come before any request: RFC 9112, 2.2.
+    def _has_begun(self) -> bool:
+        # Empty lines keep the connection warm, and may come before any request: RFC 9112, 2.2.
         while self._start < self._end and self._buffer[self._start] in _LINE_END:
             self._start += 1
         return self._start < self._end

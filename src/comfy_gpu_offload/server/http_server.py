@@ -12,10 +12,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from time import monotonic
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ..io.buffers import Buffer
 from .http_request import BadRequestError, DisconnectedError, Request, Source
@@ -24,14 +27,13 @@ from .warmth import ASKED, HEADER, OFFERED, Warmth
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """A status and a body, sent from its buffers' own memory; with `stream`, piece by piece as they come."""
 
     status: int
     buffers: Sequence[Buffer] = ()
     media_type: str = "text/plain"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     stream: Iterator[Sequence[Buffer]] | None = None
 
 
@@ -91,7 +93,7 @@ class HttpServer:
         self._warmth = Warmth()
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
-        self._idle: set[socket.socket] = set()
+        self._idle: set[socket.socket] = set()  # of which each thread adds and takes out its own alone
         self._thread = threading.Thread(target=self._accept, name="comfy-gpu-offload-accept", daemon=True)
         self._thread.start()
 
@@ -101,9 +103,9 @@ class HttpServer:
         self._stopping = True
         self._thread.join()
         self._listener.close()
+        for sock in list(self._idle):
+            _shut(sock)
         with self._lock:
-            for sock in self._idle:
-                _shut(sock)
             threads = list(self._connections.values())
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
@@ -144,7 +146,6 @@ class HttpServer:
     def _forget(self, sock: socket.socket) -> None:
         with self._lock:
             self._connections.pop(sock, None)
-            self._idle.discard(sock)
         sock.close()
 
     def _serve(self, sock: socket.socket) -> None:
@@ -178,13 +179,11 @@ class HttpServer:
                 return
 
     def _next(self, known: socket.socket, source: Source) -> Request | None:
-        with self._lock:
-            self._idle.add(known)
+        self._idle.add(known)
         try:
             begun = source.wait(self._limits.idle_s)
         finally:
-            with self._lock:
-                self._idle.discard(known)
+            self._idle.discard(known)
         try:
             return source.request() if begun else None
         except BadRequestError as error:
@@ -195,13 +194,7 @@ class HttpServer:
     def _answer(self, sock: socket.socket, request: Request) -> bool:
         """Whether the connection can be used again."""
         asks_for_warmth = request.headers.get(HEADER) == ASKED and request.is_http_1_1
-        try:
-            with self._warmth.kept(sock) if asks_for_warmth else nullcontext():
-                reply = self._application(request)
-        except BadRequestError as error:
-            reply = _refusal(error)
-        if asks_for_warmth:
-            reply = replace(reply, headers={**reply.headers, "Keep-Warm": OFFERED})
+        reply = self._warmly(sock, request) if asks_for_warmth else self._reply(request)
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
         if reply.stream is not None and request.method != "HEAD":
             _send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)
@@ -210,6 +203,17 @@ class HttpServer:
         if not request.body.ended:
             self._linger(sock)
         return keep_alive
+
+    def _reply(self, request: Request) -> Reply:
+        try:
+            return self._application(request)
+        except BadRequestError as error:
+            return _refusal(error)
+
+    def _warmly(self, sock: socket.socket, request: Request) -> Reply:
+        with self._warmth.kept(sock):
+            reply = self._reply(request)
+        return reply._replace(headers={**reply.headers, "Keep-Warm": OFFERED})
 
     def _linger(self, sock: socket.socket) -> None:
         """Closing with bytes unread resets the connection, and the sender would never read the reply."""
@@ -232,15 +236,20 @@ def _shut(sock: socket.socket) -> None:
 
 
 def _send(sock: socket.socket, reply: Reply, *, keep_alive: bool, head_only: bool = False) -> None:
-    lines = [f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}"]
-    if reply.status != HTTPStatus.NO_CONTENT:
-        lines.append(f"Content-Type: {reply.media_type}")
-        lines.append(f"Content-Length: {sum(len(buffer) for buffer in reply.buffers)}")
-    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+    size = sum(map(len, reply.buffers))
+    head = _head(reply.status, reply.media_type, size, tuple(reply.headers.items()), keep_alive)
+    send_all(sock, [head] if head_only else [head, *reply.buffers])
+
+
+@lru_cache(maxsize=32)  # the replies of one run have the same head
+def _head(status: int, media_type: str, size: int, headers: tuple[tuple[str, str], ...], keep_alive: bool) -> bytes:
+    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
+    if status != HTTPStatus.NO_CONTENT:
+        lines += [f"Content-Type: {media_type}", f"Content-Length: {size}"]
+    lines += [f"{name}: {value}" for name, value in headers]
     if not keep_alive:
         lines.append("Connection: close")
-    head = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-    send_all(sock, [head] if head_only else [head, *reply.buffers])
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 
 def _send_stream(
@@ -268,18 +277,18 @@ def _send_stream(
 
 def send_all(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
     """Sends all buffers; small neighbours leave in one piece, large ones from their own memory."""
-    small = bytearray()
+    small: list[Buffer] = []
     for buffer in buffers:
         if len(buffer) < _JOIN_BELOW_BYTES:
-            small += buffer
+            small.append(buffer)
             continue
-        _send_pair(sock, small, memoryview(buffer))
-        small = bytearray()
+        _send_pair(sock, b"".join(small), memoryview(buffer))
+        small = []
     if small:
-        sock.sendall(small)
+        sock.sendall(b"".join(small))
 
 
-def _send_pair(sock: socket.socket, head: bytearray, body: memoryview) -> None:
+def _send_pair(sock: socket.socket, head: bytes, body: memoryview) -> None:
     sent = 0
     if head and hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket):
         sent = sock.sendmsg([head, body])
