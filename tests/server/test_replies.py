@@ -49,8 +49,8 @@ def test_whoever_waits_gets_the_reply_or_what_kept_it_from_being_made() -> None:
         def wait(ends: list[object] = ends, reply=reply) -> None:  # type: ignore[no-untyped-def]
             try:
                 ends.append(reply.result())
-            except ValueError as error:
-                ends.append(error)
+            except ValueError as raised:
+                ends.append(raised)
 
         threads = [threading.Thread(target=wait) for _ in range(3)]
         for thread in threads:

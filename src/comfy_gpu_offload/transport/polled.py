@@ -47,16 +47,17 @@ class PolledSocket:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Sends all buffers, small neighbours in one piece, large ones from their own memory."""
-        pending = bytearray()
+        small: list[Buffer] = []
         for buffer in buffers:
             if len(buffer) < _JOIN_BELOW_BYTES:
-                pending += buffer
+                small.append(buffer)
                 continue
-            self._send_pair(pending, memoryview(buffer))
-            pending = bytearray()
-        self._send_all(memoryview(pending))
+            self._send_pair(b"".join(small), memoryview(buffer))
+            small = []
+        if small:
+            self._send_all(memoryview(b"".join(small)))
 
-    def _send_pair(self, head: bytearray, body: memoryview) -> None:
+    def _send_pair(self, head: bytes, body: memoryview) -> None:
         sent = 0
         if head and hasattr(self._sock, "sendmsg") and not isinstance(self._sock, ssl.SSLSocket):
             sent = self._sliced(lambda: self._sock.sendmsg([head, body[:_SEND_BYTES]]))
