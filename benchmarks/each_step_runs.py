@@ -15,6 +15,7 @@ import torch
 import arguments
 import naive_stack
 from comfy_gpu_offload.client.session import Session, SessionOptions
+from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.transport.http import HttpTransport
 from emulated_link import Kind, Link, emulated
@@ -200,29 +201,56 @@ def _port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
+@dataclass(frozen=True)
+class Followed:
+    """A run's calls: what each took in all, and where that went; and the final latent."""
+
+    times: Sequence[float]
+    timings: Sequence[CallTimings]
+    final: torch.Tensor
+
+    @property
+    def beyond_compute_s(self) -> list[float]:
+        """What each call took beyond the worker's compute."""
+        return [total_s - call.compute_s for total_s, call in zip(self.times, self.timings, strict=True)]
+
+
+def follow(
+    session: Session,
+    latent: tuple[int, ...],
+    dtype: torch.dtype,
+    constant: Mapping[str, torch.Tensor],
+    *,
+    steps: int,
+    seed: int,
+) -> Followed:
+    """A run of so many steps through that session, with these arguments besides to each call."""
+    remote, times = session.model("echo"), []
+
+    def call(latent: torch.Tensor, timestep: torch.Tensor) -> Any:
+        # New tensors of the same content, as ComfyUI makes them for every step.
+        again = {name: value.clone() for name, value in constant.items()}
+        started = perf_counter()
+        value = remote(latent, timestep, **again)
+        times.append(perf_counter() - started)
+        return value
+
+    *_, final = run(call, latent, dtype, steps=steps, seed=seed)
+    return Followed(times, remote.timings_since(0), final)
+
+
 def _ours(port: int, name: str, plan: Plan) -> Calls:
-    constant, times = conditioning(plan.model, plan.seed), []
+    model, constant = plan.model, conditioning(plan.model, plan.seed)
     with session_over(port, WAYS[name]) as session:
-        remote = session.model("echo")
-
-        def call(latent: torch.Tensor, timestep: torch.Tensor) -> Any:
-            # New tensors of the same content, as ComfyUI makes them for every step.
-            again = {name: value.clone() for name, value in constant.items()}
-            started = perf_counter()
-            value = remote(latent, timestep, **again)
-            times.append(perf_counter() - started)
-            return value
-
-        *_, final = run(call, plan.model.latent, plan.model.dtype, steps=plan.steps, seed=plan.seed)
-        timings = list(remote.timings)
-    settled = timings[_SETTLING:]
+        made = follow(session, model.latent, model.dtype, constant, steps=plan.steps, seed=plan.seed)
+    settled = made.timings[_SETTLING:]
     return Calls(
-        [total_s - call.compute_s for total_s, call in zip(times, timings, strict=True)],
+        made.beyond_compute_s,
         int(statistics.median(call.bytes_up for call in settled)),
         int(statistics.median(call.bytes_down for call in settled)),
         statistics.median(call.pack_s + call.encode_s + call.worker_decode_s + call.decode_s for call in settled),
         _SETTLING,
-        hashlib.sha256(final.numpy().tobytes()).hexdigest(),
+        hashlib.sha256(made.final.numpy().tobytes()).hexdigest(),
     )
 
 

@@ -1,0 +1,221 @@
+"""What a step will take with each compression setting: measured piece by piece, and put together.
+
+The link is measured to the worker that settings name; what a call moves and what coding costs, both sides, in a run
+of a trained model (see mosaic.py) through a worker on this machine. The worker asked is taken to code as fast.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter, sleep
+from urllib.parse import urlsplit
+
+import requests
+import torch
+
+import arguments
+from comfy_gpu_offload.client.connect import connect_from
+from comfy_gpu_offload.client.session import Session
+from comfy_gpu_offload.client.step_time import StepCost, measure_link
+from comfy_gpu_offload.config.endpoint import Direct, configured
+from comfy_gpu_offload.config.settings import Settings, is_loopback
+from comfy_gpu_offload.io import codecs
+from each_step_runs import Followed, Way, follow, session_over
+from mosaic import mosaic_worker
+
+CHOICES = ("auto", "none", "zstd", "planes")
+"""Of the setting `COMFY_GPU_OFFLOAD_COMPRESSION`: the lossless ones."""
+
+SETTLING = 4
+"""Calls until predictions have a history, and a connection's window has grown or has shrunk as far as it will."""
+
+_COUNTED = 5
+# A choice that gains less than this over the default is not worth a setting.
+_WORTHWHILE = 0.02
+# Long enough for an idle connection to slow down.
+_PAUSE_S = 0.6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a run is made of. A batch of 2 is a wanted and an unwanted half."""
+
+    latent: tuple[int, ...]
+    dtype: torch.dtype
+    compute_s: float
+    steps: int
+    seed: int
+
+    @property
+    def call_bytes(self) -> int:
+        """Of a call's latent as it is."""
+        return torch.Size(self.latent).numel() * self.dtype.itemsize
+
+    @property
+    def job_bytes(self) -> int:
+        """Of a whole run's latent, which travels in float32, one for both halves."""
+        return torch.Size(self.latent[1:]).numel() * 4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One choice. Seconds and bytes; `whole_s` of a step of a run that is one job."""
+
+    choice: str
+    warm: bool
+    bytes_up: float
+    bytes_down: float
+    coding_s: float
+    network_s: float
+    step_s: float
+    whole_s: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting of compression, as it is for one worker.
+
+    Attributes:
+        codec: what tensors are stored with.
+        warm: whether both sides keep the connection warm while the worker computes.
+        opened: makes a session with it.
+    """
+
+    name: str
+    codec: codecs.Codec | codecs.Chooser
+    warm: bool
+    opened: Callable[[], Session]
+
+
+def choices_of(settings: Settings) -> list[Choice]:
+    """All choices, for the worker that these settings name."""
+    return [_choice(settings.model_copy(update={"compression": name})) for name in CHOICES]
+
+
+def choices_over(port: int) -> list[Choice]:
+    """All choices for a worker of this machine's that is reached over a link, and taken for one elsewhere."""
+    ways = {name: Way(codecs.RAW if name == "none" else codecs.wanted(name), predict=True) for name in CHOICES}
+    return [Choice(name, way.codec, True, partial(session_over, port, way)) for name, way in ways.items()]
+
+
+def _choice(settings: Settings) -> Choice:
+    target, name = configured(settings), settings.compression
+    url = target.url if isinstance(target, Direct) else ""
+    # With a worker on this machine `auto` stores nothing and warms nothing.
+    near = name == "auto" and is_loopback(urlsplit(url).hostname or "")
+    codec = codecs.RAW if name == "none" or near else codecs.wanted(name)
+    warm = isinstance(target, Direct) and not target.is_pod and not near and _warms(url, settings)
+    return Choice(name, codec, warm, partial(connect_from, settings))
+
+
+def _warms(url: str, settings: Settings) -> bool:
+    """Whether the worker's replies say that it keeps connections warm."""
+    verify = True if settings.ca_file is None else str(settings.ca_file)
+    try:
+        reply = requests.get(f"{url}/ping", headers={"Keep-Warm": "102"}, timeout=10, verify=verify)
+    except requests.RequestException:
+        return False
+    return "Keep-Warm" in reply.headers
+
+
+def costs(choices: Iterable[Choice], shape: Shape) -> dict[str, StepCost]:
+    """What a call moves with each choice and what coding costs, by runs through a worker on this machine."""
+    found: dict[str, StepCost] = {}
+    with mosaic_worker(0.0) as url:
+        port = int(url.rsplit(":", 1)[1])
+        for choice in arguments.progress(list(choices), desc="coding on this machine", unit="run"):
+            with session_over(port, Way(choice.codec, predict=True)) as session:
+                found[choice.name] = _cost(session, shape)
+    return found
+
+
+def predict(choices: Iterable[Choice], taken: Mapping[str, StepCost], shape: Shape) -> list[Prediction]:
+    """The step of each choice, over the link that it opens sessions over.
+
+    Raises:
+        OffloadError: the worker cannot be asked.
+    """
+    found: list[Prediction] = []
+    link, job_s = None, None
+    for choice in arguments.progress(list(choices), desc="the link", unit="choice"):
+        with choice.opened() as session:
+            if job_s is None:
+                job_s = _job_s(session, shape.job_bytes)
+            if link is None and choice.warm:
+                link = measure_link(session, shape.call_bytes)
+            cost = taken[choice.name]
+            if choice.warm and link is not None:
+                network_s = link.network_s(cost.up_bytes, cost.down_bytes)
+            else:
+                network_s = _after_pauses(session, cost, shape.compute_s)
+        found.append(
+            Prediction(
+                choice=choice.name,
+                warm=choice.warm,
+                bytes_up=cost.up_bytes,
+                bytes_down=cost.down_bytes,
+                coding_s=cost.coding_s,
+                network_s=network_s,
+                step_s=shape.compute_s + network_s + cost.coding_s,
+                whole_s=shape.compute_s + (cost.coding_s + job_s) / shape.steps,
+            )
+        )
+    return found
+
+
+def advice(predictions: Sequence[Prediction]) -> Prediction:
+    """The fastest step; the default, `auto`, where that gains next to nothing."""
+    best = min(predictions, key=lambda each: each.step_s)
+    default = next((each for each in predictions if each.choice == "auto"), best)
+    return best if best.step_s < default.step_s * (1 - _WORTHWHILE) else default
+
+
+def measured_step_s(choice: Choice, shape: Shape) -> float:
+    """Seconds of a step, by a run through its worker."""
+    with choice.opened() as session:
+        return statistics.median(_run(session, shape).times[SETTLING:])
+
+
+def measured_whole_s(choice: Choice, shape: Shape) -> float:
+    """Seconds of a step of a run that is one job, by one."""
+    with choice.opened() as session:
+        model = session.model("echo")
+        job = {"latent": torch.randn(1, *shape.latent[1:]), "positive": [], "negative": []}
+        fields = {"sampler": "euler", "scheduler": "simple", "seed": 0, "steps": shape.steps, "cfg": 1.0}
+        started = perf_counter()
+        model.sample(fields, job)
+        return (perf_counter() - started) / shape.steps
+
+
+def _run(session: Session, shape: Shape) -> Followed:
+    return follow(session, shape.latent, shape.dtype, {}, steps=SETTLING + _COUNTED, seed=shape.seed)
+
+
+def _cost(session: Session, shape: Shape) -> StepCost:
+    made = _run(session, shape)
+    settled = made.timings[SETTLING:]
+    return StepCost(
+        statistics.median(call.bytes_up for call in settled),
+        statistics.median(call.bytes_down for call in settled),
+        # With what loopback takes, which is next to nothing.
+        statistics.median(made.beyond_compute_s[SETTLING:]),
+    )
+
+
+def _job_s(session: Session, size: int) -> float:
+    """What a job of so many bytes takes, and its result after a while: both begin slowly, as they will."""
+    up_s = session.probe(size, 0)
+    sleep(_PAUSE_S)
+    return up_s + session.probe(0, size) - session.probe()
+
+
+def _after_pauses(session: Session, cost: StepCost, pause_s: float) -> float:
+    """What as many bytes take each time after such a pause, on a connection that idles meanwhile."""
+    times = []
+    for _ in range(SETTLING + _COUNTED):
+        times.append(session.probe(int(cost.up_bytes), int(cost.down_bytes)))
+        sleep(pause_s)
+    return statistics.median(times[SETTLING:])

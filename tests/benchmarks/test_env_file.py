@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+NAME = "COMFY_GPU_OFFLOAD_COMPRESSION"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", f"{NAME}=zstd\n"),
+        ("OTHER=1", f"OTHER=1\n{NAME}=zstd\n"),
+        (f"# {NAME}=planes\n", f"# {NAME}=planes\n{NAME}=zstd\n"),
+        (f"{NAME}=auto\nOTHER=1\n", f"{NAME}=zstd\nOTHER=1\n"),
+        (f"A=1\r\nexport {NAME} = auto\r\nB=2\r\n", f"A=1\r\n{NAME}=zstd\r\nB=2\r\n"),
+        (f"{NAME}=none\nOTHER=1\n{NAME}=auto", f"OTHER=1\n{NAME}=zstd"),
+    ],
+)
+def test_one_line_is_changed_and_every_other_stays(before: str, after: str) -> None:
+    from env_file import with_setting
+
+    assert with_setting(before, NAME, "zstd") == after
+
+
+def test_a_file_keeps_its_mode_and_a_new_one_is_for_this_user_alone(tmp_path: Path) -> None:
+    from env_file import write_setting
+
+    old, new = tmp_path / ".env", tmp_path / "new.env"
+    old.write_text("OTHER=1\n")
+    old.chmod(0o640)
+    for path in (old, new):
+        write_setting(path, NAME, "zstd")
+        assert path.read_text().endswith(f"{NAME}=zstd\n")
+    assert [path.stat().st_mode & 0o777 for path in (old, new)] == [0o640, 0o600]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".env", "new.env"]
