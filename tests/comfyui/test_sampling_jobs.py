@@ -251,3 +251,14 @@ def test_a_step_cache_skips_the_calls_at_the_worker_that_it_skips_here(
     assert run["finite"]
     assert run["here"] == run["at the worker"] == run["sent"]
     assert 0 < run["here"] < run["without a cache"]
+
+
+def test_two_clients_with_different_loras_each_get_their_own_result(found: Found) -> None:
+    assert found["two_clients"] == {
+        "clients": 2,
+        "turns": ["one", "other"] * 4,
+        "by turns": {"one": True, "other": True},
+        "whole loops": [True] * 4,
+        "a third without": True,
+        "different": 3,
+    }

@@ -18,6 +18,7 @@ from equality import equality
 from merges import bad_merges, short_of_memory
 from obstacles import obstacles, unknown_stock_names
 from step_caches import step_caches
+from two_clients import two_clients
 from weight_dtypes import weight_dtypes
 
 if __name__ == "__main__":
@@ -40,5 +41,6 @@ if __name__ == "__main__":
         "unknown_stock_names": unknown_stock_names(),
         "weight_dtypes": weight_dtypes(),
         "step_caches": step_caches(),
+        "two_clients": two_clients(),
     }
     print(json.dumps(facts))

@@ -30,7 +30,9 @@ _WEIGHTS: dict[str, tuple[str, str, str | None]] = {
 }
 
 
-def _loras(*named: tuple[str, float]) -> Patch:
+def loras(*named: tuple[str, float]) -> Patch:
+    """Files of the loras folder, each at its strength, one upon another."""
+
     def patch(model: Any) -> Any:
         for name, strength in named:
             weights = comfy.utils.load_torch_file(str(FOLDER / "loras" / f"{name}.safetensors"), safe_load=True)
@@ -62,8 +64,8 @@ def _of(file: str, weight_dtype: str, switch: str | None) -> dict[str, Any]:
     this = case(MMDIT, steps=2)
     plain = sampled(pair.stock, this)
     patches = {
-        f"{kind} {strength}": _loras((f"kind-{kind}", strength)) for kind in _KINDS for strength in _STRENGTHS
-    } | {name: _loras(*named) for name, named in _STACKS.items()}
+        f"{kind} {strength}": loras((f"kind-{kind}", strength)) for kind in _KINDS for strength in _STRENGTHS
+    } | {name: loras(*named) for name, named in _STACKS.items()}
     runs = {}
     for name, patch in patches.items():
         result, same = three_ways(pair, this, patch)
