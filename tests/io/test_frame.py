@@ -6,7 +6,6 @@ import json
 import struct
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -370,9 +369,9 @@ def test_equal_headers_with_other_data_give_their_own_data() -> None:
         assert decoded.tensors[0].tensor is not None
         assert decoded.tensors[0].tensor.tolist() == [n] * 4
     with pytest.raises(FrameError, match="tensors_too_large"):
-        decode(frames[0], replace(LIMITS, tensor_bytes=8))
+        decode(frames[0], LIMITS._replace(tensor_bytes=8))
     with pytest.raises(FrameError, match="tensors_too_large"):
-        decode(frames[0], replace(LIMITS, tensor_bytes=8))
+        decode(frames[0], LIMITS._replace(tensor_bytes=8))
     decode(frames[0], LIMITS)
 
 

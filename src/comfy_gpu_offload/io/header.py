@@ -227,7 +227,7 @@ def _not_three() -> FrameError:
 def _read_table(table: list[Any], limits: FrameLimits) -> list[Slot]:
     if len(table) > limits.tensors:
         raise FrameError("too_many_tensors", f"{len(table)}, and the limit is {limits.tensors}")
-    rows = [_read_row(row, limits) for row in table]
+    rows = [_read_row(row, limits.rank) for row in table]
     if len({row.name for row in rows}) != len(rows):
         raise FrameError("repeated_tensor", "two tensors have the same name")
     total = sum(row.size_bytes for row in rows)
@@ -239,14 +239,14 @@ def _read_table(table: list[Any], limits: FrameLimits) -> list[Slot]:
 _ROW_KEYS = {"name", "dtype", "shape", "digest", "codec", "parameters"}
 
 
-def _read_row(row: Any, limits: FrameLimits) -> Slot:
+def _read_row(row: Any, max_rank: int) -> Slot:
     if not isinstance(row, dict) or not row.keys() <= _ROW_KEYS or not isinstance(row.get("name"), str):
         raise FrameError("bad_tensor", "an entry of the tensor table is not of its form")
     name = row["name"]
     dtype = row.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FrameError("unknown_dtype", f"{name!r:.80} has the dtype {dtype!r:.40}")
-    shape = _read_shape(name, row.get("shape"), limits)
+    shape = _read_shape(name, row.get("shape"), max_rank)
     digest = row.get("digest")
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
         raise FrameError("bad_digest", f"{name!r:.80} has a digest that is not {DIGEST_BYTES} bytes")
@@ -257,9 +257,9 @@ def _read_row(row: Any, limits: FrameLimits) -> Slot:
     return Slot(name, DTYPES[dtype], dtype, shape, digest, codec, size_bytes)
 
 
-def _read_shape(name: str, shape: Any, limits: FrameLimits) -> tuple[int, ...]:
-    if not isinstance(shape, list) or len(shape) > limits.rank:
-        raise FrameError("bad_shape", f"{name!r:.80} has no shape, or one of over {limits.rank} dimensions")
+def _read_shape(name: str, shape: Any, max_rank: int) -> tuple[int, ...]:
+    if not isinstance(shape, list) or len(shape) > max_rank:
+        raise FrameError("bad_shape", f"{name!r:.80} has no shape, or one of over {max_rank} dimensions")
     # The bound keeps sizes and strides within what torch can address; an empty tensor has strides too.
     sizes_fit = all(type(size) is int and 0 <= size < 2**62 for size in shape)
     if not sizes_fit or math.prod(max(size, 1) for size in shape) >= 2**62:

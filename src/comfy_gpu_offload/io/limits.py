@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class FrameLimits:
+class FrameLimits(NamedTuple):
     """What a frame may claim before it is refused. Sizes in bytes."""
 
     frame_bytes: int = 2 * 1024**3

@@ -220,15 +220,15 @@ class _Unpacker:
             raise _bad_tree(f"a {type(node).__name__} stands where a value should")
         if not node or not isinstance(node[0], str):
             raise _bad_tree("a list without a tag")
-        tag, *rest = node
-        if tag in {"l", "t"}:
-            items = [self.unpack(item, depth + 1) for item in rest]
+        tag = node[0]
+        if tag in ("l", "t"):
+            items = [self.unpack(item, depth + 1) for item in node[1:]]
             return items if tag == "l" else tuple(items)
-        if tag in {"d", "r"}:
-            return self._unpack_items(tag, rest, depth)
-        if len(rest) != 1:
-            raise _bad_tree(f"the tag {tag!r:.20} takes one value, not {len(rest)}")
-        return self._unpack_leaf(tag, rest[0])
+        if tag in ("d", "r"):
+            return self._unpack_items(tag, node[1:], depth)
+        if len(node) != 2:
+            raise _bad_tree(f"the tag {tag!r:.20} takes one value, not {len(node) - 1}")
+        return self._unpack_leaf(tag, node[1])
 
     def _unpack_items(self, tag: str, rest: list[Skeleton], depth: int) -> Tree:
         if len(rest) % 2:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..errors import FrameError
 from ..io import codecs, tree
 from ..io.buffers import Buffer
@@ -36,14 +34,10 @@ class Envelope:
         Raises:
             FrameError: a tensor came as a digest only, or the tree is malformed.
         """
-        tensors = tuple(received.tensor for received in self.tensors)
-        return tree.unpack(self.skeleton, tuple(_present(tensor) for tensor in tensors))
-
-
-def _present(tensor: torch.Tensor | None) -> torch.Tensor:
-    if tensor is None:
-        raise FrameError("missing_tensor", "a tensor came as a digest where its data belongs")
-    return tensor
+        tensors = tuple([received.tensor for received in self.tensors if received.tensor is not None])
+        if len(tensors) < len(self.tensors):
+            raise FrameError("missing_tensor", "a tensor came as a digest where its data belongs")
+        return tree.unpack(self.skeleton, tensors)
 
 
 def seal(
@@ -51,7 +45,7 @@ def seal(
 ) -> EncodedFrame:
     """A frame of the message and a tree whose tensors all travel with their data."""
     packed = packed or tree.PackedTree(None)
-    parts = [Part(path, tensor) for path, tensor in zip(packed.paths, packed.tensors, strict=True)]
+    parts = list(map(Part, packed.paths, packed.tensors))
     return seal_parts(message, packed.skeleton, parts, codec)
 
 
@@ -59,7 +53,7 @@ def seal_parts(
     message: Message, skeleton: Any, parts: list[Part], codec: codecs.Codec | codecs.Chooser = codecs.RAW
 ) -> EncodedFrame:
     """A frame of the message and a tree, its tensors as `parts` say."""
-    fields = message.model_dump(mode="python")
+    fields = message.fields()
     if fields.get("prediction", fields) is None:
         del fields["prediction"]  # a side that does not know of it would refuse it
     return encode(fields, skeleton, parts, codec)

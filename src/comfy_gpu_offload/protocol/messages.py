@@ -54,6 +54,11 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
 
+    def fields(self) -> dict[str, Any]:
+        """By name, as plain values."""
+        # As model_dump, whose many options cost as much again.
+        return self.__pydantic_serializer__.to_python(self, mode="python")  # type: ignore[no-any-return]
+
 
 class ModelRef(Message):
     """Which model, loaded how. `weight_dtype` as in ComfyUI's own loader, or a torch dtype's name."""
@@ -418,7 +423,7 @@ def parse(fields: dict[str, Any]) -> Message:
     if model is None:
         raise MessageError(f"a message of the unknown type {kind!r:.40}")
     try:
-        return model.model_validate(fields)
+        return model.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
     except ValidationError as error:
         # Names and reasons only: the values may be a user's.
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])):.80}: {e['msg']}" for e in error.errors()[:5])

@@ -316,19 +316,15 @@ class Handler:
         tracked: Tracked | None = None,
     ) -> EncodedFrame:
         packed = tree.pack(done.result, "result")
-        parts = [Part(path, tensor) for path, tensor in zip(packed.paths, packed.tensors, strict=True)]
+        parts = list(map(Part, packed.paths, packed.tensors))
         coded = None
         if tracked is not None:
             coded, parts = self._histories.finish(tracked, parts)
         result = Result(request=message.request, instance=self.instance, timings=timings, prediction=coded)
         frame = seal_parts(result, packed.skeleton, parts, codec)
-        logger.debug(
-            "request %s: queue %.4f s, load %.3f s, compute %.4f s",
-            message.request,
-            timings.queue_s,
-            timings.load_s,
-            timings.compute_s,
-        )
+        if logger.isEnabledFor(logging.DEBUG):
+            told = (message.request, timings.queue_s, timings.load_s, timings.compute_s)
+            logger.debug("request %s: queue %.4f s, load %.3f s, compute %.4f s", *told)
         return frame
 
     def _resolve(self, received: tuple[Received, ...]) -> tuple[torch.Tensor, ...]:

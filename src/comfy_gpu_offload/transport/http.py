@@ -227,9 +227,10 @@ class HttpTransport:
         return read_response(polled, self._limits.frame_bytes)
 
     def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
-        headers = f"{self._fixed_headers}{self._front.request_headers()}"
-        request = f"POST {self._base}/v1/{route} HTTP/1.1\r\n{headers}"
-        head = f"{request}Content-Length: {frame.size_bytes}\r\n\r\n".encode("ascii")
+        head = (
+            f"POST {self._base}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._front.request_headers()}"
+            f"Content-Length: {frame.size_bytes}\r\n\r\n"
+        ).encode("ascii")
         # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
         with suppress(BrokenPipeError, ConnectionResetError):
             polled.send([head, *frame.buffers])

@@ -7,8 +7,8 @@ needed here is the status, three headers and the body.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from ..errors import ConnectionLostError
 from ..io.buffers import allocate
@@ -20,8 +20,7 @@ _FIRST_HEAD_BYTES = 4 * 1024
 _HEAD_END = b"\r\n\r\n"
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """A complete response. Header names are lower case; `media_type` too, and without parameters."""
 
     status: int

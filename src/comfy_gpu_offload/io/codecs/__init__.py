@@ -46,13 +46,13 @@ __all__ = [
     "wanted",
 ]
 
-RAW = Raw()
+for _codec in (Raw, Zstd, Planes, Int8Block, Int8Channel, Fp8, Int4Block):
+    register(_codec)
+
+RAW = named(Raw.name)
 ZSTD = Zstd()
 PLANES = Planes()
 AUTO = Auto()
-
-for _codec in (Raw, Zstd, Planes, Int8Block, Int8Channel, Fp8, Int4Block):
-    register(_codec)
 register_chooser(AUTO)
 
 

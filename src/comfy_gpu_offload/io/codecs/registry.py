@@ -11,6 +11,8 @@ from .base import Chooser, Codec
 
 _CODECS: dict[str, type[Codec]] = {}
 _CHOOSERS: dict[str, Chooser] = {}
+# Of each, the one without parameters given: it is named with every tensor.
+_PLAIN: dict[str, Codec] = {}
 
 
 def register(codec: type[Codec]) -> None:
@@ -54,10 +56,15 @@ def named(name: str, values: Mapping[str, Any] | None = None) -> Codec:
     kind = _CODECS.get(name)
     if kind is None:
         raise CodecError(f"the codec {name!r:.40} is not known here; known are {', '.join(_CODECS)}")
+    if not values and name in _PLAIN:
+        return _PLAIN[name]
     try:
-        return kind(**(values or {}))
+        codec = kind(**(values or {}))
     except (TypeError, ValueError) as error:
         raise CodecError(f"{name}: these parameters are not its own") from error
+    if not values:
+        _PLAIN[name] = codec
+    return codec
 
 
 def wanted(name: str, values: Mapping[str, Any] | None = None) -> Codec | Chooser:
