@@ -5,6 +5,7 @@ OffloadError
 ├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
 ├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
+├── UnsupportedCodecError  the worker cannot read what the compression asked for makes; says what it can
 ├── RemoteMergeError       a model at the worker that is merged into one that is here
 ├── RemoteControlNetError  a ControlNet at the worker that is used where it cannot work; says what to do
 ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
@@ -125,6 +126,22 @@ class UnsupportedRunError(OffloadError):
             "sampling runs here and only the model at the worker, or do without it."
         )
         self.obstacle = obstacle
+
+
+class UnsupportedCodecError(OffloadError):
+    """The worker cannot read what the compression that is set would make of tensors.
+
+    Attributes:
+        unknown: the codecs that it does not know.
+    """
+
+    def __init__(self, unknown: tuple[str, ...], release: str, others: tuple[str, ...]) -> None:
+        super().__init__(
+            f"Tensors would be stored by {', '.join(unknown)}, which the worker (comfy-gpu-offload {release:.40}) "
+            "does not know. Install the same release of comfy-gpu-offload on both sides, or set "
+            f"COMFY_GPU_OFFLOAD_COMPRESSION to {' or '.join(others)}."
+        )
+        self.unknown = unknown
 
 
 class RemoteControlNetError(OffloadError):

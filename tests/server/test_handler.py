@@ -211,6 +211,18 @@ def test_a_message_that_cannot_be_served_says_why(
     assert fault(handler, crafted([row], section_of("x", "U8", b"abcd"), **fields)).code is code
 
 
+@pytest.mark.parametrize("name", ["middle-out", "", "RAW", "predicted"])
+def test_a_reply_by_a_codec_that_is_not_known_is_refused_by_name_and_nothing_is_computed(
+    handler: Handler, backend: FunctionBackend, name: str
+) -> None:
+    row = {"name": "x", "dtype": "U8", "shape": [4], "codec": "raw"}
+    answer = fault(handler, crafted([row], section_of("x", "U8", b"abcd"), reply_codec=name))
+    assert answer.code is FaultCode.BAD_MESSAGE
+    assert repr(name) in answer.message or not name
+    assert not answer.retryable
+    assert not backend.calls
+
+
 @pytest.mark.parametrize("tree", [["t", ["T", 0], ["d"]], ["T", 0], None, ["t", ["t"], ["d", 1, 2]], ["q"]])
 def test_a_tree_that_is_no_call_is_refused(handler: Handler, tree: Any) -> None:
     row = {"name": "x", "dtype": "U8", "shape": [4], "codec": "raw"}

@@ -58,7 +58,7 @@ from .prediction import Predictions
 from .recurrence import Recurrence
 from .remote_model import OnProgress, RemoteModel
 from .retry import Patience, RetryPolicy
-from .skew import warn_of_skew
+from .skew import refuse_unknown_codec, warn_of_skew
 from .timings import CallTimings
 from .weight_patches import PatchUploads, WeightPatches
 
@@ -113,11 +113,13 @@ class Session:
         Raises:
             TransportError: the worker cannot be reached.
             WorkerFaultError: it refused: a wrong token, or another protocol.
+            UnsupportedCodecError: it does not know what tensors would be stored by.
         """
         self._transport = transport
         self._options = options or SessionOptions()
         self.client = secrets.token_hex(16)
         self.welcome, _ = self._hello_through_proxies(check)
+        refuse_unknown_codec(self.welcome, self._options.codec)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
         self._predictions = Predictions() if _may_predict(self._options) else None
         self._uploads = PatchUploads(self._upload, self.client, self._options.codec, self._options.uploads_at_once)

@@ -1,4 +1,4 @@
-"""Differences between the two sides that may show in a picture: said once, never silent."""
+"""Differences between the two sides: said once where a picture may show them, refused where nothing would work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 
 import torch
 
+from ..errors import UnsupportedCodecError
+from ..io import codecs
 from ..protocol.messages import Welcome
 from ..version import __version__
 
@@ -25,6 +27,19 @@ def warn_of_skew(welcome: Welcome, comfyui: str | None) -> None:
                 here,
                 there,
             )
+
+
+def refuse_unknown_codec(welcome: Welcome, codec: codecs.Codec | codecs.Chooser) -> None:
+    """Sees to it that the worker can read what this side will send, and store what it is asked to reply by.
+
+    Raises:
+        UnsupportedCodecError: it cannot.
+    """
+    unknown = tuple(name for name in codecs.used_by(codec) if name not in welcome.codecs)
+    if unknown:
+        known = [name for name in codecs.names() if set(codecs.used_by(codecs.named(name))) <= set(welcome.codecs)]
+        others = tuple(name for name in known if name != codecs.RAW.name)
+        raise UnsupportedCodecError(unknown, welcome.package, ("none", *others))
 
 
 def _release(version: str) -> str:

@@ -43,6 +43,7 @@ __all__ = [
     "names",
     "parameters",
     "register",
+    "used_by",
     "wanted",
 ]
 
@@ -77,6 +78,14 @@ def encode(
         if payload is not None:
             return Encoded(candidate, payload)
     return Encoded(RAW, data)
+
+
+def used_by(codec: Codec | Chooser) -> tuple[str, ...]:
+    """The codecs that tensors may be stored by where this one is asked for: what a receiver has to know."""
+    if isinstance(codec, Chooser):
+        return codec.among
+    others = (RAW.name,) if codec.lossless else AUTO.among
+    return tuple(dict.fromkeys((codec.name, *others)))
 
 
 def _candidates(

@@ -32,9 +32,14 @@ class Codec(Protocol):
 
 
 class Chooser(ABC):
-    """Picks a codec for each tensor; the frame names the one picked."""
+    """Picks a codec for each tensor; the frame names the one picked.
+
+    Attributes:
+        among: the names of all that may be picked.
+    """
 
     name: ClassVar[str]
+    among: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def choose(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Codec:
