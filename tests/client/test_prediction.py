@@ -147,7 +147,7 @@ def test_a_call_that_failed_ends_its_history(session: Session, backend: Function
 
 
 def test_a_raw_session_predicts_nothing(worker: ThreadWorker) -> None:
-    with connect(worker.url) as session:
+    with connect(worker.url, compression="none") as session:
         model = session.model("velocity")
         assert torch.equal(last_of(steps(model)), last_of(steps(velocity)))
         assert min(timings.bytes_up for timings in model.timings) > 2 * 2 * torch.Size(SHAPE).numel()

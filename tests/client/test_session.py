@@ -352,8 +352,9 @@ def test_a_probe_carries_what_it_says_and_waits_its_turn(session: Session, backe
     running.start()
     assert backend.started.wait(10)
     done = threading.Event()
-    threading.Thread(target=lambda: (session.probe(), done.set()), daemon=True).start()
+    threading.Thread(target=lambda: (session.probe(down_bytes=1), done.set()), daemon=True).start()
     assert not done.wait(0.2)
+    assert session.probe() >= 0  # for nothing there is nothing to wait for
     backend.release.set()
     assert done.wait(10)
     running.join(10)

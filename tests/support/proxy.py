@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
+from time import sleep
 from types import TracebackType
 
 
@@ -15,6 +16,7 @@ class BreakingProxy:
         up, down: bytes forwarded so far, to the worker and from it.
         connections: how many were accepted.
         break_after_up, break_after_down: closes the connection that takes the count over it, once.
+        rate: bytes a second, each way of each connection; None for as many as go.
     """
 
     def __init__(self, target: int) -> None:
@@ -22,6 +24,7 @@ class BreakingProxy:
         self.up = self.down = self.connections = 0
         self.break_after_up: int | None = None
         self.break_after_down: int | None = None
+        self.rate: float | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -54,6 +57,8 @@ class BreakingProxy:
                 if limit is not None and getattr(self, way) > limit:
                     setattr(self, f"break_after_{way}", None)
                     break
+                if self.rate is not None:
+                    sleep(len(piece) / self.rate)
                 sink.sendall(piece)
         for end in (source, sink):
             with suppress(OSError):

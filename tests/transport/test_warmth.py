@@ -9,7 +9,8 @@ from tests.support.backend import FunctionBackend
 from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
-from comfy_gpu_offload import connect
+from comfy_gpu_offload import Session
+from comfy_gpu_offload.transport.http import HttpTransport
 
 X = torch.ones(2)
 CALLS = 2
@@ -20,9 +21,9 @@ def slow(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def crossed(worker: ThreadWorker, compression: str) -> tuple[int, int]:
+def crossed(worker: ThreadWorker, *, keep_warm: bool) -> tuple[int, int]:
     """Bytes up and down of some calls, the first left out: its reply says that empty lines are welcome."""
-    with BreakingProxy(worker.port) as proxy, connect(proxy.url, compression=compression) as session:
+    with BreakingProxy(worker.port) as proxy, Session(HttpTransport(proxy.url, keep_warm=keep_warm)) as session:
         model = session.model("slow")
         model(X)
         up, down = proxy.up, proxy.down
@@ -33,8 +34,8 @@ def crossed(worker: ThreadWorker, compression: str) -> tuple[int, int]:
 
 def test_a_call_that_computes_long_is_kept_warm_both_ways() -> None:
     with ThreadWorker(FunctionBackend(slow=slow)) as worker:
-        warm = crossed(worker, "none")
-        plain = crossed(worker, "auto")  # on this machine there is nothing to keep warm
+        warm = crossed(worker, keep_warm=True)
+        plain = crossed(worker, keep_warm=False)
     asking, offering = len("Keep-Warm: 102\r\n"), len("Keep-Warm: crlf\r\n")
     lines = (warm[0] - plain[0] - CALLS * asking) / len("\r\n")
     interims = (warm[1] - plain[1] - CALLS * offering) / len("HTTP/1.1 102 Processing\r\n\r\n")

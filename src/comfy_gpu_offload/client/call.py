@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import MessageError, UnsupportedValueError
+from ..io import codecs
 from ..io.tree import PackedTree
 from ..protocol.envelope import Envelope
 from ..protocol.messages import FaultCode, Forward, Progress, Result, SampleJob, expect
@@ -19,13 +20,19 @@ from .weight_patches import WeightPatches
 
 @dataclass
 class Call:
-    """A forward call or a whole run under way; times and bytes grow with each attempt."""
+    """A forward call or a whole run under way; times and bytes grow with each attempt.
+
+    Attributes:
+        codec: of its frames, both ways.
+        raw_up, raw_down: bytes of the tensors whose data the last frame had, and the reply, as they are.
+    """
 
     message: Forward | SampleJob
     packed: PackedTree
     host: tuple[torch.Tensor, ...]
     device: torch.device
     pack_s: float
+    codec: codecs.Codec | codecs.Chooser
     patches: WeightPatches | None = None
     encode_s: float = 0.0
     exchange_s: float = 0.0
@@ -33,6 +40,8 @@ class Call:
     bytes_down: int = 0
     exchanges: int = 0
     tracked: Tracked | None = None
+    raw_up: int = 0
+    raw_down: int = 0
 
     @property
     def sent(self) -> tuple[Forward | SampleJob, torch.Tensor | None]:

@@ -16,6 +16,7 @@ from ..io.frame import FrameLimits
 from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
 from .capture import Capture
+from .codec_choice import Way
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
 
@@ -62,7 +63,8 @@ def connect_from(
         load_s=settings.load_timeout_s,
         exchange_limit_s=limit_s,
         retry=RetryPolicy(total_s=settings.retry_s),
-        codec=_codec(settings, target),
+        codec=_codec(settings),
+        begin_with=_begin_with(settings, target),
         limits=FrameLimits(frame_bytes=settings.frame_bytes),
         comfyui=comfyui,
         # Elsewhere each could start a worker of its own, and land on another.
@@ -72,10 +74,8 @@ def connect_from(
     return Session(transport_for(settings, notify), options, check)
 
 
-def _codec(settings: Settings, target: Direct | Serverless) -> codecs.Codec | codecs.Chooser:
-    """Compression costs more than it saves where no network lies in between."""
-    on_this_machine = isinstance(target, Direct) and is_loopback(urlsplit(target.url).hostname or "")
-    if settings.compression == "none" or (settings.compression == "auto" and on_this_machine):
+def _codec(settings: Settings) -> codecs.Codec | codecs.Chooser:
+    if settings.compression == "none":
         return codecs.RAW
     codec = codecs.wanted(settings.compression)
     if not getattr(codec, "lossless", True):  # a chooser chooses among lossless ones
@@ -83,3 +83,11 @@ def _codec(settings: Settings, target: Direct | Serverless) -> codecs.Codec | co
             "COMFY_GPU_OFFLOAD_COMPRESSION=%s is lossy: pictures will differ from local ones.", settings.compression
         )
     return codec
+
+
+def _begin_with(settings: Settings, target: Direct | Serverless) -> Way | None:
+    """Where the session chooses by itself, what seems best: with no network in between, coding costs more than it
+    saves. Before a serverless worker stands what delays calls by other times than a link's."""
+    if settings.compression != "auto" or not isinstance(target, Direct):
+        return None
+    return Way.RAW if is_loopback(urlsplit(target.url).hostname or "") else Way.PREDICTED

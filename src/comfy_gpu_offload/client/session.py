@@ -52,6 +52,7 @@ from ..transport.base import Check, Timeouts, Transport
 from ..version import __version__
 from .call import Call, Following, refuse_gradients
 from .capture import Capture
+from .codec_choice import Way, choice_for, codec_of
 from .faults import error_of
 from .plan import Plan, Planner, RunShape, stored_share
 from .prediction import Predictions
@@ -82,6 +83,8 @@ class SessionOptions:
         comfyui: the client's own ComfyUI version, for the handshake.
         uploads_at_once: parts of an upload that are under way together.
         predict: whether latents may travel as what a prediction misses; only with a codec that is lossless.
+        begin_with: how tensors travel until the session has measured what is fastest; None to stay with `codec` and
+            `predict`, which do not count otherwise.
         capture: where each forward call is left, if anywhere.
     """
 
@@ -94,6 +97,7 @@ class SessionOptions:
     comfyui: str | None = None
     uploads_at_once: int = 4
     predict: bool = True
+    begin_with: Way | None = None
     capture: Capture | None = None
 
 
@@ -121,8 +125,9 @@ class Session:
         self.welcome, _ = self._hello_through_proxies(check)
         refuse_unknown_codec(self.welcome, self._options.codec)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
+        self._choice = choice_for(self._options.begin_with, self.welcome.codecs)
         self._predictions = Predictions() if _may_predict(self._options) else None
-        self._uploads = PatchUploads(self._upload, self.client, self._options.codec, self._options.uploads_at_once)
+        self._uploads = PatchUploads(self._upload, self.client, lambda: self._codec, self._options.uploads_at_once)
         self._planner = Planner(self)
         self._planning = threading.Lock()
         warn_of_skew(self.welcome, self._options.comfyui)
@@ -176,7 +181,20 @@ class Session:
     @property
     def stored_share(self) -> float:
         """What is left of a latent's bytes when this session's codec has stored it, roughly."""
-        return stored_share(self._options.codec.name)
+        return stored_share(self._codec.name)
+
+    @property
+    def _codec(self) -> codecs.Codec | codecs.Chooser:
+        return self._options.codec if self._choice is None else codec_of(self._choice.way)
+
+    def _probe_now_and_then(self, check: Check | None) -> None:
+        """Measures the round trip alone, where what tensors take is to be told from it."""
+        if self._choice is None or not self._choice.wants_probe:
+            return
+        try:
+            self._choice.probed(self.probe(check=check))
+        except OffloadError as error:  # the call that follows says what is wrong
+            logger.debug("the round trip could not be measured: %s", type(error).__name__)
 
     def close(self) -> None:
         """Closes the session's connections."""
@@ -250,20 +268,23 @@ class Session:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
+        self._probe_now_and_then(check)
         started = perf_counter()
         packed = pack_call(args, kwargs)
         refuse_gradients(packed)
+        host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
+        way = None if self._choice is None else self._choice.begin(host[0].nbytes if host else 0)
+        codec = self._options.codec if way is None else codec_of(way)
         message = Forward(
             request=secrets.token_hex(16),
             client=self.client,
             model=ref,
             fingerprint=fingerprint,
-            reply_codec=self._options.codec.name,
+            reply_codec=codec.name,
             patches=None if patches is None else patches.ref,
         )
-        host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = Call(message, packed, host, device or _CPU, 0.0, patches)
-        if self._predictions is not None and history.NAME in self.welcome.codecs:
+        call = Call(message, packed, host, device or _CPU, 0.0, codec, patches)
+        if self._predictions is not None and way in {None, Way.PREDICTED} and history.NAME in self.welcome.codecs:
             call.tracked = self._predictions.begin(call.model_key, host)
         call.pack_s = perf_counter() - started
         try:
@@ -275,6 +296,9 @@ class Session:
             if call.tracked is not None:
                 call.tracked.abandon()
             raise
+        if self._choice is not None and way is not None and host:
+            raw = (host[0].nbytes, call.raw_up, call.raw_down)
+            self._choice.called(way, timings, raw)
         if self._options.capture is not None:
             self._options.capture.call(packed.paths, host, value)
         return value, timings
@@ -304,17 +328,18 @@ class Session:
         started = perf_counter()
         packed = pack(job, "job")
         refuse_gradients(packed)
+        codec = self._codec
         message = SampleJob(
             request=secrets.token_hex(16),
             client=self.client,
             model=ref,
             fingerprint=fingerprint,
-            reply_codec=self._options.codec.name,
+            reply_codec=codec.name,
             patches=None if patches is None else patches.ref,
             **fields,
         )
         host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
-        call = Call(message, packed, host, device or _CPU, perf_counter() - started, patches)
+        call = Call(message, packed, host, device or _CPU, perf_counter() - started, codec, patches)
         try:
             return self._follow_to_its_end(call, on_progress, check)
         except BaseException as error:
@@ -362,7 +387,7 @@ class Session:
             frame = seal(Follow(request=call.message.request, after=following.step))
         else:
             parts = self._recurrence.parts(call.model_key, call.packed, call.host)
-            frame = seal_parts(call.message, call.packed.skeleton, parts, self._options.codec)
+            frame = seal_parts(call.message, call.packed.skeleton, parts, call.codec)
             self._check_size(frame)
         t1 = perf_counter()
         call.encode_s += t1 - t0
@@ -429,11 +454,12 @@ class Session:
         message, payload = call.sent
         parts = self._recurrence.parts(call.model_key, call.packed, call.host, payload)
         t1 = perf_counter()
-        frame = seal_parts(message, call.packed.skeleton, parts, self._options.codec)
+        frame = seal_parts(message, call.packed.skeleton, parts, call.codec)
         self._check_size(frame)
         t2 = perf_counter()
         call.pack_s += t1 - t0
         call.encode_s += t2 - t1
+        call.raw_up = sum(host.nbytes for host, part in zip(call.host, parts, strict=True) if not part.held)
         call.bytes_up += frame.size_bytes
         call.exchanges += 1
         try:
@@ -452,6 +478,7 @@ class Session:
                 envelope = call.tracked.finish(result.prediction, envelope)
             except CodecError as error:
                 return Fault(code=FaultCode.WRONG_PREDICTION, message=str(error)[:4000])
+        call.raw_down = sum(each.tensor.nbytes for each in envelope.tensors if each.tensor is not None)
         value = map_tensors(envelope.unpack(), lambda tensor: aligned(tensor.to(call.device)))
         timings = call.finish(result, perf_counter() - t3)
         if logger.isEnabledFor(logging.DEBUG):
@@ -501,6 +528,8 @@ class Session:
 
 def _may_predict(options: SessionOptions) -> bool:
     """A codec that is lossy changes what the two sides have seen; raw means that bytes cost nothing."""
+    if options.begin_with is not None:
+        return True
     codec = options.codec
     return options.predict and codec != codecs.RAW and bool(getattr(codec, "lossless", True))
 

@@ -74,12 +74,16 @@ class PatchUploads:
     Args:
         exchange: how frames get there.
         client: the session's name.
-        codec: what parts are stored with; what changes values is not used, since they go by digest.
+        codec: gives what parts are stored with; what changes values is not used, since they go by digest.
         at_once: exchanges under way at a time.
     """
 
     def __init__(
-        self, exchange: Exchange, client: str, codec: codecs.Codec | codecs.Chooser, at_once: int = 1
+        self,
+        exchange: Exchange,
+        client: str,
+        codec: Callable[[], codecs.Codec | codecs.Chooser],
+        at_once: int = 1,
     ) -> None:
         self._exchange = exchange
         self._client = client
@@ -143,7 +147,7 @@ class PatchUploads:
 
         def send(check: Check) -> None:
             parts = [Part(str(number), tensor.detach(), name) for number, (name, tensor) in enumerate(group)]
-            self._stored(seal_parts(Store(client=self._client), None, parts, self._codec), check)
+            self._stored(seal_parts(Store(client=self._client), None, parts, self._codec()), check)
 
         def sent() -> None:
             progress.add(size)

@@ -45,8 +45,8 @@ class Settings(BaseSettings):
         wake_timeout_s: how long an endpoint without a running worker is waited for.
         gpu_rate: what the worker's GPU costs, in dollars a second; for estimates alone.
         ca_file: certificates to trust besides the system's, for a worker with one of its own.
-        compression: how tensors are stored. `auto` takes the best lossless way for each, and none where the worker
-            is on this machine.
+        compression: how tensors are stored. `auto` takes the lossless way whose step is the shortest, by what the
+            session measures.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
         retry_s: how long a call is tried again while the worker cannot be reached.
         capture_dir: where a run leaves the tensors of each forward call, as safetensors files that hold the user's

@@ -183,6 +183,8 @@ class Handler:
             noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, message.reply_bytes))), dtype=torch.uint8)
             return seal(Probed(worker_s=perf_counter() - started), tree.pack(noise[: message.reply_bytes], "noise"))
 
+        if not message.reply_bytes:  # nothing to make: it need not wait for other clients' calls
+            return lambda: answer(0.0)
         turn = self._executor.enter(message.client, secrets.token_hex(16))
         return lambda: self._run(turn, answer)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from typing import Literal
-from urllib.parse import urlsplit
 
 from ..api.runpod_client import RunPodClient
 from ..config.endpoint import Direct, Serverless, configured
-from ..config.settings import Settings, is_loopback
+from ..config.settings import Settings
 from ..errors import RunPodNotFoundError, RunPodWrongKindError
 from .base import Notify, Transport
 from .health import Health, ping
@@ -59,14 +58,13 @@ def kind_of(api: RunPodClient) -> Literal["queue", "load-balancer"]:
 
 
 def _http(settings: Settings, target: Direct) -> HttpTransport:
-    on_this_machine = is_loopback(urlsplit(target.url).hostname or "")
     return HttpTransport(
         target.url,
         target.token,
         ca_file=settings.ca_file,
         max_frame_bytes=settings.frame_bytes,
-        # A tunnel's address is this machine's too: the trickle then keeps the tunnel's own connection warm.
-        keep_warm=not target.is_pod and (not on_this_machine or settings.compression != "auto"),
+        # With this machine's own address too, which may be a tunnel's.
+        keep_warm=not target.is_pod,
     )
 
 
