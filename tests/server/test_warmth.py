@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack, suppress
 
-from comfy_gpu_offload.server.warmth import Warmth
+import pytest
+
+from comfy_gpu_offload.server.warmth import Warmth, is_asked_for
 
 INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 
@@ -57,3 +59,18 @@ def test_nothing_is_sent_once_the_call_is_done() -> None:
         rest = b"".join(iter(lambda: far.recv(65536), b""))
     assert rest.endswith(b"reply")
     assert set(rest.removesuffix(b"reply")) <= set(INTERIM)
+
+
+@pytest.mark.parametrize(
+    ("headers", "asked"),
+    [
+        ({"keep-warm": "102"}, True),
+        ({}, False),
+        ({"keep-warm": "103"}, False),
+        ({"keep-warm": "102", "x-forwarded-for": "192.0.2.7"}, False),
+        ({"keep-warm": "102", "via": "1.1 a-proxy"}, False),
+        ({"keep-warm": "102", "forwarded": "for=192.0.2.7"}, False),
+    ],
+)
+def test_only_who_asks_without_a_proxy_in_between_is_kept_warm(headers: dict[str, str], asked: bool) -> None:
+    assert is_asked_for(headers) is asked

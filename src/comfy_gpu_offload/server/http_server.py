@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ..io.buffers import Buffer
 from .http_request import BadRequestError, DisconnectedError, Request, Source
-from .warmth import ASKED, HEADER, OFFERED, Warmth
+from .warmth import OFFERED, Warmth, is_asked_for
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class HttpServer:
 
     def _answer(self, sock: socket.socket, request: Request) -> bool:
         """Whether the connection can be used again."""
-        asks_for_warmth = request.headers.get(HEADER) == ASKED and request.is_http_1_1
+        asks_for_warmth = is_asked_for(request.headers) and request.is_http_1_1
         reply = self._warmly(sock, request) if asks_for_warmth else self._reply(request)
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
         if reply.stream is not None and request.method != "HEAD":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from ..io.sockets import has_room
@@ -20,10 +20,18 @@ from ..io.sockets import has_room
 logger = logging.getLogger(__name__)
 
 # The request header that asks for it, and the reply header that says that empty lines are welcome.
-HEADER = "keep-warm"
-ASKED, OFFERED = "102", "crlf"
+_HEADER, _ASKED = "keep-warm", "102"
+OFFERED = "crlf"
+# What a proxy adds to a request that it passes on. Some take an interim response for the reply, and to one that
+# closes idle connections a trickle would look like work.
+_PASSED_ON = ("via", "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip")
 _INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 _EVERY_S = 0.1
+
+
+def is_asked_for(headers: Mapping[str, str]) -> bool:
+    """Whether a request with these headers asks for it, and comes without a proxy's having passed it on."""
+    return headers.get(_HEADER) == _ASKED and not any(name in headers for name in _PASSED_ON)
 
 
 class Warmth:
