@@ -40,3 +40,25 @@ def test_any_basis_gives_the_same_bits_back(dtype: str, basis: str) -> None:
     }[basis]
     wanted = column(target, dtype)
     assert np.array_equal(restored(wanted, [column(each, dtype) for each in columns]), wanted.words)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+@pytest.mark.parametrize("far", [0.0, 1e-3, 0.5, 1e30])
+def test_a_state_is_the_prediction_moved_as_little_as_what_was_received_asks_for(dtype: str, far: float) -> None:
+    every = Column(np.arange(2**16, dtype=np.uint16), dtype)
+    values = every.values(slice(None))
+    with np.errstate(all="ignore"):
+        predicted = values * (1 + far * np.random.default_rng(0).standard_normal(values.size).astype(np.float32))
+    predicted[~np.isfinite(predicted)] = 0
+    state = prediction.state(every, predicted)
+    found = state.values(slice(None))
+    assert np.isfinite(found).all()
+    assert np.array_equal(prediction.state(every, found).words, state.words)
+    # Beyond, the sum of two neighbours is none in float32: no sampler's state.
+    usual = np.abs(values) < 1e38
+    rounds_so = column(torch.from_numpy(predicted), dtype).words == every.words
+    assert np.array_equal(found[rounds_so & usual], predicted[rounds_so & usual])
+    with np.errstate(all="ignore"):
+        assert (np.abs(found - predicted) <= np.abs(values - predicted))[usual].all()
+    if far == 0.5:
+        assert (found != predicted)[usual & (values != 0)].any()

@@ -27,6 +27,8 @@ WORDS: Final[dict[str, str]] = {"BF16": "<u2", "F16": "<u2", "F32": "<u4"}
 
 # Of float32's 23 bits of mantissa, by rounding.
 _DROPPED_BITS = {"BF16": 16, "F16": 13, "F32": 0}
+# The exponent of infinity and of what is no number.
+_INFINITE = {"BF16": 0x7F80, "F16": 0x7C00}
 _SAMPLES = 8192
 # A basis is nearly dependent (a model's outputs resemble each other); what is more so than this is noise.
 _DEPENDENT = 3e-7
@@ -175,11 +177,18 @@ def state(target: Column, predicted: Floats | None = None) -> Column:
 
     Elsewhere it is the number nearest to it that does. A copy, of float32; finite, 0 stands for what is not.
     """
-    low, known, high = _cells(target.words, target.dtype)
-    if predicted is not None and target.dtype != "F32":
-        with np.errstate(invalid="ignore"):
-            known = np.where(np.isfinite(known), np.clip(predicted, low, high), known)
-    return Column(np.where(np.isfinite(known), known, np.float32(0)).view(np.uint32), "F32")
+    if predicted is None or target.dtype == "F32":
+        known = _values(target.words, target.dtype)
+        return Column(np.where(np.isfinite(known), known, np.float32(0)).view(np.uint32), "F32")
+    found, infinite = predicted.copy(), target.words.dtype.type(_INFINITE[target.dtype])
+    elsewhere = _rounded(predicted, target.dtype) != target.words
+    elsewhere |= (target.words & infinite) == infinite  # and what is no number
+    places = np.flatnonzero(elsewhere)
+    low, known, high = _cells(target.words[places], target.dtype)
+    with np.errstate(invalid="ignore"):
+        nearest = np.where(np.isfinite(known), np.clip(predicted[places], low, high), np.float32(0))
+    found[places] = np.where(np.isfinite(nearest), nearest, np.float32(0))
+    return Column(found.view(np.uint32), "F32")
 
 
 def _cells(words: Words, dtype: str) -> tuple[Floats, Floats, Floats]:

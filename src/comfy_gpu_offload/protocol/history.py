@@ -32,6 +32,8 @@ _MISSES = 3
 _RETRY_EVERY = 8
 # A payload that is not below this share of what plain coding makes of the tensor is not worth the time.
 _WORTHWHILE = 0.9
+# Of what plain coding made of the one before: what is above could turn out either way.
+_DECIDED = 0.75
 # Of the raw size: what is below needs no comparison with plain coding: of a latent that leaves two thirds.
 _CLEARLY_SMALLER = 0.2
 # Of the energy: an input that a run explains by less than half is another run's. Noise is not explained at all.
@@ -122,13 +124,12 @@ class History:
     def take_input(self, tensor: Tensor) -> Call:
         """A call whose input, of this layout, crossed as it is."""
         part = next(tensor.parts(self.layout.parts))
-        return Call(self.calls, Column(part.words.copy(), part.dtype), prediction.state(part))
+        return Call(self.calls, _copied(part), prediction.state(part))
 
     def encode_input(self, tensor: Tensor, match: Match) -> tuple[Call, Encoded | None]:
         """The call and what may travel in place of its input; None where that is hardly smaller."""
-        call = self.take_input(tensor)
         if not match.is_related or not self._input_worth.is_due():
-            return call, None
+            return self.take_input(tensor), None
         payload: Buffer = b""
         predicted = np.empty(0, np.float32)
         coefficients = []
@@ -136,12 +137,11 @@ class History:
             predicted = prediction.predict(self._input_basis(match.changed), match.fit.coefficients)
             payload = prediction.encode(match.target, predicted)
             coefficients.append(match.fit.coefficients)
-        paid = _is_smaller(len(payload), tensor, self.layout.parts)
-        self._input_worth.note(paid=paid)
-        if not paid:
-            return call, None
+        if not self._input_worth.pays(len(payload), tensor, self.layout.parts):
+            return self.take_input(tensor), None
         coded = _coded(tensor, coefficients, [payload], self.layout.written(match.changed))
-        call = self._continued(call.received, match.changed, match.target, predicted)
+        received = _copied(next(tensor.parts(self.layout.parts)))
+        call = self._continued(received, match.changed, match.target, predicted)
         return call, Encoded(coded, bytes(payload))
 
     def decode_input(self, coded: Coded, payload: memoryview) -> tuple[Call, memoryview]:
@@ -167,7 +167,7 @@ class History:
         """The call's output crossed as it is."""
         parts = self.layout.parts
         if tensor.falls_into(parts):
-            call.outputs = tuple(Column(part.words.copy(), part.dtype) for part in tensor.parts(parts))
+            call.outputs = tuple(_copied(part) for part in tensor.parts(parts))
 
     def encode_output(self, call: Call, tensor: Tensor) -> Encoded | None:
         """What may travel in place of the call's output, None where that is hardly smaller; the call gets it."""
@@ -182,9 +182,9 @@ class History:
             fit = prediction.fit(target, basis)
             payloads.append(prediction.encode(target, prediction.predict(basis, fit.coefficients)))
             coefficients.append(fit.coefficients)
-        paid = _is_smaller(sum(map(len, payloads)), tensor, 1)
-        self._output_worth.note(paid=paid)
-        return Encoded(_coded(tensor, coefficients, payloads, b""), b"".join(payloads)) if paid else None
+        if not self._output_worth.pays(sum(map(len, payloads)), tensor, 1):
+            return None
+        return Encoded(_coded(tensor, coefficients, payloads, b""), b"".join(payloads))
 
     def decode_output(self, call: Call, coded: Coded, payload: memoryview) -> memoryview:
         """The output's data; the call gets the output.
@@ -239,6 +239,8 @@ class _Worth:
 
     misses: int = 0
     skipped: int = 0
+    plain: int = 0
+    plain_calls: int = 0
 
     def is_due(self) -> bool:
         if self.misses < _MISSES:
@@ -246,8 +248,19 @@ class _Worth:
         self.skipped += 1
         return self.skipped % _RETRY_EVERY == 0
 
-    def note(self, *, paid: bool) -> None:
+    def pays(self, size_bytes: int, tensor: Tensor, copies: int) -> bool:
+        """Whether so many bytes in place of the tensor, of which `copies` are equal, were worth the time."""
+        paid = size_bytes < _CLEARLY_SMALLER * len(tensor.data) / copies
+        paid = paid or size_bytes < _WORTHWHILE * self._plain_bytes(size_bytes, tensor)
         self.misses = 0 if paid else self.misses + 1
+        return paid
+
+    def _plain_bytes(self, size_bytes: int, tensor: Tensor) -> int:
+        """What plain coding makes of it: much the same from call to call, and found anew where it decides."""
+        self.plain_calls += 1
+        if size_bytes > _DECIDED * self.plain or self.plain_calls % _RETRY_EVERY == 0:
+            self.plain = len(codecs.encode(codecs.AUTO, tensor.data, tensor.dtype, tensor.shape).payload)
+        return self.plain
 
 
 def _decode_part(coded: Coded, index: int, payload: memoryview, basis: Sequence[Column]) -> tuple[Floats, Column]:
@@ -257,6 +270,10 @@ def _decode_part(coded: Coded, index: int, payload: memoryview, basis: Sequence[
     start = sum(coded.sizes[:index])
     predicted = prediction.predict(basis, np.frombuffer(coded.coefficients[index], "<f4"))
     return predicted, prediction.decode(payload[start : start + coded.sizes[index]], coded.dtype, predicted)
+
+
+def _copied(part: Column) -> Column:
+    return Column(part.words.copy(), part.dtype)
 
 
 def _joined(columns: Sequence[Column]) -> memoryview:
@@ -290,10 +307,3 @@ def _check(coded: Coded, data: memoryview) -> None:
         raise CodecError("the prediction is not of the shape announced")
     if xxhash.xxh3_128_digest(data) != coded.digest:
         raise CodecError("the prediction gave another tensor than the sender's")
-
-
-def _is_smaller(size_bytes: int, tensor: Tensor, copies: int) -> bool:
-    if size_bytes < _CLEARLY_SMALLER * len(tensor.data) / copies:
-        return True
-    plain = codecs.encode(codecs.AUTO, tensor.data, tensor.dtype, tensor.shape).payload
-    return size_bytes < _WORTHWHILE * len(plain)
