@@ -88,6 +88,7 @@ def worker_of(kind: type[EchoBackend], pace_s: float = 0.0, uploads: Path | None
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve, args=(there, kind, pace_s, uploads), daemon=True)
     process.start()
+    there.close()  # so that the end of a process that failed is seen here
     try:
         yield here.recv()
     finally:

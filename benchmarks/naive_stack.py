@@ -75,6 +75,7 @@ def naive_server(pace_s: float) -> Iterator[int]:
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve, args=(there, pace_s), daemon=True)
     process.start()
+    there.close()  # so that the end of a process that failed is seen here
     try:
         yield here.recv()
     finally:
