@@ -1,9 +1,10 @@
-"""What both sides ask of a socket."""
+"""What both sides ask of a socket, and set on it."""
 
 from __future__ import annotations
 
 import selectors
 import socket
+from contextlib import suppress
 
 
 def has_room(sock: socket.socket) -> bool:
@@ -11,3 +12,13 @@ def has_room(sock: socket.socket) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_WRITE)
         return bool(selector.select(0))
+
+
+def prefer_bbr(sock: socket.socket) -> None:
+    """Has the system pace `sock` by measured bandwidth, where it can: BBR does not slow down when idle.
+
+    Of a listening socket, the connections that it accepts.
+    """
+    if hasattr(socket, "TCP_CONGESTION"):
+        with suppress(OSError):  # not compiled in, or not allowed
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")

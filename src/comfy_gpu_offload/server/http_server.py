@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..io.buffers import Buffer
+from ..io.sockets import prefer_bbr
 from .http_request import BadRequestError, DisconnectedError, Request, Source
 from .warmth import OFFERED, Warmth, is_asked_for
 
@@ -88,6 +89,7 @@ class HttpServer:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self._listener = socket.create_server((str(address[0]), port), family=family, backlog=128)
         self._listener.settimeout(_ACCEPT_S)
+        prefer_bbr(self._listener)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self._stopping = False
         self._warmth = Warmth()

@@ -32,6 +32,7 @@ from ..errors import (
 )
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
+from ..io.sockets import prefer_bbr
 from ..version import __version__
 from .base import Check, Route, Timeouts
 from .polled import PolledSocket
@@ -219,7 +220,7 @@ class HttpTransport:
                 f"No worker answers at {self.url} ({error.strerror or type(error).__name__}). "
                 "Is it running, and is the address right?"
             ) from error
-        _prefer_bbr(connection.sock)
+        prefer_bbr(connection.sock)
         return _Connection(connection, monotonic())
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
@@ -275,13 +276,6 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
         except OSError as error:
             raise ConfigError(f"COMFY_GPU_OFFLOAD_CA_FILE: no certificates in {ca_file}") from error
     return context
-
-
-def _prefer_bbr(sock: socket.socket) -> None:
-    """Has the system pace this connection by measured bandwidth, where it can: BBR does not slow down when idle."""
-    if hasattr(socket, "TCP_CONGESTION"):
-        with suppress(OSError):  # not compiled in, or not allowed
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
 
 
 def _has_ended(sock: socket.socket) -> bool:
