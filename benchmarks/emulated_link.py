@@ -57,8 +57,10 @@ def described(kind: Kind) -> str:
 
 
 @contextmanager
-def emulated(link: Link, port: int, kind: Kind | None = None) -> Iterator[int]:
+def emulated(link: Link, port: int, kind: Kind | None = None, congestion: str = "cubic") -> Iterator[int]:
     """The port at which `port` of this machine is reached over `link`; by default the best kind.
+
+    `congestion`: control of it, at both ends of real TCP.
 
     Raises:
         NoTunLinkError: `tun` was asked for, and this system does not allow it.
@@ -66,7 +68,7 @@ def emulated(link: Link, port: int, kind: Kind | None = None) -> Iterator[int]:
     if (kind or best_kind()) == "tun":
         from tun_link import tun_link  # noqa: PLC0415  # its imports are Linux's
 
-        made = tun_link(link.round_trip_s, link.up, link.down, port)
+        made = tun_link(link.round_trip_s, link.up, link.down, port, congestion=congestion)
     else:
         made = thread_link(link.round_trip_s, link.up, link.down, port)
     with made as near:

@@ -2,8 +2,8 @@
 
 Nothing is changed in the namespace of this machine, and nothing is left when the link ends. A connection to the
 near port goes on as one from the near namespace to the far one, so that slow starts, and congestion windows that
-shrink while nothing is sent, are the kernel's own: CUBIC's, whatever the ends ask for, so BBR's gain is not seen.
-Rates hold to a few percent up to some 300 Mbit/s. Linux, as root.
+shrink while nothing is sent, are the kernel's own: by the congestion control that is named, whatever the ends ask
+for. Rates hold to a few percent up to some 300 Mbit/s. Linux, as root.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TUNSETIFF, _IFF_TUN_NO_PI = 0x400454CA, 0x1001  # linux/if_tun.h
 _NAME, _NEAR, _FAR, _PORT = "link0", "10.77.0.1", "10.77.0.2", 7777
 _MTU = 1500
 # What almost every system has; with BBR pauses cost less than they do most users.
-_CONGESTION_CONTROL = b"cubic"
+CONGESTION_CONTROL = "cubic"
 # What a router at the narrow place keeps before it drops, in seconds, and bytes at least: as home routers do.
 _QUEUE_S, _QUEUE_BYTES = 0.2, 256 * 1024
 
@@ -41,14 +41,16 @@ class NoTunLinkError(RuntimeError):
 
 
 @contextmanager
-def tun_link(round_trip_s: float, up: float, down: float, port: int) -> Iterator[int]:
+def tun_link(
+    round_trip_s: float, up: float, down: float, port: int, *, congestion: str = CONGESTION_CONTROL
+) -> Iterator[int]:
     """The port at which `port` of this machine is reached over such a link; rates in bytes a second.
 
     Raises:
         NoTunLinkError: not possible here.
     """
     here, there = get_context("spawn").Pipe()
-    arguments = (there, round_trip_s, up, down, port)
+    arguments = (there, _Asked(round_trip_s, up, down, port, congestion))
     process = get_context("spawn").Process(target=_run, args=arguments, daemon=True)
     process.start()
     there.close()
@@ -78,13 +80,24 @@ def is_possible() -> bool:
         return False
 
 
-def _run(parent: Connection, round_trip_s: float, up: float, down: float, port: int) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What `tun_link` was asked for."""
+
+    round_trip_s: float
+    up: float
+    down: float
+    port: int
+    congestion: str
+
+
+def _run(parent: Connection, asked: _Asked) -> None:
     """The link's process: makes the namespaces, forks the carrier of packets, and hands connections on."""
     try:
         root = _this_namespace()
         near, near_tun = _namespace(_NEAR, _FAR)
         _, far_tun = _namespace(_FAR, _NEAR)
-        listener = _ordinary(socket.create_server((_FAR, _PORT)))
+        listener = _controlled(socket.create_server((_FAR, _PORT)), asked.congestion)
         _enter(root)
         entry = socket.create_server(("127.0.0.1", 0))
     except (OSError, subprocess.SubprocessError) as error:
@@ -93,11 +106,13 @@ def _run(parent: Connection, round_trip_s: float, up: float, down: float, port: 
     carrier = os.fork()
     if not carrier:
         parent.close()
-        one_way_s = round_trip_s / 2
-        _carry_packets(_Way(near_tun, far_tun, one_way_s, up), _Way(far_tun, near_tun, one_way_s, down))
+        one_way_s = asked.round_trip_s / 2
+        _carry_packets(_Way(near_tun, far_tun, one_way_s, asked.up), _Way(far_tun, near_tun, one_way_s, asked.down))
         os._exit(0)
-    threading.Thread(target=_accept, args=(entry, near, (_FAR, _PORT)), daemon=True).start()
-    threading.Thread(target=_accept, args=(listener, root, ("127.0.0.1", port)), daemon=True).start()
+    inward = _Onward(near, (_FAR, _PORT), asked.congestion)
+    outward = _Onward(root, ("127.0.0.1", asked.port), asked.congestion)
+    threading.Thread(target=_accept, args=(entry, inward), daemon=True).start()
+    threading.Thread(target=_accept, args=(listener, outward), daemon=True).start()
     parent.send(entry.getsockname()[1])
     with suppress(EOFError):
         parent.recv()
@@ -174,16 +189,26 @@ def _carry_packets(*ways: _Way) -> None:
             way.give(perf_counter())
 
 
-def _accept(listener: socket.socket, namespace: int, address: tuple[str, int]) -> None:
+@dataclass(frozen=True)
+class _Onward:
+    """Where a connection goes on, and from which namespace."""
+
+    namespace: int
+    address: tuple[str, int]
+    congestion: str
+
+
+def _accept(listener: socket.socket, onward: _Onward) -> None:
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=_hand_on, args=(connection, namespace, address), daemon=True).start()
+        threading.Thread(target=_hand_on, args=(connection, onward), daemon=True).start()
 
 
-def _hand_on(near: socket.socket, namespace: int, address: tuple[str, int]) -> None:
-    _enter(namespace)
+def _hand_on(near: socket.socket, onward: _Onward) -> None:
+    _enter(onward.namespace)
+    far = _controlled(socket.socket(), onward.congestion)
     try:
-        far = _connected(address)
+        far.connect(onward.address)
     except OSError:
         near.close()
         return
@@ -197,16 +222,10 @@ def _hand_on(near: socket.socket, namespace: int, address: tuple[str, int]) -> N
     far.close()
 
 
-def _connected(address: tuple[str, int]) -> socket.socket:
-    sock = _ordinary(socket.socket())
-    sock.connect(address)
-    return sock
-
-
-def _ordinary(sock: socket.socket) -> socket.socket:
-    """With the congestion control of an ordinary machine; its accepted connections have it too."""
+def _controlled(sock: socket.socket, congestion: str) -> socket.socket:
+    """With that congestion control, where the system has it; its accepted connections have it too."""
     with suppress(OSError):  # built without it
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION_CONTROL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
     return sock
 
 

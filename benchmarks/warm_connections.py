@@ -154,7 +154,7 @@ def main() -> int:
         [Table.of(f"A call with {options.compute:g} s of compute, its time beyond that", _COLUMNS, rows)],
         bounds,
         {"warm_connections": lambda: _figure(rows)},
-        [described(options.kind)],
+        [f"{described(options.kind)}; congestion control: {options.congestion}"],
     )
     return conclude(results, options, check=options.check)
 
@@ -165,6 +165,7 @@ def _options() -> argparse.Namespace:
         "--case", nargs="+", default=list(_BOUNDS), help="MS/MBIT/MBIT:KB/KB (default: %(default)s)"
     )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
+    parser.add_argument("--congestion", default="cubic", help="control of it, at both ends (default: %(default)s)")
     parser.add_argument("--compute", type=float, default=0.8, help="seconds of a call (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=8, help="that count, of each way (default: %(default)s)")
     parser.add_argument("--way", nargs="+", choices=_WAYS, default=list(_WAYS))
@@ -180,7 +181,7 @@ def _measured(cases: list[Case], options: argparse.Namespace) -> Iterator[Row]:
         for case in cases:
             for way in options.way:
                 progress.set_description(f"{case}, {way}")
-                with emulated(case.link, port, options.kind) as near:
+                with emulated(case.link, port, options.kind, options.congestion) as near:
                     yield _row(case, way, near, progress, options)
 
 
