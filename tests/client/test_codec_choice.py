@@ -245,10 +245,13 @@ def test_a_session_comes_to_a_way_that_is_nearly_the_best(
     assert sum(lost) / len(lost) < 1.25, gone
 
 
-def test_a_tunnel_at_this_machines_address_is_coded_after_a_call_or_two() -> None:
-    gone = list(ways(World(HOME), began(near=True), 8))
-    assert gone[0] is Way.RAW or gone[0] is Way.PREDICTED
-    assert gone[2:] == [Way.PREDICTED] * 6
+def test_a_tunnel_at_this_machines_address_shows_by_its_round_trip() -> None:
+    assert list(ways(World(HOME), began(near=True), 8)) == [Way.PREDICTED] * 8
+
+
+def test_a_slow_tunnel_with_a_short_round_trip_shows_by_its_first_calls() -> None:
+    near = LinkSpeed(0.002, HOME.up, HOME.down)
+    assert list(ways(World(near), began(near=True), 8)) == [Way.RAW, *[Way.PREDICTED] * 7]
 
 
 def test_a_worker_on_this_machine_is_never_coded_for() -> None:

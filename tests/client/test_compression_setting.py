@@ -47,10 +47,9 @@ def test_auto_finds_a_slow_tunnel_behind_this_machines_address_and_stays_lossles
             model = session.model("velocity")
             assert torch.equal(run(model), run(velocity))
     up = [timings.bytes_up for timings in model.timings]
-    assert up[0] > RAW_BYTES  # a worker on this machine was the guess
     assert max(up[-3:]) < RAW_BYTES / 8
     assert max(timings.bytes_down for timings in list(model.timings)[-3:]) < RAW_BYTES / 1.5
-    assert any("Tensors travel predicted from now on, not raw" in message for message in caplog.messages)
+    assert any("Tensors travel predicted from now on" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("compression", ["none", "planes"])
