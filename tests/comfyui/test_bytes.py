@@ -52,4 +52,5 @@ def test_one_exchange_a_model_call(comfyui: ComfyUI, listed: Callable[[Model], s
     comfyui.run(scene.workflow.graph)
     # Guidance makes one call of two, as it does on a GPU with memory to spare.
     assert len(proxy.exchanges("forward")) == 6
-    assert len(proxy.exchanges("hello")) <= 2
+    # Handshakes, and the round trip that a session measures before its first call.
+    assert len(proxy.exchanges("hello")) <= 3

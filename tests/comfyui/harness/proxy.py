@@ -158,7 +158,7 @@ class Proxy:
                     worker = socket.create_connection(self._upstream)
                     worker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     replies = worker.makefile("rb")
-                worker.sendall(self._with_token(request))
+                worker.sendall(self._passed_on(request))
                 reply = _read_message(replies)
                 with self._changed:
                     self._replies.append((exchange.route, len(reply or b"")))
@@ -182,7 +182,10 @@ class Proxy:
         if self.on_request is not None:
             self.on_request(exchange)
 
-    def _with_token(self, request: bytes) -> bytes:
+    def _passed_on(self, request: bytes) -> bytes:
+        """As it goes to the worker; it says that it was passed on, as a proxy's requests do."""
+        line, _, rest = request.partition(b"\r\n")
+        request = line + b"\r\nVia: 1.1 harness\r\n" + rest
         if self.wrong_token is None:
             return request
         return _BEARER.sub(rb"\g<1>" + self.wrong_token, request, count=1)
