@@ -13,9 +13,21 @@ from .harness.site import REPOSITORY
 
 pytestmark = pytest.mark.comfyui
 
-_QUICK = ("SD3", "HunyuanVideo", "HunyuanImage21Refiner", "WAN21_I2V", "WAN21_Vace", "LTXAV", "MiniMaxH3", "Flux2")
+_QUICK = (
+    "SD3",
+    "Stable_Zero123",
+    "HunyuanVideo",
+    "HunyuanImage21Refiner",
+    "WAN21_I2V",
+    "WAN21_Vace",
+    "LTXAV",
+    "MiniMaxH3",
+    "Flux2",
+)
 # What cannot travel, by the way it is tried; a run that is refused as a whole works step by step.
-_REFUSED = {("RescaleCFG", "whole loop")} | {("code in the network", way) for way in ("each step", "whole loop")}
+_REFUSED = {("RescaleCFG", "whole loop")} | {
+    (feature, way) for feature in ("code in the network", "GLIGEN") for way in ("each step", "whole loop")
+}
 
 
 @pytest.fixture(scope="session")

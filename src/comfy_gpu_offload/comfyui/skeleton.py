@@ -13,6 +13,7 @@ from typing import Any
 import comfy.model_base
 import comfy.supported_models
 import comfy.supported_models_base
+import comfy.utils
 import torch
 
 from ..errors import MessageError, OffloadError
@@ -109,9 +110,11 @@ def build_skeleton(worker: WorkerModel) -> Any:
     config.sampling_settings = dict(worker.sampling_settings)
     config.set_inference_dtype(worker.weight_dtype, worker.manual_cast_dtype)
     try:
-        return _on_meta(config, meta_state_dict(worker) | as_in_file(worker.beside))
+        model = _on_meta(config, meta_state_dict(worker) | as_in_file(worker.beside))
+        _put_beside(model, worker.beside)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise _skew(worker, f"cannot build it ({type(error).__name__}: {str(error)[:200]})") from error
+    return model
 
 
 def _on_meta(config: Any, state_dict: dict[str, torch.Tensor]) -> Any:
@@ -125,6 +128,13 @@ def _on_meta(config: Any, state_dict: dict[str, torch.Tensor]) -> Any:
             model = config.get_model(state_dict, "", device="cpu")
             model.diffusion_model.to("meta")
             return model
+
+
+def _put_beside(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Some releases make layers beside the network on its device (Zero123's projection), and then without data."""
+    for name, weight in weights.items():
+        if comfy.utils.get_attr(model, name).is_meta:
+            comfy.utils.set_attr_param(model, name, weight)
 
 
 def meta_state_dict(worker: WorkerModel) -> dict[str, torch.Tensor]:
