@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 from report_commands import COMMANDS, FOLDER, Command
-from report_render import Outcome, rendered
+from report_render import Outcome, failures, rendered
 
 _ROOT = FOLDER.parent
 _TEMPLATE = FOLDER / "report_template.md"
@@ -54,7 +54,7 @@ def main() -> int:
     _leave_only(plots_folder, {plot for outcome in outcomes.values() for plot in outcome.plots})
     if options.json:
         options.json.write_text(json.dumps({name: _rows(outcome) for name, outcome in outcomes.items()}, indent=1))
-    bad = [f"{name}: exit status {outcome.status}" for name, outcome in outcomes.items() if outcome.status]
+    bad = [f"{name}: {said}" for name, outcome in outcomes.items() for said in failures(outcome)]
     print("\n".join([f"{options.report} is written.", *bad]))
     return 1 if bad else 0
 

@@ -51,6 +51,11 @@ def rendered(template: str, outcomes: Mapping[str, Outcome], plots_folder: str) 
     return _PLACE.sub(lambda place: texts[place[1]], template)
 
 
+def failures(outcome: Outcome) -> list[str]:
+    """A line for each bound that was not held, or one for a run that failed otherwise."""
+    return _not_held(outcome) or ([f"exit status {outcome.status}"] if outcome.status else [])
+
+
 def _summary(outcomes: Mapping[str, Outcome]) -> str:
     missing = [name for name, outcome in outcomes.items() if outcome.status is None]
     failed = [name for name, outcome in outcomes.items() if outcome.status and not _not_held(outcome)]

@@ -20,5 +20,11 @@ def test_every_command_answers_help(path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
-    for option in ("--seed", "--json"):
+    from report_commands import COMMANDS
+
+    used = next((command.arguments for command in COMMANDS if command.path == path), ())
+    options = ["--seed", "--json", *(argument for argument in used if argument.startswith("--"))]
+    if "arguments.parser(" in path.read_text():
+        options.append("--output")
+    for option in options:
         assert option in done.stdout
