@@ -9,6 +9,7 @@ import torch
 from tests.support.backend import FunctionBackend
 
 from comfy_gpu_offload import Session
+from comfy_gpu_offload.client.codec_choice import Way
 from comfy_gpu_offload.client.session import SessionOptions
 from comfy_gpu_offload.errors import UnsupportedCodecError
 from comfy_gpu_offload.io import codecs
@@ -111,6 +112,16 @@ def test_what_both_know_is_used(
 ) -> None:
     with Session(Knowing(handler, *known), SessionOptions(codec=codec)) as session:
         assert torch.equal(session.model("double")(torch.ones(5)), torch.full((5,), 2.0))
+
+
+def test_a_session_that_chooses_by_itself_chooses_among_what_both_know(handler: Handler) -> None:
+    options = SessionOptions(codec=codecs.AUTO, begin_with=Way.PREDICTED)
+    x = torch.zeros(1, 16, 32, 32)
+    with Session(Knowing(handler, "raw"), options) as session:
+        model = session.model("double")
+        assert torch.equal(model(x), x)
+        assert model.last_timings is not None
+        assert model.last_timings.bytes_up > x.nbytes
 
 
 def test_a_frame_names_no_codec_but_those_that_were_agreed_on() -> None:

@@ -123,7 +123,8 @@ class Session:
         self._options = options or SessionOptions()
         self.client = secrets.token_hex(16)
         self.welcome, _ = self._hello_through_proxies(check)
-        refuse_unknown_codec(self.welcome, self._options.codec)
+        if self._options.begin_with is None:  # else it chooses among what both know
+            refuse_unknown_codec(self.welcome, self._options.codec)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
         self._choice = choice_for(self._options.begin_with, self.welcome.codecs)
         self._predictions = Predictions() if _may_predict(self._options) else None
