@@ -6,7 +6,6 @@ With `copies` among a call's arguments it returns that many of it, one after ano
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
@@ -99,39 +98,3 @@ def worker_of(kind: type[EchoBackend], pace_s: float = 0.0, uploads: Path | None
 def echo_worker(pace_s: float = 0.0, uploads: Path | None = None) -> AbstractContextManager[str]:
     """The address of an echo worker in a process of its own, which keeps uploads in that folder too."""
     return worker_of(EchoBackend, pace_s, uploads)
-
-
-def _echo_bytes(ready: Connection, size_bytes: int) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    ready.send(listener.getsockname()[1])
-    connection, _ = listener.accept()
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    view = memoryview(bytearray(size_bytes))
-    while receive_exactly(connection, view):
-        connection.sendall(view)
-
-
-def receive_exactly(connection: socket.socket, view: memoryview) -> bool:
-    """Fills `view`; False if the other side closed instead."""
-    filled = 0
-    while filled < len(view):
-        count = connection.recv_into(view[filled:])
-        if not count:
-            return False
-        filled += count
-    return True
-
-
-@contextmanager
-def bare_echo(size_bytes: int) -> Iterator[socket.socket]:
-    """A connected socket whose other end, in another process, sends back every `size_bytes` it gets."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_echo_bytes, args=(there, size_bytes), daemon=True)
-    process.start()
-    connection = socket.create_connection(("127.0.0.1", here.recv()))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        yield connection
-    finally:
-        connection.close()
-        process.join()

@@ -32,6 +32,7 @@ from ..errors import (
 )
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
+from ..io.receiver import Receiver
 from ..io.sockets import prefer_bbr
 from ..version import __version__
 from .base import Check, Route, Timeouts
@@ -50,13 +51,13 @@ _EMPTY_LINE = b"\r\n"
 @dataclass
 class _Connection:
     http: http.client.HTTPConnection
+    receiver: Receiver
     used_at: float
     warming: bytes = b""
 
     @property
     def sock(self) -> socket.socket:
-        sock: socket.socket = self.http.sock
-        return sock
+        return self.receiver.sock
 
 
 class Front:
@@ -186,7 +187,7 @@ class HttpTransport:
 
     def _polled(self, connection: _Connection, timeouts: Timeouts, check: Check | None) -> PolledSocket:
         deadline = monotonic() + timeouts.exchange_s
-        return PolledSocket(connection.sock, deadline, check, warming=connection.warming)
+        return PolledSocket(connection.receiver, deadline, check, warming=connection.warming)
 
     def _take(self) -> _Connection | None:
         with self._lock:
@@ -221,7 +222,7 @@ class HttpTransport:
                 "Is it running, and is the address right?"
             ) from error
         prefer_bbr(connection.sock)
-        return _Connection(connection, monotonic())
+        return _Connection(connection, Receiver(connection.sock), monotonic())
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
         self._send(polled, route, frame)
