@@ -21,10 +21,10 @@ class Command:
 
 
 COMMANDS = (
-    Command("transfer_vs_compute", ("--steps", "6")),
-    Command("prediction", ("--samplers", "euler", "heun", "dpmpp_2m", "euler_ancestral")),
-    Command("warm_connections", ("--calls", "6")),
-    Command("tune", ("--check", "--link", "40/20/100", "--compute", "0.3", "--steps", "8")),
+    Command("transfer_vs_compute", ("--check", "--steps", "8", "--naive", "base64 in JSON")),
+    Command("prediction"),
+    Command("warm_connections", ("--check", "--calls", "5")),
+    Command("tune", ("--check", "--compute", "0.3", "--steps", "8")),
     Command("whole_loop", ("--steps", "10")),
     Command("http_clients"),
     Command("call_overhead"),
