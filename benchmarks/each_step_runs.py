@@ -14,6 +14,7 @@ import torch
 
 import arguments
 import naive_stack
+from comfy_gpu_offload.client.codec_choice import Way
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.io import codecs
@@ -27,26 +28,16 @@ _NAIVE_CALLS = 2
 _SETTLING = 3
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a run's tensors travel: what codec stores them, and whether latents may go by prediction."""
-
-    codec: codecs.Codec | codecs.Chooser
-    predict: bool = False
-
-    @property
-    def lossless(self) -> bool:
-        """Whether the run's result is to the bit that of an uncompressed one."""
-        return bool(getattr(self.codec, "lossless", True))
-
-
-WAYS: dict[str, Way] = {
-    "raw": Way(codecs.RAW),
-    "zstd": Way(codecs.wanted("zstd")),
-    "planes": Way(codecs.wanted("planes")),
-    "planes, predicted": Way(codecs.wanted("planes"), predict=True),
-    "auto": Way(codecs.AUTO, predict=True),
-    **{name: Way(codecs.wanted(name)) for name in ("int8-block", "int8-channel", "fp8", "int4-block")},
+WAYS: dict[str, SessionOptions] = {
+    "raw": SessionOptions(codec=codecs.RAW),
+    "zstd": SessionOptions(codec=codecs.wanted("zstd"), predict=False),
+    "planes": SessionOptions(codec=codecs.wanted("planes"), predict=False),
+    "planes, predicted": SessionOptions(codec=codecs.wanted("planes")),
+    "auto": SessionOptions(codec=codecs.AUTO, begin_with=Way.PREDICTED),
+    **{
+        name: SessionOptions(codec=codecs.wanted(name))
+        for name in ("int8-block", "int8-channel", "fp8", "int4-block")
+    },
 }
 """`auto` and the lossy ones are what the setting of that name means over a network."""
 
@@ -166,7 +157,7 @@ def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
             model=plan.model.title,
             link=str(link),
             way=name,
-            lossless=WAYS[name].lossless if is_ours else True,
+            lossless=not is_ours or bool(getattr(WAYS[name].codec, "lossless", True)),
             steps=count,
             compute_s=plan.compute_s,
             first_s=plan.compute_s + calls.network_s[0],
@@ -183,10 +174,9 @@ def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
         )
 
 
-def session_over(port: int, way: Way) -> Session:
+def session_over(port: int, options: SessionOptions) -> Session:
     """A session as over a network, whatever the address."""
-    transport = HttpTransport(f"http://127.0.0.1:{port}", keep_warm=True)
-    return Session(transport, SessionOptions(codec=way.codec, predict=way.predict))
+    return Session(HttpTransport(f"http://127.0.0.1:{port}", keep_warm=True), options)
 
 
 def conditioning(model: Model, seed: int) -> dict[str, torch.Tensor]:

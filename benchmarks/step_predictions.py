@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter, sleep
-from urllib.parse import urlsplit
 
 import requests
 import torch
 
 import arguments
+from comfy_gpu_offload.client.codec_choice import Way
 from comfy_gpu_offload.client.connect import connect_from
-from comfy_gpu_offload.client.session import Session
-from comfy_gpu_offload.client.step_time import StepCost, measure_link
+from comfy_gpu_offload.client.session import Session, SessionOptions
+from comfy_gpu_offload.client.step_time import LinkSpeed, StepCost, measure_link
 from comfy_gpu_offload.config.endpoint import Direct, configured
-from comfy_gpu_offload.config.settings import Settings, is_loopback
+from comfy_gpu_offload.config.settings import Settings
 from comfy_gpu_offload.io import codecs
-from each_step_runs import Followed, Way, follow, session_over
+from each_step_runs import Followed, follow, session_over
 from mosaic import mosaic_worker
-
-CHOICES = ("auto", "none", "zstd", "planes")
-"""Of the setting `COMFY_GPU_OFFLOAD_COMPRESSION`: the lossless ones."""
 
 SETTLING = 4
 """Calls until predictions have a history, and a connection's window has grown or has shrunk as far as it will."""
@@ -62,9 +59,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One choice. Seconds and bytes; `whole_s` of a step of a run that is one job."""
+    """One choice, and how tensors travel then. Seconds and bytes; `whole_s` of a step of a run that is one job."""
 
     choice: str
+    way: str
     warm: bool
     bytes_up: float
     bytes_down: float
@@ -74,41 +72,55 @@ class Prediction:
     whole_s: float
 
 
+_WAYS = {
+    "raw": SessionOptions(codec=codecs.RAW),
+    "coded": SessionOptions(codec=codecs.AUTO, predict=False),
+    "predicted": SessionOptions(codec=codecs.AUTO),
+    "zstd": SessionOptions(codec=codecs.wanted("zstd")),
+    "planes": SessionOptions(codec=codecs.wanted("planes")),
+}
+"""How tensors may travel."""
+
+_OF_CHOICE = {"auto": ("raw", "coded", "predicted"), "none": ("raw",), "zstd": ("zstd",), "planes": ("planes",)}
+"""By which of these they do; a session with `auto` takes the fastest."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A setting of compression, as it is for one worker.
 
     Attributes:
-        codec: what tensors are stored with.
+        ways: keys of what `costs` gives: the session takes the fastest of them.
         warm: whether both sides keep the connection warm while the worker computes.
         opened: makes a session with it.
     """
 
     name: str
-    codec: codecs.Codec | codecs.Chooser
+    ways: tuple[str, ...]
     warm: bool
     opened: Callable[[], Session]
 
 
 def choices_of(settings: Settings) -> list[Choice]:
     """All choices, for the worker that these settings name."""
-    return [_choice(settings.model_copy(update={"compression": name})) for name in CHOICES]
+    target = configured(settings)
+    direct = isinstance(target, Direct)
+    warm = direct and not target.is_pod and _warms(target.url, settings)
+    made = []
+    for name, ways in _OF_CHOICE.items():
+        opened = partial(connect_from, settings.model_copy(update={"compression": name}))
+        # Without a worker of its own a session does not choose: see `client.connect`.
+        made.append(Choice(name, ways if direct else ways[-1:], warm, opened))
+    return made
 
 
 def choices_over(port: int) -> list[Choice]:
     """All choices for a worker of this machine's that is reached over a link, and taken for one elsewhere."""
-    ways = {name: Way(codecs.RAW if name == "none" else codecs.wanted(name), predict=True) for name in CHOICES}
-    return [Choice(name, way.codec, True, partial(session_over, port, way)) for name, way in ways.items()]
-
-
-def _choice(settings: Settings) -> Choice:
-    target, name = configured(settings), settings.compression
-    url = target.url if isinstance(target, Direct) else ""
-    # With a worker on this machine `auto` stores nothing and warms nothing.
-    near = name == "auto" and is_loopback(urlsplit(url).hostname or "")
-    codec = codecs.RAW if name == "none" or near else codecs.wanted(name)
-    warm = isinstance(target, Direct) and not target.is_pod and not near and _warms(url, settings)
-    return Choice(name, codec, warm, partial(connect_from, settings))
+    options = {name: _WAYS[ways[-1]] for name, ways in _OF_CHOICE.items()}
+    options["auto"] = replace(options["auto"], begin_with=Way.PREDICTED)
+    return [
+        Choice(name, ways, True, partial(session_over, port, options[name])) for name, ways in _OF_CHOICE.items()
+    ]
 
 
 def _warms(url: str, settings: Settings) -> bool:
@@ -121,14 +133,14 @@ def _warms(url: str, settings: Settings) -> bool:
     return "Keep-Warm" in reply.headers
 
 
-def costs(choices: Iterable[Choice], shape: Shape) -> dict[str, StepCost]:
-    """What a call moves with each choice and what coding costs, by runs through a worker on this machine."""
+def costs(shape: Shape) -> dict[str, StepCost]:
+    """What a call moves each way and what coding costs, by runs through a worker on this machine."""
     found: dict[str, StepCost] = {}
     with mosaic_worker(0.0) as url:
         port = int(url.rsplit(":", 1)[1])
-        for choice in arguments.progress(list(choices), desc="coding on this machine", unit="run"):
-            with session_over(port, Way(choice.codec, predict=True)) as session:
-                found[choice.name] = _cost(session, shape)
+        for name, options in arguments.progress(_WAYS.items(), desc="coding on this machine", unit="run"):
+            with session_over(port, options) as session:
+                found[name] = _cost(session, shape)
     return found
 
 
@@ -146,24 +158,29 @@ def predict(choices: Iterable[Choice], taken: Mapping[str, StepCost], shape: Sha
                 job_s = _job_s(session, shape.job_bytes)
             if link is None and choice.warm:
                 link = measure_link(session, shape.call_bytes)
-            cost = taken[choice.name]
-            if choice.warm and link is not None:
-                network_s = link.network_s(cost.up_bytes, cost.down_bytes)
-            else:
-                network_s = _after_pauses(session, cost, shape.compute_s)
+            network = {way: _network_s(session, taken[way], link, shape.compute_s) for way in choice.ways}
+        way = min(choice.ways, key=lambda way: network[way] + taken[way].coding_s)
+        cost = taken[way]
         found.append(
             Prediction(
                 choice=choice.name,
+                way=way,
                 warm=choice.warm,
                 bytes_up=cost.up_bytes,
                 bytes_down=cost.down_bytes,
                 coding_s=cost.coding_s,
-                network_s=network_s,
-                step_s=shape.compute_s + network_s + cost.coding_s,
+                network_s=network[way],
+                step_s=shape.compute_s + network[way] + cost.coding_s,
                 whole_s=shape.compute_s + (cost.coding_s + job_s) / shape.steps,
             )
         )
     return found
+
+
+def _network_s(session: Session, cost: StepCost, link: LinkSpeed | None, pause_s: float) -> float:
+    if link is not None:
+        return link.network_s(cost.up_bytes, cost.down_bytes)
+    return _after_pauses(session, cost, pause_s)
 
 
 def advice(predictions: Sequence[Prediction]) -> Prediction:

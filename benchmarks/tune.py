@@ -57,6 +57,7 @@ _AS_ONE_JOB = "one job, a step"
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _COLUMNS = {
     "compression": "choice",
+    "which is": "way",
     "connection": "connection",
     "KB up": "bytes_up 1e-3 .1f",
     "KB down": "bytes_down 1e-3 .1f",
@@ -87,7 +88,7 @@ def main() -> int:
     try:
         settings = given_settings(url=options.url, token=options.token) if options.url else load_settings()
         choices = choices_of(settings)
-        predictions = predict(choices, costs(choices, shape), shape)
+        predictions = predict(choices, costs(shape), shape)
     except OffloadError as error:
         print(error, file=sys.stderr)
         return 1
@@ -135,7 +136,7 @@ def _check(shape: Shape, options: argparse.Namespace) -> int:
     rows: list[Checked] = []
     with ExitStack() as stack:
         port = int(stack.enter_context(mosaic_worker(shape.compute_s)).rsplit(":", 1)[1])
-        taken = costs(choices_over(port), shape)
+        taken = costs(shape)
         for text in arguments.progress(options.link, unit="link"):
             link = Link.of(text)
             with emulated(link, port, options.kind) as near:
