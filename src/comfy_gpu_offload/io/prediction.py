@@ -9,7 +9,7 @@ state       the prediction, moved into the interval of numbers that round to wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from . import residuals
 from .buffers import Buffer
 
 Floats = NDArray[np.float32]
+Matrix = NDArray[np.float64]
 Words = NDArray[np.unsignedinteger[Any]]
 
 WORDS: Final[dict[str, str]] = {"BF16": "<u2", "F16": "<u2", "F32": "<u4"}
@@ -35,6 +36,8 @@ _DEPENDENT = 3e-7
 # A combination that misses more of the sample's intervals than this is no prediction yet, and needs no polish.
 _FAR = 0.7
 _STEPS = 10
+# Multiplications that OpenBLAS does on one thread (interface/gemm.c: 4 x 65536), with a margin.
+_ONE_THREAD = 200_000
 _DAMPING = 1e-4
 # A part of the tensor for which all that is touched fits in a core's cache.
 _STRIDE = 16_384
@@ -89,9 +92,9 @@ def fit(target: Column, basis: Sequence[Column]) -> Fit:
         again, span = _orthonormal(span)  # once leaves what the square of the condition amplified
     except np.linalg.LinAlgError:  # it did not converge
         return Fit(np.zeros(len(basis), np.float32), 1.0)
-    along = _einsum("in,n->i", span, wanted)
+    along = _gram(span, wanted[None])[:, 0]
     energy = float(np.square(wanted).sum())
-    missed = float(np.square(wanted - _einsum("in,i->n", span, along)).sum())
+    missed = float(np.square(wanted - _combined(along[None], span)[0]).sum())
     along = _into_cells(span, along, low, high)
     with np.errstate(over="ignore"):
         coefficients = (along @ again @ back / scale).astype(np.float32)
@@ -99,38 +102,55 @@ def fit(target: Column, basis: Sequence[Column]) -> Fit:
     return Fit(np.where(np.isfinite(coefficients), coefficients, np.float32(0)), unexplained)
 
 
-def _into_cells(
-    span: NDArray[np.float64], along: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _into_cells(span: Matrix, along: Matrix, low: Matrix, high: Matrix) -> Matrix:
     """Coefficients of `span` for which more of the sample lies between `low` and `high`, from `along` on.
 
     Newton's steps for the squares of how far outside the others lie: rounding noise is no error while inside.
     """
     damping = _DAMPING * np.eye(len(span))
     for _ in range(_STEPS):
-        found = _einsum("in,i->n", span, along)
+        found = _combined(along[None], span)[0]
         outward = np.clip(found, low, high) - found
         outside = np.flatnonzero(outward)
         if not outside.size or outside.size > _FAR * found.size:
             break
         those = span[:, outside]
-        normal = _einsum("in,jn->ij", those, those) + damping
-        along = along + np.linalg.solve(normal, _einsum("in,n->i", those, outward[outside]))
+        normal = _gram(those, those) + damping
+        along = along + np.linalg.solve(normal, _gram(those, outward[outside][None])[:, 0])
     return along
 
 
-def _orthonormal(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _orthonormal(rows: Matrix) -> tuple[Matrix, Matrix]:
     """Which combinations of the rows are orthonormal and span what they do, and those combinations."""
-    squares, directions = np.linalg.eigh(_einsum("in,jn->ij", rows, rows))
+    squares, directions = np.linalg.eigh(_gram(rows, rows))
     kept = squares > _DEPENDENT**2 * squares.max(initial=0)
     combinations = (directions[:, kept] / np.sqrt(squares[kept])).T
-    return combinations, _einsum("ij,jn->in", combinations, rows)
+    return combinations, _combined(combinations, rows)
 
 
-def _einsum(subscripts: str, *operands: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Not by BLAS: its threads take longer to meet, on a machine that has other work, than these sums take.
-    result: NDArray[np.float64] = np.einsum(subscripts, *operands, optimize=False)
-    return result
+def _gram(rows: Matrix, others: Matrix) -> Matrix:
+    """The products of all rows with all others, summed along them.
+
+    By BLAS in pieces too small for its threads, which take longer to meet, on a machine that has other work, than
+    these sums take.
+    """
+    total = np.zeros((len(rows), len(others)))
+    for part in _pieces(rows.shape[1], rows.shape[0] * others.shape[0]):
+        total += rows[:, part] @ others[:, part].T
+    return total
+
+
+def _combined(factors: Matrix, rows: Matrix) -> Matrix:
+    """Those combinations of the rows, in pieces as `_gram`."""
+    out = np.empty((len(factors), rows.shape[1]))
+    for part in _pieces(rows.shape[1], factors.size):
+        np.matmul(factors, rows[:, part], out=out[:, part])
+    return out
+
+
+def _pieces(length: int, products: int) -> Iterator[slice]:
+    size = max(16, _ONE_THREAD // max(products, 1))
+    return (slice(start, start + size) for start in range(0, length, size))
 
 
 def predict(basis: Sequence[Column], coefficients: Floats) -> Floats:
