@@ -26,7 +26,7 @@ from ..errors import (
     TransportError,
 )
 from ..io import codecs
-from ..io.buffers import aligned
+from ..io.buffers import aligned, on_host
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits, Part
 from ..io.tree import Tree, map_tensors, pack, pack_call
 from ..protocol import history
@@ -273,7 +273,7 @@ class Session:
         started = perf_counter()
         packed = pack_call(args, kwargs)
         refuse_gradients(packed)
-        host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
+        host = tuple([on_host(tensor) for tensor in packed.tensors])
         way = None if self._choice is None else self._choice.begin(host[0].nbytes if host else 0)
         codec = self._options.codec if way is None else codec_of(way)
         message = Forward(
@@ -339,7 +339,7 @@ class Session:
             patches=None if patches is None else patches.ref,
             **fields,
         )
-        host = tuple(tensor.detach().cpu() for tensor in packed.tensors)
+        host = tuple([on_host(tensor) for tensor in packed.tensors])
         call = Call(message, packed, host, device or _CPU, perf_counter() - started, codec, patches)
         try:
             return self._follow_to_its_end(call, on_progress, check)

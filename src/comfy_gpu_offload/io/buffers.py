@@ -40,13 +40,18 @@ def allocate(size_bytes: int) -> memoryview:
     return _view(torch.empty(size_bytes, dtype=torch.uint8))
 
 
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values on the CPU, without its history: itself, where it has none and is there."""
+    return tensor if tensor.is_cpu and not tensor.requires_grad else tensor.detach().cpu()
+
+
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor where a computation may use it: itself, or a copy if its memory is not aligned as torch's own.
 
     Only a frame's first tensor is sure to be aligned to 64 bytes, and CPU matrix products differ in the last
     bit with the alignment of their operands.
     """
-    misaligned = tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT != 0
+    misaligned = tensor.is_cpu and tensor.data_ptr() % ALIGNMENT != 0
     return tensor.clone() if misaligned else tensor
 
 

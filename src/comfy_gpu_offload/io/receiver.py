@@ -38,6 +38,11 @@ class Receiver:
             self._wait(poll)
         return self.sock.recv_into(view)
 
+    @property
+    def has_something(self) -> bool:
+        """Whether there is something to receive, the end included; where that cannot be told, so it is said."""
+        return self._poll is None or bool(self._poll.poll(0))
+
     def _wait(self, poll: select.poll) -> None:
         began = perf_counter()
         if self._is_brief:

@@ -7,7 +7,6 @@ those cost more than the rest of the client together (benchmarks/http_clients.py
 from __future__ import annotations
 
 import http.client
-import select
 import socket
 import ssl
 import threading
@@ -193,7 +192,7 @@ class HttpTransport:
         with self._lock:
             while self._idle:
                 connection = self._idle.pop()
-                if monotonic() - connection.used_at < _IDLE_S and not _has_ended(connection.sock):
+                if monotonic() - connection.used_at < _IDLE_S and not _has_ended(connection.receiver):
                     return connection
                 connection.http.close()
         return None
@@ -279,13 +278,11 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _has_ended(sock: socket.socket) -> bool:
+def _has_ended(receiver: Receiver) -> bool:
     """Whether an idle connection was closed by the other side, or has bytes that nobody asked for."""
-    if hasattr(select, "poll"):  # not on Windows
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(0):
-            return False  # the usual case, with one system call
+    if not receiver.has_something:
+        return False
+    sock = receiver.sock
     sock.settimeout(0)
     try:
         sock.recv(1, 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_PEEK)
