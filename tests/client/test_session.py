@@ -26,6 +26,7 @@ from comfy_gpu_offload.errors import (
     UnsupportedValueError,
     VersionSkewError,
 )
+from comfy_gpu_offload.io.buffers import allocate
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
@@ -59,6 +60,33 @@ def test_any_call_and_any_result(session: Session, backend: FunctionBackend) -> 
     args, kwargs = result["got"]
     assert args[1][2] == ("a", 2)
     assert torch.equal(kwargs["nested"][1, "k"], x)
+
+
+def test_a_raw_latent_is_not_copied_between_a_socket_and_a_tensor(
+    worker: ThreadWorker, backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What either side computes with lies where its socket has put it, and leaves from where it lies."""
+    received: list[tuple[int, int]] = []
+
+    def noted(size_bytes: int) -> memoryview:
+        buffer = allocate(size_bytes)
+        start = torch.frombuffer(buffer, dtype=torch.uint8).data_ptr()
+        received.append((start, start + size_bytes))
+        return buffer
+
+    monkeypatch.setattr("comfy_gpu_offload.server.app.allocate", noted)
+    monkeypatch.setattr("comfy_gpu_offload.transport.response.allocate", noted)
+    given: list[torch.Tensor] = []
+    backend.functions["keep"] = lambda x: given.append(x) or x
+    with connect(worker.url, compression="none") as session:
+        model = session.model("keep")
+        for _ in range(4):  # the first ones are tried for whether they come again, and kept by the worker
+            del received[:]
+            result = model(torch.randn(1, 16, 32, 32, dtype=torch.bfloat16))
+    (up, down) = received
+    assert up[0] < given[-1].data_ptr() < up[1]
+    assert down[0] < result.data_ptr() < down[1]
+    assert torch.equal(result, given[-1])
 
 
 def test_it_lists_models_anew(session: Session, backend: FunctionBackend) -> None:

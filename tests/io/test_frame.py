@@ -16,10 +16,11 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as stock_load
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfy_gpu_offload.errors import FrameError
 from comfy_gpu_offload.io import codecs
-from comfy_gpu_offload.io.buffers import tensor_bytes
+from comfy_gpu_offload.io.buffers import ALIGNMENT, allocate, tensor_bytes
 from comfy_gpu_offload.io.dtypes import DTYPES
 from comfy_gpu_offload.io.frame import MAGIC, PRELUDE, FrameLimits, Part, decode, encode, frame_size
 
@@ -80,16 +81,47 @@ def test_gradients_and_lazy_conjugates_travel_as_their_values() -> None:
     assert torch.equal(second.tensor, w.detach())
 
 
-def test_a_raw_tensor_is_not_copied_either_way() -> None:
-    tensor = torch.randn(1000)
-    frame = encode({"type": "x"}, None, [Part("x", tensor)])
-    last = frame.buffers[-1]
-    assert torch.frombuffer(last, dtype=torch.float32).data_ptr() == tensor.data_ptr()
-    joined = frame.joined()
-    (received,) = decode(joined).tensors
-    assert received.tensor is not None
-    start = torch.frombuffer(joined, dtype=torch.uint8).data_ptr()
-    assert start <= received.tensor.data_ptr() < start + len(joined)
+class Copies(TorchDispatchMode):
+    """Counts what torch copies meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in {torch.ops.aten.clone, torch.ops.aten._to_copy, torch.ops.aten.copy_}
+        return func(*args, **(kwargs or {}))
+
+
+def address(buffer: Any) -> int:
+    return torch.frombuffer(buffer, dtype=torch.uint8).data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_encoding_raw_copies_what_is_strided_once_and_nothing_else(dtype: torch.dtype) -> None:
+    dense = random_tensor(dtype, 64, 96)
+    with Copies() as copies:
+        last = encode({"type": "x"}, None, [Part("x", dense)]).buffers[-1]
+    assert (address(last), len(last), copies.count) == (dense.data_ptr(), dense.nbytes, 0)
+    with Copies() as copies:
+        frame = encode({"type": "x"}, None, [Part("x", dense.t())])
+    assert copies.count == 1
+    assert len(frame.buffers) == 2  # what was copied once goes out from there
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_decoding_raw_copies_nothing_and_the_first_tensor_is_aligned(dtype: torch.dtype) -> None:
+    frame = encode({"type": "x"}, None, [Part(name, random_tensor(dtype, 64, 96)) for name in "ab"])
+    buffer = allocate(frame.size_bytes)
+    buffer[:] = frame.joined()
+    with Copies() as copies:
+        tensors = [received.tensor for received in decode(buffer).tensors]
+    assert copies.count == 0
+    start = address(buffer)
+    places = [tensor.data_ptr() - start for tensor in tensors if tensor is not None]
+    size = 64 * 96 * dtype.itemsize
+    assert places == [frame.size_bytes - 2 * size, frame.size_bytes - size]
+    assert (start + places[0]) % ALIGNMENT == 0
 
 
 def test_data_begins_aligned_and_wider_dtypes_come_first() -> None:
