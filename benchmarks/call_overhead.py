@@ -23,12 +23,12 @@ from time import perf_counter, sleep
 from typing import Any
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import comfy_gpu_offload
 import plots
+from comfy_gpu_offload.client.timings import CallTimings
 from echo_worker import echo_worker
 from results import Bound, Results, Table, conclude
 from socket_echo import bare_exchange, http_exchange
@@ -94,30 +94,23 @@ def _measure(turns: int, calls: int) -> Iterator[Row]:
     with ExitStack() as stack:
         session = stack.enter_context(comfy_gpu_offload.connect(stack.enter_context(echo_worker())))
         model = session.model("echo")
+        sigma, count = torch.ones(1), itertools.count()
         for name, shape in _SHAPES.items():
             latent = torch.randn(shape).to(torch.bfloat16)
+            bits = latent.view(torch.int16).view(-1)
             with bare_exchange(latent.nbytes) as bare, http_exchange(latent.nbytes) as http:
-                kinds = {"bare": bare, "http": http, "call": _call_of(model, latent)}
+                kinds = {"bare": bare, "http": http, "call": lambda latent=latent: model(latent, sigma)}
                 times: dict[str, list[float]] = {kind: [] for kind in kinds}
+                timings: list[CallTimings] = []
                 for _ in arguments.progress(range(turns), desc=name, unit="turn"):
                     for kind, exchange in kinds.items():
                         sleep(_PAUSE_S)
-                        times[kind] += [_timed(exchange) for _ in range(calls)][_WARMING:]
-                yield _row(name, times, model)
+                        times[kind] += [_timed(exchange, bits, next(count)) for _ in range(calls)][_WARMING:]
+                    timings += list(model.timings)[_WARMING - calls :]
+                yield _row(name, times, timings)
 
 
-def _call_of(model: nn.Module, latent: torch.Tensor) -> Callable[[], None]:
-    sigma, bits, count = torch.ones(1), latent.view(torch.int16).view(-1), itertools.count()
-
-    def call() -> None:
-        bits[0] = next(count) % 2**15  # as a sampler does: never the same latent twice
-        model(latent, sigma)
-
-    return call
-
-
-def _row(name: str, times: dict[str, list[float]], model: Any) -> Row:
-    timings = list(model.timings)[-len(times["call"]) :]
+def _row(name: str, times: dict[str, list[float]], timings: list[CallTimings]) -> Row:
     medians = {kind: 1e3 * statistics.median(values) for kind, values in times.items()}
     parts = {
         part: 1e3 * statistics.median(getattr(timing, f"{part}_s") for timing in timings)
@@ -134,9 +127,11 @@ def _row(name: str, times: dict[str, list[float]], model: Any) -> Row:
     )
 
 
-def _timed(function: Callable[[], None]) -> float:
+def _timed(exchange: Callable[[], object], bits: torch.Tensor, number: int) -> float:
+    """Seconds; with another latent each time, as a sampler has."""
+    bits[0] = number % 2**15
     started = perf_counter()
-    function()
+    exchange()
     return perf_counter() - started
 
 
