@@ -103,7 +103,7 @@ def _bounds(rows: list[Row]) -> Iterator[Bound]:
 def _measure(link: Link, url: str, options: argparse.Namespace) -> Row:
     latent = torch.randn(1, 16, options.size, options.size)
     conditioning = torch.randn(1, 256, 2048)
-    with comfy_gpu_offload.connect(url) as session:
+    with comfy_gpu_offload.connect(url, compression="none") as session:
         model = session.model("echo")
         half, sigma = latent.to(torch.bfloat16), torch.ones(1)
         model(half, sigma, context=conditioning)  # both ways bring the conditioning once
