@@ -61,3 +61,18 @@ def test_a_name_holds_whatever_the_link(worker: ThreadWorker, compression: str) 
             assert torch.equal(run(model), run(velocity))
     raw = [timings.bytes_up > RAW_BYTES for timings in model.timings]
     assert raw == [compression == "none"] * STEPS
+
+
+def test_a_run_is_expected_to_move_what_its_way_moves(worker: ThreadWorker) -> None:
+    with connect(worker.url, compression="none") as session:
+        assert session.call_shares == (1.0, 1.0)
+    with connect(worker.url, compression="int8-block") as session:
+        share = session.stored_share
+        assert session.call_shares == (share, share)
+    with connect(worker.url, compression="planes") as session:
+        up, down = session.call_shares
+        model = session.model("velocity")
+        run(model)
+        assert up < down < session.stored_share
+    moved = sum(timings.bytes_up for timings in model.timings) / STEPS / RAW_BYTES
+    assert moved < 2 * up

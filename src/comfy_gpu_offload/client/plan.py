@@ -76,6 +76,10 @@ def stored_share(codec: str) -> float:
     return {"raw": 1.0, "zstd": 0.78, "planes": 0.67, "auto": 0.67, "int4-block": 0.28}.get(codec, 0.5)
 
 
+PREDICTED_SHARES = (0.1, 0.35)
+"""What is left of a call's latent, up and down, where it travels predicted: docs/benchmarks.md, "Prediction"."""
+
+
 def calls_of(sampler: str, steps: int) -> int:
     """How often a sampler calls the model in so many steps; the last step of a two-call sampler takes one."""
     a_step = _CALLS_A_STEP.get(sampler, 1)

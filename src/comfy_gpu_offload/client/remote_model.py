@@ -59,6 +59,10 @@ class Caller(Protocol):
     def stored_share(self) -> float:
         """See `Session.stored_share`."""
 
+    @property
+    def call_shares(self) -> tuple[float, float]:
+        """See `Session.call_shares`."""
+
 
 class RemoteModel(nn.Module):
     """A worker's model. It has no weights here: no parameters, and an empty `state_dict`.
@@ -157,6 +161,11 @@ class RemoteModel(nn.Module):
     def stored_share(self) -> float:
         """See `Session.stored_share`."""
         return self._caller.stored_share
+
+    @property
+    def call_shares(self) -> tuple[float, float]:
+        """See `Session.call_shares`."""
+        return self._caller.call_shares
 
     def timings_since(self, calls: int) -> list[CallTimings]:
         """Of the calls after the first `calls`, oldest first, as far as they are kept."""

@@ -54,7 +54,7 @@ from .call import Call, Following, refuse_gradients
 from .capture import Capture
 from .codec_choice import Way, choice_for, codec_of
 from .faults import error_of
-from .plan import Plan, Planner, RunShape, stored_share
+from .plan import PREDICTED_SHARES, Plan, Planner, RunShape, stored_share
 from .prediction import Predictions
 from .recurrence import Recurrence
 from .remote_model import OnProgress, RemoteModel
@@ -183,6 +183,17 @@ class Session:
     def stored_share(self) -> float:
         """What is left of a latent's bytes when this session's codec has stored it, roughly."""
         return stored_share(self._codec.name)
+
+    @property
+    def call_shares(self) -> tuple[float, float]:
+        """What is left of a call's latent, up, and of its reply, with a deterministic sampler, roughly."""
+        share = self.stored_share
+        return PREDICTED_SHARES if self._predicts else (share, share)
+
+    @property
+    def _predicts(self) -> bool:
+        chosen = self._choice is None or self._choice.way is Way.PREDICTED
+        return chosen and self._predictions is not None and history.NAME in self.welcome.codecs
 
     @property
     def _codec(self) -> codecs.Codec | codecs.Chooser:

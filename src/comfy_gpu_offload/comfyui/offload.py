@@ -75,13 +75,14 @@ def _shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | None:
     if not isinstance(latent, torch.Tensor) or getattr(latent, "is_nested", False):
         return None
     sides = 1 if inputs["cfg"] == 1 else 2
-    call_bytes = int(latent.numel() * remote.dtype.itemsize * sides * remote.stored_share)
+    call_bytes = latent.numel() * remote.dtype.itemsize * sides
+    share_up, share_down = remote.call_shares
     latent_bytes = int(latent.numel() * 4 * remote.stored_share)
     steps = max(1, round(inputs["steps"]))
     return RunShape(
         calls=calls_of(inputs["sampler_name"], steps),
-        call_up=call_bytes + _MESSAGE_BYTES,
-        call_down=call_bytes + _MESSAGE_BYTES,
+        call_up=int(call_bytes * share_up) + _MESSAGE_BYTES,
+        call_down=int(call_bytes * share_down) + _MESSAGE_BYTES,
         # An empty latent is all zeros, which pack to nothing.
         job_up=(latent_bytes if bool(latent.any()) else 0) + _MESSAGE_BYTES,
         job_down=latent_bytes + _MESSAGE_BYTES,
