@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from time import sleep
 
 import pytest
 
@@ -67,3 +68,25 @@ def test_only_after_a_brief_wait_is_the_next_one_spent_awake(monkeypatch: pytest
         with pytest.raises(TimeoutError):
             received(receiver)
         assert not looks
+
+
+def test_where_others_have_work_for_the_core_the_next_waits_are_spent_asleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[None] = []
+
+    def others_run() -> None:
+        looks.append(None)
+        sleep(0.001)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "sched_yield", others_run)
+    near, far = socket.socketpair()
+    with near, far:
+        receiver = Receiver(near)
+        near.settimeout(10)
+        receiver._is_brief = True
+        for _ in range(20):
+            threading.Timer(0.005, far.sendall, (b"later",)).start()
+            assert received(receiver) == b"later"
+        assert len(looks) == 1

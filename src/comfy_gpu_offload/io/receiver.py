@@ -15,17 +15,22 @@ from time import perf_counter
 
 # A few times what either side of a call of half a megabyte waits for the other; of no account beside any network.
 _BRIEF_S = 400e-6
+# Looking once takes a microsecond or two where this thread has its core to itself. Where it does not, looking is in
+# the way of others, and so many waits are spent asleep before it is tried again.
+_SHARED_S = 30e-6
+_ASLEEP = 64
 
 
 class Receiver:
     """One socket's receiving side. `sock` may not be exchanged, its timeout may change."""
 
-    __slots__ = ("_is_brief", "_poll", "sock")
+    __slots__ = ("_is_brief", "_poll", "_to_sleep", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._poll = _poll_of(sock)
         self._is_brief = False
+        self._to_sleep = 0  # so many waits, however brief
 
     def receive_into(self, view: memoryview | bytearray) -> int:
         """Up to `len(view)` bytes, at least one unless the other side has closed.
@@ -46,16 +51,28 @@ class Receiver:
     def _wait(self, poll: select.poll) -> None:
         began = perf_counter()
         if self._is_brief:
-            while perf_counter() - began < _BRIEF_S:
-                os.sched_yield()  # to whoever else has work for this core
-                if poll.poll(0):
-                    return
-            self._is_brief = False  # and the socket itself waits on
+            self._look(poll, began)
             return
         timeout = self.sock.gettimeout()
         if not poll.poll(None if timeout is None else 1000 * timeout):
             raise TimeoutError("timed out")
-        self._is_brief = perf_counter() - began < _BRIEF_S
+        if self._to_sleep:
+            self._to_sleep -= 1
+        else:
+            self._is_brief = perf_counter() - began < _BRIEF_S
+
+    def _look(self, poll: select.poll, began: float) -> None:
+        """Until something comes or the wait is no longer brief: then the socket itself waits on."""
+        now = began
+        while now - began < _BRIEF_S:
+            os.sched_yield()  # to whoever else has work for this core
+            looked, now = now, perf_counter()
+            if now - looked > _SHARED_S:  # somebody has, and may be the one who is waited for
+                self._to_sleep = _ASLEEP
+                break
+            if poll.poll(0):
+                return
+        self._is_brief = False
 
 
 def _poll_of(sock: socket.socket) -> select.poll | None:
