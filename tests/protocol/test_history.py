@@ -56,6 +56,34 @@ def test_a_run_is_told_in_a_fraction_of_its_bytes_from_the_second_call_on() -> N
     assert all(each is not None for each in ends.outputs)
 
 
+def columns_used(ends: Ends) -> list[int]:
+    """Of each input's basis, how many it was told by."""
+    coded = [each.coded for each in ends.inputs if each is not None]
+    return [int(np.count_nonzero(np.frombuffer(each.coefficients[0], "<f4"))) for each in coded]
+
+
+def test_eulers_steps_are_told_by_the_last_state_and_output_alone() -> None:
+    used = columns_used(followed(12))
+    assert used[4:] == [3] * len(used[4:])  # the state, and the output's two parts
+
+
+def test_a_sampler_that_looks_further_back_is_told_by_more_and_as_well() -> None:
+    x, before = noise(), torch.zeros(SHAPE)[:1]
+    x = x[:1]
+    ends = Ends.of(batch(x))
+    for call in range(16):
+        output = batch(noise()[:1])  # nothing of it can be told by the one before
+        ends.answer(ends.ask(batch(x)), output)
+        step = output.float()[:1]
+        # Euler's steps first, then of two: what was enough is so no longer.
+        x = x - 0.05 * (step if call < 9 else 1.5 * step - 0.5 * before)
+        before = step
+    used = columns_used(ends)
+    assert used[7] == 3
+    assert min(used[10:]) > 3
+    assert all(each is not None and len(each.payload) < 2048 // 4 for each in ends.inputs[1:])
+
+
 def test_both_ends_know_the_same() -> None:
     ends = followed(9)
     for name in ("_states", "_outputs", "_received", "calls"):

@@ -65,10 +65,17 @@ def column(data: Buffer, dtype: str) -> Column:
 
 
 class Fit(NamedTuple):
-    """How a tensor is predicted: `coefficients`, float32, and the share of its energy that they do not explain."""
+    """How a tensor is predicted.
+
+    Attributes:
+        coefficients: float32, one for each column of the basis.
+        unexplained: the share of the tensor's energy that they do not explain.
+        exact: the share of its elements for which they give a number that rounds to it.
+    """
 
     coefficients: Floats
     unexplained: float
+    exact: float
 
 
 def fit(target: Column, basis: Sequence[Column]) -> Fit:
@@ -91,15 +98,26 @@ def fit(target: Column, basis: Sequence[Column]) -> Fit:
         back, span = _orthonormal(rows)
         again, span = _orthonormal(span)  # once leaves what the square of the condition amplified
     except np.linalg.LinAlgError:  # it did not converge
-        return Fit(np.zeros(len(basis), np.float32), 1.0)
+        return Fit(np.zeros(len(basis), np.float32), 1.0, 0.0)
     along = _gram(span, wanted[None])[:, 0]
     energy = float(np.square(wanted).sum())
     missed = float(np.square(wanted - _combined(along[None], span)[0]).sum())
     along = _into_cells(span, along, low, high)
     with np.errstate(over="ignore"):
         coefficients = (along @ again @ back / scale).astype(np.float32)
+    found = _combined(along[None], span)[0]
+    exact = (low <= found) & (found <= high)
     unexplained = missed / energy if energy else 0.0
-    return Fit(np.where(np.isfinite(coefficients), coefficients, np.float32(0)), unexplained)
+    coefficients[~np.isfinite(coefficients)] = 0
+    return Fit(coefficients, unexplained, float(exact.mean()) if exact.size else 1.0)
+
+
+def fit_few(target: Column, basis: Sequence[Column], few: Sequence[int]) -> Fit:
+    """`fit` by those columns of the basis alone. A prediction with the others left out takes less time."""
+    found = fit(target, [basis[index] for index in few])
+    coefficients = np.zeros(len(basis), np.float32)
+    coefficients[list(few)] = found.coefficients
+    return found._replace(coefficients=coefficients)
 
 
 def _into_cells(span: Matrix, along: Matrix, low: Matrix, high: Matrix) -> Matrix:
