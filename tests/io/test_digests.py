@@ -46,6 +46,29 @@ def test_the_memo_trusts_no_tensor_whose_changes_it_cannot_see() -> None:
         assert memo.digest(x) != before
 
 
+def test_a_large_content_seen_before_is_named_as_it_was_and_no_other_is() -> None:
+    memo = DigestMemo()
+    x = torch.randn(40_000)
+    assert memo.digest(x) == memo.digest(x.clone()) == digest(x)
+    others = [x.view(torch.int32), x.reshape(200, 200), x.flip(0), torch.cat([x[:-1], x[:1]])]
+    assert [memo.digest(other) for other in others] == [digest(other) for other in others]
+    with torch.inference_mode():
+        again = x.clone()
+        assert memo.digest(again) == digest(x)
+        again[50] += 1
+        assert memo.digest(again) == digest(again) != digest(x)
+
+
+def test_the_memo_keeps_the_contents_used_last() -> None:
+    memo = DigestMemo()
+    first = torch.zeros(20_000)
+    for number in range(300):
+        memo.digest(torch.full((20_000,), float(number)))
+        memo.digest(first.clone())
+    assert len(memo._contents) <= 256
+    assert digest(first) in memo._contents.values()
+
+
 def test_different_samples_prove_different_tensors() -> None:
     x = torch.randn(10_000)
     assert sample(x) == sample(x.clone())
