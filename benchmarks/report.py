@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def _options() -> argparse.Namespace:
 
 
 def _run(command: Command, seed: int, plots_folder: Path) -> Outcome:
-    typed = " ".join(["python", f"benchmarks/{command.path.name}", *command.arguments])
+    typed = shlex.join(["python", f"benchmarks/{command.path.name}", *command.arguments])
     if not command.path.exists():
         return Outcome(typed, None, error="there is no such file yet")
     with tempfile.TemporaryDirectory() as name:
