@@ -17,6 +17,7 @@ from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene, Workflo
 pytestmark = pytest.mark.comfyui
 
 OTHER = replace(MMDIT, file="mmdit-other.safetensors")
+INPAINT = replace(UNET, file="inpaint.safetensors")
 CHECKPOINT_UNET = replace(UNET, file="sd15.safetensors", folder="checkpoints")
 WHOLE = "whole loop"
 # Far below the smallest weight that is merged; a template with the names of all layers.
@@ -85,6 +86,12 @@ def sd3_blocks(workflow: Workflow, load: Load) -> Link:
     )
 
 
+def of_another_shape(workflow: Workflow, load: Load) -> Link:
+    """How inpainting models are made of others: the first layer stays its own, which ComfyUI says in its log."""
+    change = workflow.add("ModelMergeSubtract", model1=load(CHECKPOINT_UNET), model2=load(UNET), multiplier=1.0)
+    return workflow.add("ModelMergeAdd", model1=load(INPAINT), model2=change)
+
+
 MERGES = [
     pytest.param(MMDIT, simple(MMDIT, OTHER, 0.35), id="simple"),
     pytest.param(MMDIT, simple(MMDIT, OTHER, 1.0), id="all of the first"),
@@ -94,6 +101,7 @@ MERGES = [
     pytest.param(MMDIT, difference, id="difference"),
     pytest.param(MMDIT, sd3_blocks, id="blocks of an architecture"),
     pytest.param(UNET, blocks(UNET, CHECKPOINT_UNET), id="blocks"),
+    pytest.param(INPAINT, of_another_shape, id="of another shape"),
 ]
 
 

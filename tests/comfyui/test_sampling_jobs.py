@@ -262,3 +262,10 @@ def test_two_clients_with_different_loras_each_get_their_own_result(found: Found
         "a third without": True,
         "different": 3,
     }
+
+
+def test_conditioning_of_several_kinds_at_once(found: Found) -> None:
+    runs = found["conditioning"]
+    assert len(runs) == 4
+    assert all(run["each step"] and run["whole loop"] and run["finite"] for run in runs.values()), runs
+    assert len({tuple(run["first"]) for run in runs.values()}) == len(runs)

@@ -106,12 +106,15 @@ def ltxav() -> torch.nn.Module:
     return LTXAVModel(dtype=torch.float32, device="cpu", operations=OPERATIONS, **LTXAV)
 
 
-def unet(blocks: int = 1) -> torch.nn.Module:
-    """SD1.5 with one level and one block in it, or so many; ComfyUI knows SD1.5 by its width."""
+def unet(blocks: int = 1, channels: int = 4) -> torch.nn.Module:
+    """SD1.5 with one level and one block in it, or so many; ComfyUI knows SD1.5 by its width.
+
+    With 9 channels it is one for inpainting.
+    """
     further = [0] * (blocks - 1)
     return UNetModel(
         image_size=32,
-        in_channels=4,
+        in_channels=channels,
         model_channels=320,
         out_channels=4,
         num_res_blocks=[blocks],
@@ -347,6 +350,7 @@ def main() -> None:
         "diffusion_models/ltxv.safetensors": weights(ltxv(), 4, torch.bfloat16),
         "diffusion_models/video/unet.safetensors": weights(sd15, 5, torch.float16),
         "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),
+        "diffusion_models/inpaint.safetensors": weights(unet(channels=9), 17, torch.float16),
         "diffusion_models/three-blocks.safetensors": weights(unet(2), 10, torch.float16),
         "controlnet/edges.safetensors": weights(control_net(), 9, torch.float16),
         "controlnet/depth.safetensors": weights(control_net(), 14, torch.float16),

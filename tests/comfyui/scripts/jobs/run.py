@@ -14,6 +14,7 @@ import sides
 from bad_controls import bad_controls
 from bad_patches import bad_patches
 from behaviour import containers, given, independence, interrupted, previews, refusals
+from conditioning import conditioning
 from equality import equality
 from merges import bad_merges, short_of_memory
 from obstacles import obstacles, unknown_stock_names
@@ -42,5 +43,6 @@ if __name__ == "__main__":
         "weight_dtypes": weight_dtypes(),
         "step_caches": step_caches(),
         "two_clients": two_clients(),
+        "conditioning": conditioning(),
     }
     print(json.dumps(facts))

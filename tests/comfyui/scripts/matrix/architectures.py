@@ -97,7 +97,6 @@ _VIDEO = {
     "disable_temporal_crossattention": False,
     "in_channels": 8,
 }
-_INPAINT_SIZES = {"in_channels": 9}
 
 
 def _video_unet(config: str, adm: int, **further: Any) -> Architecture:
