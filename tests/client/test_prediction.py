@@ -110,6 +110,22 @@ def test_a_restarted_worker_costs_one_plain_resend(backend: FunctionBackend) -> 
     assert model.timings[-1].bytes_up < 4096
 
 
+def test_conditioning_crosses_once_to_a_restarted_worker_too() -> None:
+    backend = FunctionBackend(velocity=lambda x, scale, context: velocity(x, scale))
+    context = torch.randn(64, 1024, generator=torch.Generator().manual_seed(1))
+    with ThreadWorker(backend) as first:
+        model = connect(first.url, compression="planes", retry_s=30).model("velocity")
+        run = steps(partial(model, context=context))
+        for _ in range(5):
+            next(run)
+        port = first.port
+    with ThreadWorker(backend, port=port):
+        assert torch.equal(last_of(run), last_of(steps(velocity)))
+    restarted = model.timings[5]
+    assert restarted.bytes_up < 1.5 * context.nbytes
+    assert not any(timings.bytes_up > context.nbytes / 2 for timings in list(model.timings)[6:])
+
+
 def test_other_arithmetic_is_noticed_and_the_rest_of_the_run_goes_plainly(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

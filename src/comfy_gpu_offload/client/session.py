@@ -454,6 +454,7 @@ class Session:
                 logger.debug("the worker lacks %d tensors; they are sent again", len(answer.missing))
             elif answer.code in _PLAIN_AGAIN and call.tracked is not None and call.tracked.message is not None:
                 logger.info("A prediction did not hold (%s), and the call is made again.", answer.code.value)
+                self._recurrence.lacking(answer.missing)
                 call.send_plainly(answer.code)
             elif not answer.retryable or not patience.wait():
                 raise error_of(answer)

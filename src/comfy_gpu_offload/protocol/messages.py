@@ -364,7 +364,7 @@ class Fault(Message):
 
     Attributes:
         retryable: whether the same request may succeed later.
-        missing: digests the worker lacks, with `missing_tensors`.
+        missing: digests the worker lacks, with `missing_tensors` and `unknown_history`.
         traceback: where in the worker's code; file, line and function, never a value.
     """
 

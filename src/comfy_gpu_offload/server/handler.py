@@ -45,7 +45,7 @@ from .backends.base import Backend, Computed, Described
 from .blob_folder import BlobFolder
 from .executor import Executor, Turn
 from .faults import RefusedError, fault_of, places
-from .histories import Histories, Tracked
+from .histories import Histories, Tracked, unknown_history
 from .replies import ReplyCache
 from .runs import Run, RunStore, Step
 from .store import BlobStore
@@ -267,7 +267,8 @@ class Handler:
             return known.result
         codec = _reply_codec(message.reply_codec)
         patches = self._uploads.patch_set(message.patches)
-        tensors = self._resolve(envelope.tensors)
+        knows = message.prediction is None or self._histories.knows(message.client, message.prediction)
+        tensors = self._resolve(envelope.tensors, _missing if knows else unknown_history)
         tracked: Tracked | None = None
         if message.prediction is not None:
             tracked, tensors = self._histories.take(message.client, message.prediction, tensors)
@@ -329,8 +330,14 @@ class Handler:
             logger.debug("request %s: queue %.4f s, load %.3f s, compute %.4f s", *told)
         return frame
 
-    def _resolve(self, received: tuple[Received, ...]) -> tuple[torch.Tensor, ...]:
-        """Every tensor's data; those with a digest are kept, those that are only named are looked up."""
+    def _resolve(
+        self, received: tuple[Received, ...], refusal: Callable[[tuple[bytes, ...]], Fault] | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """Every tensor's data; those with a digest are kept, those that are only named are looked up.
+
+        Raises:
+            RefusedError: some are not there; `refusal` makes the fault of their digests.
+        """
         given = tuple([entry.tensor for entry in received if entry.digest is None and entry.tensor is not None])
         if len(given) == len(received):
             return given
@@ -341,14 +348,7 @@ class Handler:
             if tensor is None and entry.digest is not None
         )
         if missing:
-            raise RefusedError(
-                Fault(
-                    code=FaultCode.MISSING_TENSORS,
-                    message=f"The worker does not hold {len(missing)} of the tensors named by digest.",
-                    retryable=True,
-                    missing=missing,
-                )
-            )
+            raise RefusedError((refusal or _missing)(missing))
         return tuple(tensor for tensor in found if tensor is not None)
 
     def _look_up(self, entry: Received) -> torch.Tensor | None:
@@ -377,6 +377,11 @@ class Handler:
         else:
             logger.info("answered with the fault %s", fault.code.value)
         return seal(fault)
+
+
+def _missing(digests: tuple[bytes, ...]) -> Fault:
+    text = f"The worker does not hold {len(digests)} of the tensors named by digest."
+    return Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=digests)
 
 
 def _progress(request: str, step: Step) -> EncodedFrame:

@@ -43,6 +43,12 @@ class Histories:
         self._kept: OrderedDict[_Key, History] = OrderedDict()
         self._lock = threading.Lock()
 
+    def knows(self, client: str, prediction: Prediction) -> bool:
+        """Whether the history is there that the call goes on with, or it begins one."""
+        with self._lock:
+            history = self._kept.get((client, prediction.history))
+            return prediction.call == 0 or (history is not None and history.calls == prediction.call)
+
     def take(
         self, client: str, prediction: Prediction, tensors: tuple[torch.Tensor, ...]
     ) -> tuple[Tracked, tuple[torch.Tensor, ...]]:
@@ -84,8 +90,7 @@ class Histories:
         with self._lock:
             history = self._kept.get(key)
             if history is None or history.calls != prediction.call:
-                text = "This worker does not have that history: it was restarted, has no room, or is another one."
-                raise RefusedError(Fault(code=FaultCode.UNKNOWN_HISTORY, message=text, retryable=True))
+                raise RefusedError(unknown_history())
             self._kept.move_to_end(key)
             return history
 
@@ -99,6 +104,12 @@ class Histories:
             used = sum(kept.size_bytes for kept in self._kept.values())
             while used > self._budget_bytes:
                 used -= self._kept.popitem(last=False)[1].size_bytes
+
+
+def unknown_history(missing: tuple[bytes, ...] = ()) -> Fault:
+    """The fault, with what else the worker lacks for the call: that need not be asked for again."""
+    text = "This worker does not have that history: it was restarted, has no room, or is another one."
+    return Fault(code=FaultCode.UNKNOWN_HISTORY, message=text, retryable=True, missing=missing)
 
 
 def _seen(tensor: torch.Tensor) -> Tensor:
