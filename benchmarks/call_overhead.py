@@ -2,12 +2,9 @@
 
     python benchmarks/call_overhead.py
 
-Four take turns in one run, so that the machine's moods meet all of them; medians are compared, and of each turn the
-first exchanges are left out, which find cores asleep and caches cold. `bare` and `http` are in socket_echo.py;
-`exchange` is a call's part from the first byte sent to the reply's last one received, the worker's work included;
-`call` is the whole of it, from tensors to tensors. A turn is several exchanges rather than one, and a pause lies
-between, because both ends of a call look out for the next one for up to 0.4 ms and would keep the others from the
-cores.
+`bare` and `http` are in socket_echo.py, and take turns with calls, one by one, so that the machine's moods meet
+all; medians are compared. `exchange` is a call's part from the first byte sent to the reply's last one received,
+the worker's work included; `call` is the whole of it, from tensors to tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -36,8 +33,7 @@ from socket_echo import bare_exchange, http_exchange
 _SHAPES = {"1 KB": (1, 16, 4, 8), "512 KB": (1, 16, 128, 128), "4 MB": (8, 16, 128, 128)}
 _BOUNDS = {"512 KB": 2.5, "4 MB": 2.0}
 _PARTS = ("pack", "encode", "wire", "decode")
-_WARMING = 3
-_PAUSE_S = 2e-3
+_WARMING = 10
 
 
 @dataclass(frozen=True)
@@ -59,15 +55,12 @@ class Row:
 def main() -> int:
     """Prints the table; exit status 1 if a bound is not held."""
     parser = arguments.parser(__doc__, seed_of="the latents")
-    parser.add_argument("--turns", type=int, default=60, help="of each kind and size (default: %(default)s)")
-    parser.add_argument(
-        "--calls", type=int, default=12, help=f"in a turn, the first {_WARMING} not counted (default: %(default)s)"
-    )
+    parser.add_argument("--calls", type=int, default=300, help="of each kind and size (default: %(default)s)")
     options = parser.parse_args()
-    if options.turns < 1 or options.calls <= _WARMING:
-        parser.error(f"at least one turn, and more than {_WARMING} calls in each")
+    if options.calls < 1:
+        parser.error("at least one call")
     torch.manual_seed(options.seed)
-    rows = list(_measure(options.turns, options.calls))
+    rows = list(_measure(options.calls))
     bounds = [
         Bound.at_most(f"{row.latent} each way, times a bare exchange", row.ratio, _BOUNDS[row.latent])
         for row in rows
@@ -90,7 +83,7 @@ def _table(rows: list[Row]) -> Table:
     return Table.of("Milliseconds for the same bytes there and back", columns, rows)
 
 
-def _measure(turns: int, calls: int) -> Iterator[Row]:
+def _measure(calls: int) -> Iterator[Row]:
     with ExitStack() as stack:
         session = stack.enter_context(comfy_gpu_offload.connect(stack.enter_context(echo_worker())))
         model = session.model("echo")
@@ -101,13 +94,12 @@ def _measure(turns: int, calls: int) -> Iterator[Row]:
             with bare_exchange(latent.nbytes) as bare, http_exchange(latent.nbytes) as http:
                 kinds = {"bare": bare, "http": http, "call": lambda latent=latent: model(latent, sigma)}
                 times: dict[str, list[float]] = {kind: [] for kind in kinds}
-                timings: list[CallTimings] = []
-                for _ in arguments.progress(range(turns), desc=name, unit="turn"):
+                for _ in arguments.progress(range(_WARMING + calls), desc=name, unit="call"):
                     for kind, exchange in kinds.items():
-                        sleep(_PAUSE_S)
-                        times[kind] += [_timed(exchange, bits, next(count)) for _ in range(calls)][_WARMING:]
-                    timings += list(model.timings)[_WARMING - calls :]
-                yield _row(name, times, timings)
+                        times[kind].append(_timed(exchange, bits, next(count)))
+                yield _row(
+                    name, {kind: all_[_WARMING:] for kind, all_ in times.items()}, list(model.timings)[-calls:]
+                )
 
 
 def _row(name: str, times: dict[str, list[float]], timings: list[CallTimings]) -> Row:

@@ -13,8 +13,6 @@ from http import HTTPStatus
 from time import monotonic
 from typing import NamedTuple
 
-from ..io.receiver import Receiver
-
 _MAX_HEAD_BYTES = 64 * 1024
 _RECEIVE_BYTES = 16 * 1024
 _MAX_CHUNK_LINE_BYTES = 256
@@ -113,7 +111,6 @@ class Source:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._receiver = Receiver(sock)
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._start = 0
         self._end = 0
@@ -129,7 +126,7 @@ class Source:
         while not self._has_begun():
             self._start = self._end = 0
             try:
-                self._end = self._receiver.receive_into(self._buffer)
+                self._end = self.sock.recv_into(self._buffer)
             except TimeoutError:
                 if monotonic() < deadline:
                     continue
@@ -170,7 +167,7 @@ class Source:
             view[:count] = memoryview(self._buffer)[self._start : self._start + count]
             self._start += count
             return count
-        count = self._receiver.receive_into(view)
+        count = self.sock.recv_into(view)
         if not count:
             raise DisconnectedError
         return count
@@ -193,7 +190,7 @@ class Source:
             self._buffer = self._buffer[self._start :] + bytes(_RECEIVE_BYTES)
             self._end -= self._start
             self._start = 0
-        count = self._receiver.receive_into(memoryview(self._buffer)[self._end :])
+        count = self.sock.recv_into(memoryview(self._buffer)[self._end :])
         if not count:
             raise DisconnectedError
         self._end += count

@@ -7,6 +7,7 @@ those cost more than the rest of the client together (benchmarks/http_clients.py
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import ssl
 import threading
@@ -31,7 +32,6 @@ from ..errors import (
 )
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
-from ..io.receiver import Receiver
 from ..io.sockets import prefer_bbr
 from ..version import __version__
 from .base import Check, Route, Timeouts
@@ -50,13 +50,9 @@ _EMPTY_LINE = b"\r\n"
 @dataclass
 class _Connection:
     http: http.client.HTTPConnection
-    receiver: Receiver
+    sock: socket.socket
     used_at: float
     warming: bytes = b""
-
-    @property
-    def sock(self) -> socket.socket:
-        return self.receiver.sock
 
 
 class Front:
@@ -186,13 +182,13 @@ class HttpTransport:
 
     def _polled(self, connection: _Connection, timeouts: Timeouts, check: Check | None) -> PolledSocket:
         deadline = monotonic() + timeouts.exchange_s
-        return PolledSocket(connection.receiver, deadline, check, warming=connection.warming)
+        return PolledSocket(connection.sock, deadline, check, warming=connection.warming)
 
     def _take(self) -> _Connection | None:
         with self._lock:
             while self._idle:
                 connection = self._idle.pop()
-                if monotonic() - connection.used_at < _IDLE_S and not _has_ended(connection.receiver):
+                if monotonic() - connection.used_at < _IDLE_S and not _has_ended(connection.sock):
                     return connection
                 connection.http.close()
         return None
@@ -221,7 +217,7 @@ class HttpTransport:
                 "Is it running, and is the address right?"
             ) from error
         prefer_bbr(connection.sock)
-        return _Connection(connection, Receiver(connection.sock), monotonic())
+        return _Connection(connection, connection.sock, monotonic())
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
         self._send(polled, route, frame)
@@ -278,11 +274,13 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _has_ended(receiver: Receiver) -> bool:
+def _has_ended(sock: socket.socket) -> bool:
     """Whether an idle connection was closed by the other side, or has bytes that nobody asked for."""
-    if not receiver.has_something:
-        return False
-    sock = receiver.sock
+    if hasattr(select, "poll"):  # not on Windows
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        if not poll.poll(0):
+            return False  # the usual case, with one system call
     sock.settimeout(0)
     try:
         sock.recv(1, 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_PEEK)

@@ -5,6 +5,7 @@ By the clock, not only when a slice ends with nothing: what trickles in meanwhil
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Sequence
 from time import monotonic
@@ -12,7 +13,6 @@ from typing import Any
 
 from ..errors import ExchangeTimeoutError
 from ..io.buffers import Buffer
-from ..io.receiver import Receiver
 from ..io.sockets import has_room
 from .base import CHECK_INTERVAL_S, Check
 
@@ -31,10 +31,9 @@ class PolledSocket:
         Whatever `check` raises.
     """
 
-    def __init__(self, receiver: Receiver, deadline: float, check: Check | None, *, warming: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, deadline: float, check: Check | None, *, warming: bytes = b"") -> None:
         """`warming` is sent ten times a second of waiting for a reply, to keep the way up warm."""
-        self._receiver = receiver
-        self._sock = sock = receiver.sock
+        self._sock = sock
         self._deadline = deadline
         self._tended_at = monotonic()
         self._check = check
@@ -74,7 +73,7 @@ class PolledSocket:
 
     def receive_into(self, view: memoryview) -> int:
         """Up to `len(view)` bytes, at least one unless the other side has closed."""
-        return self._sliced(lambda: self._receiver.receive_into(view), self._warming)
+        return self._sliced(lambda: self._sock.recv_into(view), self._warming)
 
     def _sliced(self, operation: Any, warming: bytes = b"") -> int:
         while True:
