@@ -35,13 +35,14 @@ def tables(rows: list[Row]) -> list[Table]:
     for source in dict.fromkeys(row.source for row in rows):
         of_it = [row for row in rows if row.source == source]
         lossy = [row for row in of_it if row.relative_l2]
+        title = f"{source[0].upper()}{source[1:]}"
         sizes = "the tensors' bytes over those stored (in brackets: the order-0 bound's bytes over those stored)"
         shown += [
-            _table(f"{source}: {sizes}", of_it, _size),
-            _table(f"{source}: MB/s to encode and to decode", of_it, _speed),
+            _table(f"{title}: {sizes}", of_it, _size),
+            _table(f"{title}: MB/s to encode and to decode", of_it, _speed),
         ]
         if lossy:
-            shown.append(_table(f"{source}: relative L2 error and largest error", lossy, _error))
+            shown.append(_table(f"{title}: relative L2 error and largest error", lossy, _error))
     return shown
 
 

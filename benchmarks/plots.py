@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ BLUE, RED, GREEN, YELLOW, CYAN, PURPLE, GREY = (
 )
 COLOURS = (BLUE, RED, GREEN, YELLOW, CYAN, PURPLE, GREY)
 _DPI = 100
+_PALETTE = 256
 _STYLE = {
     "axes.labelsize": 9,
     "axes.spines.right": False,
@@ -82,6 +84,12 @@ def legend(figure: Figure, axis: Axes, *, columns: int = 4) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, and its folder if it is missing."""
+    """Writes a PNG of few colours, which is a small file, and its folder if it is missing."""
+    from PIL import Image  # noqa: PLC0415
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, pil_kwargs={"optimize": True})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI, format="png")
+    with Image.open(drawn) as picture:
+        few = picture.convert("RGB").quantize(_PALETTE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)

@@ -94,7 +94,7 @@ def _section(outcome: Outcome, plots_folder: str) -> str:
 
 
 def _of_document(document: Mapping[str, Any]) -> list[str]:
-    parts = [f"{note[0].upper()}{note[1:]}." for note in document["notes"] if note]
+    parts = [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in document["notes"] if note]
     parts += [Table(**table).text() for table in document["tables"]]
     if document["bounds"]:
         parts.append("\n".join(_bound(bound) for bound in document["bounds"]))

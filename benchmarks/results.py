@@ -84,12 +84,14 @@ class Bound:
     @classmethod
     def at_least(cls, what: str, measured: float, bound: float, form: str = ".2f") -> Bound:
         """A bound from below; `form` is how to write both numbers."""
-        return cls(what, f"{measured:{form}}", f"at least {bound:{form}}", measured >= bound)
+        held = measured >= bound
+        return cls(what, *_told_apart(measured, bound, form, "at least", held=held), held)
 
     @classmethod
     def at_most(cls, what: str, measured: float, bound: float, form: str = ".2f") -> Bound:
         """A bound from above."""
-        return cls(what, f"{measured:{form}}", f"at most {bound:{form}}", measured <= bound)
+        held = measured <= bound
+        return cls(what, *_told_apart(measured, bound, form, "at most", held=held), held)
 
     def text(self) -> str:
         """One line."""
@@ -160,6 +162,13 @@ def document(results: Results, options: argparse.Namespace) -> dict[str, Any]:
         "bounds": [asdict(bound) for bound in results.bounds],
         "plots": [f"{name}.png" for name in results.plots],
     }
+
+
+def _told_apart(measured: float, bound: float, form: str, how: str, *, held: bool) -> tuple[str, str]:
+    """Both as text, in more digits where they would else look equal and are not."""
+    if not held and f"{measured:{form}}" == f"{bound:{form}}":
+        form = ".6g"
+    return f"{measured:{form}}", f"{how} {bound:{form}}"
 
 
 def _plain(row: Any) -> dict[str, Any]:

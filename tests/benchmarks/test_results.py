@@ -45,6 +45,13 @@ def test_bounds_are_inclusive_and_say_whether_they_are_held() -> None:
     assert Bound.at_most("times", 2.51, 2.5).text() == "times: 2.51, at most 2.50: NOT HELD"
 
 
+def test_a_bound_that_is_missed_by_little_does_not_look_held() -> None:
+    from results import Bound
+
+    assert Bound.at_most("ms", 95.31, 95.1, ".0f").text() == "ms: 95.31, at most 95.1: NOT HELD"
+    assert Bound.at_most("ms", 95.1, 95.31, ".0f").text() == "ms: 95, at most 95: held"
+
+
 @pytest.mark.parametrize(("ratio", "check", "status"), [(1.0, True, 0), (9.0, True, 1), (9.0, False, 0)])
 def test_what_is_not_held_is_a_failure_where_it_is_checked(
     ratio: float, check: bool, status: int, capsys: pytest.CaptureFixture[str]
