@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.support.backend import FunctionBackend
 
-from comfy_gpu_offload import Session
+from comfy_gpu_offload import Session, connect
 from comfy_gpu_offload.client.codec_choice import Way
 from comfy_gpu_offload.client.session import SessionOptions
 from comfy_gpu_offload.errors import UnsupportedCodecError
@@ -139,3 +139,20 @@ def test_a_frame_names_no_codec_but_those_that_were_agreed_on() -> None:
         for tensor in tensors:
             used, _ = codecs.encode(codec, tensor_bytes(tensor), NAMES[tensor.dtype], tuple(tensor.shape))
             assert used.name in codecs.used_by(codec)
+
+
+def test_a_session_that_does_not_begin_leaves_no_connection(
+    handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    class Closing(Knowing):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    transport = Closing(handler, "raw")
+    monkeypatch.setattr("comfy_gpu_offload.client.connect.transport_for", lambda *_: transport)
+    with pytest.raises(UnsupportedCodecError):
+        connect("http://127.0.0.1:8288", compression="planes")
+    assert closed == [transport]

@@ -71,7 +71,12 @@ def connect_from(
         uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
         capture=Capture(settings.capture_dir, settings.capture_bytes) if settings.capture_dir else None,
     )
-    return Session(transport_for(settings, notify), options, check)
+    transport = transport_for(settings, notify)
+    try:
+        return Session(transport, options, check)
+    except BaseException:
+        transport.close()
+        raise
 
 
 def _codec(settings: Settings) -> codecs.Codec | codecs.Chooser:
