@@ -103,12 +103,15 @@ def _whole(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, list[CallTimings
 
 
 def summary(mode: str, timings: list[CallTimings], seconds: float, gpu_rate: float) -> str:
-    """One line: how it ran, what crossed, where the time went, what that cost at `gpu_rate` dollars a second."""
+    """How it ran, what crossed, where the time went, what that cost at `gpu_rate` dollars a second.
+
+    Short, because the frontend shows two lines of a node's width.
+    """
     total = sum(timings, CallTimings())
     transfer_s = max(0.0, total.total_s - total.compute_s - total.load_s - total.queue_s)
-    calls = f"{total.exchanges} request{'' if total.exchanges == 1 else 's'}"
-    cost = f", about ${gpu_rate * seconds:.4f}" if gpu_rate else ""
+    calls = f"{total.exchanges} call{'' if total.exchanges == 1 else 's'}"
+    cost = f", ${gpu_rate * seconds:.4f}" if gpu_rate else ""
     return (
-        f"{mode}: {calls}, {total.bytes_up / 1e6:.2f} MB up, {total.bytes_down / 1e6:.2f} MB down; "
-        f"compute {total.compute_s:.1f} s, transfer {transfer_s:.1f} s{cost}"
+        f"{mode}: {calls}, ↑{total.bytes_up / 1e6:.2f} ↓{total.bytes_down / 1e6:.2f} MB; "
+        f"compute {total.compute_s:.1f}, transfer {transfer_s:.1f} s{cost}"
     )
