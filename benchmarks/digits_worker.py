@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,6 +21,7 @@ from comfy_gpu_offload.server.backends.base import Computed, PatchSet
 from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
+from worker_process import worker_process
 
 
 class LastBitBackend(DiffusersBackend):
@@ -73,14 +73,6 @@ def _serve(ready: Connection, kind: str) -> None:
     asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), backend, options))
 
 
-@contextmanager
-def digits_worker(kind: str = AS_HERE) -> Iterator[str]:
+def digits_worker(kind: str = AS_HERE) -> AbstractContextManager[str]:
     """The address of such a worker; `kind` is a key of `WORKERS`."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(there, kind), daemon=True)
-    process.start()
-    try:
-        yield here.recv()
-    finally:
-        process.terminate()
-        process.join()
+    return worker_process(_serve, kind)

@@ -6,9 +6,8 @@ With `copies` among a call's arguments it returns that many of it, one after ano
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import sleep
@@ -21,6 +20,7 @@ from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Descri
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
+from worker_process import worker_process
 
 _FINGERPRINT = "echo" * 8
 _UPLOAD_BYTES = 4 * 1024**3
@@ -81,18 +81,11 @@ def _serve(
     asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), lambda: kind(pace_s), options))
 
 
-@contextmanager
-def worker_of(kind: type[EchoBackend], pace_s: float = 0.0, uploads: Path | None = None) -> Iterator[str]:
+def worker_of(
+    kind: type[EchoBackend], pace_s: float = 0.0, uploads: Path | None = None
+) -> AbstractContextManager[str]:
     """The address of a worker with such a backend, in a process of its own; it keeps uploads in that folder too."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(there, kind, pace_s, uploads), daemon=True)
-    process.start()
-    there.close()  # so that the end of a process that failed is seen here
-    try:
-        yield here.recv()
-    finally:
-        process.terminate()
-        process.join()
+    return worker_process(_serve, kind, pace_s, uploads)
 
 
 def echo_worker(pace_s: float = 0.0, uploads: Path | None = None) -> AbstractContextManager[str]:

@@ -10,11 +10,10 @@ import base64
 import json
 import pickle  # the stack that is measured here; both ends are this program
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from time import sleep
 from typing import Any
@@ -22,6 +21,8 @@ from typing import Any
 import numpy as np
 import requests
 import torch
+
+from worker_process import worker_process
 
 _TIMEOUT_S = 120.0
 
@@ -69,18 +70,9 @@ def call(port: int, name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int
     return len(body), len(reply.content)
 
 
-@contextmanager
-def naive_server(pace_s: float) -> Iterator[int]:
+def naive_server(pace_s: float) -> AbstractContextManager[int]:
     """The port of a server in a process of its own, which takes `pace_s` a call and returns the tensor `x`."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(there, pace_s), daemon=True)
-    process.start()
-    there.close()  # so that the end of a process that failed is seen here
-    try:
-        yield here.recv()
-    finally:
-        process.terminate()
-        process.join()
+    return worker_process(_serve, pace_s)
 
 
 def _serve(ready: Connection, pace_s: float) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from comfy_gpu_offload.io.buffers import allocate
 from comfy_gpu_offload.server.memory import keep_freed_memory
+from worker_process import worker_process
 
 _REQUEST = b"POST /v1/forward HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
 _REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
@@ -75,16 +75,12 @@ def _serve(ready: Connection, echo: Callable[[socket.socket, int], None], size_b
 
 @contextmanager
 def _connected(echo: Callable[[socket.socket, int], None], size_bytes: int) -> Iterator[socket.socket]:
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve, args=(there, echo, size_bytes), daemon=True)
-    process.start()
-    connection = socket.create_connection(("127.0.0.1", here.recv()))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
+    with (
+        worker_process(_serve, echo, size_bytes) as port,
+        socket.create_connection(("127.0.0.1", port)) as connection,
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield connection
-    finally:
-        connection.close()
-        process.join()
 
 
 @contextmanager

@@ -23,7 +23,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +45,7 @@ from comfy_gpu_offload.transport.http import HttpTransport
 from echo_worker import echo_worker
 from emulated_link import Link, best_kind, described, emulated
 from results import Bound, Results, Table, conclude
+from worker_process import worker_process
 
 _MOST_MEMORY = 64e6
 _LEAST_OF_LINK = 0.9
@@ -212,18 +212,17 @@ def _tensors(what: str, size_bytes: int, seed: int) -> dict[str, list[torch.Tens
 
 def _bare_s(link: Link, size_bytes: int, kind: Any) -> float:
     """Seconds that a bare socket takes to send so much, and to hear that it is there."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_sink, args=(there, size_bytes), daemon=True)
-    process.start()
-    with emulated(link, here.recv(), kind) as near, socket.create_connection(("127.0.0.1", near)) as sock:
+    with (
+        worker_process(_sink, size_bytes) as port,
+        emulated(link, port, kind) as near,
+        socket.create_connection(("127.0.0.1", near)) as sock,
+    ):
         piece = memoryview(bytes(_PIECE_BYTES))
         started = perf_counter()
         for start in range(0, size_bytes, _PIECE_BYTES):
             sock.sendall(piece[: size_bytes - start])
         sock.recv(1)
-        elapsed = perf_counter() - started
-    process.join()
-    return elapsed
+        return perf_counter() - started
 
 
 def _sink(ready: Connection, size_bytes: int) -> None:

@@ -152,8 +152,9 @@ class RemoteMergeError(OffloadError):
     """A model at the worker that is merged into one that is here."""
 
     def __init__(self, name: str = "") -> None:
+        model = f"the remote model {name!r}" if name else "a remote model"
         super().__init__(
-            f"The weights of the remote model {name!r} are at the worker, and cannot be merged into a model that "
+            f"The weights of {model} are at the worker, and cannot be merged into a model that "
             "is here. Load both with Remote Model Loader: then the worker merges them."
         )
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..io import codecs
 from ..protocol import history
-from .step_time import LinkSpeed, StepCost, fastest, step_s
+from .step_time import FASTEST, LinkSpeed, StepCost, fastest, step_s
 from .timings import CallTimings
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,6 @@ _GUESS_WEIGHT = 3e-5
 _CHANGED = 3
 # A way gains at least this share of what the call takes beyond computing, and this many seconds, or it stays.
 _LEAST_SHARE, _LEAST_S = 0.1, 0.002
-_FASTEST = 10e9
 
 
 def seen_in(timings: CallTimings, raw_up: int, raw_down: int) -> tuple[Transfer, Coding]:
@@ -138,7 +137,7 @@ def _fitted(transfers: Sequence[Transfer], guess: LinkSpeed) -> LinkSpeed:
         rows.append(_FADING**age * row[None])
         wanted.append(np.array([_FADING**age]))
     found = guessed * _not_negative(np.concatenate(rows), np.concatenate(wanted))
-    return LinkSpeed(float(found[0]), *(1 / max(float(each), 1 / _FASTEST) for each in found[1:]))
+    return LinkSpeed(float(found[0]), *(1 / max(float(each), 1 / FASTEST) for each in found[1:]))
 
 
 def _not_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -188,16 +188,22 @@ class Session:
     def call_shares(self) -> tuple[float, float]:
         """What is left of a call's latent, up, and of its reply, with a deterministic sampler, roughly."""
         share = self.stored_share
-        return PREDICTED_SHARES if self._predicts else (share, share)
+        return (share, share) if self._predictions_for(self._way) is None else PREDICTED_SHARES
 
     @property
-    def _predicts(self) -> bool:
-        chosen = self._choice is None or self._choice.way is Way.PREDICTED
-        return chosen and self._predictions is not None and history.NAME in self.welcome.codecs
+    def _way(self) -> Way | None:
+        """How tensors travel at present; None where it was said once for all."""
+        return None if self._choice is None else self._choice.way
 
     @property
     def _codec(self) -> codecs.Codec | codecs.Chooser:
-        return self._options.codec if self._choice is None else codec_of(self._choice.way)
+        return self._codec_for(self._way)
+
+    def _codec_for(self, way: Way | None) -> codecs.Codec | codecs.Chooser:
+        return self._options.codec if way is None else codec_of(way)
+
+    def _predictions_for(self, way: Way | None) -> Predictions | None:
+        return self._predictions if way in {None, Way.PREDICTED} and history.NAME in self.welcome.codecs else None
 
     def _probe_now_and_then(self, check: Check | None) -> None:
         """Measures the round trip alone, where what tensors take is to be told from it."""
@@ -286,7 +292,7 @@ class Session:
         refuse_gradients(packed)
         host = tuple([on_host(tensor) for tensor in packed.tensors])
         way = None if self._choice is None else self._choice.begin(host[0].nbytes if host else 0)
-        codec = self._options.codec if way is None else codec_of(way)
+        codec = self._codec_for(way)
         message = Forward(
             request=secrets.token_hex(16),
             client=self.client,
@@ -296,8 +302,8 @@ class Session:
             patches=None if patches is None else patches.ref,
         )
         call = Call(message, packed, host, device or _CPU, 0.0, codec, patches)
-        if self._predictions is not None and way in {None, Way.PREDICTED} and history.NAME in self.welcome.codecs:
-            call.tracked = self._predictions.begin(call.model_key, host)
+        if (predictions := self._predictions_for(way)) is not None:
+            call.tracked = predictions.begin(call.model_key, host)
         call.pack_s = perf_counter() - started
         try:
             value, timings = self._complete(call, check)

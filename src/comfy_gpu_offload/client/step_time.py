@@ -11,14 +11,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from ..transport.base import Check
 from .plan import Prober
 
 # Transfers until a new connection's window has grown, and those that count.
 _SETTLING, _COUNTED = 2, 3
-# What no link is faster than: a transfer too short to be told from the round trip counts as one at that rate.
-_FASTEST = 10e9
+FASTEST: Final = 10e9
+"""Bytes a second that no link exceeds: a transfer too short to be told from the round trip counts as at that."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,6 @@ def measure_link(prober: Prober, size_bytes: int, check: Check | None = None) ->
         return statistics.median(times[_SETTLING:])
 
     round_trip_s = taken(0, 0)
-    shortest_s = size_bytes / _FASTEST
+    shortest_s = size_bytes / FASTEST
     up_s, down_s = taken(size_bytes, 0) - round_trip_s, taken(0, size_bytes) - round_trip_s
     return LinkSpeed(round_trip_s, size_bytes / max(up_s, shortest_s), size_bytes / max(down_s, shortest_s))

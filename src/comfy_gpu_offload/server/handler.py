@@ -215,7 +215,7 @@ class Handler:
             return known
         codec = _reply_codec(job.reply_codec)
         patches = self._uploads.patch_set(job.patches)
-        tensors = _mapping_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors)))
+        tensors = _mapping_of(tree.unpack(envelope.skeleton, self._resolve(envelope.tensors, _missing)))
         decode_s = perf_counter() - started
         run, is_new = self._runs.claim(job.request, job.steps)
         if not is_new:
@@ -331,7 +331,7 @@ class Handler:
         return frame
 
     def _resolve(
-        self, received: tuple[Received, ...], refusal: Callable[[tuple[bytes, ...]], Fault] | None = None
+        self, received: tuple[Received, ...], refusal: Callable[[tuple[bytes, ...]], Fault]
     ) -> tuple[torch.Tensor, ...]:
         """Every tensor's data; those with a digest are kept, those that are only named are looked up.
 
@@ -348,7 +348,7 @@ class Handler:
             if tensor is None and entry.digest is not None
         )
         if missing:
-            raise RefusedError((refusal or _missing)(missing))
+            raise RefusedError(refusal(missing))
         return tuple(tensor for tensor in found if tensor is not None)
 
     def _look_up(self, entry: Received) -> torch.Tensor | None:

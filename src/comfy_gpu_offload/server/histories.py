@@ -46,8 +46,7 @@ class Histories:
     def knows(self, client: str, prediction: Prediction) -> bool:
         """Whether the history is there that the call goes on with, or it begins one."""
         with self._lock:
-            history = self._kept.get((client, prediction.history))
-            return prediction.call == 0 or (history is not None and history.calls == prediction.call)
+            return prediction.call == 0 or self._find((client, prediction.history), prediction) is not None
 
     def take(
         self, client: str, prediction: Prediction, tensors: tuple[torch.Tensor, ...]
@@ -88,11 +87,15 @@ class Histories:
 
     def _known(self, key: _Key, prediction: Prediction) -> History:
         with self._lock:
-            history = self._kept.get(key)
-            if history is None or history.calls != prediction.call:
+            history = self._find(key, prediction)
+            if history is None:
                 raise RefusedError(unknown_history())
             self._kept.move_to_end(key)
             return history
+
+    def _find(self, key: _Key, prediction: Prediction) -> History | None:
+        history = self._kept.get(key)
+        return history if history is not None and history.calls == prediction.call else None
 
     def _keep(self, key: _Key, history: History) -> None:
         with self._lock:
