@@ -124,7 +124,7 @@ def run_script(python: Path, script: str, *arguments: str | Path) -> str:
     env = environment({"PYTHONPATH": str(REPOSITORY / "src")})
     command = [str(part) for part in (python, _SCRIPTS / script, *arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, f"{script} failed:\n{done.stderr}"
+    assert done.returncode == 0, f"{script} failed, exit status {done.returncode}:\n{done.stderr}"
     return done.stdout
 
 
