@@ -8,6 +8,7 @@ No server: all of it in this process. Prints JSON, for test_sampling_jobs.py to 
 from __future__ import annotations
 
 import json
+import os
 
 # First: it makes ComfyUI importable.
 import sides
@@ -45,4 +46,6 @@ if __name__ == "__main__":
         "two_clients": two_clients(),
         "conditioning": conditioning(),
     }
-    print(json.dumps(facts))
+    print(json.dumps(facts), flush=True)
+    # Threads of runs that were interrupted may be in torch's code still, which aborts when Python ends them.
+    os._exit(0)
