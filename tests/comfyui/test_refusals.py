@@ -28,25 +28,10 @@ class Patching:
         return self.node
 
 
-_FREEU = {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2}
 _TILES = {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False}
-_SLG = {
-    "double_layers": "0, 1",
-    "single_layers": "",
-    "scale": 3.0,
-    "start_percent": 0.0,
-    "end_percent": 1.0,
-    "rescaling_scale": 0.0,
-}
-_SLG_SIMPLE = {"double_layers": "0", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}
 _SAG = {"scale": 0.5, "blur_sigma": 2.0}
 PATCHINGS = (
-    Patching("FreeU", "FreeU", "Bypass the node, or load the model here", UNET, _FREEU),
-    Patching("FreeU_V2", "FreeU", "Bypass the node, or load the model here", UNET, _FREEU),
-    Patching("PerturbedAttentionGuidance", "Perturbed", "RescaleCFG", UNET, {"scale": 3.0}),
     Patching("SelfAttentionGuidance", "Self-?Attention", "RescaleCFG", UNET, _SAG),
-    Patching("SkipLayerGuidanceDiT", "Skip ?Layer", "RescaleCFG", MMDIT, _SLG),
-    Patching("SkipLayerGuidanceDiTSimple", "Skip ?Layer", "RescaleCFG", MMDIT, _SLG_SIMPLE),
     Patching("HyperTile", "HyperTile", "only saves time", UNET, _TILES),
     Patching("TomePatchModel", "To(ken)?Me", "only saves time", UNET, {"ratio": 0.3}),
     Patching("TorchCompileModel", "TorchCompile", "Bypass the node", MMDIT, {"backend": "inductor"}),
@@ -85,7 +70,7 @@ def test_everything_is_listed_at_once(comfyui: ComfyUI, listed: Callable[[Model]
     lines = [line for line in comfyui.api.run(workflow.graph).error_message.splitlines() if line.startswith("  - ")]
     # What it is (which nodes put it there). What to do.
     assert all(re.fullmatch(r"  - [^()].* \(.+\)\. [A-Z].*\.", line) for line in lines), lines
-    for said in ("LoRA loaders", "SkipLayerGuidance", "TorchCompileModel", "ModelComputeDtype"):
+    for said in ("LoRA loaders", "TorchCompileModel", "ModelComputeDtype"):
         assert any(said in line for line in lines), (said, lines)
     assert proxy.exchanges("forward") == []
 

@@ -134,6 +134,35 @@ def test_control_nets_that_are_wrong_leave_all_as_it_was(found: Found) -> None:
     assert found["bad_controls"]["same"]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("another function", "knows no patch 'SelfAttentionGuidance.attn_and_record'"),
+        ("a function of another module", "knows no patch 'os.system'"),
+        ("no name", "knows no patch 3"),
+        ("not of the form", "not of a form known here"),
+        ("a function itself in a list's place", "patches_replace of a call are not of a form known here"),
+        ("a dict in a list's place", "patches of a call are not of a form known here"),
+        ("no table", "patches of a call are not of a form known here"),
+        ("values of another function", "reads something else"),
+        ("a value missing", "reads something else"),
+        ("a tensor for a value", "reads something else"),
+        ("values too deep", "reads something else"),
+        ("too many values", "reads something else"),
+        ("too many defaults", "reads something else"),
+        ("too many places", "at over 4096 places"),
+        ("in a run", "knows no patch"),
+    ],
+)
+def test_patches_of_the_network_that_are_wrong_are_refused(found: Found, name: str, said: str) -> None:
+    assert re.match(f"ModelRunError: .*{said}", found["bad_stock_patches"]["said"][name])
+
+
+def test_patches_of_the_network_that_are_wrong_leave_all_as_it_was(found: Found) -> None:
+    assert found["bad_stock_patches"]["patches"]
+    assert found["bad_stock_patches"]["same"]
+
+
 def test_a_run_may_be_given_its_noise_and_its_schedule(found: Found) -> None:
     runs = found["given"]
     assert all(run["equal"] and run["untouched"] for run in runs.values())

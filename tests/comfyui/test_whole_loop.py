@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from .harness.comparison import Patch, assert_identical, assert_worth_comparing, unpatched
+from .harness.comparison import Patch, assert_identical, assert_whole_is_stock, unpatched
 from .harness.events import shown_while_running
 from .harness.proxy import Proxy
 from .harness.site import ComfyUI, Site
@@ -19,31 +19,6 @@ SAMPLINGS = (
     Sampling(seed=402, sampler_name="dpmpp_2m_sde", scheduler="karras"),
     Sampling(seed=403, sampler_name="uni_pc", scheduler="simple", cfg=1.0),
 )
-
-
-def assert_whole_is_stock(
-    comfyui: ComfyUI,
-    proxy: Proxy,
-    scene: Scene,
-    listed: str,
-    samplings: tuple[Sampling, ...] = (SAMPLINGS[0],),
-    patch: Patch = unpatched,
-    weight_dtype: str = "default",
-) -> None:
-    """Bit for bit, with one job a run and no call of a step."""
-    workflow = scene.workflow
-    local = patch(workflow, workflow.local(scene.model, weight_dtype))
-    remote = patch(workflow, workflow.remote(listed, weight_dtype=weight_dtype))
-    for number, sampling in enumerate(samplings):
-        scene.sample("KSampler", local, sampling, f"stock-{number}")
-        scene.sample("RemoteSampler", remote, sampling, f"whole-{number}", offload=WHOLE)
-    proxy.forget()
-    comfyui.run(workflow.graph)
-    assert (len(proxy.exchanges("sample")), len(proxy.exchanges("forward"))) == (len(samplings), 0)
-    stock = {str(number): comfyui.saved(f"stock-{number}") for number in range(len(samplings))}
-    for number, latent in stock.items():
-        assert_identical(latent, comfyui.saved(f"whole-{number}"))
-    assert_worth_comparing(stock, {str(number): sampling for number, sampling in enumerate(samplings)})
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
@@ -161,7 +136,14 @@ def _models(scene: Scene, listed: str) -> tuple[Link, Link]:
             "UnsupportedRunError",
             "EasyCache",
         ),
-        ("FreeU", {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2}, UNET, "UnsupportedPatchError", "FreeU"),
+        ("PerturbedAttentionGuidance", {"scale": 2.0}, UNET, "UnsupportedRunError", "PerturbedAttentionGuidance"),
+        (
+            "SelfAttentionGuidance",
+            {"scale": 0.5, "blur_sigma": 2.0},
+            UNET,
+            "UnsupportedPatchError",
+            "Self-Attention",
+        ),
     ],
 )
 def test_code_in_the_loop_is_refused_by_name(

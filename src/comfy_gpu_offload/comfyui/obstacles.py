@@ -8,25 +8,29 @@ from ..errors import Obstacle
 
 _BYPASS = "Bypass the node, or load the model here (use_runpod off)."
 _SPEED = "Bypass the node: it only saves time on a GPU that is here."
-_GUIDANCE = "Bypass the node; guidance that changes predictions (RescaleCFG, CFGZeroStar) works."
+_GUIDANCE = (
+    "Bypass the node; ComfyUI's own PerturbedAttentionGuidance and SkipLayerGuidance work, and guidance that "
+    "changes predictions (RescaleCFG, CFGZeroStar)."
+)
+_SHRINK = (
+    "Deep Shrink of a node pack",
+    "Use ComfyUI's own PatchModelAddDownscale, which works.",
+)
 _IMAGE_PROMPT = "Bypass the node; pictures in conditioning (unCLIP, Redux, reference latents) travel."
 _CONTROL = "Bypass the node; a ControlNet file of the model works with Remote ControlNet Loader."
 
 # By the name under which ComfyUI keeps the patch.
 _KNOWN: Mapping[str, tuple[str, str]] = {
-    "output_block_patch": ("FreeU, FreeU_V2", _BYPASS),
-    "input_block_patch": ("Kohya Deep Shrink", "Bypass the node: sample at the model's own size, then upscale."),
-    "input_block_patch_after_skip": (
-        "Kohya Deep Shrink",
-        "Bypass the node: sample at the model's own size, then upscale.",
-    ),
+    "output_block_patch": ("FreeU of a node pack", "Use ComfyUI's own FreeU or FreeU_V2, which work."),
+    "input_block_patch": _SHRINK,
+    "input_block_patch_after_skip": _SHRINK,
     "attn1_patch": ("HyperTile, ToMe", _SPEED),
     "attn2_patch": ("IPAdapter, regional prompting", f"{_IMAGE_PROMPT} So do conditions with areas and masks."),
     "attn1_output_patch": ("ToMe, HyperTile", _SPEED),
     "attn2_output_patch": ("ToMe", _SPEED),
-    "attn1": ("Perturbed-Attention Guidance, Self-Attention Guidance", _GUIDANCE),
+    "attn1": ("Self-Attention Guidance, Perturbed-Attention Guidance of a node pack", _GUIDANCE),
     "attn2": ("IPAdapter", _IMAGE_PROMPT),
-    "dit": ("SkipLayerGuidance, IPAdapter for DiT models", _GUIDANCE),
+    "dit": ("IPAdapter for DiT models, SkipLayerGuidance of a node pack", _GUIDANCE),
     "middle_patch": ("GLIGENTextBoxApply", "Bypass the node; conditions with areas and masks travel."),
     "double_block": ("Union ControlNet model patches", _CONTROL),
     "noise_refiner": ("Union ControlNet model patches", _CONTROL),

@@ -6,12 +6,14 @@ that would run inside the network cannot be had, because the network is elsewher
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import CodeType
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType, FunctionType
 from typing import Any
 
 from ..errors import Obstacle, UnsupportedPatchError, UnsupportedValueError
 from ..io.tree import pack
+from ..server.backends import comfyui_stock_patches
 from . import obstacles
 from .weights import refused_weights
 
@@ -24,7 +26,10 @@ _STATE = frozenset({"ar_state", "animate2_cache"})
 # Under this key ComfyUI keeps the wrapper that compiles (comfy_api/torch_helpers/torch_compile.py).
 _COMPILE_KEY = "torch.compile"
 # What a function's code names when it patches a model's options itself.
-_PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace", "stg_self_attn_blocks"})
+_PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace"})
+_PATCHES = {"patches": "the block patch", "patches_replace": "the attention replacement"}
+# Sets of numbers, in which the network only looks them up: a tuple does as well.
+_NUMBERS = frozenset({"stg_self_attn_blocks"})
 
 
 def refuse_unless_it_travels(patcher: Any) -> None:
@@ -73,7 +78,7 @@ def _of_guidance(model_options: Mapping[str, Any]) -> Iterator[Obstacle]:
     for value in model_options.values():
         for function in value if isinstance(value, list) else [value]:
             code = getattr(function, "__code__", None)
-            if isinstance(code, CodeType) and _patches_inside(code):
+            if isinstance(code, CodeType) and _patches_inside(code) and not _patches_as_known(function):
                 yield obstacles.of_guidance(function.__qualname__.split(".")[0])
 
 
@@ -83,23 +88,37 @@ def _patches_inside(code: CodeType) -> bool:
     return not named.isdisjoint(_PATCHING) or any(_patches_inside(inner) for inner in nested)
 
 
+def _patches_as_known(function: FunctionType) -> bool:
+    """Whether what it patches with is made beside it, by ComfyUI's own node, and travels."""
+    made = [
+        value for value in inspect.getclosurevars(function).nonlocals.values() if isinstance(value, FunctionType)
+    ]
+    return bool(made) and _are_known(made)
+
+
+def _are_known(patches: Iterable[Any]) -> bool:
+    return all(comfyui_stock_patches.to_data(patch) is not None for patch in patches)
+
+
 def refused_options(options: Mapping[str, Any]) -> Iterator[Obstacle]:
     """Each entry of `transformer_options` that cannot travel."""
     for key, value in options.items():
         if key in _LOCAL or _is_empty(value):
             continue
-        if key == "patches":
-            yield from (obstacles.of_patch("the block patch", name) for name, codes in value.items() if codes)
-        elif key == "patches_replace":
-            yield from (
-                obstacles.of_patch("the attention replacement", name) for name, codes in value.items() if codes
-            )
+        if key in _PATCHES:
+            for name, patches in value.items():
+                if not _are_known(patches.values() if isinstance(patches, dict) else patches):
+                    yield obstacles.of_patch(_PATCHES[key], name)
         elif key in _STATE:
             yield obstacles.of_state(key)
         elif obstacles.is_known(key):
             yield obstacles.of_patch("the option", key)
         else:
-            yield from _unless_data(key, value)
+            yield from _unless_data(key, _plain(key, value))
+
+
+def _plain(key: str, value: Any) -> Any:
+    return tuple(sorted(value)) if key in _NUMBERS and isinstance(value, set | frozenset) else value
 
 
 def _unless_data(key: str, value: Any) -> Iterator[Obstacle]:
@@ -124,5 +143,6 @@ def travelling_options(options: Mapping[str, Any]) -> dict[str, Any]:
     refused = tuple(refused_options(options))
     if refused:
         raise UnsupportedPatchError(refused)
-    kept = {key: value for key, value in options.items() if key not in _LOCAL}
-    return {key: value for key, value in kept.items() if key not in {"patches", "patches_replace"}}
+    kept = {key: _plain(key, value) for key, value in options.items() if key not in _LOCAL}
+    data = comfyui_stock_patches.options_to_data(kept)
+    return {key: value for key, value in data.items() if key not in _PATCHES or value}

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import torch
 
+from .proxy import Proxy
 from .site import ComfyUI
 from .workflow import Link, Sampling, Scene, Workflow
 
@@ -52,6 +53,31 @@ def assert_remote_equals_local(
     stock = {name: results[0] for name, results in latents.items()}
     assert_worth_comparing(stock, samplings)
     return stock
+
+
+def assert_whole_is_stock(
+    comfyui: ComfyUI,
+    proxy: Proxy,
+    scene: Scene,
+    listed: str,
+    samplings: tuple[Sampling, ...] = (Sampling(steps=4),),
+    patch: Patch = unpatched,
+    weight_dtype: str = "default",
+) -> None:
+    """Bit for bit, with one job a run and no call of a step."""
+    workflow = scene.workflow
+    local = patch(workflow, workflow.local(scene.model, weight_dtype))
+    remote = patch(workflow, workflow.remote(listed, weight_dtype=weight_dtype))
+    for number, sampling in enumerate(samplings):
+        scene.sample("KSampler", local, sampling, f"stock-{number}")
+        scene.sample("RemoteSampler", remote, sampling, f"whole-{number}", offload="whole loop")
+    proxy.forget()
+    comfyui.run(workflow.graph)
+    assert (len(proxy.exchanges("sample")), len(proxy.exchanges("forward"))) == (len(samplings), 0)
+    stock = {str(number): comfyui.saved(f"stock-{number}") for number in range(len(samplings))}
+    for number, latent in stock.items():
+        assert_identical(latent, comfyui.saved(f"whole-{number}"))
+    assert_worth_comparing(stock, {str(number): sampling for number, sampling in enumerate(samplings)})
 
 
 def assert_identical(expected: torch.Tensor, actual: torch.Tensor) -> None:

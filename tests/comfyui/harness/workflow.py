@@ -43,6 +43,7 @@ LTXV = Model(
     extra=json.dumps({"attention_mask": {"ones": [1, 10]}, "frame_rate": 24.0}),
 )
 UNET = Model("unet", "video/unet.safetensors", (1, 4, 12, 8), tokens=16, width=768)
+TWO_LEVELS = Model("two levels", "two-levels.safetensors", (1, 4, 12, 8), tokens=16, width=768)
 CHECKPOINT = Model("checkpoint", "sd15.safetensors", (1, 4, 8, 8), tokens=16, width=768, folder="checkpoints")
 MODELS = (DIGITS, MMDIT, WAN, LTXV, UNET, CHECKPOINT)
 

@@ -112,15 +112,26 @@ def unet(blocks: int = 1, channels: int = 4) -> torch.nn.Module:
     With 9 channels it is one for inpainting.
     """
     further = [0] * (blocks - 1)
+    return _sd15(channels, [blocks], [1], [1, *further], [1, 1, *further])
+
+
+def two_levels() -> torch.nn.Module:
+    """SD1.5 with two levels: the second is half as large and twice as wide, which FreeU looks for."""
+    return _sd15(4, [1, 1], [1, 2], [0, 1], [0, 0, 1, 1])
+
+
+def _sd15(
+    channels: int, blocks: list[int], widths: list[int], depth: list[int], depth_output: list[int]
+) -> torch.nn.Module:
     return UNetModel(
         image_size=32,
         in_channels=channels,
         model_channels=320,
         out_channels=4,
-        num_res_blocks=[blocks],
-        channel_mult=[1],
-        transformer_depth=[1, *further],
-        transformer_depth_output=[1, 1, *further],
+        num_res_blocks=blocks,
+        channel_mult=widths,
+        transformer_depth=depth,
+        transformer_depth_output=depth_output,
         transformer_depth_middle=1,
         context_dim=768,
         num_heads=8,
@@ -352,6 +363,7 @@ def main() -> None:
         "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),
         "diffusion_models/inpaint.safetensors": weights(unet(channels=9), 17, torch.float16),
         "diffusion_models/three-blocks.safetensors": weights(unet(2), 10, torch.float16),
+        "diffusion_models/two-levels.safetensors": weights(two_levels(), 18, torch.float16),
         "controlnet/edges.safetensors": weights(control_net(), 9, torch.float16),
         "controlnet/depth.safetensors": weights(control_net(), 14, torch.float16),
         "controlnet/lora.safetensors": control_lora(),

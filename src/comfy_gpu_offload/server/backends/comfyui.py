@@ -37,6 +37,7 @@ from .comfyui_control_data import PREFIX
 from .comfyui_methods import called
 from .comfyui_patches import merged_models
 from .comfyui_residuals import from_data
+from .comfyui_stock_patches import options_from_data
 from .fingerprints import fingerprint
 from .residents import ResidentModels
 
@@ -203,9 +204,15 @@ class ComfyUIBackend:
         return loaded.patched(patches, seconds), load_s
 
     def _localise(self, patcher: Any, kwargs: dict[str, Any]) -> None:
-        """What `BaseModel._apply_model` says of the weights' place is this machine's to say."""
+        """Makes patches of the network of what is said of them.
+
+        What `BaseModel._apply_model` says of the weights' place is this machine's to say.
+        """
         options = kwargs.get("transformer_options")
-        if isinstance(options, dict) and "prefetch_dynamic_vbars" in options:
+        if not isinstance(options, dict):
+            return
+        kwargs["transformer_options"] = options = options_from_data(options)
+        if "prefetch_dynamic_vbars" in options:
             options["prefetch_dynamic_vbars"] = patcher.is_dynamic()
 
     def _current(

@@ -6,22 +6,20 @@ of ComfyUI's own and add nothing to. So the names of those classes and the objec
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import comfy.model_sampling
 import torch
 
 from ...errors import UnsupportedValueError
+from . import comfyui_nodes
 from .base import ModelRunError
 
 # The only other classes that ComfyUI's nodes build a sampling of. They stand in a module of nodes, which a worker
 # has no other use for and which takes a second to import.
 _NODE_CLASSES = ("LCM", "ModelSamplingDiscreteDistilled")
-_NODE_MODULE = "comfy_extras.nodes_model_advanced"
+_NODE_MODULE = "nodes_model_advanced"
 _MODULE_FIELDS = frozenset(vars(torch.nn.Module()))
 # What `class A(B): pass` has, up to Python 3.14.
 _EMPTY_CLASS = frozenset({"__module__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate_func__"})
@@ -106,15 +104,7 @@ def _name_of(kind: type) -> str | None:
     name = kind.__name__
     if kind.__module__ == comfy.model_sampling.__name__:
         return name if getattr(comfy.model_sampling, name, None) is kind else None
-    # ComfyUI imports its own nodes under the paths of their files.
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    if name in _NODE_CLASSES and file is not None and Path(file) == _node_file():
-        return name
-    return None
-
-
-def _node_file() -> Path:
-    return Path(comfy.model_sampling.__file__).parents[1] / (_NODE_MODULE.replace(".", "/") + ".py")
+    return name if name in _NODE_CLASSES and comfyui_nodes.is_of(kind.__module__, _NODE_MODULE) else None
 
 
 def _class_named(name: Any) -> type:
@@ -122,22 +112,11 @@ def _class_named(name: Any) -> type:
     if isinstance(found, type) and found.__module__ == comfy.model_sampling.__name__:
         return found
     if name in _NODE_CLASSES:
-        kind: type = getattr(_nodes(), name)
+        kind: type = getattr(comfyui_nodes.imported(_NODE_MODULE), name)
         return kind
     raise ModelRunError(
         f"This worker's ComfyUI has no model sampling {name!r:.80}: use the same release on both sides."
     )
-
-
-def _nodes() -> Any:
-    path = list(sys.path)
-    try:
-        return importlib.import_module(_NODE_MODULE)
-    except ImportError as error:
-        raise ModelRunError(f"This worker's ComfyUI cannot import {_NODE_MODULE}: {error}") from error
-    finally:
-        # Importing ComfyUI's nodes puts its inner folder first, where other modules of the same names lie.
-        sys.path[:] = path
 
 
 def _blank(bases: tuple[type, ...]) -> Any:

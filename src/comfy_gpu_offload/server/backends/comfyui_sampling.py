@@ -26,6 +26,7 @@ from ...protocol.messages import SampleJob
 from . import comfyui_model_sampling
 from .base import InterruptedCallError, ModelRunError, Report, on_device
 from .comfyui_control_data import RunNet
+from .comfyui_stock_patches import options_from_data
 from .comfyui_values import from_plain, to_plain
 
 _CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ _JPEG_QUALITY = 95
 # Noise is made for every index up to the largest.
 _MAX_BATCH_INDEX = 65_536
 # Where ComfyUI keeps functions and objects; nothing that comes over the wire is one.
-_CODE_IN_OPTIONS = frozenset({"patches", "patches_replace", "wrappers", "callbacks"})
+_CODE_IN_OPTIONS = frozenset({"wrappers", "callbacks"})
 _CODE_IN_CONDITIONING = frozenset({"hooks", "gligen", "additional_models", "model_conds"})
 
 
@@ -69,6 +70,9 @@ class Inputs:
                 raise ModelRunError(f"The {name} of the run is missing, or not of the form known here.")
         if "model_sampling" in parts:
             parts["model_sampling"] = comfyui_model_sampling.from_data(parts["model_sampling"])
+        if "transformer_options" in parts.get("model_options", {}):
+            inner = options_from_data(parts["model_options"]["transformer_options"])
+            parts["model_options"] = {**parts["model_options"], "transformer_options": inner}
         parts["control_nets"] = RunNet.table(parts.get("control_nets", []))
         return cls(**parts)
 

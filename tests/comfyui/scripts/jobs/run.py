@@ -14,6 +14,7 @@ import os
 import sides
 from bad_controls import bad_controls
 from bad_patches import bad_patches
+from bad_stock_patches import bad_stock_patches
 from behaviour import containers, given, independence, interrupted, previews, refusals
 from conditioning import conditioning
 from equality import equality
@@ -31,6 +32,7 @@ if __name__ == "__main__":
         "bad_merges": bad_merges(),
         "short_of_memory": short_of_memory(),
         "bad_controls": bad_controls(),
+        "bad_stock_patches": bad_stock_patches(),
         "interrupted": {
             "at a call": interrupted(sides.MMDIT, "heun", "call"),
             "at a step": interrupted(sides.MMDIT, "euler", "step"),
