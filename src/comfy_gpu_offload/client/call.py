@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import MessageError, UnsupportedValueError
+from ..errors import UnsupportedValueError
 from ..io import codecs
-from ..io.tree import PackedTree
+from ..io.buffers import aligned
+from ..io.tree import PackedTree, Tree, map_tensors
 from ..protocol.envelope import Envelope
-from ..protocol.messages import FaultCode, Forward, Progress, Result, SampleJob, expect
+from ..protocol.messages import FaultCode, Forward, Result, SampleJob
+from .codec_choice import Way
 from .prediction import Tracked
-from .remote_model import OnProgress
 from .timings import CallTimings
 from .weight_patches import WeightPatches
 
@@ -23,7 +24,10 @@ class Call:
     """A forward call or a whole run under way; times and bytes grow with each attempt.
 
     Attributes:
+        host: its tensors on the CPU.
+        device: where the result's tensors are wanted.
         codec: of its frames, both ways.
+        way: see `Ways`.
         raw_up, raw_down: bytes of the tensors whose data the last frame had, and the reply, as they are.
     """
 
@@ -31,9 +35,10 @@ class Call:
     packed: PackedTree
     host: tuple[torch.Tensor, ...]
     device: torch.device
-    pack_s: float
     codec: codecs.Codec | codecs.Chooser
     patches: WeightPatches | None = None
+    way: Way | None = None
+    pack_s: float = 0.0
     encode_s: float = 0.0
     exchange_s: float = 0.0
     bytes_up: int = 0
@@ -65,6 +70,10 @@ class Call:
     def model_key(self) -> str:
         return f"{self.message.model.name}\n{self.message.model.weight_dtype}"
 
+    def value_of(self, reply: Envelope) -> Tree:
+        """The tree of its reply, with the tensors where they are wanted."""
+        return map_tensors(reply.unpack(), lambda tensor: aligned(tensor.to(self.device)))
+
     def finish(self, result: Result, decode_s: float) -> CallTimings:
         worker = result.timings
         return CallTimings(
@@ -80,25 +89,6 @@ class Call:
             bytes_down=self.bytes_down,
             exchanges=self.exchanges,
         )
-
-
-@dataclass
-class Following:
-    """How far a run has come, as far as this side knows."""
-
-    on_progress: OnProgress
-    step: int = 0
-    is_known: bool = False
-
-    def progress(self, envelope: Envelope) -> None:
-        message = expect(envelope.message, Progress)
-        preview = envelope.unpack()
-        if preview is not None and not isinstance(preview, bytes):
-            raise MessageError("a preview must be an encoded picture")
-        self.is_known = True
-        if message.step > self.step:  # the last step comes again as a sign of life
-            self.step = message.step
-            self.on_progress(message.step, message.of, preview)
 
 
 def refuse_gradients(packed: PackedTree) -> None:

@@ -12,7 +12,7 @@ from ..errors import (
     VersionSkewError,
     WorkerFaultError,
 )
-from ..protocol.messages import Fault, FaultCode
+from ..protocol.messages import Fault, FaultCode, Message, MessageT, expect
 
 _ERRORS: dict[FaultCode, type[WorkerFaultError]] = {
     FaultCode.UNSUPPORTED_PROTOCOL: VersionSkewError,
@@ -30,3 +30,15 @@ def error_of(fault: Fault) -> WorkerFaultError:
     """The error to raise for `fault`."""
     kind = _ERRORS.get(fault.code, WorkerFaultError)
     return kind(fault.message, code=fault.code.value, worker_traceback=fault.traceback)
+
+
+def expect_answer(message: Message, kind: type[MessageT]) -> MessageT:
+    """`message`, which must be of `kind`.
+
+    Raises:
+        WorkerFaultError: it is a fault.
+        MessageError: it is of another kind.
+    """
+    if isinstance(message, Fault):
+        raise error_of(message)
+    return expect(message, kind)

@@ -27,10 +27,10 @@ _PROBES = 3
 
 
 class Prober(Protocol):
-    """What measures the link: a `Session`."""
+    """What measures the link: a `Link`."""
 
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
-        """See `Session.probe`."""
+        """See `Link.probe`."""
 
 
 @dataclass(frozen=True)

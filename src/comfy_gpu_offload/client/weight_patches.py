@@ -18,7 +18,7 @@ from ..io.tree import pack
 from ..protocol.envelope import Envelope, seal, seal_parts
 from ..protocol.messages import Define, Fault, FaultCode, PatchRef, Store, Stored, WholeTensor, expect
 from ..transport.base import CHECK_INTERVAL_S, Check
-from .faults import error_of
+from .faults import error_of, expect_answer
 from .pipeline import Pipeline
 
 # Base64 of it and its header stay far below what RunPod's queue takes in a job (10 MB).
@@ -195,10 +195,7 @@ class PatchUploads:
         return fault.missing
 
     def _stored(self, frame: EncodedFrame, check: Check | None) -> None:
-        envelope = self._exchange(frame, check)
-        if isinstance(envelope.message, Fault):
-            raise error_of(envelope.message)
-        expect(envelope.message, Stored)
+        expect_answer(self._exchange(frame, check).message, Stored)
 
 
 class _Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any
 
@@ -15,6 +15,8 @@ from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import RemoteModel, Session, connect
 from comfy_gpu_offload.errors import CallCancelledError, ConnectError, ModelFailedError, UnsupportedValueError
+from comfy_gpu_offload.protocol.envelope import seal
+from comfy_gpu_offload.protocol.messages import Cancel
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
@@ -47,24 +49,6 @@ def paced(backend: FunctionBackend, pause_s: float = 0.05) -> Callable[[], None]
 
     backend.functions["echo"] = slow
     return lambda: None
-
-
-@pytest.fixture
-def backend() -> FunctionBackend:
-    return FunctionBackend()
-
-
-@pytest.fixture
-def worker(backend: FunctionBackend) -> Iterator[ThreadWorker]:
-    with ThreadWorker(backend) as made:
-        yield made
-        backend.release.set()
-
-
-@pytest.fixture
-def session(worker: ThreadWorker) -> Iterator[Session]:
-    with connect(worker.url, retry_s=10) as made:
-        yield made
 
 
 @pytest.fixture
@@ -189,7 +173,7 @@ def test_a_run_that_another_client_cancels_is_a_fault(
 
     def cancel(step: int, *_: Any) -> None:
         if step == 2:
-            session._cancel(backend.calls[0][1][0].request)
+            worker.handler.handle(seal(Cancel(request=backend.calls[0][1][0].request)).joined())
 
     with pytest.raises(CallCancelledError):
         model.sample(fields(steps=100), job(), cancel)

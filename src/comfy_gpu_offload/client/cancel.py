@@ -1,0 +1,29 @@
+"""Telling a worker of a call that was cancelled."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from ..errors import OffloadError
+from ..protocol.envelope import seal
+from ..protocol.messages import Cancel
+from ..transport.base import Timeouts, Transport
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUTS = Timeouts(connect_s=2.0, exchange_s=5.0)
+
+
+def tell_of_cancel(transport: Transport, request: str) -> None:
+    """Tells the worker, without keeping the caller: it has been interrupted and wants to go on."""
+    if not transport.carries_cancel:
+        return
+
+    def tell() -> None:
+        try:
+            transport.exchange("cancel", seal(Cancel(request=request)), _TIMEOUTS)
+        except OffloadError as error:
+            logger.debug("the worker could not be told of a cancelled call: %s", type(error).__name__)
+
+    threading.Thread(target=tell, name="comfy-gpu-offload-cancel", daemon=True).start()

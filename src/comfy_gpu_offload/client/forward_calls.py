@@ -1,0 +1,106 @@
+"""A forward call on its way: one exchange, and another one where that helps."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+
+from ..errors import CodecError, TransportError
+from ..io.tree import Tree
+from ..protocol.envelope import open_frame, seal_parts
+from ..protocol.messages import Fault, FaultCode, Result, expect
+from ..transport.base import Check, Transport
+from .attempts import Attempts
+from .call import Call
+from .handshake import Handshake
+from .options import SessionOptions
+from .recurrence import Recurrence
+from .timings import CallTimings
+from .weight_patches import PatchUploads
+
+logger = logging.getLogger(__name__)
+
+_PLAIN_AGAIN = {FaultCode.UNKNOWN_HISTORY, FaultCode.WRONG_PREDICTION}
+
+
+class ForwardCalls:
+    """Has the forward calls of one session answered. Thread-safe.
+
+    Args:
+        recurrence, uploads: what the worker holds: tensors, and patches.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        options: SessionOptions,
+        handshake: Handshake,
+        recurrence: Recurrence,
+        uploads: PatchUploads,
+    ) -> None:
+        self._transport = transport
+        self._options = options
+        self._handshake = handshake
+        self._recurrence = recurrence
+        self._uploads = uploads
+
+    def answer(self, call: Call, check: Check | None) -> tuple[Tree, CallTimings]:
+        """The call's result. After a loss it goes again under its own name.
+
+        Raises:
+            TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: the worker refused, or the model failed.
+        """
+        attempts = Attempts(self._options.retry, self._recurrence, self._uploads, call.patches, check)
+        attempts.begin()
+        while True:
+            try:
+                answer = self._attempt(call, check)
+            except TransportError as error:
+                attempts.after_loss(error)
+                continue
+            if not isinstance(answer, Fault):
+                return answer
+            if answer.code in _PLAIN_AGAIN and call.tracked is not None and call.tracked.message is not None:
+                logger.info("A prediction did not hold (%s), and the call is made again.", answer.code.value)
+                self._recurrence.lacking(answer.missing)
+                call.send_plainly(answer.code)
+            else:
+                attempts.after_fault(answer)
+
+    def _attempt(self, call: Call, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
+        """One exchange; the call's timings grow with each."""
+        t0 = perf_counter()
+        message, payload = call.sent
+        parts = self._recurrence.parts(call.model_key, call.packed, call.host, payload)
+        t1 = perf_counter()
+        frame = seal_parts(message, call.packed.skeleton, parts, call.codec)
+        self._handshake.refuse_too_large(frame)
+        t2 = perf_counter()
+        call.pack_s += t1 - t0
+        call.encode_s += t2 - t1
+        call.raw_up = sum(host.nbytes for host, part in zip(call.host, parts, strict=True) if not part.held)
+        call.bytes_up += frame.size_bytes
+        call.exchanges += 1
+        try:
+            reply = self._transport.exchange("forward", frame, self._options.call, check)
+        finally:
+            t3 = perf_counter()
+            call.exchange_s += t3 - t2
+        envelope = open_frame(reply, self._options.limits)
+        if isinstance(envelope.message, Fault):
+            return envelope.message
+        call.bytes_down += len(reply)
+        result = expect(envelope.message, Result)
+        self._recurrence.delivered(result.instance, parts)
+        if call.tracked is not None:
+            try:
+                envelope = call.tracked.finish(result.prediction, envelope)
+            except CodecError as error:
+                return Fault(code=FaultCode.WRONG_PREDICTION, message=str(error)[:4000])
+        call.raw_down = sum(each.tensor.nbytes for each in envelope.tensors if each.tensor is not None)
+        value = call.value_of(envelope)
+        timings = call.finish(result, perf_counter() - t3)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("forward %s: %s", call.message.model.name, timings.summary())
+        return value, timings

@@ -1,0 +1,41 @@
+"""How a session behaves: what `connect` makes of settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..io import codecs
+from ..io.frame import DEFAULT_LIMITS, FrameLimits
+from ..transport.base import Timeouts
+from .capture import Capture
+from .codec_choice import Way
+from .retry import RetryPolicy
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session behaves.
+
+    Attributes:
+        call: of one exchange.
+        load_s: how long a model may take to load; asked for again where one exchange is shorter than that.
+        exchange_limit_s: what stands in between ends longer exchanges, or None.
+        comfyui: the client's own ComfyUI version, for the handshake.
+        uploads_at_once: parts of an upload that are under way together.
+        predict: whether latents may travel as what a prediction misses; only with a codec that is lossless.
+        begin_with: how tensors travel until the session has measured what is fastest; None to stay with `codec` and
+            `predict`, which do not count otherwise.
+        capture: where each forward call is left, if anywhere.
+    """
+
+    call: Timeouts = field(default_factory=Timeouts)
+    load_s: float = 900.0
+    exchange_limit_s: float | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    codec: codecs.Codec | codecs.Chooser = codecs.RAW
+    limits: FrameLimits = DEFAULT_LIMITS
+    comfyui: str | None = None
+    uploads_at_once: int = 4
+    predict: bool = True
+    begin_with: Way | None = None
+    capture: Capture | None = None

@@ -1,0 +1,133 @@
+"""A sampling run at the worker, followed to its end over as many connections as that takes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from time import perf_counter
+
+from ..errors import ConnectionLostError, MessageError, TransportError
+from ..io.frame import EncodedFrame, Part
+from ..io.tree import Tree
+from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
+from ..protocol.messages import Fault, Follow, Progress, Result, expect
+from ..transport.base import Check, Transport
+from .attempts import Attempts
+from .call import Call
+from .handshake import Handshake
+from .options import SessionOptions
+from .recurrence import Recurrence
+from .remote_model import OnProgress
+from .timings import CallTimings
+from .weight_patches import PatchUploads
+
+
+@dataclass
+class Following:
+    """How far a run has come, as far as this side knows."""
+
+    on_progress: OnProgress
+    step: int = 0
+    is_known: bool = False
+
+    def progress(self, envelope: Envelope) -> None:
+        """A frame of the run's progress came.
+
+        Raises:
+            MessageError: it is none.
+        """
+        message = expect(envelope.message, Progress)
+        preview = envelope.unpack()
+        if preview is not None and not isinstance(preview, bytes):
+            raise MessageError("a preview must be an encoded picture")
+        self.is_known = True
+        if message.step > self.step:  # the last step comes again as a sign of life
+            self.step = message.step
+            self.on_progress(message.step, message.of, preview)
+
+
+class SamplingRuns:
+    """Has the sampling runs of one session done. Thread-safe.
+
+    Args:
+        recurrence, uploads: what the worker holds: tensors, and patches.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        options: SessionOptions,
+        handshake: Handshake,
+        recurrence: Recurrence,
+        uploads: PatchUploads,
+    ) -> None:
+        self._transport = transport
+        self._options = options
+        self._handshake = handshake
+        self._recurrence = recurrence
+        self._uploads = uploads
+
+    def answer(self, call: Call, on_progress: OnProgress, check: Check | None) -> tuple[Tree, CallTimings]:
+        """The run's result. After a loss it is taken up where it broke.
+
+        Raises:
+            TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: the worker refused, or the model failed.
+        """
+        attempts = Attempts(self._options.retry, self._recurrence, self._uploads, call.patches, check)
+        attempts.begin()
+        following, came_to = Following(on_progress), 0
+        while True:
+            try:
+                answer = self._attempt(call, following, check)
+            except TransportError as error:
+                if following.step > came_to:
+                    attempts.came_further()
+                    came_to = following.step
+                attempts.after_loss(error)
+                continue
+            if not isinstance(answer, Fault):
+                return answer
+            following.is_known, following.step = False, 0
+            attempts.after_fault(answer)
+
+    def _attempt(self, call: Call, following: Following, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
+        """One stream, of the whole job or of the rest of one that the worker has."""
+        t0 = perf_counter()
+        parts: list[Part] = []
+        if following.is_known:
+            frame = seal(Follow(request=call.message.request, after=following.step))
+        else:
+            parts = self._recurrence.parts(call.model_key, call.packed, call.host)
+            frame = seal_parts(call.message, call.packed.skeleton, parts, call.codec)
+            self._handshake.refuse_too_large(frame)
+        t1 = perf_counter()
+        call.encode_s += t1 - t0
+        call.bytes_up += frame.size_bytes
+        call.exchanges += 1
+        try:
+            envelope = self._last_of_stream(call, frame, following, check)
+        finally:
+            t2 = perf_counter()
+            call.exchange_s += t2 - t1
+        if isinstance(envelope.message, Fault):
+            return envelope.message
+        result = expect(envelope.message, Result)
+        self._recurrence.delivered(result.instance, parts)
+        value = call.value_of(envelope)
+        return value, call.finish(result, perf_counter() - t2)
+
+    def _last_of_stream(
+        self, call: Call, frame: EncodedFrame, following: Following, check: Check | None
+    ) -> Envelope:
+        """What ends the run; its progress is passed on meanwhile."""
+        with closing(self._transport.stream("sample", frame, self._options.call, check)) as replies:
+            for reply in replies:
+                call.bytes_down += len(reply)
+                envelope = open_frame(reply, self._options.limits)
+                if not isinstance(envelope.message, Progress):
+                    return envelope
+                following.progress(envelope)
+                if check is not None:  # steps may come faster than a transport looks for an interrupt
+                    check()
+        raise ConnectionLostError("The worker's stream ended before the run did.")

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import threading
+from time import monotonic
+
+import pytest
+import torch
+from tests.support.backend import FunctionBackend
+from tests.support.proxy import BreakingProxy
+from tests.support.worker import ThreadWorker
+
+from comfy_gpu_offload import Session, connect
+from comfy_gpu_offload.client.timings import CallTimings
+from comfy_gpu_offload.errors import (
+    ConnectError,
+    TooLargeError,
+)
+from comfy_gpu_offload.io.frame import FrameLimits
+
+CONTEXT = torch.randn(2, 77, 64)
+
+
+def test_a_restarted_worker_costs_a_resend(backend: FunctionBackend) -> None:
+    with ThreadWorker(backend) as first:
+        session = connect(first.url, retry_s=30)
+        model = session.model("echo")
+        for _ in range(3):
+            model(torch.randn(1, 4), context=CONTEXT)
+        port = first.port
+    with ThreadWorker(backend, port=port):
+        x = torch.randn(1, 4)
+        assert torch.equal(model(x, context=CONTEXT), x)
+        assert model.last_timings is not None
+        assert model.last_timings.exchanges == 2
+        model(torch.randn(1, 4), context=CONTEXT)
+        assert model.last_timings.exchanges == 1
+        assert model.last_timings.bytes_up < 1000
+
+
+def test_a_call_made_while_the_worker_is_away_waits_for_it(backend: FunctionBackend) -> None:
+    with ThreadWorker(backend) as first:
+        model = connect(first.url, retry_s=30).model("echo")
+        port = first.port
+    x = torch.randn(4)
+    results: list[torch.Tensor] = []
+    call = threading.Thread(target=lambda: results.append(model(x)))
+    call.start()
+    call.join(0.3)
+    assert call.is_alive()
+    with ThreadWorker(backend, port=port):
+        call.join(20)
+        assert torch.equal(results[0], x)
+
+
+def test_a_worker_that_stays_away_is_an_error_in_the_time_set(backend: FunctionBackend) -> None:
+    with ThreadWorker(backend) as first:
+        model = connect(first.url, retry_s=0.5).model("echo")
+    started = monotonic()
+    with pytest.raises(ConnectError):
+        model(torch.ones(1))
+    assert monotonic() - started < 3
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_connection_cut_in_the_middle_of_a_call_costs_no_second_computation_of_a_known_result(
+    worker: ThreadWorker, backend: FunctionBackend, way: str
+) -> None:
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10) as session:
+        model = session.model("double")
+        x = torch.randn(200_000)
+        setattr(proxy, f"break_after_{way}", getattr(proxy, way) + 300_000)
+        assert torch.equal(model(x), x * 2)
+        assert model.last_timings is not None
+        assert model.last_timings.exchanges == 2
+        assert proxy.connections == 2
+        assert len(backend.calls) == 1
+
+
+def test_a_worker_without_room_still_serves(backend: FunctionBackend) -> None:
+    with ThreadWorker(backend, store_bytes=0) as worker, connect(worker.url) as session:
+        model = session.model("echo")
+        for _ in range(4):
+            x = torch.randn(2)
+            assert torch.equal(model(x, context=CONTEXT), x)
+            assert model.last_timings is not None
+            assert model.last_timings.exchanges == 1
+
+
+def test_a_call_beyond_the_workers_limit_says_so(backend: FunctionBackend) -> None:
+    with ThreadWorker(backend, limits=FrameLimits(frame_bytes=100_000)) as worker, connect(worker.url) as session:
+        with pytest.raises(TooLargeError, match="over the 100000 bytes allowed"):
+            session.model("echo")(torch.randn(100_000))
+        assert not backend.calls
+        assert session.model("echo")(torch.ones(1)).item() == 1
+
+
+def test_timings_add_up(session: Session) -> None:
+    model = session.model("echo")
+    model(torch.randn(1000))
+    timings = model.last_timings
+    assert isinstance(timings, CallTimings)
+    assert timings.exchanges == 1
+    assert timings.bytes_up > 4000
+    assert timings.bytes_down > 4000
+    assert timings.compute_s == 1e-5
+    parts = timings.pack_s + timings.encode_s + timings.exchange_s + timings.decode_s
+    assert timings.total_s == parts
+    assert 0 < timings.wire_s < timings.exchange_s
+    assert (timings + timings).bytes_up == 2 * timings.bytes_up
