@@ -14,7 +14,7 @@ from tests.support.worker import ThreadWorker
 from comfy_gpu_offload import Session, connect
 from comfy_gpu_offload.errors import ModelFailedError
 from comfy_gpu_offload.io import prediction
-from comfy_gpu_offload.server import handler
+from comfy_gpu_offload.server import forward_calls
 from comfy_gpu_offload.server.histories import Histories
 
 SHAPE = (4, 16, 16, 16)
@@ -261,7 +261,7 @@ def test_a_lost_reply_of_a_worker_that_was_restarted_too(backend: FunctionBacken
 @pytest.fixture
 def forgetful_worker(backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadWorker]:
     """It has room for one history of each client."""
-    monkeypatch.setattr(handler, "Histories", partial(Histories, for_each=1))
+    monkeypatch.setattr(forward_calls, "Histories", partial(Histories, for_each=1))
     with ThreadWorker(backend) as made:
         yield made
 

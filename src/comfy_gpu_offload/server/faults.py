@@ -47,6 +47,17 @@ class RefusedError(Exception):
         self.fault = fault
 
 
+def missing_tensors(digests: tuple[bytes, ...]) -> Fault:
+    """The fault that asks for tensors which the worker lacks."""
+    text = f"The worker does not hold {len(digests)} of the tensors named by digest."
+    return Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=digests)
+
+
+def wrong_digest(what: str) -> RefusedError:
+    """The refusal of what does not match its digest."""
+    return RefusedError(Fault(code=FaultCode.WRONG_DIGEST, message=f"{what} does not match its digest."))
+
+
 def fault_of(error: BaseException) -> Fault:
     """The fault for `error`. The unexpected is `internal`, by its type alone: its text may hold values."""
     if isinstance(error, RefusedError):

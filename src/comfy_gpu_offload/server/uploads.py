@@ -18,7 +18,7 @@ from ..io.frame import Received
 from ..protocol.messages import Fault, FaultCode, PatchRef, WholeTensor
 from .backends.base import PatchSet
 from .blob_folder import BlobFolder
-from .faults import RefusedError
+from .faults import RefusedError, missing_tensors, wrong_digest
 from .store import BlobStore
 
 _MAX_SETS = 16
@@ -81,8 +81,7 @@ class Uploads:
             self._refuse_unless_known(name)
             return
         if skeleton_digest(skeleton) != name:
-            text = "A patch set does not match its digest."
-            raise RefusedError(Fault(code=FaultCode.WRONG_DIGEST, message=text))
+            raise wrong_digest("A patch set")
         with self._lock:
             if name in self._sets:
                 return
@@ -124,8 +123,7 @@ class Uploads:
     def _put(self, name: bytes, tensor: torch.Tensor) -> None:
         # Checked, because other clients will be given this tensor by that name.
         if digest(tensor) != name:
-            text = "An uploaded tensor does not match its digest."
-            raise RefusedError(Fault(code=FaultCode.WRONG_DIGEST, message=text))
+            raise wrong_digest("An uploaded tensor")
         self._store.put(name, tensor)
         if self._folder is not None:
             self._folder.put(name, tensor)
@@ -142,8 +140,7 @@ class Uploads:
         found = {name: self._get(name) for name in names}
         missing = tuple(name for name, tensor in found.items() if tensor is None)
         if missing:
-            text = f"The worker does not hold {len(missing)} of the tensors named by digest."
-            raise RefusedError(Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=missing))
+            raise RefusedError(missing_tensors(missing))
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 

@@ -1,0 +1,113 @@
+"""Forward calls at the worker: each computed once, however often it is asked for."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+from typing import Any
+
+from ..errors import MessageError
+from ..io import codecs, tree
+from ..io.frame import EncodedFrame, Part
+from ..protocol.envelope import Envelope, seal_parts
+from ..protocol.messages import Forward
+from .answers import Finish, answered, reply_codec, result_of
+from .backends.base import Backend, Computed
+from .call_tensors import CallTensors
+from .executor import Executor
+from .faults import missing_tensors
+from .histories import Histories, Tracked, unknown_history
+from .replies import ReplyCache
+from .uploads import Uploads
+
+logger = logging.getLogger(__name__)
+
+
+class ForwardCalls:
+    """Answers forward calls. Thread-safe.
+
+    Args:
+        instance: this start of the worker.
+    """
+
+    def __init__(
+        self, backend: Backend, executor: Executor, tensors: CallTensors, uploads: Uploads, instance: str
+    ) -> None:
+        self._backend = backend
+        self._executor = executor
+        self._tensors = tensors
+        self._uploads = uploads
+        self._instance = instance
+        self._replies = ReplyCache()
+        self._histories = Histories()
+
+    def begin(self, message: Forward, envelope: Envelope, started: float) -> Finish:
+        """Queues the call; `started`: when its frame came.
+
+        Raises:
+            MessageError, FrameError: it is no forward call.
+            RefusedError: this worker lacks something for it.
+        """
+        known = self._replies.get(message.request)
+        if known is not None:
+            logger.debug("request %s asked for again", message.request)
+            return known.result
+        codec = reply_codec(message.reply_codec)
+        patches = self._uploads.patch_set(message.patches)
+        knows = message.prediction is None or self._histories.knows(message.client, message.prediction)
+        tensors = self._tensors.resolve(envelope.tensors, missing_tensors if knows else unknown_history)
+        tracked: Tracked | None = None
+        if message.prediction is not None:
+            tracked, tensors = self._histories.take(message.client, message.prediction, tensors)
+        args, kwargs = _call_of(tree.unpack(envelope.skeleton, tensors))
+        decode_s = perf_counter() - started
+
+        def run(queue_s: float) -> EncodedFrame:
+            logger.debug("request %s begins", message.request)
+            done = self._backend.forward(message.model, message.fingerprint, args, kwargs, patches=patches)
+            return self._result(message, codec, done, (decode_s, queue_s), tracked)
+
+        reply, first = self._replies.claim(message.request)
+        if not first:
+            return reply.result
+        turn = self._executor.enter(message.client, message.request)
+
+        def finish() -> EncodedFrame:
+            try:
+                # One that failed is to be computed again when it is asked for again.
+                frame = answered(turn, run, failed=lambda: self._replies.forget(message.request))
+            except BaseException as error:  # others may wait for it too
+                self._replies.forget(message.request)
+                reply.set_exception(error)
+                raise
+            self._replies.finish(message.client, message.request, reply, frame)
+            return frame
+
+        return finish
+
+    def _result(
+        self,
+        message: Forward,
+        codec: codecs.Codec | codecs.Chooser,
+        done: Computed,
+        waited: tuple[float, float],
+        tracked: Tracked | None,
+    ) -> EncodedFrame:
+        packed = tree.pack(done.result, "result")
+        parts = list(map(Part, packed.paths, packed.tensors))
+        coded = None
+        if tracked is not None:
+            coded, parts = self._histories.finish(tracked, parts)
+        return seal_parts(result_of(message, self._instance, done, waited, coded), packed.skeleton, parts, codec)
+
+
+def _call_of(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], tuple)
+        and isinstance(value[1], dict)
+        and all(isinstance(key, str) for key in value[1])
+    ):
+        return value
+    raise MessageError("a forward call's tree must be its arguments and its keyword arguments")

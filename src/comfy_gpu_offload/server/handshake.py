@@ -1,0 +1,63 @@
+"""What a worker says of itself and of its models."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+import torch
+
+from ..io import codecs, tree
+from ..io.frame import EncodedFrame
+from ..protocol import history
+from ..protocol.envelope import seal
+from ..protocol.messages import Hello, Welcome, WorkerLimits
+from ..version import __version__
+from .answers import Finish, answered
+from .backends.base import Backend, Described
+from .executor import Executor
+
+logger = logging.getLogger(__name__)
+
+
+class Handshake:
+    """Answers hellos. Thread-safe.
+
+    Args:
+        instance: this start of the worker.
+    """
+
+    def __init__(self, backend: Backend, executor: Executor, instance: str, limits: WorkerLimits) -> None:
+        self._backend = backend
+        self._executor = executor
+        self._instance = instance
+        self._limits = limits
+
+    def begin(self, hello: Hello) -> Finish:
+        """Queues the loading of the model that is asked for; what needs none waits for nobody."""
+        ref = hello.model
+        if ref is None:
+            return lambda: seal(self._welcome(None))
+        logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
+
+        def describe(_: float) -> EncodedFrame:
+            described = self._backend.describe(ref)
+            return seal(self._welcome(described), tree.pack(described.details, "details"))
+
+        turn = self._executor.enter(hello.client, secrets.token_hex(16))
+        return lambda: answered(turn, describe)
+
+    def _welcome(self, described: Described | None) -> Welcome:
+        info = self._backend.info()
+        return Welcome(
+            instance=self._instance,
+            package=__version__,
+            torch=torch.__version__,
+            comfyui=info.comfyui,
+            backend=info.name,
+            device=info.device,
+            codecs=(*codecs.names(), history.NAME),
+            limits=self._limits,
+            models=tuple(self._backend.models()),
+            model=None if described is None else described.description,
+        )

@@ -1,0 +1,28 @@
+"""Noise for a client that measures its link."""
+
+from __future__ import annotations
+
+import secrets
+from time import perf_counter
+
+import torch
+
+from ..io import tree
+from ..io.frame import EncodedFrame
+from ..protocol.envelope import seal
+from ..protocol.messages import Probe, Probed
+from .answers import Finish, answered
+from .executor import Executor
+
+
+def begin_probe(executor: Executor, message: Probe, started: float) -> Finish:
+    """Queues the making of what is asked for; `started`: when its frame came."""
+
+    def answer(_: float) -> EncodedFrame:
+        noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, message.reply_bytes))), dtype=torch.uint8)
+        return seal(Probed(worker_s=perf_counter() - started), tree.pack(noise[: message.reply_bytes], "noise"))
+
+    if not message.reply_bytes:  # nothing to make: it need not wait for other clients' calls
+        return lambda: answer(0.0)
+    turn = executor.enter(message.client, secrets.token_hex(16))
+    return lambda: answered(turn, answer)

@@ -1,0 +1,121 @@
+"""Sampling runs at the worker: begun once, and followed by whoever asks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Any
+
+from ..errors import MessageError
+from ..io import tree
+from ..io.frame import EncodedFrame
+from ..protocol.envelope import Envelope, seal
+from ..protocol.messages import Fault, FaultCode, Follow, Progress, SampleJob
+from .answers import Finish, answered, on_a_thread, refusal, reply_codec, result_of
+from .backends.base import Backend
+from .call_tensors import CallTensors
+from .executor import Executor
+from .faults import RefusedError
+from .run_store import Run, RunStore, Step
+from .uploads import Uploads
+
+logger = logging.getLogger(__name__)
+
+
+class SamplingRuns:
+    """Runs sampling jobs, each on a thread of its own, and tells of them. Thread-safe.
+
+    Args:
+        instance: this start of the worker.
+    """
+
+    def __init__(
+        self, backend: Backend, executor: Executor, tensors: CallTensors, uploads: Uploads, instance: str
+    ) -> None:
+        self._backend = backend
+        self._executor = executor
+        self._tensors = tensors
+        self._uploads = uploads
+        self._instance = instance
+        self._runs = RunStore()
+
+    def begin(self, envelope: Envelope, started: float) -> Finish:
+        """Begins the run that is asked for, or finds it; `started`: when its frame came.
+
+        Raises:
+            MessageError, FrameError: the frame asks for no run.
+            RefusedError: this worker lacks the run, or something for it.
+        """
+        run, _, _ = self._run_of(envelope, started)
+        return run.wait
+
+    def frames(self, envelope: Envelope, started: float) -> Iterator[EncodedFrame]:
+        """`begin`, with all that there is to tell of the run; the last one ends it.
+
+        Raises:
+            As `begin`, before anything is told.
+        """
+        run, request, after = self._run_of(envelope, started)
+        return (_progress(request, item) if isinstance(item, Step) else item for item in run.follow(after))
+
+    def progress(self, request: str, after: int) -> tuple[int, EncodedFrame] | None:
+        """How far that run has come, where that is further than step `after`: the step, and what to tell of it."""
+        run = self._runs.get(request)
+        latest = None if run is None else run.latest
+        if latest is None or latest.step <= after:
+            return None
+        return latest.step, _progress(request, latest)
+
+    def _run_of(self, envelope: Envelope, started: float) -> tuple[Run, str, int]:
+        message = envelope.message
+        if isinstance(message, Follow):
+            known = self._runs.get(message.request)
+            if known is None:
+                text = "This worker does not have that run: it was restarted, or is another one."
+                raise RefusedError(Fault(code=FaultCode.UNKNOWN_RUN, message=text, retryable=True))
+            return known, message.request, message.after
+        if isinstance(message, SampleJob):
+            return self._sample(message, envelope, started), message.request, 0
+        raise MessageError(f"a {type(message).__name__} asks for no run")
+
+    def _sample(self, job: SampleJob, envelope: Envelope, started: float) -> Run:
+        known = self._runs.get(job.request)
+        if known is not None:
+            return known
+        codec = reply_codec(job.reply_codec)
+        patches = self._uploads.patch_set(job.patches)
+        tensors = _mapping_of(tree.unpack(envelope.skeleton, self._tensors.resolve(envelope.tensors)))
+        decode_s = perf_counter() - started
+        run, is_new = self._runs.claim(job.request, job.steps)
+        if not is_new:
+            return run
+        turn = self._executor.enter(job.client, job.request)
+
+        def sample(queue_s: float) -> EncodedFrame:
+            logger.info("run %s begins: %d steps of %s", job.request, job.steps, job.sampler)
+            done = self._backend.sample(job, tensors, run.report, patches=patches)
+            result = result_of(job, self._instance, done, (decode_s, queue_s))
+            return seal(result, tree.pack(done.result, "result"), codec)
+
+        def work() -> None:
+            try:
+                frame = answered(turn, sample, failed=lambda: self._runs.forget(job.request))
+            except BaseException as error:  # whoever follows must see an end
+                self._runs.forget(job.request)
+                run.finish(refusal(error))
+                raise
+            run.finish(frame)
+
+        on_a_thread(work, "run")
+        return run
+
+
+def _progress(request: str, step: Step) -> EncodedFrame:
+    return seal(Progress(request=request, step=step.step, of=step.of), tree.pack(step.preview, "preview"))
+
+
+def _mapping_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return value
+    raise MessageError("a run's tree must be a dict with names for keys")
