@@ -1,0 +1,96 @@
+"""The messages, as frozen values that check themselves. docs/protocol.md says who sends which, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from ...errors import MessageError
+from .base import PROTOCOL_VERSION, Message, MessageT
+from .calls import Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJob, WorkerTimings
+from .faults import Fault, FaultCode
+from .handshake import Hello, ModelDescription, ModelEntry, ModelRef, Welcome, WorkerLimits
+from .patches import Define, PatchRef, Store, Stored, WholeTensor
+from .prediction import Coded, Prediction
+from .probe import Probe, Probed
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Cancel",
+    "Cancelled",
+    "Coded",
+    "Define",
+    "Fault",
+    "FaultCode",
+    "Follow",
+    "Forward",
+    "Hello",
+    "Message",
+    "MessageT",
+    "ModelDescription",
+    "ModelEntry",
+    "ModelRef",
+    "PatchRef",
+    "Prediction",
+    "Probe",
+    "Probed",
+    "Progress",
+    "Result",
+    "SampleJob",
+    "Store",
+    "Stored",
+    "Welcome",
+    "WholeTensor",
+    "WorkerLimits",
+    "WorkerTimings",
+    "expect",
+    "parse",
+]
+
+_KINDS: dict[str, type[Message]] = {
+    "hello": Hello,
+    "welcome": Welcome,
+    "forward": Forward,
+    "result": Result,
+    "sample": SampleJob,
+    "follow": Follow,
+    "progress": Progress,
+    "store": Store,
+    "define": Define,
+    "stored": Stored,
+    "probe": Probe,
+    "probed": Probed,
+    "fault": Fault,
+    "cancel": Cancel,
+    "cancelled": Cancelled,
+}
+
+
+def parse(fields: dict[str, Any]) -> Message:
+    """The message that these fields are.
+
+    Raises:
+        MessageError: of no known type, or its fields are not that type's.
+    """
+    kind = fields.get("type")
+    model = _KINDS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise MessageError(f"a message of the unknown type {kind!r:.40}")
+    try:
+        return model.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        # Names and reasons only: the values may be a user's.
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])):.80}: {e['msg']}" for e in error.errors()[:5])
+        raise MessageError(f"a {kind} message that is not of its form: {wrong}") from None
+
+
+def expect(message: Message, kind: type[MessageT]) -> MessageT:
+    """`message`, which must be of `kind`.
+
+    Raises:
+        MessageError: it is of another.
+    """
+    if not isinstance(message, kind):
+        raise MessageError(f"a {type(message).__name__} came where a {kind.__name__} belongs")
+    return message

@@ -1,0 +1,116 @@
+"""Forward calls and sampling runs: what asks for them, tells of them and ends them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Identifier, Message, Seconds, ShortText
+from .handshake import ModelRef
+from .patches import PatchRef
+from .prediction import Coded, Prediction
+
+
+class Forward(Message):
+    """One forward call. The frame's tree holds ``(args, kwargs)``.
+
+    `request` names the call: asked again under the same name, the worker answers without computing again.
+    `prediction` is left out of the frame where there is none, for sides that know of none.
+    """
+
+    type: Literal["forward"] = "forward"
+    request: Identifier
+    client: Identifier
+    model: ModelRef
+    fingerprint: Identifier
+    reply_codec: ShortText
+    patches: PatchRef | None = None
+    prediction: Prediction | None = None
+
+
+class SampleJob(Message):
+    """Asks for a whole sampling run. Fields as KSampler (Advanced) has them.
+
+    The frame's tree is a dict: ``latent``, ``positive`` and ``negative`` always; ``noise``, ``noise_mask``,
+    ``batch_index``, ``sigmas``, ``model_sampling`` and ``model_options`` where they differ from what the fields
+    give.
+
+    Attributes:
+        request: names the run; a worker that has it already goes on with it.
+        start_step, last_step: of `steps`; None for the first and the last.
+        preview: ComfyUI's name of a preview method, or ``none``.
+    """
+
+    type: Literal["sample"] = "sample"
+    request: Identifier
+    client: Identifier
+    model: ModelRef
+    fingerprint: Identifier
+    reply_codec: ShortText
+    sampler: ShortText
+    scheduler: ShortText
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    steps: Annotated[int, Field(ge=1, le=10_000)]
+    cfg: Annotated[float, Field(allow_inf_nan=False)]
+    denoise: Annotated[float, Field(ge=0, le=1)] = 1.0
+    start_step: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    last_step: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    force_full_denoise: bool = False
+    disable_noise: bool = False
+    preview: ShortText = "none"
+    patches: PatchRef | None = None
+
+
+class Follow(Message):
+    """Asks to be told on of a run that the worker has; of its progress after step `after`."""
+
+    type: Literal["follow"] = "follow"
+    request: Identifier
+    after: Annotated[int, Field(ge=0)]
+
+
+class Progress(Message):
+    """One step of a run is done. The frame's tree holds a preview, as encoded picture bytes, or None."""
+
+    type: Literal["progress"] = "progress"
+    request: Identifier
+    step: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)]
+
+
+class WorkerTimings(Message):
+    """Where the worker's time went, in seconds."""
+
+    decode_s: Seconds = 0.0
+    queue_s: Seconds = 0.0
+    load_s: Seconds = 0.0
+    compute_s: Seconds = 0.0
+
+
+class Result(Message):
+    """Answers a `Forward`, or ends a run. The tree holds what the model returned, or the run's latent.
+
+    `prediction`: what the first tensor is made of, where the frame holds its payload; left out where it does not.
+    """
+
+    type: Literal["result"] = "result"
+    request: Identifier
+    instance: Identifier
+    timings: WorkerTimings
+    prediction: Coded | None = None
+
+
+class Cancel(Message):
+    """Asks for a call to be ended, whether it waits or runs."""
+
+    type: Literal["cancel"] = "cancel"
+    request: Identifier
+
+
+class Cancelled(Message):
+    """Answers a `Cancel`: what the call was doing."""
+
+    type: Literal["cancelled"] = "cancelled"
+    request: Identifier
+    state: Literal["queued", "running", "unknown"]

@@ -1,0 +1,84 @@
+"""How two sides introduce themselves, and what a worker has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from ...io.dtypes import TORCH_DTYPES
+from .base import ANY_SEQUENCE, PROTOCOL_VERSION, Identifier, Message, ShortText, TorchDtype
+
+
+class ModelRef(Message):
+    """Which model, loaded how. `weight_dtype` as in ComfyUI's own loader, or a torch dtype's name."""
+
+    name: ShortText
+    weight_dtype: ShortText = "default"
+
+
+class ModelEntry(Message):
+    """One model a worker can load. `folder`: the kind of folder it lies in; `size_bytes` of its files."""
+
+    name: ShortText
+    folder: ShortText
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class ModelDescription(Message):
+    """A model as its worker has it.
+
+    Attributes:
+        fingerprint: changes when the file does.
+        compute_dtype: the torch dtype that the model computes in, e.g. ``bfloat16``.
+    """
+
+    ref: ModelRef
+    fingerprint: Identifier
+    compute_dtype: TorchDtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`compute_dtype` as torch's."""
+        return TORCH_DTYPES[self.compute_dtype]
+
+
+class Hello(Message):
+    """Opens a session; with `model`, also asks for that model to be loaded and described."""
+
+    type: Literal["hello"] = "hello"
+    protocol: int = PROTOCOL_VERSION
+    client: Identifier
+    package: ShortText
+    torch: ShortText
+    comfyui: ShortText | None = None
+    codecs: Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
+    model: ModelRef | None = None
+
+
+class WorkerLimits(Message):
+    """What the worker accepts, in bytes."""
+
+    frame_bytes: Annotated[int, Field(gt=0)]
+    store_bytes: Annotated[int, Field(ge=0)]
+
+
+class Welcome(Message):
+    """Answers a `Hello`. `instance` names this start of the worker: a new one holds no tensors.
+
+    With a model asked for, the frame's tree holds what its backend has to say of it (docs/protocol.md).
+    """
+
+    type: Literal["welcome"] = "welcome"
+    protocol: int = PROTOCOL_VERSION
+    instance: Identifier
+    package: ShortText
+    torch: ShortText
+    comfyui: ShortText | None
+    backend: ShortText
+    device: ShortText
+    codecs: Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
+    limits: WorkerLimits
+    models: Annotated[tuple[ModelEntry, ...], ANY_SEQUENCE]
+    model: ModelDescription | None = None

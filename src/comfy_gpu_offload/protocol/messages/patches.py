@@ -1,0 +1,77 @@
+"""Weight patches: how a call names them, and how they are uploaded."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...io.dtypes import TORCH_DTYPES
+from .base import ANY_SEQUENCE, Digest, Identifier, Message, TorchDtype
+
+_Strength = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class PatchRef(Message):
+    """Names patches to a model's weights that a `Define` made known.
+
+    Attributes:
+        template: its digest.
+        strengths: pairs that the template refers to by position: of a patch, and of what it is added to.
+    """
+
+    template: Digest
+    strengths: Annotated[
+        tuple[Annotated[tuple[_Strength, _Strength], ANY_SEQUENCE], ...], ANY_SEQUENCE, Field(max_length=65_536)
+    ]
+
+
+class WholeTensor(Message):
+    """A tensor that travels in parts.
+
+    Attributes:
+        digest: its own.
+        dtype, shape: its own.
+        parts: digests of uint8 tensors, one after another its bytes.
+    """
+
+    digest: Digest
+    dtype: TorchDtype
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**48)], ...], ANY_SEQUENCE, Field(max_length=64)]
+    parts: Annotated[tuple[Digest, ...], ANY_SEQUENCE, Field(min_length=1, max_length=65_536)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its data."""
+        return math.prod(self.shape) * TORCH_DTYPES[self.dtype].itemsize
+
+
+class Store(Message):
+    """Uploads tensors that calls will name. The frame's tree is a list of them, each with its digest.
+
+    `whole`: in place of tensors, asks for one to be made of parts that were uploaded.
+    """
+
+    type: Literal["store"] = "store"
+    client: Identifier
+    whole: WholeTensor | None = None
+
+
+class Define(Message):
+    """Makes a set of weight patches known. The frame's tree is its template, which names tensors by digest.
+
+    Attributes:
+        template: the digest of the tree's skeleton.
+    """
+
+    type: Literal["define"] = "define"
+    client: Identifier
+    template: Digest
+
+
+class Stored(Message):
+    """Answers a `Store` or a `Define`: it is kept."""
+
+    type: Literal["stored"] = "stored"
+    instance: Identifier
