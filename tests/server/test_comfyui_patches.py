@@ -10,14 +10,9 @@ import torch
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends.base import BadPatchesError, PatchSet
-from comfy_gpu_offload.server.backends.comfyui_patches import (
-    ModelWeight,
-    NotDataError,
-    build,
-    merged_models,
-    refused,
-    to_data,
-)
+from comfy_gpu_offload.server.backends.comfyui_patch_reader import build, merged_models
+from comfy_gpu_offload.server.backends.comfyui_patch_shapes import NotDataError
+from comfy_gpu_offload.server.backends.comfyui_patch_writer import ModelWeight, refused, to_data
 
 KEY = "diffusion_model.layer.weight"
 SHAPES = {KEY: (8, 4)}

@@ -14,7 +14,8 @@ import torch
 from ..client.weight_patches import OnUpload, WeightPatches
 from ..errors import Obstacle
 from ..io.digests import digest, sample
-from ..server.backends.comfyui_patches import ModelWeight, NotDataError, refused, to_data
+from ..server.backends.comfyui_patch_shapes import NotDataError
+from ..server.backends.comfyui_patch_writer import ModelWeight, refused, to_data
 from .obstacles import LORA_NODES, LORA_REMEDY
 from .remote_weight import RemoteWeight
 

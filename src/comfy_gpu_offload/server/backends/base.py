@@ -51,7 +51,7 @@ class PatchSet:
 
     Attributes:
         name: digest of the template.
-        template: see `comfyui_patches`. What came over the wire and is not checked yet.
+        template: see `comfyui_patch_form`. What came over the wire and is not checked yet.
         strengths: pairs that the template refers to by position: of a patch, and of what it is added to.
         tensors: what the template names by digest. Not to be written to.
     """

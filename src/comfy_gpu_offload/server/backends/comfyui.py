@@ -35,7 +35,7 @@ from .comfyui_beside import weights_beside
 from .comfyui_clones import LoadedModel
 from .comfyui_control_data import PREFIX
 from .comfyui_methods import called
-from .comfyui_patches import merged_models
+from .comfyui_patch_reader import merged_models
 from .comfyui_residuals import from_data
 from .comfyui_stock_patches import options_from_data
 from .fingerprints import fingerprint

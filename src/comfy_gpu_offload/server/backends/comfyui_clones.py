@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import PatchSet
-from .comfyui_patches import from_data
+from .comfyui_patch_reader import from_data
 from .fingerprints import fingerprint
 
 # Of one model, each with other patches.

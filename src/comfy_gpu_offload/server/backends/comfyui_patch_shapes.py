@@ -56,7 +56,7 @@ def fitted(kind: str, values: list[Any], offset: Offset | None, shape: Shape) ->
     """The weight's shape after this patch.
 
     Args:
-        kind, values: see `comfyui_patches`; checked already.
+        kind, values: see `comfyui_patch_form`; checked already.
 
     Raises:
         NotDataError: it does not fit.
