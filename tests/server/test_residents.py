@@ -1,8 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
+from comfy_gpu_offload.server.backends.base import OutOfMemoryError
 from comfy_gpu_offload.server.backends.residents import HEADROOM_BYTES, ResidentModels
+
+
+@dataclass(frozen=True)
+class File:
+    name: str = "a file"
+    size_bytes: int = 100
+
+
+@dataclass
+class Model:
+    file: File
+    current: bool = True
+
+    def is_current(self) -> bool:
+        return self.current
 
 
 class Memory:
@@ -66,3 +84,36 @@ def test_those_in_use_stay_even_where_nothing_else_is_left(memory: Memory) -> No
     models.make_room(10**12, keep={"a"})
     assert memory.left == ["b"]
     assert list(models) == ["a"]
+
+
+def test_a_model_is_made_once_until_its_file_changes(memory: Memory) -> None:
+    models: ResidentModels[Model] = ResidentModels(0, lambda: memory.free, memory.unload)
+    first, load_s = models.load("key", File, Model)
+    assert load_s > 0
+    assert models.load("key", File, Model) == (first, 0.0)
+    first.current = False
+    second, _ = models.load("key", File, Model)
+    assert second is not first
+    assert memory.left == [first]
+
+
+def test_what_was_found_stays_where_the_file_is_gone(memory: Memory) -> None:
+    def find() -> File:
+        raise FileNotFoundError
+
+    models: ResidentModels[Model] = ResidentModels(0, lambda: memory.free, memory.unload)
+    first, _ = models.load("key", File, Model)
+    first.current = False
+    with pytest.raises(FileNotFoundError):
+        models.load("key", find, Model)
+    assert models.get("key") is first
+
+
+def test_one_for_which_memory_runs_out_is_named_and_not_kept(memory: Memory) -> None:
+    def make(_: File) -> Model:
+        raise MemoryError
+
+    models: ResidentModels[Model] = ResidentModels(0, lambda: memory.free, memory.unload)
+    with pytest.raises(OutOfMemoryError, match="'a file'"):
+        models.load("key", File, make)
+    assert len(models) == 0

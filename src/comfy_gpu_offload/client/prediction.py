@@ -10,7 +10,7 @@ import torch
 
 from ..errors import MessageError
 from ..io.buffers import tensor_bytes, tensor_from
-from ..io.dtypes import DTYPES, NAMES
+from ..io.dtypes import DTYPES
 from ..protocol.envelope import Envelope
 from ..protocol.history import Call, Encoded, History
 from ..protocol.latent import Layout, Tensor, layout_of
@@ -56,7 +56,7 @@ class Predictions:
         """How the first of a call's tensors travels; None where prediction is not for it."""
         if not tensors or tensors[0].nbytes < _SMALLEST_BYTES:
             return None
-        tensor = _seen(tensors[0])
+        tensor = Tensor.of(tensors[0])
         layout = layout_of(tensor)
         if layout is None:
             return None
@@ -148,10 +148,7 @@ class Tracked:
         self._owner, self._run, self._tensor = owner, run, tensor
         self._call = call or run.history.take_input(tensor)
         self.message = self._message(encoded)
-        self.payload: torch.Tensor | None = None
-        if encoded is not None:
-            size = len(encoded.payload)
-            self.payload = tensor_from(memoryview(bytearray(encoded.payload)), torch.uint8, (size,))
+        self.payload = None if encoded is None else encoded.tensor
 
     def finish(self, coded: Coded | None, reply: Envelope) -> Envelope:
         """The reply as it is meant. The call is in its history now.
@@ -164,7 +161,7 @@ class Tracked:
         if coded is not None:
             reply = self._decoded(coded, reply)
         elif reply.tensors and (first := reply.tensors[0].tensor) is not None and self.message is not None:
-            history.take_output(self._call, _seen(first))
+            history.take_output(self._call, Tensor.of(first))
         history.add(self._call)
         self._owner.done(self._run, held=coded is not None or self.payload is not None)
         return reply
@@ -215,7 +212,3 @@ class Tracked:
         dtype = DTYPES[coded.dtype]
         made = first._replace(dtype=dtype, shape=coded.shape, tensor=tensor_from(data, dtype, coded.shape))
         return replace(reply, tensors=(made, *reply.tensors[1:]))
-
-
-def _seen(tensor: torch.Tensor) -> Tensor:
-    return Tensor(tensor_bytes(tensor), NAMES.get(tensor.dtype, ""), tuple(tensor.shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..comfyui import generation, loader, status
-from .routes import CONTROL_NETS_ROUTE
+from .routes import CONTROL_NETS_ROUTE, listed_by
 
 
 class RemoteControlNetLoader:
@@ -39,12 +39,7 @@ class RemoteControlNetLoader:
                 "control_net_name": (
                     "COMBO",
                     {
-                        "remote": {
-                            "route": CONTROL_NETS_ROUTE,
-                            "refresh_button": True,
-                            "timeout": 15_000,
-                            "max_retries": 2,
-                        },
+                        "remote": listed_by(CONTROL_NETS_ROUTE),
                         "tooltip": "A file in the worker's controlnet folder. The button asks the worker again.",
                     },
                 ),

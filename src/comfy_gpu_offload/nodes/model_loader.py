@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..comfyui import generation, loader, status
-from .routes import MODELS_ROUTE
+from .routes import MODELS_ROUTE, listed_by
 
 
 class RemoteModelLoader:
@@ -47,12 +47,7 @@ class RemoteModelLoader:
                 "model_name": (
                     "COMBO",
                     {
-                        "remote": {
-                            "route": MODELS_ROUTE,
-                            "refresh_button": True,
-                            "timeout": 15_000,
-                            "max_retries": 2,
-                        },
+                        "remote": listed_by(MODELS_ROUTE),
                         "tooltip": "A model in the worker's diffusion_models or checkpoints folder. The button "
                         "asks the worker again.",
                     },

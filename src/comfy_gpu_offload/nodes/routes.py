@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -17,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 MODELS_ROUTE = "/comfy_gpu_offload/models"
 CONTROL_NETS_ROUTE = "/comfy_gpu_offload/control_nets"
+
+
+def listed_by(route: str) -> dict[str, Any]:
+    """Of a combo's options: that ComfyUI's frontend fills it from there, and that a button does so again."""
+    return {"route": route, "refresh_button": True, "timeout": 15_000, "max_retries": 2}
 
 
 def register() -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+import torch
 import xxhash
 
 from ..errors import CodecError
 from ..io import codecs, prediction
-from ..io.buffers import Buffer, allocate
+from ..io.buffers import Buffer, allocate, tensor_from
 from ..io.prediction import Column, Fit, Floats
 from .latent import Layout, Mask, Tensor
 from .messages import Coded
@@ -49,6 +50,11 @@ class Encoded(NamedTuple):
 
     coded: Coded
     payload: bytes
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The payload as what a frame has in its place: bytes, in one dimension."""
+        return tensor_from(memoryview(bytearray(self.payload)), torch.uint8, (len(self.payload),))
 
 
 @dataclass

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import CodecError
 from ..io import prediction
+from ..io.buffers import tensor_bytes
 from ..io.codecs.copies import copies_in
+from ..io.dtypes import NAMES
 from ..io.prediction import Column
 
 MOST_PARTS: Final = 8
@@ -27,6 +30,11 @@ class Tensor(NamedTuple):
     data: memoryview
     dtype: str
     shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Tensor:
+        """Torch's tensor, whose memory it shares where that is contiguous and on the CPU."""
+        return cls(tensor_bytes(tensor), NAMES.get(tensor.dtype, ""), tuple(tensor.shape))
 
     def falls_into(self, parts: int) -> bool:
         """Whether it can be predicted, in that many parts."""

@@ -10,7 +10,7 @@ import torch
 
 from ..errors import CodecError, MessageError
 from ..io.buffers import tensor_bytes, tensor_from
-from ..io.dtypes import DTYPES, NAMES
+from ..io.dtypes import DTYPES
 from ..io.frame import Part
 from ..protocol.history import Call, History
 from ..protocol.latent import Tensor, layout_of
@@ -64,7 +64,7 @@ class Histories:
             history = self._known(key, prediction)
             call, first = _decoded(history, prediction.coded, tensors[0])
             return Tracked(key, history, call), (first, *tensors[1:])
-        seen = _seen(tensors[0])
+        seen = Tensor.of(tensors[0])
         layout = layout_of(seen, prediction.parts)
         if layout is None:
             raise MessageError(f"a tensor that prediction does not know, in {prediction.parts} parts")
@@ -77,13 +77,12 @@ class Histories:
         """The call gave these parts; how they are to travel. The call is in its history now."""
         encoded = None
         if parts:
-            encoded = tracked.history.encode_output(tracked.call, _seen(parts[0].tensor))
+            encoded = tracked.history.encode_output(tracked.call, Tensor.of(parts[0].tensor))
         tracked.history.add(tracked.call)
         self._keep(tracked.key, tracked.history)
         if encoded is None:
             return None, parts
-        payload = tensor_from(memoryview(bytearray(encoded.payload)), torch.uint8, (len(encoded.payload),))
-        return encoded.coded, [Part(parts[0].name, payload), *parts[1:]]
+        return encoded.coded, [Part(parts[0].name, encoded.tensor), *parts[1:]]
 
     def _known(self, key: _Key, prediction: Prediction) -> History:
         with self._lock:
@@ -113,10 +112,6 @@ def unknown_history(missing: tuple[bytes, ...] = ()) -> Fault:
     """The fault, with what else the worker lacks for the call: that need not be asked for again."""
     text = "This worker does not have that history: it was restarted, has no room, or is another one."
     return Fault(code=FaultCode.UNKNOWN_HISTORY, message=text, retryable=True, missing=missing)
-
-
-def _seen(tensor: torch.Tensor) -> Tensor:
-    return Tensor(tensor_bytes(tensor), NAMES.get(tensor.dtype, ""), tuple(tensor.shape))
 
 
 def _decoded(history: History, coded: Coded, payload: torch.Tensor) -> tuple[Call, torch.Tensor]:

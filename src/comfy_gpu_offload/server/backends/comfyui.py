@@ -6,10 +6,10 @@ import gc
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -24,7 +24,6 @@ from .base import (
     Described,
     ModelMismatchError,
     ModelRunError,
-    OutOfMemoryError,
     PatchSet,
     Report,
     model_errors,
@@ -39,12 +38,12 @@ from .comfyui_patch_reader import merged_models
 from .comfyui_residuals import from_data
 from .comfyui_stock_patches import options_from_data
 from .fingerprints import fingerprint
-from .residents import ResidentModels
+from .residents import Resident, ResidentModels
 
 logger = logging.getLogger(__name__)
 
 
-class _Resident(Protocol):
+class _Resident(Resident, Protocol):
     """What stays in memory between calls."""
 
     @property
@@ -53,12 +52,7 @@ class _Resident(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def is_current(self) -> bool: ...
-
     def release(self) -> None: ...
-
-
-ResidentT = TypeVar("ResidentT", bound=_Resident)
 
 
 class ComfyUIBackend:
@@ -98,7 +92,7 @@ class ComfyUIBackend:
     def models(self) -> Sequence[ModelEntry]:
         """See `Backend`."""
         return [
-            ModelEntry(name=file.name, folder=file.folder, size_bytes=file.path.stat().st_size)
+            ModelEntry(name=file.name, folder=file.folder, size_bytes=file.size_bytes)
             for file in (*self._files.find_models(), *self._nets.find_control_nets())
         ]
 
@@ -231,7 +225,7 @@ class ComfyUIBackend:
             stop_at_blocks(patcher.model.diffusion_model, self._interrupted)
             return LoadedModel(patcher, file.path, fingerprint([file.path]))
 
-        return self._kept(ref, lambda: self._files.find_model(ref.name), make, in_use)
+        return self._residents.load(ref, lambda: self._files.find_model(ref.name), make, in_use)
 
     def _net(self, name: str, expected: str | None = None) -> Any:
         """The control net of that name, and, where it is given, of that fingerprint."""
@@ -243,7 +237,9 @@ class ComfyUIBackend:
                 stop_at_blocks(network, self._interrupted)
             return self._nets.LoadedNet(net, file.path, fingerprint([file.path]))
 
-        loaded, _ = self._kept(ModelRef(name=PREFIX + name), lambda: self._nets.find_control_net(name), make)
+        loaded, _ = self._residents.load(
+            ModelRef(name=PREFIX + name), lambda: self._nets.find_control_net(name), make
+        )
         if expected not in {None, loaded.fingerprint}:
             raise ModelMismatchError(
                 f"The worker's ControlNet {name!r} has changed since it was loaded. Queue the prompt again."
@@ -257,32 +253,6 @@ class ComfyUIBackend:
             ref=ref, fingerprint=loaded.fingerprint, compute_dtype=str(dtype).removeprefix("torch.")
         )
         return Described(description, self._nets.describe(loaded.net))
-
-    def _kept(
-        self,
-        key: ModelRef,
-        find: Callable[[], Any],
-        make: Callable[[Any], ResidentT],
-        in_use: Collection[Hashable] = (),
-    ) -> tuple[ResidentT, float]:
-        """What is kept under `key`, made of the file that `find` gives if need be, and the seconds that took.
-
-        `in_use`: what may not leave memory for it.
-        """
-        found: ResidentT | None = self._residents.get(key)
-        if found is not None and found.is_current():
-            return found, 0.0
-        started = perf_counter()
-        file = find()
-        self._residents.drop(key)
-        size_bytes = file.path.stat().st_size
-        self._residents.make_room(size_bytes, in_use)
-        try:
-            made = make(file)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemoryError(f"This worker has too little memory to load {file.name!r}.") from error
-        self._residents.put(key, made, size_bytes)
-        return made, perf_counter() - started
 
     def _unload(self, loaded: _Resident) -> None:
         logger.info("%s leaves memory", loaded.path.name)

@@ -25,6 +25,11 @@ class ModelFile:
     folder: str
     path: Path
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return self.path.stat().st_size
+
 
 def find_models() -> list[ModelFile]:
     """Every file in ComfyUI's diffusion model and checkpoint folders.

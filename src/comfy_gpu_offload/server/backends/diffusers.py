@@ -24,7 +24,6 @@ from .base import (
     Described,
     ModelMismatchError,
     ModelNotFoundError,
-    OutOfMemoryError,
     PatchSet,
     Report,
     model_errors,
@@ -158,22 +157,13 @@ class DiffusersBackend:
         return loaded, load_s
 
     def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
-        loaded = self._residents.get(ref)
-        if loaded is not None and loaded.is_current():
-            return loaded, 0.0
-        started = perf_counter()
-        model = self._find(ref.name)
-        self._residents.drop(ref)
-        self._residents.make_room(model.size_bytes)
-        dtype = choose_dtype(model, ref.weight_dtype, self._device)
-        try:
+        def make(model: DiffusersModel) -> _Loaded:
+            dtype = choose_dtype(model, ref.weight_dtype, self._device)
             module = load(model, dtype, self._device)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemoryError(f"{self._device} has too little memory to load {ref.name!r}.") from error
-        stop_at_blocks(module, self._interrupted)
-        loaded = _Loaded(module, model.files, fingerprint(model.files), dtype)
-        self._residents.put(ref, loaded, model.size_bytes)
-        return loaded, perf_counter() - started
+            stop_at_blocks(module, self._interrupted)
+            return _Loaded(module, model.files, fingerprint(model.files), dtype)
+
+        return self._residents.load(ref, lambda: self._find(ref.name), make)
 
     def _find(self, name: str) -> DiffusersModel:
         found = self._found()

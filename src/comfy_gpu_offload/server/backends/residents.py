@@ -4,9 +4,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator
-from typing import Generic, TypeVar
+from time import perf_counter
+from typing import Generic, Protocol, TypeVar
 
-ModelT = TypeVar("ModelT")
+import torch
+
+from .base import OutOfMemoryError
+
+
+class Resident(Protocol):
+    """What stays loaded."""
+
+    def is_current(self) -> bool:
+        """Whether the files are still those that it was loaded from."""
+
+
+class Source(Protocol):
+    """What one is loaded from."""
+
+    @property
+    def name(self) -> str:
+        """As it is asked for."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it will take of memory, roughly."""
+
+
+ModelT = TypeVar("ModelT", bound=Resident)
+SourceT = TypeVar("SourceT", bound=Source)
 
 # Left free for activations, frames and everything else the machine does.
 HEADROOM_BYTES = 1024**3
@@ -38,6 +64,36 @@ class ResidentModels(Generic[ModelT]):
             return None
         self._models.move_to_end(key)
         return self._models[key][0]
+
+    def load(
+        self,
+        key: Hashable,
+        find: Callable[[], SourceT],
+        make: Callable[[SourceT], ModelT],
+        keep: Collection[Hashable] = (),
+    ) -> tuple[ModelT, float]:
+        """The model, made of what `find` finds if need be, and the seconds that took.
+
+        `keep`: keys of those that may not leave memory for it.
+
+        Raises:
+            OutOfMemoryError: it does not fit.
+            What `find` and `make` raise.
+        """
+        known = self.get(key)
+        if known is not None and known.is_current():
+            return known, 0.0
+        started = perf_counter()
+        source = find()
+        self.drop(key)
+        size_bytes = source.size_bytes
+        self.make_room(size_bytes, keep)
+        try:
+            made = make(source)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemoryError(f"This worker has too little memory to load {source.name!r}.") from error
+        self.put(key, made, size_bytes)
+        return made, perf_counter() - started
 
     def make_room(self, size_bytes: int, keep: Collection[Hashable] = ()) -> None:
         """Lets models leave until one of `size_bytes` fits, or none is left but those of the keys in `keep`."""
