@@ -13,7 +13,7 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import torch
-from architectures import Architecture
+from architecture import Architecture
 from comfy_extras import nodes_freelunch as freelunch
 from comfy_extras import nodes_model_advanced as advanced
 from drawn import made

@@ -20,7 +20,8 @@ from worker import Pair, load, release
 import comfy.supported_models  # isort: skip
 import nodes  # isort: skip
 import torch  # isort: skip
-from architectures import ALL, LEFT_OUT, Architecture  # isort: skip
+from architecture import Architecture  # isort: skip
+from architectures import ALL, LEFT_OUT  # isort: skip
 from features import FEATURES, Feature, Run, own_features, plain  # isort: skip
 from small_models import NotHereError  # isort: skip
 
