@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -14,13 +16,18 @@ from ..protocol.messages import Forward
 from .answers import Finish, answered, reply_codec, result_of
 from .backends.base import Backend, Computed
 from .call_tensors import CallTensors
-from .executor import Executor
+from .executor import Executor, Turn
 from .faults import missing_tensors
 from .histories import Histories, Tracked, unknown_history
-from .replies import ReplyCache
+from .replies import PendingReply, ReplyCache
 from .uploads import Uploads
 
 logger = logging.getLogger(__name__)
+
+# Arguments and keyword arguments.
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+# Takes the seconds that it has waited.
+_Job = Callable[[float], EncodedFrame]
 
 
 class ForwardCalls:
@@ -54,12 +61,7 @@ class ForwardCalls:
             return known.result
         codec = reply_codec(message.reply_codec)
         patches = self._uploads.patch_set(message.patches)
-        knows = message.prediction is None or self._histories.knows(message.client, message.prediction)
-        tensors = self._tensors.resolve(envelope.tensors, missing_tensors if knows else unknown_history)
-        tracked: Tracked | None = None
-        if message.prediction is not None:
-            tracked, tensors = self._histories.take(message.client, message.prediction, tensors)
-        args, kwargs = _call_of(tree.unpack(envelope.skeleton, tensors))
+        (args, kwargs), tracked = self._call_of(message, envelope)
         decode_s = perf_counter() - started
 
         def run(queue_s: float) -> EncodedFrame:
@@ -70,20 +72,29 @@ class ForwardCalls:
         reply, first = self._replies.claim(message.request)
         if not first:
             return reply.result
-        turn = self._executor.enter(message.client, message.request)
+        return partial(self._answer, message, reply, self._executor.enter(message.client, message.request), run)
 
-        def finish() -> EncodedFrame:
-            try:
-                # One that failed is to be computed again when it is asked for again.
-                frame = answered(turn, run, failed=lambda: self._replies.forget(message.request))
-            except BaseException as error:  # others may wait for it too
-                self._replies.forget(message.request)
-                reply.set_exception(error)
-                raise
-            self._replies.finish(message.client, message.request, reply, frame)
-            return frame
+    def _call_of(self, message: Forward, envelope: Envelope) -> tuple[_Call, Tracked | None]:
+        """The arguments and keyword arguments, and the history that they are of."""
+        prediction = message.prediction
+        if prediction is None:
+            return _checked(tree.unpack(envelope.skeleton, self._tensors.resolve(envelope.tensors))), None
+        # What else it lacks is told of together with a history that is not there.
+        knows = self._histories.knows(message.client, prediction)
+        tensors = self._tensors.resolve(envelope.tensors, missing_tensors if knows else unknown_history)
+        tracked, tensors = self._histories.take(message.client, prediction, tensors)
+        return _checked(tree.unpack(envelope.skeleton, tensors)), tracked
 
-        return finish
+    def _answer(self, message: Forward, reply: PendingReply, turn: Turn, run: _Job) -> EncodedFrame:
+        try:
+            # One that failed is to be computed again when it is asked for again.
+            frame = answered(turn, run, failed=lambda: self._replies.forget(message.request))
+        except BaseException as error:  # others may wait for it too
+            self._replies.forget(message.request)
+            reply.set_exception(error)
+            raise
+        self._replies.finish(message.client, message.request, reply, frame)
+        return frame
 
     def _result(
         self,
@@ -101,7 +112,7 @@ class ForwardCalls:
         return seal_parts(result_of(message, self._instance, done, waited, coded), packed.skeleton, parts, codec)
 
 
-def _call_of(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _checked(value: Any) -> _Call:
     if (
         isinstance(value, tuple)
         and len(value) == 2
