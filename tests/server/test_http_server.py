@@ -181,7 +181,7 @@ def test_closing_lets_a_reply_on_its_way_finish_and_ends_idle_connections() -> N
         answer = busy.recv(1000)
         assert answer.endswith(b"done")
         assert b"Connection: close" in answer
-        closing.join(10)
+    closing.join(10)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(server.address, timeout=10)
 
@@ -206,3 +206,55 @@ def test_interim_responses_come_only_while_a_call_that_asked_for_them_is_compute
     assert warm.endswith(b"done")
     assert b"Keep-Warm: crlf" in warm
     assert b"102" not in plain
+
+
+def small_buffered(server: HttpServer) -> socket.socket:
+    """A connection on which little is on its way at a time, as on a slow line."""
+    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    sock.settimeout(10)
+    sock.connect(server.address)
+    return sock
+
+
+def read_slowly(sock: socket.socket) -> int:
+    """How many bytes come, 64 KB every 25 ms, until the connection ends."""
+    whole = 0
+    while count := len(sock.recv(64 * 1024)):
+        whole += count
+        threading.Event().wait(0.025)
+    return whole
+
+
+def test_a_reply_may_take_long_as_long_as_the_client_goes_on_taking_it() -> None:
+    body = bytes(4 * 1024**2)
+    server = HttpServer(lambda _: Reply(200, (body,)), "127.0.0.1", 0, limits=ServerLimits(progress_s=1.0))
+    with small_buffered(server) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert read_slowly(sock) > len(body)
+    server.close()
+
+
+def test_the_last_reply_arrives_whole_though_empty_lines_came_meanwhile() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    body = bytes(1024**2)
+
+    def slow(_: Request) -> Reply:
+        begun.set()
+        go_on.wait(10)
+        return Reply(200, (body,))
+
+    server = HttpServer(slow, "127.0.0.1", 0)
+    with small_buffered(server) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nKeep-Warm: 102\r\n\r\n")
+        assert begun.wait(10)
+        sock.sendall(b"\r\n")
+        closing = threading.Thread(target=server.close)
+        closing.start()
+        while not server._stopping:
+            threading.Event().wait(0.01)
+        go_on.set()
+        assert read_slowly(sock) > len(body)
+    closing.join(10)
+    assert not closing.is_alive()

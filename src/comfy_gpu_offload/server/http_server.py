@@ -51,7 +51,7 @@ class ServerLimits:
         progress_s: the longest wait for the next bytes of a request, and for the client to take those of a reply.
         handshake_s: for TLS.
         linger_s: how long a refused request's remaining bytes are thrown away, so that its sender, who is still
-            sending, gets to read why.
+            sending, gets to read why. After the last reply of any other connection it is `progress_s`.
         connections: more than these at a time are refused.
     """
 
@@ -64,6 +64,8 @@ class ServerLimits:
 
 _ACCEPT_S = 0.2
 _JOIN_BELOW_BYTES = 16 * 1024
+# What a client that makes progress takes in `progress_s`, at 17 KB/s and above.
+_SEND_BYTES = 1024 * 1024
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
 
@@ -190,7 +192,7 @@ class HttpServer:
             return source.request() if begun else None
         except BadRequestError as error:
             _send(source.sock, _refusal(error), keep_alive=False)
-            self._linger(source.sock)
+            self._linger(source.sock, self._limits.linger_s)
             return None
 
     def _answer(self, sock: socket.socket, request: Request) -> bool:
@@ -199,11 +201,12 @@ class HttpServer:
         reply = self._warmly(sock, request) if asks_for_warmth else self._reply(request)
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
         if reply.stream is not None and request.method != "HEAD":
+            keep_alive = keep_alive and request.is_http_1_1
             _send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)
-            return keep_alive and request.is_http_1_1
-        _send(sock, reply, keep_alive=keep_alive, head_only=request.method == "HEAD")
-        if not request.body.ended:
-            self._linger(sock)
+        else:
+            _send(sock, reply, keep_alive=keep_alive, head_only=request.method == "HEAD")
+        if not keep_alive:
+            self._linger(sock, self._limits.progress_s if request.body.ended else self._limits.linger_s)
         return keep_alive
 
     def _reply(self, request: Request) -> Reply:
@@ -213,19 +216,29 @@ class HttpServer:
             return _refusal(error)
 
     def _warmly(self, sock: socket.socket, request: Request) -> Reply:
-        with self._warmth.kept(sock):
+        # Two threads must not use one TLS connection at a time: while a body is read, nothing else is sent.
+        is_free = (lambda: request.body.ended) if isinstance(sock, ssl.SSLSocket) else (lambda: True)
+        with self._warmth.kept(sock, is_free):
             reply = self._reply(request)
         return reply._replace(headers={**reply.headers, "Keep-Warm": OFFERED})
 
-    def _linger(self, sock: socket.socket) -> None:
-        """Closing with bytes unread resets the connection, and the sender would never read the reply."""
+    def _linger(self, sock: socket.socket, seconds: float) -> None:
+        """Waits for the client to close, so long at most.
+
+        Closing with bytes unread, as those of a request or an empty line, resets the connection: what is still on
+        its way of the reply would be lost.
+        """
         with suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
-            sock.settimeout(self._limits.linger_s)
-            deadline = monotonic() + self._limits.linger_s
+            sock.settimeout(seconds)
+            deadline = monotonic() + seconds
             waste = bytearray(256 * 1024)
             while monotonic() < deadline and sock.recv_into(waste):
                 pass
+
+
+def _always() -> bool:
+    return True
 
 
 def _refusal(error: BadRequestError) -> Reply:
@@ -287,7 +300,7 @@ def send_all(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
         _send_pair(sock, b"".join(small), memoryview(buffer))
         small = []
     if small:
-        sock.sendall(b"".join(small))
+        _send_whole(sock, memoryview(b"".join(small)))
 
 
 def _send_pair(sock: socket.socket, head: bytes, body: memoryview) -> None:
@@ -295,6 +308,11 @@ def _send_pair(sock: socket.socket, head: bytes, body: memoryview) -> None:
     if head and hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket):
         sent = sock.sendmsg([head, body])
     if sent < len(head):
-        sock.sendall(memoryview(head)[sent:])
-    if sent < len(head) + len(body):
-        sock.sendall(body[max(0, sent - len(head)) :])
+        _send_whole(sock, memoryview(head)[sent:])
+    _send_whole(sock, body[max(0, sent - len(head)) :])
+
+
+def _send_whole(sock: socket.socket, view: memoryview) -> None:
+    """In pieces, each with the socket's timeout: `sendall` has to be done with all of it in that time."""
+    while view:
+        view = view[sock.send(view[:_SEND_BYTES]) :]

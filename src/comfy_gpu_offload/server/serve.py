@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # The longest a platform waits between SIGTERM and SIGKILL is commonly 30 s; a call is worth more than that.
 _DRAIN_S = 600.0
+# For replies that are on their way: a large one over a slow line.
+_DELIVER_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ async def serve(
         if not await asyncio.to_thread(state.handler.close, _DRAIN_S):
             logger.warning("the running call did not finish within %.0f s", _DRAIN_S)
     finally:
-        await asyncio.to_thread(server.close)
+        await asyncio.to_thread(server.close, _DELIVER_S)
 
 
 def _address(server: HttpServer, options: ServeOptions) -> str:

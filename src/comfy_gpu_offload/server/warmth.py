@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from ..io.sockets import has_room
@@ -39,16 +39,16 @@ class Warmth:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[socket.socket, threading.Lock] = {}
+        self._waiting: dict[socket.socket, tuple[threading.Lock, Callable[[], bool]]] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def kept(self, sock: socket.socket) -> Iterator[None]:
-        """Until the block ends; nothing is sent on `sock` after that."""
+    def kept(self, sock: socket.socket, is_free: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Until the block ends; nothing is sent on `sock` after that, nor before `is_free`."""
         sending = threading.Lock()
         with self._lock:
-            self._waiting[sock] = sending
+            self._waiting[sock] = sending, is_free
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="comfy-gpu-offload-warmth", daemon=True)
                 self._thread.start()
@@ -69,8 +69,8 @@ class Warmth:
                 waiting = list(self._waiting.items())
                 if not waiting:
                     self._wake.clear()
-            for sock, sending in waiting:
-                if sending.acquire(blocking=False):
+            for sock, (sending, is_free) in waiting:
+                if is_free() and sending.acquire(blocking=False):
                     # A client that has stopped reading is not waited for: the others would cool down.
                     with suppress(OSError, ValueError):  # closed meanwhile
                         if has_room(sock):
