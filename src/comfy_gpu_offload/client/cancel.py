@@ -26,4 +26,5 @@ def tell_of_cancel(transport: Transport, request: str) -> None:
         except OffloadError as error:
             logger.debug("the worker could not be told of a cancelled call: %s", type(error).__name__)
 
-    threading.Thread(target=tell, name="comfy-gpu-offload-cancel", daemon=True).start()
+    # No daemon: a process that ends with the interrupt would end it first, and the worker compute for nobody.
+    threading.Thread(target=tell, name="comfy-gpu-offload-cancel").start()
