@@ -83,12 +83,12 @@ def serve_process(state: WorkerState, make: Callable[[], Backend], serving: Serv
         Whatever `make` raises.
     """
     try:
-        asyncio.run(serve_until_signalled(state, make, serving))
+        ended = asyncio.run(serve_until_signalled(state, make, serving))
     except OSError as error:
         raise ConfigError(f"Cannot listen on {serving.host}:{serving.port}: {error.strerror}") from error
     sys.stdout.flush()
-    if state.handler is None:
-        os._exit(0)  # stopped while loading: a thread is inside a library and would be waited for
+    if not ended:
+        os._exit(0)  # a thread is inside a library, which Python cannot end: torch would abort the process
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> None:

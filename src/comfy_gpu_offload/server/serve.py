@@ -6,8 +6,11 @@ import asyncio
 import logging
 import signal
 import ssl
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from .app import Routes, WorkerState
 from .backends.base import Backend
@@ -36,7 +39,7 @@ class ServeOptions:
 
 async def serve_until_signalled(
     state: WorkerState, make_backend: Callable[[], Backend], options: ServeOptions
-) -> None:
+) -> bool:
     """`serve` until SIGTERM or SIGINT. For a process of its own: it also tunes the process's memory."""
     keep_freed_memory()
     stopping = asyncio.Event()
@@ -46,7 +49,7 @@ async def serve_until_signalled(
             loop.add_signal_handler(number, stopping.set)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
-    await serve(state, make_backend, options, stopping)
+    return await serve(state, make_backend, options, stopping)
 
 
 async def serve(
@@ -54,10 +57,11 @@ async def serve(
     make_backend: Callable[[], Backend],
     options: ServeOptions,
     stopping: asyncio.Event,
-) -> None:
+) -> bool:
     """Listens at once, answers `/ping` with 204 until the backend is made, and stops when `stopping` is set.
 
-    Stopping refuses new calls, lets the running one finish and its reply go out.
+    Stopping refuses new calls, lets the running one finish and its reply go out. False where a thread is still at
+    work: making the backend, or in a call that took too long.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -65,19 +69,38 @@ async def serve(
     """
     server = HttpServer(Routes(state), options.host, options.port, options.tls)
     try:
-        ready = asyncio.ensure_future(asyncio.to_thread(make_backend))
+        ready = asyncio.wrap_future(_begun(make_backend))
         stopped = asyncio.ensure_future(stopping.wait())
-        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {ready, stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
-            return  # the process ends with its threads
+            return False
         state.handler = Handler(ready.result(), options.handler)
         options.announce(_address(server, options))
         await stopped
         logger.info("stopping: the running call is finished first")
-        if not await asyncio.to_thread(state.handler.close, _DRAIN_S):
+        finished = await asyncio.to_thread(state.handler.close, _DRAIN_S)
+        if not finished:
             logger.warning("the running call did not finish within %.0f s", _DRAIN_S)
+        return finished
     finally:
         await asyncio.to_thread(server.close, _DELIVER_S)
+
+
+def _begun(make_backend: Callable[[], Backend]) -> Future[Backend]:
+    """The backend, made on a thread of its own: asyncio would not end before one of its threads does."""
+    made: Future[Backend] = Future()
+
+    def make() -> None:
+        try:
+            backend = make_backend()
+        except BaseException as error:  # for whoever waits for it
+            made.set_exception(error)
+        else:
+            made.set_result(backend)
+
+    threading.Thread(target=make, name="comfy-gpu-offload-backend", daemon=True).start()
+    return made
 
 
 def _address(server: HttpServer, options: ServeOptions) -> str:

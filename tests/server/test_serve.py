@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tests.support.backend import FunctionBackend
+from tests.support.frames import forward_frame
+from tests.support.process import environment
+
+from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.server import serve
+from comfy_gpu_offload.server.app import WorkerState
+from comfy_gpu_offload.server.handler import HandlerOptions
+
+_STOPPED_WHILE_LOADING = """
+import os, signal, threading
+from comfy_gpu_offload.cli.worker_command import serve_process
+from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.server.app import WorkerState
+from comfy_gpu_offload.server.handler import HandlerOptions
+from comfy_gpu_offload.server.serve import ServeOptions
+
+def load_for_ever():
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+
+serve_process(WorkerState(FrameLimits()), load_for_ever, ServeOptions("127.0.0.1", 0, HandlerOptions(), print))
+"""
+
+
+def test_a_worker_that_is_stopped_while_it_loads_does_not_wait_for_that(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _STOPPED_WHILE_LOADING]
+    assert subprocess.run(command, env=environment(), cwd=tmp_path, timeout=60, check=False).returncode == 0
+
+
+def test_a_call_that_takes_too_long_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_DRAIN_S", 0.1)
+    backend, state = FunctionBackend(), WorkerState(FrameLimits())
+
+    async def stopped_in_a_call() -> bool:
+        stopping = asyncio.Event()
+        options = serve.ServeOptions("127.0.0.1", 0, HandlerOptions(), lambda _: begin.set())
+        begin = threading.Event()
+        serving = asyncio.ensure_future(serve.serve(state, lambda: backend, options, stopping))
+        await asyncio.to_thread(begin.wait, 30)
+        assert state.handler is not None
+        call = state.handler.submit(forward_frame(torch.ones(1), model="wait").joined())
+        await asyncio.to_thread(backend.started.wait, 30)
+        stopping.set()
+        ended = await serving
+        backend.release.set()
+        await asyncio.wrap_future(call)
+        return ended
+
+    assert asyncio.run(stopped_in_a_call()) is False
