@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from time import monotonic
 from typing import Protocol
 
@@ -17,8 +16,8 @@ from .base import CHECK_INTERVAL_S, Check, Route, Timeouts
 class FrameHandler(Protocol):
     """What answers frames: the worker's handler, or a stand-in for it."""
 
-    def submit(self, buffer: Buffer) -> Future[EncodedFrame]:
-        """The reply to one frame, when it is ready."""
+    def handle(self, buffer: Buffer) -> EncodedFrame:
+        """The reply to one frame."""
 
     def stream(self, buffer: Buffer) -> Iterator[EncodedFrame]:
         """The replies to one frame, as they come."""
@@ -36,16 +35,15 @@ class LoopbackTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
         """See `Transport`. The route is not needed: the message says what it is."""
-        future = self._handler.submit(frame.joined())
+        call = _Call(self._handler, frame.joined())
+        call.start()
         deadline = monotonic() + timeouts.exchange_s
-        while True:
-            try:
-                return memoryview(future.result(timeout=CHECK_INTERVAL_S).joined())
-            except FutureTimeoutError:
-                if check is not None:
-                    check()
-                if monotonic() > deadline:
-                    raise ExchangeTimeoutError(f"no reply within {timeouts.exchange_s:g} s") from None
+        while not call.has_ended():
+            if check is not None:
+                check()
+            if monotonic() > deadline:
+                raise ExchangeTimeoutError(f"no reply within {timeouts.exchange_s:g} s")
+        return memoryview(call.reply().joined())
 
     def stream(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
@@ -58,3 +56,34 @@ class LoopbackTransport:
 
     def close(self) -> None:
         """Nothing to close: the handler belongs to whoever made it."""
+
+
+class _Call(threading.Thread):
+    """One call of the handler, waited for to the thread's own end, also by the interpreter's.
+
+    Not a daemon: torch aborts the process where the interpreter ends a thread that computes, or frees tensors.
+    """
+
+    def __init__(self, handler: FrameHandler, buffer: Buffer) -> None:
+        super().__init__(name="comfy-gpu-offload-loopback", daemon=False)
+        self._handler, self._buffer = handler, buffer
+        self._reply: EncodedFrame | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """See `Thread`."""
+        try:
+            self._reply = self._handler.handle(self._buffer)
+        except BaseException as error:  # for whoever waits for it
+            self._error = error
+
+    def has_ended(self) -> bool:
+        """Whether it has, within the time between two checks."""
+        self.join(CHECK_INTERVAL_S)
+        return not self.is_alive()
+
+    def reply(self) -> EncodedFrame:
+        """The handler's. Raises what it raised."""
+        if self._reply is None:
+            raise self._error or RuntimeError("a call without a reply")
+        return self._reply
