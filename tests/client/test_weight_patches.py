@@ -229,6 +229,16 @@ def test_parts_that_are_not_the_whole_are_refused(link: Direct) -> None:
         assert answer(link.handler, Store(client=CLIENT, whole=whole)).code is code
 
 
+def test_a_part_named_many_times_takes_no_memory(link: Direct) -> None:
+    """A message of 2 MB could ask for 256 GB."""
+    part = torch.zeros(PART_BYTES, dtype=torch.uint8)
+    link.handler.handle(seal_parts(Store(client=CLIENT), None, [Part("0", part, digest(part))]).joined())
+    count = 65_536
+    for size, code in ((count * PART_BYTES, FaultCode.TOO_LARGE), (PART_BYTES, FaultCode.BAD_MESSAGE)):
+        whole = WholeTensor(digest=bytes(32), dtype="uint8", shape=(size,), parts=(digest(part),) * count)
+        assert answer(link.handler, Store(client=CLIENT, whole=whole)).code is code
+
+
 def test_an_upload_without_digests_is_refused(link: Direct) -> None:
     fault = answer(link.handler, Store(client=CLIENT), None, [Part("0", torch.ones(4))])
     assert fault.code is FaultCode.BAD_MESSAGE

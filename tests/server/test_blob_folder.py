@@ -46,6 +46,16 @@ def test_a_damaged_file_is_not_given_and_is_removed(tmp_path: Path, damage: obje
     assert not file.exists()
 
 
+def test_what_a_crash_left_of_a_file_is_removed_and_what_another_worker_writes_is_not(tmp_path: Path) -> None:
+    left, under_way = tmp_path / "0123.part", tmp_path / "4567.part"
+    for file in (left, under_way):
+        file.write_bytes(bytes(10))
+    os.utime(left, (0, 0))
+    put(BlobFolder(tmp_path, BUDGET), torch.ones(64))
+    assert not left.exists()
+    assert under_way.exists()
+
+
 def test_a_tensor_under_anothers_name_is_not_given(tmp_path: Path) -> None:
     folder = BlobFolder(tmp_path, BUDGET)
     put(folder, torch.ones(64))

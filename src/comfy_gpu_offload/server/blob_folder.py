@@ -8,6 +8,7 @@ import secrets
 import sys
 import threading
 from pathlib import Path
+from time import time
 
 import torch
 
@@ -17,7 +18,9 @@ from ..io.frame import Part, decode, encode
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = ".frame"
+_SUFFIX, _UNFINISHED = ".frame", ".part"
+# A file still under its first name after so long is what a crash, or a full disk, has left.
+_ABANDONED_S = 3600.0
 _NAME = "tensor"
 
 
@@ -33,15 +36,15 @@ class BlobFolder:
     """
 
     def __init__(self, path: Path, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
         self._path = path
-        self._budget_bytes = budget_bytes
         self._used_bytes: int | None = None
         self._lock = threading.Lock()
 
     def put(self, digest: bytes, tensor: torch.Tensor) -> None:
         """Keeps the tensor, whose digest the caller has checked."""
         frame = encode({}, None, [Part(_NAME, tensor)])
-        if frame.size_bytes > self._budget_bytes:
+        if frame.size_bytes > self.budget_bytes:
             return
         file = self._file(digest)
         with self._lock:
@@ -90,17 +93,24 @@ class BlobFolder:
 
     def _make_room(self, size: int) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._used_bytes is not None and self._used_bytes + size <= self._budget_bytes:
+        if self._used_bytes is not None and self._used_bytes + size <= self.budget_bytes:
             return
+        self._remove_abandoned()
         # Looked at anew, because other workers may write here too.
         files = sorted((_age(file) for file in self._path.glob(f"*{_SUFFIX}")), key=lambda entry: entry[0])
         used = sum(length for _, length, _ in files)
         for _, length, file in files:
-            if used + size <= self._budget_bytes:
+            if used + size <= self.budget_bytes:
                 break
             file.unlink(missing_ok=True)
             used -= length
         self._used_bytes = used
+
+    def _remove_abandoned(self) -> None:
+        for file in self._path.glob(f"*{_UNFINISHED}"):
+            written_at, _, _ = _age(file)
+            if time() - written_at > _ABANDONED_S:
+                file.unlink(missing_ok=True)
 
 
 def upload_folder(path: Path | None, budget_bytes: int) -> BlobFolder | None:
@@ -134,13 +144,13 @@ def _age(file: Path) -> tuple[float, int, Path]:
 
 def _write(file: Path, buffers: tuple[bytes | bytearray | memoryview, ...]) -> None:
     """Whole or not at all: under another name first."""
-    unfinished = file.with_name(f"{secrets.token_hex(8)}.part")
+    unfinished = file.with_name(f"{secrets.token_hex(8)}{_UNFINISHED}")
     try:
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as out:
             for buffer in buffers:
                 out.write(buffer)
         unfinished.replace(file)
-    except OSError:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
         raise

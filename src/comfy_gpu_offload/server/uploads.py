@@ -54,16 +54,18 @@ class Uploads:
         """Makes one tensor of parts that were uploaded, and keeps it in their place.
 
         Raises:
-            RefusedError: a part is missing, or the whole is not what its digest says.
+            MessageError: the parts are not as long as the whole.
+            RefusedError: a part is missing, or the whole is not what its digest says, or larger than what is kept.
         """
         if self._get(whole.digest) is not None:
             return
-        parts = self._all(list(whole.parts))
-        data = torch.cat([parts[part].flatten().view(torch.uint8) for part in whole.parts])
-        dtype = TORCH_DTYPES[whole.dtype]
-        if data.nbytes != whole.size_bytes:
+        self._refuse_larger_than_kept(whole.size_bytes)
+        parts = self._all(list(dict.fromkeys(whole.parts)))
+        # Before they are joined: a part may be named many times.
+        if sum(parts[part].nbytes for part in whole.parts) != whole.size_bytes:
             raise MessageError("the parts of a tensor are not as long as the tensor")
-        self._put(whole.digest, tensor_from(tensor_bytes(data), dtype, whole.shape))
+        data = torch.cat([parts[part].flatten().view(torch.uint8) for part in whole.parts])
+        self._put(whole.digest, tensor_from(tensor_bytes(data), TORCH_DTYPES[whole.dtype], whole.shape))
         if self._folder is not None:
             for part in whole.parts:
                 self._folder.drop(part)
@@ -91,6 +93,15 @@ class Uploads:
             self._sets[name] = (template, tensors)
             while len(self._sets) > _MAX_SETS or (len(self._sets) > 1 and self._used() > self._store.budget_bytes):
                 self._sets.popitem(last=False)
+
+    def _refuse_larger_than_kept(self, size_bytes: int) -> None:
+        room = self._store.budget_bytes if self._folder is None else self._folder.budget_bytes
+        if size_bytes > max(room, self._store.budget_bytes):
+            text = (
+                f"An uploaded tensor takes {size_bytes / 1e6:.0f} MB, and the worker keeps no such: give it "
+                "more room (COMFY_GPU_OFFLOAD_STORE_BYTES and COMFY_GPU_OFFLOAD_UPLOAD_BYTES there)."
+            )
+            raise RefusedError(Fault(code=FaultCode.TOO_LARGE, message=text))
 
     def _refuse_unless_known(self, name: bytes) -> None:
         with self._lock:
