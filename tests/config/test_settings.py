@@ -46,6 +46,29 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.retry_s == 7
 
 
+def test_a_file_of_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("COMFY_GPU_OFFLOAD_TOKEN=very-secret\n", "utf-16")
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / ".env"))) as caught:
+        load_settings()
+    assert "UTF-8" in str(caught.value)
+    assert "very-secret" not in str(caught.value)
+
+
+def test_a_file_with_a_mark_of_its_encoding_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("COMFY_GPU_OFFLOAD_RETRY_S=7\n", "utf-8-sig")
+    assert load_settings().retry_s == 7
+
+
+@pytest.mark.parametrize("name", ["ca_file", "capture_dir", "upload_folder"])
+def test_a_folder_may_begin_with_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable(name), "~/here")
+    assert getattr(load_settings(), name) == tmp_path / "here"
+    monkeypatch.setenv(variable(name), "~nobody-of-that-name/here")
+    with pytest.raises(ConfigError, match=variable(name)):
+        load_settings()
+
+
 def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFY_GPU_OFFLOAD_TOKEN", "very-secret")
     settings = load_settings()
@@ -60,6 +83,14 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("URL", "http://192.168.1.7:8288"),
         ("URL", "gpu-box"),
         ("URL", "https://host:99999"),
+        ("URL", "https://b\u00fccher.example"),
+        ("URL", "https://gpu.example\u200b"),
+        ("URL", "https://gpu.example/a path"),
+        ("URL", f"https://{'a' * 64}.example"),
+        ("URL", "https://gpu..example"),
+        ("URL", "https://@gpu.example"),
+        ("URL", "https://gpu.example?"),
+        ("URL", "https://gpu.example/#"),
         ("TOKEN", "two words of a secret"),
         ("TOKEN", "line\nbreak"),
         ("RETRY_S", "-1"),

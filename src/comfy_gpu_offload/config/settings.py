@@ -17,6 +17,7 @@ PREFIX = "COMFY_GPU_OFFLOAD_"
 RUNPOD_API = "https://api.runpod.ai/v2"
 # The pack's own folder, where a user who unpacked it into custom_nodes puts .env.
 _PACK_FOLDER = Path(__file__).resolve().parents[3]
+_FILES = (_PACK_FOLDER / ".env", Path(".env"))
 
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 
@@ -62,7 +63,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=(_PACK_FOLDER / ".env", ".env"),
+        env_file=_FILES,
         env_file_encoding="utf-8",
         env_ignore_empty=True,
         extra="ignore",
@@ -103,6 +104,11 @@ class Settings(BaseSettings):
             raise ValueError("it is printable ASCII without spaces or quotes around it")
         return value
 
+    @field_validator("ca_file", "capture_dir", "upload_folder")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else at_home(value)
+
     @field_validator("runpod_base_url")
     @classmethod
     def _check_base_url(cls, value: str) -> str:
@@ -121,17 +127,37 @@ def is_header_text(token: str) -> bool:
     return bool(token) and all(33 <= ord(character) <= 126 for character in token)
 
 
+def at_home(path: Path) -> Path:
+    """`path`, with the user's own folder for a `~` at its beginning: no shell sees what stands in a file.
+
+    Raises:
+        ValueError: that folder is not known.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("the folder that ~ stands for is not known here: write it out") from None
+
+
 def checked_url(url: str) -> str:
     """`url` without a trailing slash.
 
     Raises:
-        ValueError: not http or https, no host, with credentials in it, or http to another machine.
+        ValueError: not http or https, no host or an impossible one, with credentials in it, or http to another
+            machine.
     """
-    parts = urlsplit(url.strip())
+    url = url.strip()
+    if not is_header_text(url):
+        raise ValueError("an address is printable ASCII without spaces: write it anew, other letters as xn--…")
+    parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("an address looks like https://HOST or http://127.0.0.1:8288")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in url or "#" in url:
         raise ValueError("an address holds no user, password, query or fragment; the token goes elsewhere")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError("the host's name has an empty part, or one of over 63 letters") from None
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError(
             "http is for this machine only, since it shows token and pictures to the network: use https "
@@ -139,7 +165,7 @@ def checked_url(url: str) -> str:
             "and then http://127.0.0.1:8288"
         )
     _ = parts.port  # raises ValueError where it is no port
-    return url.strip().rstrip("/")
+    return url.rstrip("/")
 
 
 def is_loopback(host: str) -> bool:
@@ -193,6 +219,21 @@ def _built(kind: type[Settings], values: dict[str, Any]) -> Settings:
     except ValidationError as error:
         wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"Wrong settings:\n{wrong}") from None
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"{_unreadable_file()} cannot be read ({type(error).__name__}): make it a text in UTF-8 that this user "
+            "may read."
+        ) from None
+
+
+def _unreadable_file() -> str:
+    for file in _FILES:
+        try:
+            if file.is_file():
+                file.read_text("utf-8")
+        except (OSError, UnicodeError):
+            return str(file.absolute())
+    return "A .env"
 
 
 def variable(field: str) -> str:
