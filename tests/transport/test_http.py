@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 import pytest
@@ -209,6 +211,25 @@ def test_a_check_ends_the_wait_and_the_connection_is_not_used_again(worker: Thre
             transport.exchange("cancel", CANCEL, QUICK, check)
         assert not transport._idle
     assert monotonic() - started < 0.7
+
+
+def test_nothing_of_a_call_that_failed_is_kept() -> None:
+    """Not even until Python looks for cycles, which can take long: a frame may be large."""
+    given = torch.zeros(100_000)
+    frame = forward_frame(given)
+    kept = weakref.ref(given)
+
+    def stop() -> None:
+        raise StopError
+
+    gc.disable()
+    try:
+        with canned(lambda connection: threading.Event().wait(1)) as url, suppress(StopError):
+            HttpTransport(url).exchange("cancel", frame, QUICK, stop)
+        del given, frame
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_a_check_also_ends_an_upload_nobody_reads() -> None:

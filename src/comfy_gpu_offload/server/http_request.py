@@ -17,6 +17,7 @@ _MAX_HEAD_BYTES = 64 * 1024
 _RECEIVE_BYTES = 16 * 1024
 _MAX_CHUNK_LINE_BYTES = 256
 _LINE_END = b"\r\n"
+_CAPITALS = b"AZ"
 # RFC 9110, 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(r"([A-Z]{3,16}) (/[!-~]{0,2047}) HTTP/1\.([01])")
@@ -148,6 +149,9 @@ class Source:
             DisconnectedError: it ended in the middle of a head.
             OSError: as sockets do, TimeoutError among them.
         """
+        if not _CAPITALS[0] <= self._buffer[self._start] <= _CAPITALS[-1]:
+            # At once: who begins with TLS sends no such end, and would wait for an answer in vain.
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request line")
         text = self._until(b"\r\n\r\n", _MAX_HEAD_BYTES)
         if self._last is None or self._last[0] != text:
             self._last = text, _parsed(text)

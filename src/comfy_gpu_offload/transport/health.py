@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 
-import requests
 from pydantic import SecretStr
+
+from ..errors import TransportError
+from .connection import address_of
 
 
 class Health(StrEnum):
@@ -21,13 +25,19 @@ class Health(StrEnum):
 def ping(
     url: str, *, bearer: SecretStr | None = None, ca_file: Path | None = None, timeout_s: float = 5.0
 ) -> Health:
-    """How the worker at `url` is. A worker needs no token for this; what stands before it may want a `bearer`."""
+    """How the worker at `url` is. A worker needs no token for this; what stands before it may want a `bearer`.
+
+    Asked the way that calls go: past any proxy that the environment names, and with the same certificates.
+
+    Raises:
+        ConfigError: `url` is no address, or `ca_file` cannot be read.
+    """
+    address = address_of(url, ca_file)
     headers = {} if bearer is None else {"Authorization": f"Bearer {bearer.get_secret_value()}"}
-    verify = str(ca_file) if ca_file else True
     try:
-        reply = requests.get(
-            f"{url}/ping", headers=headers, timeout=timeout_s, verify=verify, allow_redirects=False
-        )
-    except requests.RequestException:
+        with closing(address.connect(timeout_s)) as connection:
+            connection.request("GET", f"{address.path}/ping", headers=headers)
+            status = connection.getresponse().status
+    except (TransportError, OSError, http.client.HTTPException):
         return Health.UNREACHABLE
-    return {200: Health.READY, 204: Health.WARMING}.get(reply.status_code, Health.UNHEALTHY)
+    return {200: Health.READY, 204: Health.WARMING}.get(status, Health.UNHEALTHY)

@@ -7,9 +7,7 @@ those cost more than the rest of the client together (benchmarks/http_clients.py
 from __future__ import annotations
 
 import http.client
-import select
 import socket
-import ssl
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import suppress
@@ -20,21 +18,13 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from ..config.settings import checked_url
-from ..errors import (
-    ConfigError,
-    ConnectError,
-    ConnectionLostError,
-    FrameError,
-    HttpStatusError,
-    TlsError,
-    TransportError,
-)
+from ..errors import ConnectionLostError, FrameError, HttpStatusError, TransportError
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
 from ..io.sockets import prefer_bbr
 from ..version import __version__
 from .base import Check, Route, Timeouts
+from .connection import address_of, has_ended
 from .polled import PolledSocket
 from .response import Response, StreamedResponse, read_response
 
@@ -85,7 +75,7 @@ class HttpTransport:
     """Carries frames to the worker at `url`.
 
     Raises:
-        ConfigError: `url` is not one (see `config.settings.checked_url`), or `ca_file` cannot be read.
+        ConfigError: `url` is not one, or `ca_file` cannot be read.
     """
 
     def __init__(
@@ -101,16 +91,10 @@ class HttpTransport:
         """`keep_warm`: keeps connections from slowing down while the worker computes; only where nothing but the
         network lies in between, since a proxy need not take an empty line before a request."""
         self.carries_cancel = True
-        try:
-            self.url = checked_url(url)
-        except ValueError as error:
-            raise ConfigError(f"This is no worker's address: {error}") from None
-        parts = urlsplit(self.url)
-        self._scheme, self._host, self._port = parts.scheme, parts.hostname or "", parts.port
-        self._base = parts.path
-        self._tls = _tls_context(ca_file) if parts.scheme == "https" else None
+        self._address = address_of(url, ca_file)
+        self.url = self._address.url
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
-        self._fixed_headers = _fixed_headers(parts.netloc, token, keep_warm=keep_warm)
+        self._fixed_headers = _fixed_headers(urlsplit(self.url).netloc, token, keep_warm=keep_warm)
         self._front = front or Front()
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
@@ -119,13 +103,14 @@ class HttpTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
         """See `Transport`. A connection that failed in any way is closed and never used again."""
-        connection = self._take() or self._connect(timeouts.connect_s)
+        connection = self._take() or self._connect(timeouts.connect_s, check)
         polled = self._polled(connection, timeouts, check)
         try:
             reply = self._converse(polled, route, frame)
         except BaseException as error:
             connection.http.close()
-            raise _mapped(error, self.url) from error
+            self._raise_ours(error)
+            raise
         connection.warming = _EMPTY_LINE if reply.headers.get("keep-warm") == "crlf" else b""
         if reply.kept_alive:
             self._give_back(connection)
@@ -137,7 +122,7 @@ class HttpTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
         """See `Transport`."""
-        connection = self._take() or self._connect(timeouts.connect_s)
+        connection = self._take() or self._connect(timeouts.connect_s, check)
         polled = self._polled(connection, timeouts, check)
         response: StreamedResponse | None = None
         try:
@@ -151,7 +136,8 @@ class HttpTransport:
                 polled.extend(timeouts.exchange_s)
         except BaseException as error:
             response = None
-            raise _mapped(error, self.url) from error
+            self._raise_ours(error)
+            raise
         finally:
             if response is not None and response.kept_alive:
                 self._give_back(connection)
@@ -188,7 +174,7 @@ class HttpTransport:
         with self._lock:
             while self._idle:
                 connection = self._idle.pop()
-                if monotonic() - connection.used_at < _IDLE_S and not _has_ended(connection.sock):
+                if monotonic() - connection.used_at < _IDLE_S and not has_ended(connection.sock):
                     return connection
                 connection.http.close()
         return None
@@ -198,26 +184,16 @@ class HttpTransport:
         with self._lock:
             self._idle.append(connection)
 
-    def _connect(self, timeout_s: float) -> _Connection:
-        connection = (
-            http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-            if self._tls is None
-            else http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
-        )
-        try:
-            connection.connect()  # sets TCP_NODELAY
-        except ssl.SSLError as error:
-            raise TlsError(
-                f"{self.url} did not prove to be who it says ({error.reason}). Its certificate must be valid "
-                "for this name; for one of your own, name it in COMFY_GPU_OFFLOAD_CA_FILE."
-            ) from error
-        except OSError as error:
-            raise ConnectError(
-                f"No worker answers at {self.url} ({error.strerror or type(error).__name__}). "
-                "Is it running, and is the address right?"
-            ) from error
+    def _connect(self, timeout_s: float, check: Check | None) -> _Connection:
+        connection = self._address.connect(timeout_s, check)
         prefer_bbr(connection.sock)
         return _Connection(connection, connection.sock, monotonic())
+
+    def _raise_ours(self, error: BaseException) -> None:
+        """Raises ours for what sockets and TLS raise. Anything else is ours already, or the caller's own."""
+        if isinstance(error, OSError):
+            text = f"The connection to {self.url} broke off ({type(error).__name__})."
+            raise ConnectionLostError(text) from error
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
         self._send(polled, route, frame)
@@ -225,7 +201,7 @@ class HttpTransport:
 
     def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
         head = (
-            f"POST {self._base}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._front.request_headers()}"
+            f"POST {self._address.path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._front.request_headers()}"
             f"Content-Length: {frame.size_bytes}\r\n\r\n"
         ).encode("ascii")
         # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
@@ -261,41 +237,6 @@ def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> st
     if token is not None:
         lines.append(f"Authorization: Bearer {token.get_secret_value()}")
     return "".join(f"{line}\r\n" for line in lines)
-
-
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except OSError as error:
-            raise ConfigError(f"COMFY_GPU_OFFLOAD_CA_FILE: no certificates in {ca_file}") from error
-    return context
-
-
-def _has_ended(sock: socket.socket) -> bool:
-    """Whether an idle connection was closed by the other side, or has bytes that nobody asked for."""
-    if hasattr(select, "poll"):  # not on Windows
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(0):
-            return False  # the usual case, with one system call
-    sock.settimeout(0)
-    try:
-        sock.recv(1, 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_PEEK)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _mapped(error: BaseException, url: str) -> BaseException:
-    """Ours for what sockets, TLS and the HTTP parser raise; anything else as it is."""
-    if isinstance(error, TransportError) or not isinstance(error, OSError):
-        return error
-    return ConnectionLostError(f"The connection to {url} broke off ({type(error).__name__}).")
 
 
 def _said(response: StreamedResponse) -> str:
