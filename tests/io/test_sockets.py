@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from errno import ETIMEDOUT
 from pathlib import Path
 
 import pytest
+from tests.support import deaf
 
-from comfy_gpu_offload.io.sockets import has_room, prefer_bbr
+from comfy_gpu_offload.io.sockets import has_room, notice_loss, prefer_bbr
 
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
@@ -52,5 +54,29 @@ def test_where_it_cannot_be_had_nothing_happens() -> None:
     near, far = socket.socketpair()
     with near, far:
         prefer_bbr(near)  # no TCP
+        near.sendall(b"x")
+        assert far.recv(1) == b"x"
+
+
+@pytest.mark.skipif(not deaf.POSSIBLE, reason="this system cannot be made to lose what arrives")
+@pytest.mark.parametrize("sent", [b"", b"a request"])
+def test_the_loss_of_the_other_side_is_noticed_whether_or_not_something_was_sent(sent: bytes) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname(), timeout=20) as near,
+        listener.accept()[0] as far,
+    ):
+        notice_loss(near, gone_s=1)
+        deaf.make_deaf(far)
+        near.sendall(sent)
+        with pytest.raises(TimeoutError) as caught:
+            near.recv(1)
+    assert caught.value.errno == ETIMEDOUT  # the system's, not the socket's own
+
+
+def test_where_losses_cannot_be_noticed_nothing_happens() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        notice_loss(near)  # no TCP
         near.sendall(b"x")
         assert far.recv(1) == b"x"

@@ -6,11 +6,13 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
 
 import pytest
 import torch
 from pydantic import SecretStr
+from tests.support import deaf
 from tests.support.backend import FunctionBackend
 from tests.support.frames import forward_frame
 from tests.support.worker import ThreadWorker
@@ -23,9 +25,11 @@ from comfy_gpu_offload.errors import (
     HttpStatusError,
     TransportError,
 )
+from comfy_gpu_offload.io.sockets import notice_loss
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import Cancel, Cancelled, Fault, FaultCode
+from comfy_gpu_offload.transport import http
 from comfy_gpu_offload.transport.base import Timeouts
 from comfy_gpu_offload.transport.health import Health, ping
 from comfy_gpu_offload.transport.http import HttpTransport
@@ -196,6 +200,19 @@ def test_silence_ends_with_the_timeout() -> None:
 
 class StopError(BaseException):
     """As ComfyUI's interrupt: no Exception."""
+
+
+@pytest.mark.skipif(not deaf.POSSIBLE, reason="this system cannot be made to lose what arrives")
+def test_a_worker_that_is_gone_without_a_word_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the call is made again, and does not end with the time for an exchange."""
+    monkeypatch.setattr(http, "notice_loss", partial(notice_loss, gone_s=1))
+
+    def lost(connection: socket.socket) -> None:
+        deaf.make_deaf(connection)
+        threading.Event().wait(10)
+
+    with canned(lost) as url, pytest.raises(ConnectionLostError):
+        HttpTransport(url).exchange("cancel", CANCEL, Timeouts(2.0, 20.0))
 
 
 def test_a_check_ends_the_wait_and_the_connection_is_not_used_again(worker: ThreadWorker) -> None:

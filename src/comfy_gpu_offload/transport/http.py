@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from ..errors import ConnectionLostError, FrameError, HttpStatusError, TransportError
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
-from ..io.sockets import prefer_bbr
+from ..io.sockets import notice_loss, prefer_bbr
 from ..version import __version__
 from .base import Check, Route, Timeouts
 from .connection import address_of, has_ended
@@ -187,6 +187,7 @@ class HttpTransport:
     def _connect(self, timeout_s: float, check: Check | None) -> _Connection:
         connection = self._address.connect(timeout_s, check)
         prefer_bbr(connection.sock)
+        notice_loss(connection.sock)
         return _Connection(connection, connection.sock, monotonic())
 
     def _raise_ours(self, error: BaseException) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Sequence
+from errno import ETIMEDOUT
 from time import monotonic
 from typing import Any
 
@@ -81,7 +82,9 @@ class PolledSocket:
                 self._tend(warming)
             try:
                 return int(operation())
-            except TimeoutError:
+            except TimeoutError as error:
+                if error.errno == ETIMEDOUT:  # the system's word: the other side is gone
+                    raise
                 self._tend(warming)
 
     def _tend(self, warming: bytes) -> None:
