@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -143,6 +144,21 @@ def test_a_client_that_stalls_holds_up_nobody_and_is_let_go() -> None:
         stalled.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
         assert status_of(converse(server, b"GET /b HTTP/1.1\r\n\r\n")) == 200
         assert stalled.recv(10) == b""
+    server.close()
+
+
+@pytest.mark.parametrize(("begun", "trickle"), [(b"", b"\r\n"), (b"GET / HTTP/1.1\r\n", b"a")])
+def test_a_client_that_trickles_no_request_is_let_go(begun: bytes, trickle: bytes) -> None:
+    server = HttpServer(echo, "127.0.0.1", 0, limits=ServerLimits(idle_s=0.5, progress_s=0.3))
+    with socket.create_connection(server.address, timeout=0.1) as sock, suppress(ConnectionError):
+        sock.sendall(begun)
+        for _ in range(50):
+            with suppress(TimeoutError):
+                assert sock.recv(10) == b""
+                break
+            sock.sendall(trickle)
+        else:
+            pytest.fail("it is still there")
     server.close()
 
 

@@ -5,6 +5,7 @@ Nothing of a body is read before the application asks for it, so a request can b
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Mapping
@@ -126,11 +127,12 @@ class Source:
         deadline = monotonic() + idle_s
         while not self._has_begun():
             self._start = self._end = 0
+            if monotonic() >= deadline:  # whatever came meanwhile: empty lines are no request
+                return False
             try:
                 self._end = self.sock.recv_into(self._buffer)
             except TimeoutError:
-                if monotonic() < deadline:
-                    continue
+                continue
             if self._end == 0:
                 return False
         return True
@@ -181,7 +183,13 @@ class Source:
         return self._until(b"\r\n", most)
 
     def _until(self, mark: bytes, most: int) -> bytes:
+        """The bytes before `mark`, `most` at most, which may take as long as one of the socket's own waits."""
+        deadline: float | None = None
         while (found := self._buffer.find(mark, self._start, self._end)) < 0 and self._end - self._start <= most:
+            if deadline is None:  # the usual head comes whole
+                deadline = monotonic() + (self.sock.gettimeout() or math.inf)
+            elif monotonic() > deadline:
+                raise TimeoutError
             self._receive()
         if found < 0 or found - self._start > most:
             raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"over {most} bytes")
