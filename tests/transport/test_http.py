@@ -87,6 +87,23 @@ def test_one_connection_carries_many_exchanges(worker: ThreadWorker) -> None:
     assert first.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+@pytest.mark.parametrize("options", [b"close", b"Close, TE", b"te , close"])
+def test_a_connection_that_the_server_will_close_is_not_kept(options: bytes) -> None:
+    frame = bytes(seal(Cancelled(request="nothing-1", state="unknown")).joined())
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nConnection: %s\r\nContent-Length: %d\r\n\r\n"
+    )
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head % (options, len(frame)) + frame)
+        connection.recv(1)  # until the client closes
+
+    with canned(answer) as url:
+        transport = HttpTransport(url)
+        transport.exchange("cancel", CANCEL, QUICK)
+        assert not transport._idle
+
+
 def test_exchanges_may_overlap(worker: ThreadWorker) -> None:
     transport = HttpTransport(worker.url)
     x = torch.randn(300_000)
@@ -169,7 +186,8 @@ def test_a_reply_that_is_no_whole_one_is_a_lost_connection(reply: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    ("status", "retryable"), [(400, False), (401, False), (404, False), (502, True), (503, True), (524, True)]
+    ("status", "retryable"),
+    [(400, False), (401, False), (404, False), (502, True), (503, True), (521, True), (524, True)],
 )
 def test_a_proxys_own_page_is_named_by_its_status(status: int, retryable: bool) -> None:
     page = b"<html>\nBad day</html>"

@@ -33,6 +33,8 @@ MEDIA_TYPE = "application/octet-stream"
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
 _MAX_TEXT_BYTES = 2048
+# What proxies answer for a worker that is not there, or not yet; from 520 on those that answer 524, as a pod does.
+_PASSING = frozenset({429, 502, 503, 504, *range(520, 525)})
 # Passed over by a server before a request line: RFC 9112, 2.2.
 _EMPTY_LINE = b"\r\n"
 
@@ -67,7 +69,7 @@ class Front:
         return HttpStatusError(
             f"{url} answered {status} without a frame. {hint} It says: {first_line[:200]!r}",
             status,
-            retryable=status in {429, 502, 503, 504, 524},
+            retryable=status in _PASSING,
         )
 
 

@@ -48,9 +48,7 @@ def read_response(polled: PolledSocket, max_body_bytes: int) -> Response:
     else:
         body = reader.body_to_end()
     media_type = _media_type(headers)
-    kept_alive = (
-        headers.get("connection", "").lower() != "close" and not reader.has_ended and not reader.has_surplus
-    )
+    kept_alive = not _closes(headers) and not reader.has_ended and not reader.has_surplus
     return Response(status, headers, media_type, body, kept_alive)
 
 
@@ -79,7 +77,7 @@ class StreamedResponse:
     @property
     def kept_alive(self) -> bool:
         """Whether the connection can be used again."""
-        return self.has_ended and self.headers.get("connection", "").lower() != "close"
+        return self.has_ended and not _closes(self.headers)
 
     def read_into(self, view: memoryview) -> int:
         """Fills `view`, or less where the body ends before; says how much."""
@@ -111,6 +109,11 @@ class StreamedResponse:
             self._reader.end_chunk()
         else:
             self.has_ended = True
+
+
+def _closes(headers: Mapping[str, str]) -> bool:
+    options = headers.get("connection", "").lower()
+    return "close" in options and "close" in [option.strip() for option in options.split(",")]
 
 
 def _media_type(headers: Mapping[str, str]) -> str:
