@@ -7,6 +7,7 @@ OffloadError
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
 ├── UnsupportedCodecError  the worker cannot read what the compression asked for makes; says what it can
 ├── RemoteMergeError       a model at the worker that is merged into one that is here
+├── RemoteWeightsError     weights at the worker that something here would read: to save or train them, say
 ├── RemoteControlNetError  a ControlNet at the worker that is used where it cannot work; says what to do
 ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
 ├── MessageError           a good frame that says something the protocol does not know
@@ -156,6 +157,16 @@ class RemoteMergeError(OffloadError):
         super().__init__(
             f"The weights of {model} are at the worker, and cannot be merged into a model that "
             "is here. Load both with Remote Model Loader: then the worker merges them."
+        )
+
+
+class RemoteWeightsError(OffloadError):
+    """Weights at the worker that something here would read."""
+
+    def __init__(self, name: str, purpose: str) -> None:
+        super().__init__(
+            f"The weights of the remote model {name!r} are at the worker and cannot be read here, {purpose}. Load "
+            "the model here for that: Remote Model Loader with use_runpod off, or ComfyUI's own loader."
         )
 
 

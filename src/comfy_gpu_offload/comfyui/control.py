@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import comfy.controlnet
 import comfy.model_base
 import comfy.model_management
 import torch
@@ -17,6 +18,9 @@ from ..server.backends.comfyui_residuals import to_data
 from . import status
 
 logger = logging.getLogger(__name__)
+
+# They take some of the model's own weights.
+_READERS = (comfy.controlnet.ControlLora, comfy.controlnet.ControlNetSD35)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,34 @@ def _computes_in(dtype: torch.dtype) -> bool:
     if dtype is torch.float16:
         return bool(management.should_use_fp16(device))
     return dtype is not torch.bfloat16 or bool(management.should_use_bf16(device))
+
+
+def refusing_readers(function: Callable[..., dict[str, Any]], name: str) -> Callable[..., dict[str, Any]]:
+    """`function`, of a condition, which refuses ControlNets that would read the model's weights here.
+
+    Control-LoRA passes over what it cannot read, and would go on with whatever lay in memory.
+
+    Args:
+        name: the model's.
+    """
+
+    def checked(**condition: Any) -> dict[str, Any]:
+        for net in chain_of(condition.get("control")):
+            if isinstance(net, _READERS):
+                raise RemoteControlNetError(
+                    f"This ControlNet (a {type(net).__name__}) takes some of the model's own weights, and those of "
+                    f"{name!r} are at the worker. Load it with Remote ControlNet Loader: then it runs there."
+                )
+        return function(**condition)
+
+    return checked
+
+
+def chain_of(control: Any) -> Iterator[Any]:
+    """A control net and those before it."""
+    while control is not None:
+        yield control
+        control = getattr(control, "previous_controlnet", None)
 
 
 def warn_of_residuals(size_bytes: int) -> None:

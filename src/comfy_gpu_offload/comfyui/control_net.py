@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from ..client.remote_model import RemoteModel
 from ..errors import MessageError, RemoteControlNetError
 from ..server.backends.comfyui_control_data import PREFIX, PREPROCESSING, pack_hint
-from .control import RemoteControl
+from .control import RemoteControl, chain_of
 from .stand_in import RemoteDiffusionModel
 
 # Which `upscale_algorithm` of ComfyUI's control nets there are.
@@ -240,10 +240,3 @@ class ControlTable:
             self.entries.append({**applied, "start": start, "end": end, "previous": place})
             self._places[id(control)] = len(self.entries) - 1
         return self._places[id(control)]
-
-
-def chain_of(control: Any) -> Iterator[Any]:
-    """A control net and those before it."""
-    while control is not None:
-        yield control
-        control = getattr(control, "previous_controlnet", None)

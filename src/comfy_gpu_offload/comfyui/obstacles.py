@@ -83,6 +83,15 @@ def of_object(name: str) -> Obstacle:
     return Obstacle(f"the object patch on {name}", "a node that replaces a part of the network", _BYPASS)
 
 
+def of_network(part: str) -> Obstacle:
+    """Something that a node puts into the network by itself, not by ComfyUI's patches."""
+    return Obstacle(
+        f"the change to the network's {part}",
+        "TeaCache, First Block Cache and others that put their own code into a network",
+        "Bypass the node, or load the model here (use_runpod off). EasyCache and LazyCache work: they run here.",
+    )
+
+
 def of_injection(name: str) -> Obstacle:
     """Code that is put into the network when it is loaded."""
     nodes = "bypass LoRA loaders, and nodes that put code into the network"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
 
 from ..client.remote_model import RemoteModel
+from ..errors import RemoteWeightsError
+from .control import refusing_readers
 from .remote_weight import RemoteWeight, as_it_is
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
 from .stand_in import RemoteDiffusionModel
@@ -52,14 +54,17 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
     def load(self, *_: Any, **__: Any) -> None:
         """Nothing to load."""
 
-    def partially_load(self, *_: Any, **__: Any) -> int:
+    def partially_load(self, *_: Any, force_patch_weights: bool = False, **__: Any) -> int:
         """Applies object patches, which ComfyUI does in the same step as loading weights.
 
         Clones share one model, and the last to sample may have left its own patches on it.
 
         Raises:
             UnsupportedPatchError: the weights are patched, and the model carries what cannot travel.
+            RemoteWeightsError: patched weights are asked for, as ComfyUI does to save them.
         """
+        if force_patch_weights:
+            self._refuse_reading()
         if self.patches:
             refuse_unless_it_travels(self)
         self._patch_weights()
@@ -98,6 +103,26 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
                 found[key] = [(held, as_it_is), *self.patches.get(key, ())]
         return found
 
+    def clone(self, *args: Any, force_deepcopy: bool = False, **kwargs: Any) -> Any:
+        """Another patcher of the same model.
+
+        Raises:
+            RemoteWeightsError: weights of its own are asked for, as ComfyUI does to train them.
+        """
+        if force_deepcopy:
+            raise RemoteWeightsError(self._name, "to train them")
+        return super().clone(*args, **kwargs)
+
+    def _refuse_reading(self, *_: Any, **__: Any) -> NoReturn:
+        """Stands where ComfyUI would give weights with their patches on.
+
+        Raises:
+            RemoteWeightsError: always.
+        """
+        raise RemoteWeightsError(self._name, "to save them or to extract a LoRA from them")
+
+    patch_weight_to_device = model_state_dict_for_saving = state_dict_for_saving = _refuse_reading
+
     def pre_run(self, *args: Any, **kwargs: Any) -> Any:
         """Called once before each sampling: the last moment before the first call.
 
@@ -111,6 +136,10 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
 
     def _patch_weights(self) -> None:
         self.model.diffusion_model.__dict__["weight_patches"] = weight_patches(self)
+
+    @property
+    def _name(self) -> str:
+        return self.remote.description.ref.name
 
     @property
     def remote(self) -> RemoteModel:
@@ -135,6 +164,8 @@ def remote_patcher(remote: RemoteModel) -> RemoteModelPatcher:
     model.diffusion_model = RemoteDiffusionModel(
         remote, model.diffusion_model, worker.weight_dtype, meta_state_dict(worker)
     )
+    # ComfyUI asks this of each condition before a run begins.
+    model.extra_conds_shapes = refusing_readers(model.extra_conds_shapes, remote.description.ref.name)
     device = comfy.model_management.get_torch_device()
     model.device = device
     return RemoteModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -13,16 +14,19 @@ from torch import nn
 
 from ..client.remote_model import RemoteModel
 from ..client.weight_patches import WeightPatches
-from ..errors import ModelChangedError
+from ..errors import ModelChangedError, Obstacle, UnsupportedPatchError
 from ..server.backends.comfyui_methods import METHOD, METHODS
-from . import generation
+from . import generation, obstacles
 from .control import travelling_control, warn_of_residuals
+from .network_parts import NetworkParts
 from .remade import without_remade
 from .travel import travelling_options
 
 
 class RemoteDiffusionModel(nn.Module):
     """A network whose forward pass is remote. May be called by many threads.
+
+    What nodes put into it, or into the skeleton's parts, would be nowhere when the worker computes: it is refused.
 
     Attributes:
         weight_patches: are on the weights in every call until the next patcher is loaded, as with a network that is
@@ -52,6 +56,7 @@ class RemoteDiffusionModel(nn.Module):
         self.__dict__["skeleton"] = network
         self.__dict__["_meta"] = state_dict
         self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
+        self.__dict__["_parts"] = NetworkParts(network)
 
     def forward(self, x: Any, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the real network: `x` is a latent [B, C, …] or a list of them, in the compute dtype.
@@ -71,7 +76,23 @@ class RemoteDiffusionModel(nn.Module):
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._call, self, wrappers)
         return executor.execute(x, timesteps, *args, **kwargs)
 
+    def put_in(self) -> Obstacle | None:
+        """What a node has put into the skeleton's network; None for nothing.
+
+        It stays there, and ComfyUI keeps the loader's output: a loader that runs again gets a network without it.
+        """
+        parts: NetworkParts = self.__dict__["_parts"]
+        changed = parts.changed()
+        if changed is None:
+            return None
+        generation.advance()
+        return obstacles.of_network(changed)
+
     def _call(self, *args: Any, **kwargs: Any) -> Any:
+        # Some nodes put their own into the network for the length of a call only.
+        found = self.put_in()
+        if found is not None:
+            raise UnsupportedPatchError((found,))
         if "transformer_options" in kwargs:
             kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
         remote: RemoteModel = self.__dict__["remote"]
@@ -98,6 +119,39 @@ class RemoteDiffusionModel(nn.Module):
         into: Any = OrderedDict() if destination is None else destination
         into.update({prefix + key: tensor for key, tensor in self.__dict__["_meta"].items()})
         return into
+
+    def load_state_dict(self, *_: Any, **__: Any) -> Any:
+        """Refused: the weights are at the worker.
+
+        Raises:
+            UnsupportedPatchError: always.
+        """
+        raise UnsupportedPatchError((obstacles.of_network("weights"),))
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """This one, and the skeleton's parts: what a node changes of them is seen then."""
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        skeleton: nn.Module = self.__dict__["skeleton"]
+        for name, child in skeleton.named_children():
+            yield from child.named_modules(memo, f"{prefix}.{name}".removeprefix("."), remove_duplicate)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets what is no part of the network.
+
+        Raises:
+            UnsupportedPatchError: the network has something of that name, which is at the worker.
+        """
+        skeleton = self.__dict__.get("skeleton")
+        if skeleton is not None and name != "training" and hasattr(skeleton, name):
+            raise UnsupportedPatchError((obstacles.of_network(name),))
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        # unittest.mock takes back what could not be set, and its error would hide the refusal.
+        if name in vars(self) or name in self._modules:
+            super().__delattr__(name)
 
     def __getattr__(self, name: str) -> Any:
         try:

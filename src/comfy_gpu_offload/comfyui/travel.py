@@ -47,6 +47,9 @@ def refused_patches(patcher: Any) -> Iterator[Obstacle]:
     """Everything of a patcher that no way of offloading takes to the worker."""
     yield from _of_weights(patcher)
     yield from _of_objects(patcher)
+    put_in: Obstacle | None = patcher.model.diffusion_model.put_in()
+    if put_in is not None:
+        yield put_in
     yield from _of_options(patcher.model_options)
 
 

@@ -1,0 +1,188 @@
+"""What reaches past ComfyUI's patches, for a network or its weights: code that is put in, and what reads weights.
+
+    PYTHON own_code.py COMFYUI_ROOT MODELS_FOLDER
+
+Prints JSON, for test_own_code.py to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+# First: it makes ComfyUI importable.
+import sides
+import torch
+from comfy import controlnet
+from comfy_extras import nodes_lora_extract as extracting
+from comfy_extras import nodes_model_merging as merging
+from comfy_extras import nodes_train as training
+from sessions import Pair, sampled
+from sides import FOLDER, MMDIT, UNET, WAN, Case, Patch, case, noise
+
+from comfy_gpu_offload.comfyui import generation
+from comfy_gpu_offload.errors import OffloadError
+
+_TINY = replace(UNET, latent=(1, 4, 8, 6))
+_OTHER = replace(MMDIT, file="mmdit-other.safetensors")
+# What a user does with a model, up to whatever is made of it.
+Use = Callable[[], Any]
+
+
+def _method_for_a_call(model: Any) -> Any:
+    """As TeaCache does."""
+    network = model.get_model_object("diffusion_model")
+
+    def zeros(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+    def wrapper(function: Any, given: dict[str, Any]) -> Any:
+        with mock.patch.multiple(network, forward_orig=zeros.__get__(network)):
+            return function(given["input"], given["timestep"], **given["c"])
+
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
+def _blocks_for_a_call(model: Any) -> Any:
+    """As First Block Cache does."""
+    network = model.get_model_object("diffusion_model")
+    fewer = torch.nn.ModuleList([network.blocks[0]])
+
+    def wrapper(function: Any, given: dict[str, Any]) -> Any:
+        with mock.patch.object(network, "blocks", fewer):
+            return function(given["input"], given["timestep"], **given["c"])
+
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
+def _forward_of_a_block(model: Any) -> Any:
+    model.model.diffusion_model.blocks[0].forward = lambda x, *_, **__: x
+    return model
+
+
+def _hook_of_a_block(model: Any) -> Any:
+    model.model.diffusion_model.blocks[0].register_forward_hook(lambda *given: given[-1] * 0)
+    return model
+
+
+def _every_attention(model: Any) -> Any:
+    for name, part in model.model.diffusion_model.named_modules():
+        if name.endswith("self_attn"):
+            part.forward = lambda x, *_, **__: x
+    return model
+
+
+def _weights(model: Any) -> Any:
+    network = model.model.diffusion_model
+    network.load_state_dict({key: torch.zeros(value.shape) for key, value in network.state_dict().items()})
+    return model
+
+
+PUT_IN: dict[str, Patch] = {
+    "a method for a call": _method_for_a_call,
+    "blocks for a call": _blocks_for_a_call,
+    "a block's forward": _forward_of_a_block,
+    "a block's hook": _hook_of_a_block,
+    "every attention": _every_attention,
+    "weights": _weights,
+}
+
+
+def put_in() -> dict[str, Any]:
+    """What is put into a network: that it matters here, and what is said of it where the model is remote."""
+    found = {}
+    plain = sampled(Pair.of(WAN).stock, case(WAN, steps=2))
+    for name, change in PUT_IN.items():
+        pair = Pair.of(WAN)
+        with torch.inference_mode():
+            here = sampled(change(pair.stock.clone()), case(WAN, steps=2))
+        before = generation.current()
+        found[name] = {
+            **_refused(pair, lambda pair=pair, change=change: sampled(change(pair.remote.clone()), case(WAN))),
+            "mattered": not torch.equal(here, plain),
+            "loaded anew": generation.current() > before,
+        }
+    return found
+
+
+def _refused(pair: Pair, use: Use) -> dict[str, Any]:
+    sent = pair.remote.remote.calls
+    try:
+        with torch.inference_mode():
+            use()
+        said = "nothing"
+    except OffloadError as error:
+        said = f"{type(error).__name__}: {error}"
+    return {"said": said, "calls": pair.remote.remote.calls - sent}
+
+
+def _executed(node: Any, **inputs: Any) -> Any:
+    """Nodes of both kinds that ComfyUI has."""
+    if hasattr(node, "execute"):
+        return node.execute(**inputs)
+    return getattr(node(), node.FUNCTION)(**inputs)
+
+
+def _readers(pair: Pair, other: Pair, folder: str) -> Iterator[tuple[str, Use]]:
+    def extract(**settings: Any) -> None:
+        (difference,) = merging.ModelSubtract().merge(pair.remote, other.remote, 1.0)
+        _executed(extracting.LoraSave, filename_prefix="lora", rank=2, model_diff=difference, **settings)
+
+    yield "saved", lambda: merging.ModelSave().save(pair.remote, "model")
+    yield (
+        "saved as a checkpoint",
+        lambda: merging.save_checkpoint(pair.remote, filename_prefix="checkpoint", output_dir=folder),
+    )
+    yield "a LoRA of it", lambda: extract(lora_type="standard", bias_diff=True)
+    # ComfyUI's node leaves out what it cannot read, and would write a file of nothing.
+    yield "a LoRA without biases", lambda: extract(lora_type="standard", bias_diff=False)
+    yield "a LoRA of the whole", lambda: extract(lora_type="full_diff", bias_diff=True)
+    if hasattr(training.TrainLoraNode, "execute"):
+        yield "trained", lambda: pair.remote.clone(force_deepcopy=True)
+
+
+def read() -> dict[str, Any]:
+    """What is said where weights are read, and whether a file is left of it."""
+    found = {}
+    pair, other = Pair.of(MMDIT), Pair.of(_OTHER)
+    with tempfile.TemporaryDirectory() as folder:
+        sides.nodes.folder_paths.set_output_directory(folder)
+        for name, use in _readers(pair, other, folder):
+            found[name] = {**_refused(pair, use), "files": len(list(Path(folder).iterdir()))}
+    same = torch.equal(sampled(pair.stock, case(MMDIT)), sampled(pair.remote, case(MMDIT)))
+    return {"refused": found, "same after it": same}
+
+
+def _applied(net: Any) -> Case:
+    this = case(_TINY, steps=1)
+    picture = noise((1, 64, 48, 3), 3)
+    apply = sides.nodes.ControlNetApplyAdvanced().apply_controlnet
+    positive, negative = apply(this.positive, this.negative, net, picture, 0.8, 0.0, 1.0)
+    return replace(this, positive=positive, negative=negative)
+
+
+def controls() -> dict[str, Any]:
+    """ControlNets that run here and take weights of the model, alone and in a chain."""
+    pair = Pair.of(_TINY)
+    files = FOLDER / "controlnet"
+    lora, edges = (controlnet.load_controlnet(str(files / f"{name}.safetensors")) for name in ("lora", "edges"))
+    before_another = _applied(edges)
+    for _, options in before_another.positive:
+        options["control"].set_previous_controlnet(_applied(lora).positive[0][1]["control"])
+    of_sd35 = controlnet.ControlNetSD35(torch.nn.Linear(1, 1))
+    cases = {"Control-LoRA": _applied(lora), "in a chain": before_another, "SD3.5": _applied(of_sd35)}
+    return {name: _refused(pair, lambda this=this: sampled(pair.remote, this)) for name, this in cases.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"put in": put_in(), "read": read(), "controls": controls()}), flush=True)
+    # As in run.py.
+    os._exit(0)

@@ -1,0 +1,64 @@
+"""What reaches past ComfyUI's patches, for a network or its weights: refused by name, before anything is sent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import run_script
+from .harness.checkouts import Checkout
+
+pytestmark = pytest.mark.comfyui
+
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
+    """What scripts/jobs/own_code.py found."""
+    output = run_script(python, "jobs/own_code.py", checkout.root, models_yaml.parent)
+    found: Found = json.loads(output.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("a method for a call", "forward_orig"),
+        ("blocks for a call", "blocks"),
+        ("a block's forward", "blocks.0.forward"),
+        ("a block's hook", "blocks.0.hooks"),
+        ("every attention", "blocks.0.self_attn.forward"),
+        ("weights", "weights"),
+    ],
+)
+def test_what_a_node_puts_into_the_network_is_refused(found: Found, change: str, part: str) -> None:
+    run = found["put in"][change]
+    assert run["mattered"]
+    assert run["said"].startswith("UnsupportedPatchError")
+    assert f"the change to the network's {part} (TeaCache" in run["said"]
+    assert run["calls"] == 0
+
+
+@pytest.mark.parametrize("change", ["a block's forward", "a block's hook", "every attention"])
+def test_a_network_that_something_stays_in_is_made_anew_with_the_next_prompt(found: Found, change: str) -> None:
+    assert found["put in"][change]["loaded anew"]
+
+
+def test_what_reads_weights_is_refused_and_writes_nothing(found: Found) -> None:
+    refused = found["read"]["refused"]
+    assert len(refused) >= 5
+    for name, run in refused.items():
+        assert run["said"].startswith("RemoteWeightsError: The weights of the remote model 'mmdit."), (name, run)
+        assert "use_runpod off" in run["said"]
+        assert run["files"] == run["calls"] == 0
+    assert found["read"]["same after it"]
+
+
+@pytest.mark.parametrize("net", ["Control-LoRA", "in a chain", "SD3.5"])
+def test_a_control_net_here_that_takes_the_models_weights_is_refused(found: Found, net: str) -> None:
+    run = found["controls"][net]
+    assert run["said"].startswith("RemoteControlNetError")
+    assert "Remote ControlNet Loader" in run["said"]
+    assert run["calls"] == 0
