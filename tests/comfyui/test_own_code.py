@@ -46,6 +46,14 @@ def test_a_network_that_something_stays_in_is_made_anew_with_the_next_prompt(fou
     assert found["put in"][change]["loaded anew"]
 
 
+def test_an_injection_is_refused_before_it_is_put_in(found: Found) -> None:
+    run = found["injected"]
+    assert "the injection 'bypass' (bypass LoRA loaders" in run["said"]
+    assert "TeaCache" not in run["said"]
+    assert run["calls"] == 0
+    assert run["same after it"]
+
+
 def test_what_reads_weights_is_refused_and_writes_nothing(found: Found) -> None:
     refused = found["read"]["refused"]
     assert len(refused) >= 5

@@ -60,12 +60,13 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         Clones share one model, and the last to sample may have left its own patches on it.
 
         Raises:
-            UnsupportedPatchError: the weights are patched, and the model carries what cannot travel.
+            UnsupportedPatchError: there are patches to apply, and the model carries what cannot travel.
             RemoteWeightsError: patched weights are asked for, as ComfyUI does to save them.
         """
         if force_patch_weights:
             self._refuse_reading()
-        if self.patches:
+        # What is injected stays in the network that all clones share until this clone takes it out.
+        if self.patches or self.injections:
             refuse_unless_it_travels(self)
         self._patch_weights()
         self.unpatch_model()

@@ -20,6 +20,7 @@ from unittest import mock
 import sides
 import torch
 from comfy import controlnet
+from comfy.patcher_extension import PatcherInjection
 from comfy_extras import nodes_lora_extract as extracting
 from comfy_extras import nodes_model_merging as merging
 from comfy_extras import nodes_train as training
@@ -113,6 +114,23 @@ def put_in() -> dict[str, Any]:
     return found
 
 
+def injected() -> dict[str, Any]:
+    """What a bypass LoRA loader does: code that ComfyUI puts in with the weights, and takes out again."""
+
+    def put(patcher: Any) -> None:
+        patcher.model.diffusion_model.blocks[0].forward = lambda x, *_, **__: x
+
+    def take_out(patcher: Any) -> None:
+        vars(patcher.model.diffusion_model.blocks[0]).pop("forward", None)
+
+    pair = Pair.of(WAN)
+    expected = sampled(pair.stock, case(WAN, steps=2))
+    patched = pair.remote.clone()
+    patched.set_injections("bypass", [PatcherInjection(put, take_out)])
+    run = _refused(pair, lambda: sampled(patched, case(WAN)))
+    return {**run, "same after it": torch.equal(expected, sampled(pair.remote, case(WAN, steps=2)))}
+
+
 def _refused(pair: Pair, use: Use) -> dict[str, Any]:
     sent = pair.remote.remote.calls
     try:
@@ -183,6 +201,7 @@ def controls() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"put in": put_in(), "read": read(), "controls": controls()}), flush=True)
+    facts = {"put in": put_in(), "injected": injected(), "read": read(), "controls": controls()}
+    print(json.dumps(facts), flush=True)
     # As in run.py.
     os._exit(0)
