@@ -109,7 +109,7 @@ class UnsupportedPatchError(OffloadError):
         listed = "\n".join(f"  - {obstacle}" for obstacle in obstacles)
         super().__init__(
             f"This remote model was patched in a way that cannot travel to the worker:\n{listed}\n"
-            "With the model loaded here (Remote Model Loader with use_runpod off) all of it works."
+            "With the model loaded here (Remote Model Loader with use_runpod off) all is as in ComfyUI itself."
         )
         self.obstacles = obstacles
 

@@ -298,3 +298,28 @@ def test_conditioning_of_several_kinds_at_once(found: Found) -> None:
     assert len(runs) == 4
     assert all(run["each step"] and run["whole loop"] and run["finite"] for run in runs.values()), runs
     assert len({tuple(run["first"]) for run in runs.values()}) == len(runs)
+
+
+def test_a_model_of_quantised_weights_is_patched_and_merged_into_as_here(found: Found) -> None:
+    runs = found["quantised"]
+    for name in ("alone", "with a LoRA", "merged into"):
+        assert runs[name] == {"each step": True, "whole loop": True, "mattered": True}, name
+    assert runs["first again"]
+
+
+def test_quantised_weights_are_merged_into_another_model_or_refused_where_comfyui_cannot(found: Found) -> None:
+    run = found["quantised"]["merged into another"]
+    if run["here"] == "nothing":
+        assert run == {"here": "nothing", "at the worker": "nothing", "each step": True, "whole loop": True}
+    else:
+        assert run["at the worker"].startswith("UnsupportedPatchError")
+        assert "second model has quantised weights, which ComfyUI does not merge" in run["at the worker"]
+
+
+def test_a_worker_without_room_for_the_weights_gives_what_one_here_does(found: Found) -> None:
+    runs = found["low_memory"]
+    assert len(runs) == 11
+    for name, run in runs.items():
+        assert run["each step"], name
+        assert run["whole loop"], name
+        assert run["share"] < 0.1, name

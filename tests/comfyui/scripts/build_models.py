@@ -244,6 +244,19 @@ def weights(model: torch.nn.Module, seed: int, dtype: torch.dtype, prefix: str =
     return {prefix + name: tensor.to(dtype).contiguous() for name, tensor in random_weights(model, seed)}
 
 
+def quantised(made: Weights) -> Weights:
+    """The same with the blocks' matrices in fp8, each with a scale, in the layout that both releases know."""
+    files: Weights = {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+    for name, tensor in made.items():
+        if name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2:
+            scale = tensor.float().abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            files[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
+            files[f"{name.removesuffix('.weight')}.scale_weight"] = scale
+        else:
+            files[name] = tensor
+    return files
+
+
 def lora(width: int, key: str) -> Weights:
     """A LoRA of rank 2 on one layer."""
     generator = torch.Generator().manual_seed(7)
@@ -358,6 +371,8 @@ def main() -> None:
         "diffusion_models/mmdit-fp16.safetensors": weights(mmdit(), 1, torch.float16),
         "diffusion_models/mmdit-other.safetensors": weights(mmdit(), 2, torch.float32),
         "diffusion_models/wan.safetensors": weights(wan(), 3, torch.bfloat16),
+        "diffusion_models/wan-other.safetensors": weights(wan(), 18, torch.bfloat16),
+        "diffusion_models/wan-quantised.safetensors": quantised(weights(wan(), 3, torch.bfloat16)),
         "diffusion_models/ltxv.safetensors": weights(ltxv(), 4, torch.bfloat16),
         "diffusion_models/video/unet.safetensors": weights(sd15, 5, torch.float16),
         "checkpoints/sd15.safetensors": weights(sd15, 6, torch.float16, "model.diffusion_model."),

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import comfy.sd
 import torch
 from behaviour import forward_once
-from sides import BACKEND, MMDIT, SIDES, noise
+from comfy_extras.nodes_model_merging import ModelMergeSimple
+from sessions import Pair, sampled, three_ways
+from sides import BACKEND, MMDIT, SIDES, WAN, case, noise
 
+from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends.base import BackendError, PatchSet
 
 _OTHER = replace(MMDIT, file="mmdit-other.safetensors")
+_OTHER_WAN = replace(WAN, file="wan-other.safetensors")
 _FIRST_REF, _OTHER_REF = ModelRef(name=MMDIT.file), ModelRef(name=_OTHER.file)
 
 
@@ -93,6 +99,50 @@ def bad_merges() -> dict[str, Any]:
             said[name] = f"{type(error).__name__}: {error}"
         same[name] = torch.equal(before, forward_once())
     return {"said": said, "same": same}
+
+
+def quantised() -> dict[str, Any]:
+    """A model of weights in fp8 with scales: alone, under a LoRA, and on either side of a merge."""
+    pair, other = Pair.of(replace(WAN, file="wan-quantised.safetensors")), Pair.of(_OTHER_WAN)
+    this = case(WAN, steps=2)
+    plain, alone = three_ways(pair, this, lambda model: model)
+    found: dict[str, Any] = {
+        "alone": {**alone, "mattered": not torch.equal(plain, sampled(Pair.of(WAN).stock, this))}
+    }
+    patches = {"with a LoRA": _with_lora, "merged into": lambda model: merged(model, side_of(model, other))}
+    for name, patch in patches.items():
+        result, same = three_ways(pair, this, patch)
+        found[name] = {**same, "mattered": not torch.allclose(result, plain, atol=1e-2)}
+    here = _said(lambda: sampled(merged(other.stock, pair.stock), this))
+    there = _said(lambda: sampled(merged(other.remote, pair.remote), this))
+    found["merged into another"] = {"here": here, "at the worker": there}
+    if here == "nothing":
+        _, same = three_ways(other, this, lambda model: merged(model, side_of(model, pair)))
+        found["merged into another"].update(same)
+    found["first again"] = torch.equal(plain, sampled(pair.remote, this))
+    return found
+
+
+def _with_lora(model: Any) -> Any:
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    weights = {f"{layer}.lora_up.weight": noise((128, 2), 91), f"{layer}.lora_down.weight": noise((2, 128), 92)}
+    return comfy.sd.load_lora_for_models(model, None, weights, 1.0, 0)[0]
+
+
+def merged(first: Any, second: Any) -> Any:
+    return ModelMergeSimple().merge(first, second, 0.4)[0]
+
+
+def side_of(model: Any, pair: Pair) -> Any:
+    return pair.remote if hasattr(model, "remote") else pair.stock
+
+
+def _said(use: Callable[[], Any]) -> str:
+    try:
+        use()
+    except (OffloadError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 def _described(name: str) -> tuple[str, str, str]:

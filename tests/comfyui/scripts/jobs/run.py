@@ -18,7 +18,8 @@ from bad_stock_patches import bad_stock_patches
 from behaviour import containers, given, independence, interrupted, previews, refusals
 from conditioning import conditioning
 from equality import equality
-from merges import bad_merges, short_of_memory
+from low_memory import low_memory
+from merges import bad_merges, quantised, short_of_memory
 from obstacles import obstacles, unknown_stock_names
 from step_caches import step_caches
 from two_clients import two_clients
@@ -31,6 +32,7 @@ if __name__ == "__main__":
         "bad_patches": bad_patches(),
         "bad_merges": bad_merges(),
         "short_of_memory": short_of_memory(),
+        "quantised": quantised(),
         "bad_controls": bad_controls(),
         "bad_stock_patches": bad_stock_patches(),
         "interrupted": {
@@ -47,6 +49,8 @@ if __name__ == "__main__":
         "step_caches": step_caches(),
         "two_clients": two_clients(),
         "conditioning": conditioning(),
+        # Last: it has every model leave memory.
+        "low_memory": low_memory(),
     }
     print(json.dumps(facts), flush=True)
     # Threads of runs that were interrupted may be in torch's code still, which aborts when Python ends them.
