@@ -41,10 +41,14 @@ def test_no_worker_at_the_address(site: Site, listed: Callable[[Model], str]) ->
     with site.proxy.down():
         message = failure(site.comfyui, name)
     assert site.proxy.url in message
+    assert "Is it running" in message
 
 
 def test_an_unknown_model(site: Site) -> None:
-    assert "no-such-model.safetensors" in failure(site.comfyui, "no-such-model.safetensors")
+    message = failure(site.comfyui, "no-such-model.safetensors")
+    assert "no-such-model.safetensors" in message
+    assert str(site.worker.models_yaml.parent / "diffusion_models") in message
+    assert "choose another in the node" in message
 
 
 def test_the_worker_is_found_again_after_it(site: Site, listed: Callable[[Model], str]) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -249,12 +249,30 @@ def test_what_a_model_raises_is_told_with_its_place_but_the_place_holds_no_value
     assert "shapes do not fit" not in answer.traceback
 
 
-def test_out_of_memory_is_its_own_fault(handler: Handler, backend: FunctionBackend) -> None:
-    def large(_: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def allocation_on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def kernel_on_a_gpu() -> None:
+    raise RuntimeError("CUDA error: out of memory")
+
+
+def allocation_here() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("allocate", [allocation_on_a_gpu, kernel_on_a_gpu, allocation_here])
+def test_out_of_memory_is_its_own_fault_and_says_what_to_do(
+    handler: Handler, backend: FunctionBackend, allocate: Callable[[], None]
+) -> None:
+    def large(x: torch.Tensor) -> torch.Tensor:
+        allocate()
+        return x
 
     backend.functions["large"] = large
-    assert fault(handler, forward_frame(torch.ones(1), model="large")).code is FaultCode.OUT_OF_MEMORY
+    answer = fault(handler, forward_frame(torch.ones(1), model="large"))
+    assert answer.code is FaultCode.OUT_OF_MEMORY
+    assert "Sample a smaller latent" in answer.message
 
 
 def test_a_result_that_cannot_travel_is_named(handler: Handler, backend: FunctionBackend) -> None:

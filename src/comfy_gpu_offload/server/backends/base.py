@@ -14,6 +14,8 @@ from ...io.buffers import aligned
 from ...io.tree import map_tensors
 from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 
+_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
+
 
 @dataclass(frozen=True)
 class BackendInfo:
@@ -180,6 +182,22 @@ def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> Non
                 block.register_forward_pre_hook(stop)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the device or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # Within a GPU's kernels, and on the CPU, torch has no class for it.
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def no_room_for(name: str) -> OutOfMemoryError:
+    """The error of a file that does not fit into memory."""
+    return OutOfMemoryError(
+        f"There is too little memory to load {name!r}. Choose an fp8 weight_dtype in the loader, a smaller "
+        "file, or a worker with more memory."
+    )
+
+
 @contextmanager
 def model_errors(name: str, free_memory: Callable[[], None]) -> Iterator[None]:
     """Maps what a model raises to this module's errors; `free_memory` is called when memory ran out."""
@@ -187,9 +205,12 @@ def model_errors(name: str, free_memory: Callable[[], None]) -> Iterator[None]:
         yield
     except BackendError:
         raise
-    except torch.OutOfMemoryError as error:
-        free_memory()
-        raise OutOfMemoryError(f"The device has too little memory for this call to {name!r}.") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            free_memory()
+            raise OutOfMemoryError(
+                f"The worker's device has too little memory for this call to {name!r}. Sample a smaller latent or "
+                "batch, choose an fp8 weight_dtype in the loader, or use a worker with more memory."
+            ) from error
         text = f"{type(error).__name__}: {str(error)[:500]}"
         raise ModelRunError(f"The model {name!r} raised {text}") from error

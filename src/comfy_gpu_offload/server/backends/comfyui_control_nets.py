@@ -15,7 +15,7 @@ import comfy.controlnet
 import folder_paths
 import torch
 
-from .base import ModelNotFoundError, ModelRunError, on_device
+from .base import ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for, on_device
 from .comfyui_control_data import (
     FOLDER,
     MAX_CHAIN,
@@ -127,7 +127,10 @@ def find_control_net(name: str) -> ModelFile:
         if file.name == name.replace("\\", "/"):
             return file
     looked = ", ".join(folder_paths.get_folder_paths(FOLDER))
-    raise ModelNotFoundError(f"There is no ControlNet {name!r:.260}. Looked in {looked}.")
+    raise ModelNotFoundError(
+        f"There is no ControlNet {name!r:.260}. Looked in {looked}. Put it there, or choose another in the node, "
+        "whose button asks for the list again."
+    )
 
 
 def load_control_net(file: ModelFile) -> Any:
@@ -135,13 +138,14 @@ def load_control_net(file: ModelFile) -> Any:
 
     Raises:
         ModelRunError: ComfyUI cannot tell what it is, or cannot load it.
+        OutOfMemoryError: it does not fit.
     """
     try:
         with torch.inference_mode():
             net = comfy.controlnet.load_controlnet(str(file.path))
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise no_room_for(file.name) from error
         raise ModelRunError(f"ComfyUI cannot load {file.name!r} as a ControlNet: {str(error)[:500]}") from error
     if net is None:
         raise ModelRunError(f"There is no ControlNet in {file.name!r}.")

@@ -10,7 +10,7 @@ import comfy.sd
 import folder_paths
 import torch
 
-from .base import ModelNotFoundError, ModelRunError
+from .base import ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
 
 FOLDERS = ("diffusion_models", "checkpoints")
 # ComfyUI's own loader offers these.
@@ -65,7 +65,10 @@ def find_model(name: str) -> ModelFile:
         choices = " or ".join(f"{folder}/{wanted}" for folder in FOLDERS)
         raise ModelNotFoundError(f"There are two models {wanted!r}: ask for {choices}.")
     looked = [path for folder in FOLDERS for path in folder_paths.get_folder_paths(folder)]
-    raise ModelNotFoundError(f"There is no model {wanted!r}. Looked in {', '.join(looked)}.")
+    raise ModelNotFoundError(
+        f"There is no model {wanted!r}. Looked in {', '.join(looked)}. Put it there, or choose another in the "
+        "node, whose button asks for the list again."
+    )
 
 
 def load_options(weight_dtype: str) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
 
     Raises:
         ModelRunError: ComfyUI cannot tell what it is, or cannot load it.
+        OutOfMemoryError: it does not fit.
     """
     options = load_options(weight_dtype)
     try:
@@ -103,9 +107,9 @@ def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
                 patcher = comfy.sd.load_checkpoint_guess_config(
                     str(file.path), output_vae=False, output_clip=False, model_options=options
                 )[0]
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (RuntimeError, ValueError, KeyError, OSError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise no_room_for(file.name) from error
         raise ModelRunError(f"ComfyUI cannot load {file.name!r}: {str(error)[:500]}") from error
     if patcher is None:
         raise ModelRunError(f"There is no diffusion model in {file.name!r}.")

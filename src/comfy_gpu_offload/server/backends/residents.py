@@ -7,9 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
-import torch
-
-from .base import OutOfMemoryError
+from .base import is_out_of_memory, no_room_for
 
 
 class Resident(Protocol):
@@ -90,8 +88,10 @@ class ResidentModels(Generic[ModelT]):
         self.make_room(size_bytes, keep)
         try:
             made = make(source)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemoryError(f"This worker has too little memory to load {source.name!r}.") from error
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise no_room_for(source.name) from error
+            raise
         self.put(key, made, size_bytes)
         return made, perf_counter() - started
 
