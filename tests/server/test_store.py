@@ -35,6 +35,15 @@ def test_least_recently_used_leave_when_the_budget_is_spent() -> None:
     assert store.used_bytes == 3 * 16
 
 
+def test_one_that_comes_again_counts_as_used() -> None:
+    store = BlobStore(2 * 16)
+    first, second = put(store, torch.zeros(4)), put(store, torch.ones(4))
+    put(store, torch.zeros(4))  # of another client
+    put(store, torch.full((4,), 9.0))
+    assert store.get(first) is not None
+    assert store.get(second) is None
+
+
 def test_one_that_is_larger_than_the_budget_is_not_kept_and_drives_nothing_out() -> None:
     store = BlobStore(16)
     small = put(store, torch.zeros(4))

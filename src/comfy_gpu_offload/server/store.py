@@ -29,7 +29,10 @@ class BlobStore:
     def put(self, digest: bytes, tensor: torch.Tensor) -> None:
         """Keeps a copy: the tensor given shares a whole frame's memory, and is the model's to change."""
         with self._lock:
-            if digest in self._tensors or tensor.nbytes > self.budget_bytes:
+            if digest in self._tensors:
+                self._tensors.move_to_end(digest)
+                return
+            if tensor.nbytes > self.budget_bytes:
                 return
             self._tensors[digest] = tensor.clone()
             self._used_bytes += tensor.nbytes
