@@ -12,8 +12,12 @@ from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
+from comfy_gpu_offload.client.prediction import Predictions
 from comfy_gpu_offload.errors import ModelFailedError
 from comfy_gpu_offload.io import prediction
+from comfy_gpu_offload.protocol.envelope import Envelope
+from comfy_gpu_offload.protocol.history import History
+from comfy_gpu_offload.protocol.messages import Cancel
 from comfy_gpu_offload.server import forward_calls
 from comfy_gpu_offload.server.histories import Histories
 
@@ -43,6 +47,24 @@ def worker(backend: FunctionBackend) -> Iterator[ThreadWorker]:
 def session(worker: ThreadWorker) -> Iterator[Session]:
     with connect(worker.url, compression="planes", retry_s=10) as made:
         yield made
+
+
+def test_an_interrupt_while_runs_are_compared_leaves_them_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions, x = Predictions(), torch.randn(SHAPE)
+    tracked = predictions.begin("model", (x,))
+    assert tracked is not None
+    tracked.finish(None, Envelope(Cancel(request="nothing-1"), None, ()))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "match", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predictions.begin("model", (x,))
+    again = predictions.begin("model", (x,))
+    assert again is not None
+    assert again.payload is not None  # nothing of it has changed
 
 
 def steps(model: Model, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Iterator[torch.Tensor]:

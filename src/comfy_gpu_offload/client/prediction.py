@@ -61,7 +61,11 @@ class Predictions:
         if layout is None:
             return None
         candidates = self._candidates(model, layout)
-        matched = [(run, match) for run in candidates if (match := run.history.match(tensor)) is not None]
+        try:
+            matched = [(run, match) for run in candidates if (match := run.history.match(tensor)) is not None]
+        except BaseException:  # an interrupt: else they would be busy for good
+            self._settle(None, candidates)
+            raise
         found = min(matched, key=lambda each: each[1].unexplained, default=None)
         if found is None or not found[1].is_related:
             self._settle(None, candidates)
