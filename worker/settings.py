@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from comfy_gpu_offload.config.settings import PREFIX
+from comfy_gpu_offload.config.settings import PREFIX, reason
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.backends.factory import BackendName
 
@@ -60,7 +60,7 @@ def load_worker_settings() -> WorkerSettings:
     try:
         settings = WorkerSettings()
     except ValidationError as error:
-        wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+        wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {reason(e['msg'])}" for e in error.errors())
         raise ConfigError(f"Wrong settings:\n{wrong}") from None
     _check_folders(settings)
     return settings

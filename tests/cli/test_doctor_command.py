@@ -8,6 +8,7 @@ from tests.support.backend import FunctionBackend
 from tests.support.runpod_edge import EdgeLimits, LoadBalancerEdge
 from tests.support.runpod_gateway import ENDPOINT, KEY, RunPodGateway
 from tests.support.runpod_worker import SdkWorker
+from tests.support.tls import self_signed, server_context
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload.cli.main import main
@@ -70,7 +71,8 @@ def test_a_wrong_token_is_named(
     ("variables", "status", "failed", "says"),
     [
         ({}, 2, "settings", "No worker is configured"),
-        ({"COMFY_GPU_OFFLOAD_URL": "http://192.168.1.7:8288"}, 2, None, "ssh -L"),
+        ({"COMFY_GPU_OFFLOAD_URL": "http://192.168.1.7:8288"}, 2, "settings", "ssh -L"),
+        ({"COMFY_GPU_OFFLOAD_CA_FILE": "/nowhere.pem"}, 2, "settings", "there is no file"),
         ({"COMFY_GPU_OFFLOAD_URL": "https://nowhere.invalid"}, 1, "address", "is the name right"),
         ({"COMFY_GPU_OFFLOAD_URL": "http://127.0.0.1:9"}, 1, "connection", "Is the worker running"),
         ({"RUNPOD_ENDPOINT_ID": "abc123"}, 2, "settings", "RUNPOD_API_KEY is missing"),
@@ -79,7 +81,7 @@ def test_a_wrong_token_is_named(
 def test_the_first_thing_that_is_wrong_is_named_with_what_to_do(
     variables: dict[str, str],
     status: int,
-    failed: str | None,
+    failed: str,
     says: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -88,8 +90,30 @@ def test_the_first_thing_that_is_wrong_is_named_with_what_to_do(
         monkeypatch.setenv(name, value)
     assert main(["doctor"]) == status
     said = capsys.readouterr()
-    assert failed is None or f"FAIL  {failed}" in said.out
+    assert f"FAIL  {failed}" in said.out
     assert says in said.err
+
+
+def test_what_is_passed_over_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".env").write_text("COMFY_GPU_OFFLOAD_URL=http://127.0.0.1:9\nCOMFY_GPU_OFFLOAD_TOKENS=1\n")
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "abc123")
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert str(tmp_path / ".env") in lines(said)["settings"]
+    assert "URL wins over RUNPOD_ENDPOINT_ID" in said
+    assert "COMFY_GPU_OFFLOAD_TOKENS is no setting of this command; did you mean COMFY_GPU_OFFLOAD_TOKEN?" in said
+
+
+def test_plain_http_where_a_worker_speaks_https_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadWorker(FunctionBackend(), tls=server_context(self_signed(tmp_path))) as worker:
+        monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url.replace("https", "http"))
+        monkeypatch.setenv("COMFY_GPU_OFFLOAD_RETRY_S", "0.1")
+        assert main(["doctor"]) == 1
+    assert "needs https:// in the address" in capsys.readouterr().out
 
 
 def test_a_model_that_is_not_there_is_named(

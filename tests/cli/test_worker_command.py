@@ -106,6 +106,16 @@ def test_it_takes_a_models_folder_and_a_file(tmp_path: Path) -> None:
     assert torch.equal(there, sampling.sample(load(remote.dtype), [7], steps=1, dtype=remote.dtype))
 
 
+def test_it_says_what_it_offers_and_what_of_its_options_helps_nobody(tmp_path: Path) -> None:
+    options = ("--models", str(tmp_path), "--host", "0.0.0.0")
+    with worker_process(*DIFFUSERS, *options, cwd=tmp_path, COMFY_GPU_OFFLOAD_TOKEN="t" * 32) as worker:
+        worker.terminate()
+        log = "".join(worker.log)
+    assert "1 model: digits" in log
+    assert f"{tmp_path}: there is no diffusers model in it" in log
+    assert log.count("without a certificate") == 1
+
+
 def test_nothing_secret_is_in_any_log_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A working run, a failing one and garbage, at DEBUG on both sides."""
     import requests
@@ -161,6 +171,10 @@ def test_it_refuses_to_be_open_to_the_network_without_a_token(tmp_path: Path, ho
         (("--backend", "diffusers", "--models", "/nowhere"), "no such file"),
         (("--backend", "diffusers", "--port", "99999"), "0 to 65535"),
         (("--backend", "diffusers", "--tls-cert", "a.pem"), "belong together"),
+        (
+            ("--backend", "diffusers", "--tls-cert", "a.pem", "--tls-key", "b.pem"),
+            "--tls-cert a.pem: there is no such",
+        ),
     ],
 )
 def test_a_wrong_option_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
@@ -175,6 +189,7 @@ def test_a_port_that_is_taken_says_so(tmp_path: Path) -> None:
         done = run_worker(tmp_path, "--backend", "diffusers", "--port", str(worker.port))
     assert done.returncode == 2
     assert "Cannot listen" in done.stderr
+    assert "--port" in done.stderr
 
 
 def test_models_lists_what_the_worker_has(

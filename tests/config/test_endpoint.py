@@ -53,6 +53,8 @@ def test_a_load_balancers_address_says_which_endpoint_it_is() -> None:
         ({}, "COMFY_GPU_OFFLOAD_URL"),
         ({}, "RUNPOD_ENDPOINT_ID and RUNPOD_API_KEY"),
         ({"endpoint": "direct"}, "No worker is configured"),
+        ({"endpoint": "direct", "runpod_api_key": KEY}, "No worker is configured"),
+        ({"runpod_api_key": KEY}, "RUNPOD_ENDPOINT_ID is missing"),
         ({"endpoint": "queue"}, "RUNPOD_ENDPOINT_ID is missing"),
         ({"runpod_endpoint_id": "abc123"}, "console.runpod.io/user/settings"),
         ({"url": "https://api.runpod.ai/v2/abc123", "runpod_api_key": KEY}, "put the endpoint's id into"),

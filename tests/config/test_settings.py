@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from comfy_gpu_offload.config.settings import PREFIX, Settings, checked_url, given_settings, load_settings, variable
+from comfy_gpu_offload.config.settings import (
+    PREFIX,
+    Settings,
+    checked_url,
+    env_files,
+    given_settings,
+    load_settings,
+    unknown_variables,
+    variable,
+)
 from comfy_gpu_offload.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +72,19 @@ def test_a_file_with_a_mark_of_its_encoding_is_read(tmp_path: Path) -> None:
 def test_a_folder_may_begin_with_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(variable(name), "~/here")
+    (tmp_path / "here").touch()
     assert getattr(load_settings(), name) == tmp_path / "here"
     monkeypatch.setenv(variable(name), "~nobody-of-that-name/here")
     with pytest.raises(ConfigError, match=variable(name)):
         load_settings()
+
+
+def test_what_looks_like_a_setting_and_is_none_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_UR", "http://127.0.0.1:1")
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", "http://127.0.0.1:1")
+    (tmp_path / ".env").write_text("COMFY_GPU_OFFLOAD_TOKENS=1\nOTHER=2\nCOMFY_GPU_OFFLOAD_RETRY_S=7\n")
+    assert unknown_variables() == ["COMFY_GPU_OFFLOAD_TOKENS", "COMFY_GPU_OFFLOAD_UR"]
+    assert env_files()[-1] == tmp_path / ".env"
 
 
 def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +115,8 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RETRY_S", "soon-ish"),
         ("COMPRESSION", "gzip-9000"),
         ("FRAME_BYTES", "0"),
+        ("CA_FILE", "/nowhere/cert.pem"),
+        ("CA_FILE", "/"),
     ],
 )
 def test_a_wrong_value_names_its_variable_and_is_not_repeated(
@@ -105,6 +125,7 @@ def test_a_wrong_value_names_its_variable_and_is_not_repeated(
     monkeypatch.setenv(PREFIX + name, value)
     with pytest.raises(ConfigError, match=re.escape(PREFIX + name)) as caught:
         load_settings()
+    assert "Value error" not in str(caught.value)
     if name == "TOKEN":
         assert value not in str(caught.value)
 

@@ -37,8 +37,9 @@ class WorkerProcess:
             env=environment(**settings),
             cwd=cwd,
         )
-        for read in (self._read_out, self._read_log):
-            threading.Thread(target=read, daemon=True).start()
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_out, self._read_log)]
+        for reader in self._readers:
+            reader.start()
         line = self._lines.get(timeout=120)
         assert line.startswith(_PREFIX), "".join(self.log)
         self.url = line.removeprefix(_PREFIX).strip()
@@ -59,11 +60,19 @@ class WorkerProcess:
         """As a power cut would."""
         self.process.kill()
         self.process.wait(30)
+        self._read_to_the_end()
 
     def terminate(self) -> int:
         """SIGTERM; its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        status = self.process.wait(60)
+        self._read_to_the_end()
+        return status
+
+    def _read_to_the_end(self) -> None:
+        """What it said last may still be in the pipe when it has ended."""
+        for reader in self._readers:
+            reader.join(10)
 
 
 @contextmanager

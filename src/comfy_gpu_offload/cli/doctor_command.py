@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import platform
 import socket
@@ -21,7 +22,7 @@ from ..client.connect import connect_from
 from ..client.remote_model import RemoteModel
 from ..client.session import Session
 from ..config.endpoint import Direct, Serverless, configured
-from ..config.settings import Settings, load_settings
+from ..config.settings import PREFIX, Settings, env_files, load_settings, unknown_variables, variable
 from ..digits.conditioning import conditioning
 from ..errors import ConnectError, OffloadError
 from ..transport.configured import kind_of
@@ -34,6 +35,12 @@ _ROUND_TRIPS = 7
 _FIRST_BYTES = 256 * 1024
 _MOST_BYTES = 4 * 1024**2
 _LONG_ENOUGH_S = 0.5
+
+_MEANINGS = {
+    Health.WARMING: "the worker still starts; its log says with what",
+    Health.UNHEALTHY: "what answers there is no worker: is it the worker's port, and nothing after the port?",
+    Health.UNREACHABLE: "no answer. An https worker (--tls-cert) needs https:// in the address, any other http://",
+}
 
 T = TypeVar("T")
 
@@ -51,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         OffloadError: what failed, and what to do about it.
     """
     logging.getLogger().setLevel(logging.ERROR)
-    settings = load_settings()
+    settings = _checked("settings", load_settings)
+    _unknown()
     target = _settings(settings)
     _network(target)
     if isinstance(target, Serverless):
@@ -71,6 +79,10 @@ def _say(check: str, text: str) -> None:
     print(f"  ok  {check:<13} {text}", flush=True)
 
 
+def _doubt(check: str, text: str) -> None:
+    print(f"  ??  {check:<13} {text}", flush=True)
+
+
 def _checked(check: str, function: Callable[[], T]) -> T:
     try:
         return function()
@@ -83,10 +95,26 @@ def _settings(settings: Settings) -> Direct | Serverless:
     target = _checked("settings", lambda: configured(settings))
     if isinstance(target, Direct):
         token = "with a token" if target.token is not None else "without a token"
-        _say("settings", f"a worker at {target.url}, {token}")
+        _say("settings", f"a worker at {target.url}, {token}{_source()}")
+        if settings.runpod_endpoint_id is not None:
+            _doubt("settings", f"{PREFIX}URL wins over RUNPOD_ENDPOINT_ID: empty it to use the endpoint")
     else:
-        _say("settings", f"RunPod endpoint {target.endpoint_id}, kind: {target.kind}")
+        _say("settings", f"RunPod endpoint {target.endpoint_id}, kind: {target.kind}{_source()}")
     return target
+
+
+def _source() -> str:
+    files = env_files()
+    return f" (read: {', '.join(map(str, files))})" if files else ""
+
+
+def _unknown() -> None:
+    """Names what looks like a setting and is none: it would be passed over in silence."""
+    known = {variable(name).removeprefix(PREFIX): variable(name) for name in Settings.model_fields}
+    for name in unknown_variables():
+        close = difflib.get_close_matches(name.removeprefix(PREFIX), known, 1)
+        meant = f"; did you mean {known[close[0]]}?" if close else ""
+        _doubt("settings", f"{name} is no setting of this command{meant}")
 
 
 def _network(target: Direct | Serverless) -> None:
@@ -148,7 +176,7 @@ def _ping(target: Direct, settings: Settings) -> None:
     if health is Health.READY:
         _say("worker", "it says that it is ready")
     else:
-        print(f"  ??  {'worker':<13} /ping says {health.value}", flush=True)
+        _doubt("worker", f"/ping: {_MEANINGS[health]}")
 
 
 def _session(settings: Settings) -> Session:

@@ -23,5 +23,6 @@ def run(_: argparse.Namespace) -> int:
         welcome = session.welcome
     for entry in welcome.models:
         print(f"{entry.size_bytes / 1e9:9.3f} GB  {entry.folder:<18}  {entry.name}")
-    print(f"{len(welcome.models)} models on {welcome.device}, backend {welcome.backend}")
+    count = len(welcome.models)
+    print(f"{count} {'model' if count == 1 else 'models'} on {welcome.device}, backend {welcome.backend}")
     return 0

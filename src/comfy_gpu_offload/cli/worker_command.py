@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+import logging
 import os
 import ssl
 import sys
@@ -20,6 +22,17 @@ from ..server.blob_folder import upload_folder
 from ..server.handler import HandlerOptions
 from ..server.serve import ServeOptions, serve_until_signalled
 from .comfyui_python import enter_comfyui
+
+logger = logging.getLogger(__name__)
+
+_BUNDLED = "digits"
+_REMEDIES = {
+    errno.EADDRINUSE: "another program, perhaps another worker, listens there already. End it, or choose another "
+    "port (--port, or PORT in a container).",
+    errno.EADDRNOTAVAIL: "this machine does not have that address. 127.0.0.1 is for itself and a tunnel, 0.0.0.0 "
+    "for all of its networks.",
+    errno.EACCES: "ports below 1024 are not for everyone. Choose another one.",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +71,12 @@ def run(options: argparse.Namespace) -> int:
     _check(options, settings)
     if options.backend == "comfyui":
         enter_comfyui(options.comfyui, sys.argv[1:])
+    if options.tls_cert is None and not is_loopback(options.host):
+        logger.warning(
+            "Listening on %s without a certificate: clients on other machines take https only. Put a proxy that "
+            "speaks it in front, or set --tls-cert and --tls-key.",
+            options.host,
+        )
     limits = FrameLimits(frame_bytes=settings.frame_bytes)
     serving = ServeOptions(
         host=options.host,
@@ -71,8 +90,25 @@ def run(options: argparse.Namespace) -> int:
         tls=_tls(options),
     )
     backend = _backend(options, settings)
-    serve_process(WorkerState(limits, settings.token), lambda: make_backend(backend), serving)
+    serve_process(WorkerState(limits, settings.token), lambda: _made(backend), serving)
     return 0
+
+
+def _made(options: BackendOptions) -> Backend:
+    backend = make_backend(options)
+    entries = backend.models()
+    names = [entry.name for entry in entries]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+    logger.info(
+        "%d %s: %s", len(names), "model" if len(names) == 1 else "models", shown or "put one into its folders"
+    )
+    if options.name == "diffusers" and options.models is not None and names == [_BUNDLED]:
+        logger.warning(
+            "--models %s: there is no diffusers model in it, that is, a config.json beside *.safetensors; only the "
+            "bundled one is offered",
+            options.models,
+        )
+    return backend
 
 
 def serve_process(state: WorkerState, make: Callable[[], Backend], serving: ServeOptions) -> None:
@@ -85,10 +121,15 @@ def serve_process(state: WorkerState, make: Callable[[], Backend], serving: Serv
     try:
         ended = asyncio.run(serve_until_signalled(state, make, serving))
     except OSError as error:
-        raise ConfigError(f"Cannot listen on {serving.host}:{serving.port}: {error.strerror}") from error
+        raise ConfigError(_cannot_listen(serving, error)) from error
     sys.stdout.flush()
     if not ended:
         os._exit(0)  # a thread is inside a library, which Python cannot end: torch would abort the process
+
+
+def _cannot_listen(serving: ServeOptions, error: OSError) -> str:
+    remedy = _REMEDIES.get(error.errno or 0, error.strerror)
+    return f"Cannot listen on {serving.host}:{serving.port}: {remedy}"
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> None:
@@ -100,6 +141,9 @@ def _check(options: argparse.Namespace, settings: Settings) -> None:
         )
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key belong together")
+    for option, file in (("--tls-cert", options.tls_cert), ("--tls-key", options.tls_key)):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{option} {file}: there is no such file")
     if not 0 <= options.port < 65_536:
         raise ConfigError(f"--port {options.port}: a port is 0 to 65535")
     if options.models is not None and not options.models.exists():

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from ..errors import ConfigError
-from .settings import PREFIX, Settings
+from .settings import PREFIX, Settings, env_file_to_write
 
 # Of RunPod's two kinds of serverless endpoints and of its pods: docs.runpod.io, "Serverless" and "Expose ports".
 _SERVERLESS_HOST = "api.runpod.ai"
@@ -93,12 +93,13 @@ def _key(settings: Settings) -> SecretStr:
 
 
 def _nothing(settings: Settings) -> ConfigError:
-    if settings.endpoint in {"queue", "load-balancer"}:
+    has_key_alone = settings.endpoint == "auto" and settings.runpod_api_key is not None
+    if settings.endpoint in {"queue", "load-balancer"} or has_key_alone:
         return ConfigError(
             f"RUNPOD_ENDPOINT_ID is missing: the short word in the endpoint's address, shown at {_ENDPOINT_PAGE}."
         )
     return ConfigError(
-        "No worker is configured. In the environment or in the pack's .env (see .env.example), set either\n"
+        f"No worker is configured. In {env_file_to_write()} (see .env.example) or in the environment, set either\n"
         f"  {PREFIX}URL, a worker's address, e.g. http://127.0.0.1:8288 for one that runs on this machine, or\n"
         "  RUNPOD_ENDPOINT_ID and RUNPOD_API_KEY, for a RunPod serverless endpoint."
     )

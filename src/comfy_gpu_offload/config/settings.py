@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from ..errors import ConfigError
 
@@ -17,7 +23,7 @@ PREFIX = "COMFY_GPU_OFFLOAD_"
 RUNPOD_API = "https://api.runpod.ai/v2"
 # The pack's own folder, where a user who unpacked it into custom_nodes puts .env.
 _PACK_FOLDER = Path(__file__).resolve().parents[3]
-_FILES = (_PACK_FOLDER / ".env", Path(".env"))
+_ENV_FILES = (_PACK_FOLDER / ".env", Path(".env"))
 
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 
@@ -63,8 +69,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=_FILES,
-        env_file_encoding="utf-8",
+        env_file=_ENV_FILES,
+        env_file_encoding="utf-8-sig",  # editors on Windows begin a file with a mark
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -108,6 +114,13 @@ class Settings(BaseSettings):
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return None if value is None else at_home(value)
+
+    @field_validator("ca_file")
+    @classmethod
+    def _check_ca_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
+        return value
 
     @field_validator("runpod_base_url")
     @classmethod
@@ -196,9 +209,27 @@ def load_settings() -> Settings:
     """The settings in force, from the environment and .env.
 
     Raises:
-        ConfigError: a value is wrong; names the variable and what is wrong, never the value.
+        ConfigError: a value is wrong, or a `.env` is no text; names the variable and what is wrong, never a secret.
     """
     return _built(Settings, {})
+
+
+def env_files() -> list[Path]:
+    """The `.env` files that are read, the one that wins last."""
+    return list(dict.fromkeys(file.resolve() for file in _ENV_FILES if file.is_file()))
+
+
+def env_file_to_write() -> Path:
+    """Where settings belong: the pack's `.env`, or one here where the package was installed without its folder."""
+    in_pack = (_PACK_FOLDER / ".env.example").is_file()
+    return _ENV_FILES[0] if in_pack else _ENV_FILES[1].resolve()
+
+
+def unknown_variables() -> list[str]:
+    """The variables of the environment and of `.env` under this package's prefix that are no settings of it."""
+    known = {variable(name) for name in Settings.model_fields}
+    given = {name.upper() for name in (*os.environ, *DotEnvSettingsSource(Settings).env_vars)}
+    return sorted(name for name in given - known if name.startswith(PREFIX))
 
 
 def given_settings(**values: Any) -> Settings:
@@ -217,23 +248,27 @@ def _built(kind: type[Settings], values: dict[str, Any]) -> Settings:
     try:
         return kind(**values)
     except ValidationError as error:
-        wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+        wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {reason(e['msg'])}" for e in error.errors())
         raise ConfigError(f"Wrong settings:\n{wrong}") from None
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"{_unreadable_file()} cannot be read ({type(error).__name__}): make it a text in UTF-8 that this user "
-            "may read."
+            f"{_unreadable_file()} cannot be read ({type(error).__name__}): save it as UTF-8 text that this user "
+            "may read (the `>` of Windows' PowerShell writes UTF-16)."
         ) from None
 
 
 def _unreadable_file() -> str:
-    for file in _FILES:
+    for file in env_files():
         try:
-            if file.is_file():
-                file.read_text("utf-8")
+            file.read_text("utf-8")
         except (OSError, UnicodeError):
-            return str(file.absolute())
+            return str(file)
     return "A .env"
+
+
+def reason(message: str) -> str:
+    """What pydantic says of a wrong value, without its name for an error of ours."""
+    return message.removeprefix("Value error, ")
 
 
 def variable(field: str) -> str:
