@@ -6,9 +6,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -119,9 +120,11 @@ def proxy(site: Site) -> Proxy:
     return site.proxy
 
 
-def run_script(python: Path, script: str, *arguments: str | Path) -> str:
-    """What one of our scripts prints in ComfyUI's interpreter."""
-    env = environment({"PYTHONPATH": str(REPOSITORY / "src")})
+def run_script(
+    python: Path, script: str, *arguments: str | Path, further: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """What one of our scripts prints in ComfyUI's interpreter; `further` is set in its environment."""
+    env = environment({"PYTHONPATH": str(REPOSITORY / "src"), **further})
     command = [str(part) for part in (python, _SCRIPTS / script, *arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, f"{script} failed, exit status {done.returncode}:\n{done.stderr}"

@@ -16,7 +16,7 @@ from ..protocol.messages import ModelEntry
 from ..server.backends.base import BackendError
 from ..server.backends.comfyui_control_data import FOLDER, PREFIX
 from ..transport.base import Check
-from . import status
+from . import release, status
 from .control_net import RemoteControlNet
 from .patcher import RemoteModelPatcher, remote_patcher
 
@@ -31,7 +31,8 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    return remote_patcher(_session(load_settings(), check).model(name, weight_dtype, check=check))
+    session = _session(load_settings(), check)
+    return remote_patcher(session.model(name, weight_dtype, check=check), session.welcome.comfyui)
 
 
 def load_remote_control_net(name: str) -> RemoteControlNet:
@@ -104,12 +105,5 @@ def _session(settings: Settings, check: Check | None = None) -> Session:
     """One session for the same settings, so that what a worker holds stays known from run to run."""
     with _lock:
         if settings not in _sessions:
-            _sessions[settings] = connect_from(settings, _version(), status.announce, check)
+            _sessions[settings] = connect_from(settings, release.here(), status.announce, check)
         return _sessions[settings]
-
-
-def _version() -> str | None:
-    try:
-        return str(importlib.import_module("comfyui_version").__version__)
-    except (ImportError, AttributeError):
-        return None

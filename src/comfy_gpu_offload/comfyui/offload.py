@@ -10,6 +10,7 @@ import torch
 
 from ..client.plan import RunShape, calls_of
 from ..client.remote_model import RemoteModel
+from . import release
 from .sample_job import whole_loop_obstacle
 
 logger = logging.getLogger(__name__)
@@ -23,13 +24,20 @@ _MESSAGE_BYTES = 1024
 def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     """Whether the whole loop goes to the worker; `inputs` are KSampler's. Says in the log why, and what it expects.
 
-    With `whole loop` always: what is in the way of it is refused when the run begins.
+    With `whole loop` always: what is in the way of it is refused when the run begins. With `auto` not where the
+    worker's ComfyUI is another release: its samplers may draw other noise for a seed, or treat a mask differently.
 
     Raises:
         OffloadError: the worker cannot be asked.
     """
+    difference = release.difference(patcher.worker_release)
     if offload != AUTO:
+        if offload == WHOLE_LOOP and difference is not None:
+            logger.warning("whole loop, though %s", difference)
         return offload == WHOLE_LOOP
+    if difference is not None:
+        logger.info("each step, since %s", difference)
+        return False
     obstacle = whole_loop_obstacle(
         patcher,
         inputs["positive"],

@@ -139,6 +139,12 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         self.model.diffusion_model.__dict__["weight_patches"] = weight_patches(self)
 
     @property
+    def worker_release(self) -> str | None:
+        """The worker's ComfyUI, when the model was loaded; None where it is not known."""
+        release: str | None = self.model.worker_release
+        return release
+
+    @property
     def _name(self) -> str:
         return self.remote.description.ref.name
 
@@ -153,8 +159,11 @@ def _lacks_data(module: torch.nn.Module) -> bool:
     return any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
 
 
-def remote_patcher(remote: RemoteModel) -> RemoteModelPatcher:
+def remote_patcher(remote: RemoteModel, release: str | None = None) -> RemoteModelPatcher:
     """A MODEL, as ComfyUI's nodes pass it on, for a worker's model.
+
+    Args:
+        release: the worker's ComfyUI, or None where it is not known.
 
     Raises:
         OffloadError: this ComfyUI cannot build the model's skeleton.
@@ -169,4 +178,5 @@ def remote_patcher(remote: RemoteModel) -> RemoteModelPatcher:
     model.extra_conds_shapes = refusing_readers(model.extra_conds_shapes, remote.description.ref.name)
     device = comfy.model_management.get_torch_device()
     model.device = device
+    model.worker_release = release
     return RemoteModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))

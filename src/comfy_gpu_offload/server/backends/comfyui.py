@@ -207,7 +207,8 @@ class ComfyUIBackend:
             return
         kwargs["transformer_options"] = options = options_from_data(options)
         if "prefetch_dynamic_vbars" in options:
-            options["prefetch_dynamic_vbars"] = patcher.is_dynamic()
+            # A client's ComfyUI may be newer than this one, which then has no dynamic loading.
+            options["prefetch_dynamic_vbars"] = getattr(patcher, "is_dynamic", bool)()
 
     def _current(
         self, ref: ModelRef, fingerprint: str, in_use: Collection[Hashable] = ()
