@@ -80,6 +80,7 @@ class ComfyUIBackend:
         self._management = importlib.import_module("comfy.model_management")
         self._files = importlib.import_module(".comfyui_models", __package__)
         self._nets = importlib.import_module(".comfyui_control_nets", __package__)
+        self._chains = importlib.import_module(".comfyui_control_chains", __package__)
         self._residents: ResidentModels[Any] = ResidentModels(model_bytes, _available_bytes, self._unload)
         self._interrupted = threading.Event()
 
@@ -122,7 +123,7 @@ class ComfyUIBackend:
         control = kwargs.get("control")
         started = perf_counter()
         # First, so that the model is the last to leave memory for them.
-        chain = self._nets.read_chain(control, self._net)
+        chain = self._chains.read_chain(control, self._net)
         nets_s = perf_counter() - started
         with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
             patcher, load_s = self._patched(ref, fingerprint, patches)
@@ -152,7 +153,7 @@ class ComfyUIBackend:
             started = perf_counter()
             inputs = sampling.Inputs.of(tensors)
             # Before the model, as in a call.
-            inputs = inputs.controlled(self._nets.build(inputs.control_nets, self._net))
+            inputs = inputs.controlled(self._chains.build(inputs.control_nets, self._net))
             nets_s = perf_counter() - started
             patcher, load_s = self._patched(job.model, job.fingerprint, patches)
             started = perf_counter()
@@ -236,7 +237,7 @@ class ComfyUIBackend:
             network = self._nets.network_of(net)
             if network is not None:
                 stop_at_blocks(network, self._interrupted)
-            return self._nets.LoadedNet(net, file.path, fingerprint([file.path]))
+            return self._chains.LoadedNet(net, file.path, fingerprint([file.path]))
 
         loaded, _ = self._residents.load(
             ModelRef(name=PREFIX + name), lambda: self._nets.find_control_net(name), make
