@@ -14,8 +14,10 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from architecture import Architecture
-from comfy_extras import nodes_freelunch as freelunch
 from comfy_extras import nodes_model_advanced as advanced
+from comfy_extras import nodes_model_merging as model_merging
+from comfy_extras import nodes_pag as pag
+from comfy_extras import nodes_slg as slg
 from drawn import made
 from small_models import random_weights
 
@@ -118,6 +120,9 @@ _SAMPLING: Mapping[str, Mapping[str, Any]] = {
 
 
 def by_node(node: Any, **inputs: Any) -> Patch:
+    """What a node makes of a model: of the older kind, or of the newer, whose classes run themselves."""
+    if hasattr(node, "execute"):
+        return lambda model: node.execute(model=model, **inputs).result[0]
     made_node = node()
     return lambda model: getattr(made_node, made_node.FUNCTION)(model, **inputs)[0]
 
@@ -203,20 +208,34 @@ def gligen(architecture: Architecture) -> Run | None:
     return Run(run.latent, [[run.positive[0][0], {**run.positive[0][1], **options}]], run.negative)
 
 
-def inside(architecture: Architecture) -> Run:
-    """Code that would run within the network: FreeU for UNets, a block's replacement for others."""
+def stock_patch(architecture: Architecture) -> Run:
+    """What one of ComfyUI's own nodes puts into the network: PAG for UNets, SkipLayerGuidance for others."""
     if is_unet(architecture):
-        node = freelunch.FreeU
-        if hasattr(node, "execute"):
-            return plain(architecture, lambda model: node.execute(model, 1.1, 1.2, 0.9, 0.2).result[0])
-        return plain(architecture, by_node(node, b1=1.1, b2=1.2, s1=0.9, s2=0.2))
+        return plain(architecture, by_node(pag.PerturbedAttentionGuidance, scale=3.0))
+    layers = {"double_layers": "0", "single_layers": "0", "start_percent": 0.0, "end_percent": 1.0}
+    return plain(architecture, by_node(slg.SkipLayerGuidanceDiTSimple, **layers))
+
+
+def inside(architecture: Architecture) -> Run:
+    """Code of nobody's node that would run within the network."""
 
     def replaced(model: Any) -> Any:
         changed = model.clone()
-        changed.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "double_block", 0)
+        if is_unet(architecture):
+            changed.set_model_output_block_patch(lambda h, hsp, options: (h, hsp))
+        else:
+            changed.set_model_patch_replace(
+                lambda args, extra: extra["original_block"](args), "dit", "double_block", 0
+            )
         return changed
 
     return plain(architecture, replaced)
+
+
+def merge(architecture: Architecture) -> Run:
+    """With itself, with a LoRA on the second."""
+    merged = model_merging.ModelMergeSimple()
+    return plain(architecture, lambda model: merged.merge(model, with_lora(model), 0.4)[0])
 
 
 def _area(shape: tuple[int, ...]) -> dict[str, Any]:
@@ -233,6 +252,7 @@ def _mask(shape: tuple[int, ...]) -> dict[str, Any]:
 FEATURES = (
     Feature("KSampler", plain, matters=False),
     Feature("LoRA", lora),
+    Feature("merge", merge),
     Feature("model sampling node", model_sampling),
     Feature("RescaleCFG", guidance_function),
     Feature("batch", batch),
@@ -242,7 +262,8 @@ FEATURES = (
     Feature("time ranges", times),
     Feature("two lengths", lengths),
     Feature("GLIGEN", gligen),
-    Feature("code in the network", inside, matters=False),
+    Feature("PAG, SkipLayerGuidance", stock_patch),
+    Feature("other code in the network", inside, matters=False),
 )
 
 
