@@ -25,7 +25,7 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     """Whether the whole loop goes to the worker; `inputs` are KSampler's. Says in the log why, and what it expects.
 
     With `whole loop` always: what is in the way of it is refused when the run begins. With `auto` not where the
-    worker's ComfyUI is another release: its samplers may draw other noise for a seed, or treat a mask differently.
+    worker's ComfyUI is another release: its samplers may draw other noise for a seed.
 
     Raises:
         OffloadError: the worker cannot be asked.

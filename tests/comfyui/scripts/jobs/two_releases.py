@@ -47,7 +47,7 @@ def _regional() -> sides.Case:
 
 def _masked() -> sides.Case:
     latent = {"samples": noise(MMDIT.latent, 3), "noise_mask": torch.full((1, 64, 48), 0.5)}
-    return case(MMDIT, latent=latent, denoise=0.6)
+    return case(MMDIT, latent=latent)
 
 
 def runs() -> Mapping[str, tuple[sides.Kind, sides.Case, sides.Patch]]:
