@@ -74,6 +74,24 @@ def test_what_is_put_into_a_network_is_named(change: Callable[[Any], None], name
     assert parts.changed() == named
 
 
+def test_a_method_of_a_class_is_noticed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = NetworkParts(Network())
+    assert list(parts.foreign()) == []
+    monkeypatch.setattr(Block, "part_of_forward", lambda _, x: x)
+    assert parts.changed() == "Block.part_of_forward"
+
+
+def test_a_method_that_is_a_packs_already_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_a_pack(_: Any, x: Any) -> Any:
+        return x
+
+    of_a_pack.__module__ = "custom_nodes.some-pack"
+    monkeypatch.setattr(Block, "part_of_forward", of_a_pack)
+    parts = NetworkParts(Network())
+    assert list(parts.foreign()) == [("Block.part_of_forward", "custom_nodes.some-pack")]
+    assert parts.changed() is None
+
+
 def test_it_is_over_when_it_is_taken_back() -> None:
     network: Any = Network()
     network.register_forward_pre_hook(lambda *_: None)  # the network's own

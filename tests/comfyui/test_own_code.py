@@ -46,6 +46,15 @@ def test_a_network_that_something_stays_in_is_made_anew_with_the_next_prompt(fou
     assert found["put in"][change]["loaded anew"]
 
 
+def test_a_method_of_comfyuis_class_is_refused_and_warned_of_with_the_next_model(found: Found) -> None:
+    run = found["of the class"]
+    assert "the change to the network's WanModel.forward_orig" in run["said"]
+    assert run["calls"] == 0
+    (warned,) = run["warned"]
+    assert warned.startswith("WanModel.forward_orig of ComfyUI is replaced here by a node pack (__main__)")
+    assert run["same after it"]
+
+
 def test_an_injection_is_refused_before_it_is_put_in(found: Found) -> None:
     run = found["injected"]
     assert "the injection 'bypass' (bypass LoRA loaders" in run["said"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,8 @@ from .control import travelling_control, warn_of_residuals
 from .network_parts import NetworkParts
 from .remade import without_remade
 from .travel import travelling_options
+
+logger = logging.getLogger(__name__)
 
 
 class RemoteDiffusionModel(nn.Module):
@@ -56,7 +59,13 @@ class RemoteDiffusionModel(nn.Module):
         self.__dict__["skeleton"] = network
         self.__dict__["_meta"] = state_dict
         self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
-        self.__dict__["_parts"] = NetworkParts(network)
+        self.__dict__["_parts"] = parts = NetworkParts(network)
+        for method, module in parts.foreign():
+            logger.warning(
+                "%s of ComfyUI is replaced here by a node pack (%s): at the worker it is ComfyUI's own.",
+                method,
+                module,
+            )
 
     def forward(self, x: Any, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the real network: `x` is a latent [B, C, …] or a list of them, in the compute dtype.

@@ -27,7 +27,7 @@ from comfy_extras import nodes_train as training
 from sessions import Pair, sampled
 from sides import FOLDER, MMDIT, UNET, WAN, Case, Patch, case, noise
 
-from comfy_gpu_offload.comfyui import generation
+from comfy_gpu_offload.comfyui import generation, stand_in
 from comfy_gpu_offload.errors import OffloadError
 
 _TINY = replace(UNET, latent=(1, 4, 8, 6))
@@ -112,6 +112,21 @@ def put_in() -> dict[str, Any]:
             "loaded anew": generation.current() > before,
         }
     return found
+
+
+def of_the_class() -> dict[str, Any]:
+    """A method of ComfyUI's own class, replaced while a model is loaded, and before the next one is."""
+    pair = Pair.of(WAN)
+    kind = type(pair.stock.model.diffusion_model)
+    said: list[str] = []
+    logged = mock.patch.object(stand_in.logger, "warning", lambda text, *given: said.append(text % given))
+    with mock.patch.object(kind, "forward_orig", lambda _, x, *__, **___: torch.zeros_like(x)):
+        refused = _refused(pair, lambda: sampled(pair.remote, case(WAN)))
+        with logged:
+            Pair.of(WAN)
+    with logged:
+        same = torch.equal(sampled(Pair.of(WAN).stock, case(WAN)), sampled(pair.remote, case(WAN)))
+    return {**refused, "warned": said, "same after it": same}
 
 
 def injected() -> dict[str, Any]:
@@ -201,7 +216,13 @@ def controls() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    facts = {"put in": put_in(), "injected": injected(), "read": read(), "controls": controls()}
+    facts = {
+        "put in": put_in(),
+        "of the class": of_the_class(),
+        "injected": injected(),
+        "read": read(),
+        "controls": controls(),
+    }
     print(json.dumps(facts), flush=True)
     # As in run.py.
     os._exit(0)
