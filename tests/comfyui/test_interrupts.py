@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from time import monotonic
 
 import pytest
 
@@ -14,17 +13,20 @@ from .harness.workflow import DIGITS, UNET, Model, Sampling, Scene
 
 pytestmark = pytest.mark.comfyui
 
-# Half a second is promised; the rest is ComfyUI's own, and the client's that asks for the end.
-WITHIN_S = 0.5 + 0.3
+# The button is looked for ten times a second, and the first look after it was pressed ends the wait. How long the
+# whole takes depends on what else the machine does, so looks are counted: at least two a second.
+LOOKS = 20
+LOOKS_WITHIN_S = 10.0
+# Far less than what is waited for below, far more than ComfyUI itself takes to end a prompt.
+ENDS_WITHIN_S = 10.0
 
 
-def stop(site: Site, prompt: str) -> None:
-    """Presses stop, and checks that the prompt ends in time, as interrupted."""
-    asked = monotonic()
+def stop(site: Site, prompt: str, looks: int = LOOKS) -> None:
+    """Presses stop in a wait in which it is looked for often; checks that the prompt ends as interrupted."""
+    site.comfyui.api.wait_for_looks(looks, LOOKS_WITHIN_S)
     site.comfyui.api.interrupt()
-    outcome = site.comfyui.api.wait(prompt)
+    outcome = site.comfyui.api.wait(prompt, ENDS_WITHIN_S)
     assert outcome.interrupted, outcome.summary
-    assert outcome.finished_s - asked < WITHIN_S
 
 
 def queue(site: Site, node: str, listed: str, seed: int) -> str:
@@ -59,7 +61,7 @@ def test_a_call_that_is_computed_ends_at_the_worker_too(site: Site, listed: Call
     prompt = site.comfyui.api.queue(scene.workflow.graph)
     site.proxy.wait_for("forward")
     site.worker.process.wait_for_work(0.5)
-    stop(site, prompt)
+    stop(site, prompt, looks=0)
     assert site.proxy.wait_for_reply("forward") < prod(large.latent) * 4, "the worker computed it to the end"
 
 

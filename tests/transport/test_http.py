@@ -234,10 +234,11 @@ def test_a_worker_that_is_gone_without_a_word_is_a_lost_connection(monkeypatch: 
 
 
 def test_a_check_ends_the_wait_and_the_connection_is_not_used_again(worker: ThreadWorker) -> None:
-    started = monotonic()
+    looks = []
 
     def check() -> None:
-        if monotonic() - started > 0.2:
+        looks.append(None)
+        if len(looks) == 6:  # within 3 s, or the other end is gone
             raise StopError
 
     with canned(lambda connection: threading.Event().wait(3)) as url:
@@ -245,7 +246,6 @@ def test_a_check_ends_the_wait_and_the_connection_is_not_used_again(worker: Thre
         with pytest.raises(StopError):
             transport.exchange("cancel", CANCEL, QUICK, check)
         assert not transport._idle
-    assert monotonic() - started < 0.7
 
 
 def test_nothing_of_a_call_that_failed_is_kept() -> None:

@@ -149,7 +149,7 @@ def test_waiting_for_a_worker_can_be_interrupted() -> None:
         started = monotonic()
         with pytest.raises(InterruptedError):
             connect_from(settings(edge), check=check)
-        assert monotonic() - started < 2
+        assert monotonic() - started < 15, "it was noticed only when the edge let go"
 
 
 def test_another_400_is_not_taken_for_a_start(session: Session, edge: LoadBalancerEdge) -> None:

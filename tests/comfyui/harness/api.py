@@ -22,12 +22,10 @@ class Outcome:
 
     Attributes:
         messages: of ComfyUI's history, e.g. ``("execution_error", {...})``.
-        finished_s: `time.monotonic` when the end was noticed.
     """
 
     status: str
     messages: tuple[tuple[str, dict[str, Any]], ...]
-    finished_s: float
 
     @property
     def succeeded(self) -> bool:
@@ -103,13 +101,21 @@ class ComfyApi:
             if entry is not None:
                 status = entry["status"]
                 messages = tuple((name, data) for name, data in status["messages"])
-                return Outcome(status["status_str"], messages, monotonic())
+                return Outcome(status["status_str"], messages)
             sleep(_POLL_S)
         raise AssertionError(f"the prompt did not end within {timeout_s:.0f} s")
 
     def run(self, graph: Graph, timeout_s: float = 180.0) -> Outcome:
         """Queues a prompt and waits for its end."""
         return self.wait(self.queue(graph), timeout_s)
+
+    def wait_for_looks(self, count: int, timeout_s: float) -> None:
+        """Waits until the stop button has been looked for `count` times from now on."""
+        enough = self.get("/offload_test/looks") + count
+        deadline = monotonic() + timeout_s
+        while self.get("/offload_test/looks") < enough:
+            assert monotonic() < deadline, f"fewer than {count} looks for the stop button in {timeout_s} s"
+            sleep(_POLL_S)
 
     def interrupt(self) -> None:
         """What the frontend's stop button does."""

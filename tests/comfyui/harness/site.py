@@ -20,7 +20,7 @@ from .proxy import Proxy
 REPOSITORY = Path(__file__).resolve().parents[3]
 _HERE = Path(__file__).resolve().parents[1]
 # What is in the pack that a user installs.
-_SHIPPED = ("__init__.py", "pyproject.toml", "requirements.txt", "src", "example_workflows")
+_SHIPPED = ("__init__.py", "pyproject.toml", "requirements.txt", "src", "example_workflows", "web")
 _START_S = 120.0
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 

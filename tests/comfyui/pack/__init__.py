@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 import torch
+from aiohttp import web
 from safetensors.torch import save_file
+
+from server import PromptServer
 
 _ANY_INT = {"min": 0, "max": 2**31 - 1}
 
@@ -117,6 +121,28 @@ class OffloadTestSaveLatent:
         samples = latent["samples"].detach().cpu().contiguous()
         save_file({"samples": samples}, Path(folder_paths.get_output_directory()) / f"{name}.safetensors")
         return {}
+
+
+class _CountedLooks:
+    """Stands where ComfyUI's question after the stop button stood, asks it, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self._ask = comfy.model_management.throw_exception_if_processing_interrupted
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        self._ask()
+
+
+_looks = _CountedLooks()
+comfy.model_management.throw_exception_if_processing_interrupted = _looks
+
+
+@PromptServer.instance.routes.get("/offload_test/looks")
+async def looks(_: web.Request) -> web.Response:
+    """How often anything has looked for the stop button so far."""
+    return web.json_response(_looks.count)
 
 
 NODE_CLASS_MAPPINGS = {
