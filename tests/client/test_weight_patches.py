@@ -11,13 +11,14 @@ import torch
 
 from comfy_gpu_offload.client.remote_model import RemoteModel
 from comfy_gpu_offload.client.session import Session, SessionOptions
-from comfy_gpu_offload.client.weight_patches import PART_BYTES, WeightPatches
+from comfy_gpu_offload.client.weight_patches import PART_BYTES, HookPatches, WeightPatches
 from comfy_gpu_offload.errors import WorkerFaultError
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.frame import Part
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import open_frame, seal_parts
 from comfy_gpu_offload.protocol.messages import Define, Fault, FaultCode, Store, WholeTensor
+from comfy_gpu_offload.server.backends.base import HookSet
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import Handler, HandlerOptions
 from comfy_gpu_offload.transport.base import Check, Timeouts
@@ -195,6 +196,53 @@ def test_a_restart_costs_a_message_where_there_is_one(backend: FunctionBackend, 
     assert_got(backend, given)
     assert link.sent_bytes() < 4000
     assert len(list(tmp_path.iterdir())) == 2  # the parts are gone
+
+
+def test_a_call_has_the_hooks_that_it_names_beside_its_patches(
+    backend: FunctionBackend, model: RemoteModel
+) -> None:
+    on, over = patches(tensors(400), 0.5), patches(tensors(800), 0.25, 0.75)
+    model.patched(on, (X,), {}, HookPatches(over, single=(1,), group=2))
+    assert_got(backend, on)
+    got = backend.hooks[-1]
+    assert got is not None
+    assert got.patches is not None
+    assert (got.patches.template, got.patches.strengths) == (over.template, over.strengths)
+    assert (got.single, got.group) == ((1,), 2)
+    model.patched(None, (X,), {}, HookPatches())
+    assert backend.hooks[-1] == HookSet()
+    model(X)
+    assert (backend.patches[-1], backend.hooks[-1]) == (None, None)
+
+
+def test_hooks_cross_once_and_another_strength_is_a_few_bytes(
+    backend: FunctionBackend, model: RemoteModel, link: Direct
+) -> None:
+    over = patches(tensors(200_000), 1.0)
+    model(X)
+    plain = link.sent[-1][1]
+    link.sent.clear()
+    model.patched(None, (X,), {}, HookPatches(over, group=0))
+    assert link.sent_bytes() > 200_000
+    model.patched(None, (X,), {}, HookPatches(over.at(((0.3, 1.0),)), group=0))
+    ((route, sent),) = link.sent
+    assert (route, sent < plain + 200) == ("forward", True)
+    got = backend.hooks[-1]
+    assert got is not None
+    assert got.patches is not None
+    assert got.patches.strengths == ((0.3, 1.0),)
+
+
+def test_a_restarted_worker_is_told_of_patches_and_hooks(
+    backend: FunctionBackend, model: RemoteModel, link: Direct
+) -> None:
+    on, over = patches(tensors(400), 0.5), patches(tensors(800), 0.25)
+    model.patched(on, (X,), {}, HookPatches(over))
+    link.handler = Handler(backend)
+    model.patched(on, (X,), {}, HookPatches(over))
+    assert_got(backend, on)
+    assert backend.hooks[-1] is not None
+    assert backend.hooks[-1].patches is not None
 
 
 def test_a_worker_without_room_says_so(backend: FunctionBackend) -> None:

@@ -5,19 +5,22 @@ from typing import Any
 import pytest
 
 from comfy_gpu_offload.errors import FrameError, MessageError
-from comfy_gpu_offload.io.frame import Part, encode
+from comfy_gpu_offload.io.frame import Part, decode, encode
 from comfy_gpu_offload.protocol.envelope import ProtocolSkewError, open_frame, seal
 from comfy_gpu_offload.protocol.messages import (
+    MAX_HOOK_GROUPS,
     Cancel,
     Cancelled,
     Fault,
     FaultCode,
     Forward,
     Hello,
+    HookRef,
     Message,
     ModelDescription,
     ModelEntry,
     ModelRef,
+    PatchRef,
     Result,
     Welcome,
     WorkerLimits,
@@ -46,6 +49,16 @@ MESSAGES: list[Message] = [
     Fault(code=FaultCode.MISSING_TENSORS, message="m", retryable=True, missing=(bytes(32),), traceback="t"),
     Cancel(request="r" * 8),
     Cancelled(request="r" * 8, state="queued"),
+    Forward(
+        request="r" * 8,
+        client="c" * 8,
+        model=REF,
+        fingerprint="f" * 8,
+        reply_codec="raw",
+        hooks=HookRef(
+            patches=PatchRef(template=bytes(32), strengths=((0.5, 1.0), (0.25, 1.0))), single=(1,), group=0
+        ),
+    ),
 ]
 
 
@@ -94,6 +107,23 @@ def test_wrong_values_are_refused_and_not_repeated(changed: dict[str, Any]) -> N
 def test_times_are_times(timings: dict[str, float]) -> None:
     with pytest.raises(MessageError):
         parse(MESSAGES[3].model_dump() | {"timings": timings})
+
+
+def test_what_a_call_does_not_have_is_left_out_for_sides_that_do_not_know_of_it() -> None:
+    plain = decode(seal(MESSAGES[2]).joined()).message
+    assert plain.keys().isdisjoint({"hooks", "prediction"})
+    assert "hooks" in decode(seal(MESSAGES[-1]).joined()).message
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"group": MAX_HOOK_GROUPS}, {"group": -1}, {"single": (-1,)}, {"single": 1}, {"surprise": 1}],
+    ids=str,
+)
+def test_hooks_are_of_their_form(changed: dict[str, Any]) -> None:
+    fields = MESSAGES[-1].model_dump()
+    with pytest.raises(MessageError, match="hooks"):
+        parse(fields | {"hooks": fields["hooks"] | changed})
 
 
 def test_a_dtype_that_is_none_is_refused() -> None:

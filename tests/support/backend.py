@@ -13,6 +13,7 @@ from comfy_gpu_offload.server.backends.base import (
     BackendInfo,
     Computed,
     Described,
+    HookSet,
     InterruptedCallError,
     ModelMismatchError,
     ModelNotFoundError,
@@ -27,7 +28,7 @@ Function = Callable[..., Any]
 
 
 class FunctionBackend:
-    """See `Backend`. `calls` holds the arguments of every call that began, `patches` its weight patches."""
+    """See `Backend`. `calls` holds the arguments of every call that began, `patches` and `hooks` its weights'."""
 
     def __init__(self, **functions: Function) -> None:
         self.functions: dict[str, Function] = {
@@ -37,6 +38,7 @@ class FunctionBackend:
             **functions,
         }
         self.patches: list[PatchSet | None] = []
+        self.hooks: list[HookSet | None] = []
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.started = threading.Event()
         self.release = threading.Event()
@@ -73,12 +75,14 @@ class FunctionBackend:
         kwargs: Mapping[str, Any],
         *,
         patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
     ) -> Computed:
         if fingerprint != self.fingerprint:
             raise ModelMismatchError("The model has changed.")
         self.describe(ref)
         self.calls.append((ref.name, args, dict(kwargs)))
         self.patches.append(patches)
+        self.hooks.append(hooks)
         with model_errors(ref.name, lambda: None):
             placed = on_device((args, dict(kwargs)), torch.device("cpu"))
             return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from ..errors import ExchangeTimeoutError, TransportError
 from ..protocol.messages import Fault, FaultCode
@@ -24,7 +25,7 @@ class Attempts:
     Args:
         policy: how long to go on after a loss.
         recurrence, uploads: what the worker is taken to hold: tensors, and patches.
-        patches: those of this call.
+        patches: those that this call names.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Attempts:
         policy: RetryPolicy,
         recurrence: Recurrence,
         uploads: PatchUploads,
-        patches: WeightPatches | None,
+        patches: Sequence[WeightPatches],
         check: Check | None,
     ) -> None:
         self._policy = policy
@@ -76,7 +77,7 @@ class Attempts:
             logger.debug("the worker lacks %d tensors; they are sent again", len(fault.missing))
         elif not fault.retryable or not self._patience.wait():
             raise error_of(fault)
-        elif fault.code is FaultCode.UNKNOWN_PATCHES and self._patches is not None:
+        elif fault.code is FaultCode.UNKNOWN_PATCHES:
             self._uploads.define(self._patches, self._check)
 
     def came_further(self) -> None:

@@ -16,7 +16,7 @@ from ..protocol.messages import FaultCode, Forward, Result, SampleJob
 from .codec_choice import Way
 from .prediction import Tracked
 from .timings import CallTimings
-from .weight_patches import WeightPatches
+from .weight_patches import HookPatches, WeightPatches
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Call:
     codec: codecs.Codec | codecs.Chooser
     patches: WeightPatches | None = None
     way: Way | None = None
+    hooks: HookPatches | None = None
     pack_s: float = 0.0
     encode_s: float = 0.0
     exchange_s: float = 0.0
@@ -54,6 +55,12 @@ class Call:
         if self.tracked is None or self.tracked.message is None:
             return self.message, None
         return self.message.model_copy(update={"prediction": self.tracked.message}), self.tracked.payload
+
+    @property
+    def named_patches(self) -> tuple[WeightPatches, ...]:
+        """What the worker must have been told of before the call."""
+        named = (self.patches, None if self.hooks is None else self.hooks.patches)
+        return tuple(patches for patches in named if patches is not None)
 
     def send_plainly(self, code: FaultCode) -> None:
         """Next time, the first tensor goes as it is."""

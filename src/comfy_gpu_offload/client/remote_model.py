@@ -15,7 +15,7 @@ from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
 from .plan import Plan, RunShape, compute_of
 from .timings import CallTimings
-from .weight_patches import WeightPatches
+from .weight_patches import HookPatches, WeightPatches
 
 _TIMINGS_KEPT = 4096
 # Told of a run's progress: steps done, steps in all, and now and then an encoded picture of the run so far.
@@ -35,6 +35,7 @@ class Caller(Protocol):
         check: Check | None = None,
         device: torch.device | None = None,
         patches: WeightPatches | None = None,
+        hooks: HookPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
         """See `Session.forward`."""
 
@@ -99,8 +100,14 @@ class RemoteModel(nn.Module):
         """
         return self.patched(None, args, kwargs)
 
-    def patched(self, patches: WeightPatches | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """`forward` with these patches on the model's weights, for this call alone.
+    def patched(
+        self,
+        patches: WeightPatches | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        hooks: HookPatches | None = None,
+    ) -> Any:
+        """`forward` with these patches on the model's weights, and those of hooks over them, for this call alone.
 
         Raises:
             As `forward`.
@@ -116,6 +123,7 @@ class RemoteModel(nn.Module):
             check=self._check,
             device=device,
             patches=patches,
+            hooks=hooks,
         )
         self.timings.append(timings)
         object.__setattr__(self, "calls", self.calls + 1)  # a module's own way looks for parameters first

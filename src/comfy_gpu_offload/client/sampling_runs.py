@@ -74,7 +74,7 @@ class SamplingRuns:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
-        attempts = Attempts(self._options.retry, self._recurrence, self._uploads, call.patches, check)
+        attempts = Attempts(self._options.retry, self._recurrence, self._uploads, call.named_patches, check)
         attempts.begin()
         following, came_to = Following(on_progress), 0
         while True:

@@ -29,7 +29,7 @@ from .skew import warn_of_skew
 from .timings import CallTimings
 from .upload_exchange import UploadExchange
 from .ways import Ways
-from .weight_patches import PatchUploads, WeightPatches
+from .weight_patches import HookPatches, PatchUploads, WeightPatches
 
 __all__ = ["Session", "SessionOptions"]
 
@@ -139,8 +139,11 @@ class Session:
         check: Check | None = None,
         device: torch.device | None = None,
         patches: WeightPatches | None = None,
+        hooks: HookPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
-        """One forward call; the result's tensors are on `device`, or on the CPU. `patches` are on the weights.
+        """One forward call; the result's tensors are on `device`, or on the CPU.
+
+        `patches` are on the weights, and over them what `hooks` say.
 
         A call that the connection lost is sent again under its own name, so it is computed once where the
         worker still knows it, and again where the worker was restarted.
@@ -162,8 +165,9 @@ class Session:
             fingerprint=fingerprint,
             reply_codec=codec.name,
             patches=None if patches is None else patches.ref,
+            hooks=None if hooks is None else hooks.ref,
         )
-        call = Call(message, packed, host, device or _CPU, codec, patches, way)
+        call = Call(message, packed, host, device or _CPU, codec, patches, way, hooks)
         call.tracked = self._ways.track(call)
         call.pack_s = perf_counter() - started
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from ..io.digests import digest, skeleton_digest
 from ..io.frame import EncodedFrame, Part
 from ..io.tree import pack
 from ..protocol.envelope import Envelope, seal, seal_parts
-from ..protocol.messages import Define, Fault, FaultCode, PatchRef, Store, Stored, WholeTensor, expect
+from ..protocol.messages import Define, Fault, FaultCode, HookRef, PatchRef, Store, Stored, WholeTensor, expect
 from ..transport.base import CHECK_INTERVAL_S, Check
 from .faults import error_of, expect_answer
 from .pipeline import Pipeline
@@ -60,6 +61,32 @@ class WeightPatches:
         ref = PatchRef(template=skeleton_digest(self.skeleton), strengths=self.strengths)
         object.__setattr__(self, "ref", ref)
 
+    def at(self, strengths: tuple[tuple[float, float], ...]) -> WeightPatches:
+        """The same at other strengths: another few numbers in the call."""
+        changed = copy.copy(self)
+        object.__setattr__(changed, "strengths", strengths)
+        object.__setattr__(changed, "ref", PatchRef(template=self.ref.template, strengths=strengths))
+        return changed
+
+
+@dataclass(frozen=True)
+class HookPatches:
+    """What hooks put on a model's weights for a call, over its weight patches. docs/protocol.md, "Hooks".
+
+    Attributes:
+        patches, single, group: as in `HookRef`.
+    """
+
+    patches: WeightPatches | None = None
+    single: tuple[int, ...] = ()
+    group: int | None = None
+
+    @property
+    def ref(self) -> HookRef:
+        """What names them in a call."""
+        ref = None if self.patches is None else self.patches.ref
+        return HookRef(patches=ref, single=self.single, group=self.group)
+
 
 class Exchange(Protocol):
     """Has one frame answered, tried again where that helps."""
@@ -92,18 +119,21 @@ class PatchUploads:
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def ensure(self, patches: WeightPatches | None, check: Check | None) -> None:
-        """`define`, unless this session has done it before."""
-        if patches is not None and patches.ref.template not in self._known:
-            self.define(patches, check)
+    def ensure(self, named: Iterable[WeightPatches], check: Check | None) -> None:
+        """`define` for those for which this session has not done it before."""
+        self.define([patches for patches in named if patches.ref.template not in self._known], check)
 
-    def define(self, patches: WeightPatches, check: Check | None) -> None:
-        """Makes `patches` known to the worker; uploads what it lacks. Goes on where an earlier upload stopped.
+    def define(self, named: Iterable[WeightPatches], check: Check | None) -> None:
+        """Makes them known to the worker; uploads what it lacks. Goes on where an earlier upload stopped.
 
         Raises:
             TransportError: the worker cannot be reached.
             WorkerFaultError: it refused them.
         """
+        for patches in named:
+            self._make_known(patches, check)
+
+    def _make_known(self, patches: WeightPatches, check: Check | None) -> None:
         while not self._lock.acquire(timeout=CHECK_INTERVAL_S):
             if check is not None:
                 check()

@@ -100,10 +100,16 @@ def of_injection(name: str) -> Obstacle:
     )
 
 
-WEIGHT_HOOKS = Obstacle(
-    "weight hooks: LoRA schedules do not travel in this release",
-    "Create Hook LoRA, Set CLIP Hooks",
-    "Use Load LoRA with one strength, or several samplers one after another.",
+def of_hook(kind: str) -> Obstacle:
+    """A hook that changes more than weights and options."""
+    what = f"a hook of the kind {kind}, which changes the network"
+    return Obstacle(what, "a node that makes hooks of its own", _BYPASS)
+
+
+HOOK_STRENGTH = Obstacle(
+    "a hook's keyframe whose strength is no number",
+    "a node that makes keyframes of its own",
+    "Use Create Hook Keyframe or one of its kin.",
 )
 WEIGHT_WRAPPERS = Obstacle("weight wrappers", "a node that changes weights as they are used", _BYPASS)
 COMPILED = Obstacle(
@@ -113,4 +119,5 @@ COMPILED = Obstacle(
 )
 # Of weight patches, where nothing else is known.
 LORA_NODES = "LoRA loaders"
+HOOK_NODES = "Create Hook LoRA, Create Hook Model as LoRA"
 LORA_REMEDY = "Remove that loader, or take a file that was made for this model."

@@ -9,8 +9,10 @@ import comfy.model_patcher
 import torch
 
 from ..client.remote_model import RemoteModel
+from ..client.weight_patches import HookPatches
 from ..errors import RemoteWeightsError
 from .control import refusing_readers
+from .hooks import RunHooks, refuse_unknown
 from .remote_weight import RemoteWeight, as_it_is
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
 from .stand_in import RemoteDiffusionModel
@@ -18,6 +20,8 @@ from .travel import refuse_unless_it_travels
 from .weights import weight_patches
 
 _NETWORK = "diffusion_model."
+# In the place of a weight's name, where ComfyUI keeps weights that hooks have changed.
+_KEPT = ""
 
 
 class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]  # ComfyUI is untyped
@@ -25,6 +29,8 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
 
     Signatures grow between ComfyUI's versions, so arguments that do not matter here are not named.
     """
+
+    _run_hooks: RunHooks | None = None
 
     def model_size(self) -> int:
         """0 bytes: nothing of it is here."""
@@ -69,6 +75,7 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         if self.patches or self.injections:
             refuse_unless_it_travels(self)
         self._patch_weights()
+        self._tell_hooks(None)
         self.unpatch_model()
         self.patch_model(load_weights=False)
         self._move_what_is_here()
@@ -132,8 +139,49 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """
         refuse_unless_it_travels(self)
         self._patch_weights()
+        self._run_hooks = RunHooks(self)
+        self._tell_hooks(self._run_hooks.without)
         self.model.diffusion_model.__dict__["told_of_control"] = False
         return super().pre_run(*args, **kwargs)
+
+    def cleanup(self) -> None:
+        """Called once after each sampling."""
+        super().cleanup()
+        self._tell_hooks(None)
+        self._run_hooks = None
+
+    def register_all_hook_patches(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes known what a run's hooks put on weights.
+
+        Raises:
+            UnsupportedPatchError: there are hooks that cannot travel.
+        """
+        registered = super().register_all_hook_patches(*args, **kwargs)
+        refuse_unknown(registered.hooks)
+        return registered
+
+    def patch_hooks(self, hooks: Any) -> None:
+        """Has the calls that follow say what these hooks put on the weights; None for nothing.
+
+        What they put there stays as it was at first where ComfyUI keeps weights, and until ComfyUI lets them go.
+        """
+        if hooks is None:
+            self.unpatch_hooks()
+            return
+        run = self._run_hooks = self._run_hooks or RunHooks(self)
+        found = self.cached_hook_patches.get(hooks) or {_KEPT: run.of(hooks)}
+        if run.keeps:
+            self.cached_hook_patches[hooks] = found
+        self._tell_hooks(found[_KEPT])
+        self.current_hooks = hooks
+
+    def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
+        """Has the calls that follow say that no hooks are on."""
+        self._tell_hooks(None if self._run_hooks is None else self._run_hooks.without)
+        self.current_hooks = None
+
+    def _tell_hooks(self, hooks: HookPatches | None) -> None:
+        self.model.diffusion_model.__dict__["hooks"] = hooks
 
     def _patch_weights(self) -> None:
         self.model.diffusion_model.__dict__["weight_patches"] = weight_patches(self)

@@ -34,6 +34,7 @@ class RemoteDiffusionModel(nn.Module):
     Attributes:
         weight_patches: are on the weights in every call until the next patcher is loaded, as with a network that is
             here; None for none.
+        hooks: what hooks have put on them besides; None in a run without.
         told_of_control: whether this run has been warned of what ControlNets take that run here.
 
     Args:
@@ -55,6 +56,7 @@ class RemoteDiffusionModel(nn.Module):
         # Set past nn.Module: as children these would be moved, counted and saved like weights.
         self.__dict__["remote"] = remote
         self.__dict__["weight_patches"] = None
+        self.__dict__["hooks"] = None
         self.__dict__["told_of_control"] = False
         self.__dict__["skeleton"] = network
         self.__dict__["_meta"] = state_dict
@@ -109,7 +111,7 @@ class RemoteDiffusionModel(nn.Module):
             kwargs = {**kwargs, "control": self._control(remote, args, kwargs)}
         patches: WeightPatches | None = self.__dict__["weight_patches"]
         try:
-            return remote.patched(patches, args, without_remade(kwargs))
+            return remote.patched(patches, args, without_remade(kwargs), self.__dict__["hooks"])
         except ModelChangedError:
             generation.advance()
             raise

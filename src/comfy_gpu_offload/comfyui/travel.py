@@ -15,6 +15,7 @@ from ..errors import Obstacle, UnsupportedPatchError, UnsupportedValueError
 from ..io.tree import pack
 from ..server.backends import comfyui_stock_patches
 from . import obstacles
+from .hooks import refused_hooks
 from .weights import refused_weights
 
 # Read only by code that runs here: sampling's own wrappers, EasyCache, context windows, multi-GPU sampling.
@@ -55,8 +56,7 @@ def refused_patches(patcher: Any) -> Iterator[Obstacle]:
 
 def _of_weights(patcher: Any) -> Iterator[Obstacle]:
     yield from refused_weights(patcher)
-    if getattr(patcher, "hook_patches", None):
-        yield obstacles.WEIGHT_HOOKS
+    yield from refused_hooks(patcher)
     if getattr(patcher, "weight_wrapper_patches", None):
         yield obstacles.WEIGHT_WRAPPERS
     if any(_COMPILE_KEY in wrappers for wrappers in getattr(patcher, "wrappers", {}).values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import comfy.utils
@@ -15,7 +15,7 @@ from ..client.weight_patches import OnUpload, WeightPatches
 from ..errors import Obstacle
 from ..io.digests import digest, sample
 from ..server.backends.comfyui_patch_shapes import NotDataError
-from ..server.backends.comfyui_patch_writer import ModelWeight, refused, to_data
+from ..server.backends.comfyui_patch_writer import ModelWeight, PatchData, refused, to_data
 from .obstacles import LORA_NODES, LORA_REMEDY
 from .remote_weight import RemoteWeight
 
@@ -62,21 +62,36 @@ def weight_patches(patcher: Any) -> WeightPatches | None:
     """
     if not patcher.patches:
         return None
-    data = to_data(patcher.patches, _shapes(patcher), _digest, _weight_of(patcher))
+    data = data_of(patcher.patches, patcher)
     if data.unlike:
         logger.warning(
             "%d of the weights to merge are not of the shape that this model's have: they are left out, as here.",
             data.unlike,
         )
-    return WeightPatches(data.template, tuple(data.strengths), data.tensors, _upload_bar())
+    return WeightPatches(data.template, tuple(data.strengths), data.tensors, upload_bar())
+
+
+def data_of(patches: Mapping[str, Sequence[Any]], patcher: Any) -> PatchData:
+    """Patches for a patcher's weights as data."""
+    return to_data(patches, _shapes(patcher), _digest, _weight_of(patcher))
 
 
 def refused_weights(patcher: Any) -> Iterator[Obstacle]:
     """Everything among a patcher's weight patches that cannot travel."""
     if patcher.patches:
-        for error, count in refused(patcher.patches, _shapes(patcher), _weight_of(patcher)):
-            what = f"{error}, on {count} layer{'' if count == 1 else 's'}"
-            yield Obstacle(what, error.nodes or LORA_NODES, error.remedy or LORA_REMEDY)
+        yield from obstacles_among(patcher.patches, patcher, LORA_NODES)
+
+
+def obstacles_among(
+    patches: Mapping[str, Sequence[Any]],
+    patcher: Any,
+    nodes: str,
+    weight_of: Callable[[Any], ModelWeight] | None = None,
+) -> Iterator[Obstacle]:
+    """Everything among patches for a patcher's weights that cannot travel; `nodes` usually put it there."""
+    for error, count in refused(patches, _shapes(patcher), weight_of or _weight_of(patcher)):
+        what = f"{error}, on {count} layer{'' if count == 1 else 's'}"
+        yield Obstacle(what, error.nodes or nodes, error.remedy or LORA_REMEDY)
 
 
 def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
@@ -116,7 +131,7 @@ def _shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in patcher.model.state_dict().items()}
 
 
-def _upload_bar() -> OnUpload:
+def upload_bar() -> OnUpload:
     """Shows an upload on the node that runs; where nothing is uploaded it shows nothing."""
     bars: list[Any] = []
 

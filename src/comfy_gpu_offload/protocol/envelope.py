@@ -19,6 +19,9 @@ from ..io.frame import (
 )
 from .messages import PROTOCOL_VERSION, Message, parse
 
+# Fields that a side which does not know of them would refuse, even where there is nothing in them.
+_LEFT_OUT = ("prediction", "hooks")
+
 
 @dataclass(frozen=True)
 class Envelope:
@@ -54,8 +57,9 @@ def seal_parts(
 ) -> EncodedFrame:
     """A frame of the message and a tree, its tensors as `parts` say."""
     fields = message.fields()
-    if fields.get("prediction", fields) is None:
-        del fields["prediction"]  # a side that does not know of it would refuse it
+    for name in _LEFT_OUT:
+        if fields.get(name, fields) is None:
+            del fields[name]
     return encode(fields, skeleton, parts, codec)
 
 

@@ -60,13 +60,14 @@ class ForwardCalls:
             logger.debug("request %s asked for again", message.request)
             return known.result
         codec = reply_codec(message.reply_codec)
-        patches = self._uploads.patch_set(message.patches)
+        patches, hooks = self._uploads.patch_set(message.patches), self._uploads.hook_set(message.hooks)
         (args, kwargs), tracked = self._call_of(message, envelope)
         decode_s = perf_counter() - started
 
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
-            done = self._backend.forward(message.model, message.fingerprint, args, kwargs, patches=patches)
+            named = (message.model, message.fingerprint)
+            done = self._backend.forward(*named, args, kwargs, patches=patches, hooks=hooks)
             return self._result(message, codec, done, (decode_s, queue_s), tracked)
 
         reply, first = self._replies.claim(message.request)

@@ -15,8 +15,8 @@ from ..io.buffers import tensor_bytes, tensor_from
 from ..io.digests import DIGEST_BYTES, digest, skeleton_digest
 from ..io.dtypes import TORCH_DTYPES
 from ..io.frame import Received
-from ..protocol.messages import Fault, FaultCode, PatchRef, WholeTensor
-from .backends.base import PatchSet
+from ..protocol.messages import Fault, FaultCode, HookRef, PatchRef, WholeTensor
+from .backends.base import HookSet, PatchSet
 from .blob_folder import BlobFolder
 from .faults import RefusedError, missing_tensors, wrong_digest
 from .store import BlobStore
@@ -127,6 +127,14 @@ class Uploads:
             self._sets.move_to_end(ref.template)
         template, tensors = found
         return PatchSet(ref.template, template, ref.strengths, tensors)
+
+    def hook_set(self, ref: HookRef | None) -> HookSet | None:
+        """The set of a call's hooks.
+
+        Raises:
+            RefusedError: it has not been defined here.
+        """
+        return None if ref is None else HookSet(self.patch_set(ref.patches), ref.single, ref.group)
 
     def _used(self) -> int:
         return sum(tensor.nbytes for _, tensors in self._sets.values() for tensor in tensors.values())

@@ -11,11 +11,12 @@ from .base import PROTOCOL_VERSION, Message, MessageT
 from .calls import Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJob, WorkerTimings
 from .faults import Fault, FaultCode
 from .handshake import Hello, ModelDescription, ModelEntry, ModelRef, Welcome, WorkerLimits
-from .patches import Define, PatchRef, Store, Stored, WholeTensor
+from .patches import MAX_HOOK_GROUPS, Define, HookRef, PatchRef, Store, Stored, WholeTensor
 from .prediction import Coded, Prediction
 from .probe import Probe, Probed
 
 __all__ = [
+    "MAX_HOOK_GROUPS",
     "PROTOCOL_VERSION",
     "Cancel",
     "Cancelled",
@@ -26,6 +27,7 @@ __all__ = [
     "Follow",
     "Forward",
     "Hello",
+    "HookRef",
     "Message",
     "MessageT",
     "ModelDescription",

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .base import Identifier, Message, Seconds, ShortText
 from .handshake import ModelRef
-from .patches import PatchRef
+from .patches import HookRef, PatchRef
 from .prediction import Coded, Prediction
 
 
@@ -16,7 +16,7 @@ class Forward(Message):
     """One forward call. The frame's tree holds ``(args, kwargs)``.
 
     `request` names the call: asked again under the same name, the worker answers without computing again.
-    `prediction` is left out of the frame where there is none, for sides that know of none.
+    `hooks` and `prediction` are left out of the frame where there are none, for sides that know of none.
     """
 
     type: Literal["forward"] = "forward"
@@ -26,6 +26,7 @@ class Forward(Message):
     fingerprint: Identifier
     reply_codec: ShortText
     patches: PatchRef | None = None
+    hooks: HookRef | None = None
     prediction: Prediction | None = None
 
 

@@ -27,6 +27,27 @@ class PatchRef(Message):
     ]
 
 
+# Of one run: each may keep as much as the model's weights at the worker.
+MAX_HOOK_GROUPS = 8
+
+
+class HookRef(Message):
+    """What hooks put on a model's weights for a call, over its `patches`; docs/protocol.md, "Hooks".
+
+    Attributes:
+        patches: None in a call that has none on, of a run whose other calls have.
+        single: positions of the strengths that are float32 tensors in ComfyUI, and not Python's floats.
+        group: the number of the run's group of hooks that these are. The weights are kept until others have that
+            number. None where they need not be kept, since a run has but one group.
+    """
+
+    patches: PatchRef | None = None
+    single: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=65_536)], ...], ANY_SEQUENCE, Field(max_length=65_536)
+    ] = ()
+    group: Annotated[int, Field(ge=0, lt=MAX_HOOK_GROUPS)] | None = None
+
+
 class WholeTensor(Message):
     """A tensor that travels in parts.
 

@@ -64,6 +64,21 @@ class PatchSet:
     tensors: Mapping[bytes, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class HookSet:
+    """What hooks put on a model's weights over its patches, as a client named it.
+
+    Attributes:
+        patches: None where a call has none on, of a run that has some.
+        single: positions of the strengths that are float32 tensors. Not checked yet.
+        group: as in `protocol.messages.HookRef`.
+    """
+
+    patches: PatchSet | None = None
+    single: tuple[int, ...] = ()
+    group: int | None = None
+
+
 class Report(Protocol):
     """Told of a run's progress, on the thread that runs it."""
 
@@ -125,13 +140,14 @@ class Backend(Protocol):
         kwargs: Mapping[str, Any],
         *,
         patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
     ) -> Computed:
         """Runs the model; loads it first if need be. Tensors come on the CPU and may be used as they like.
 
-        `patches` are on its weights for this call alone.
+        `patches` are on its weights for this call alone, and over them those of `hooks`.
 
         Raises:
-            BadPatchesError: `patches` do not fit it; the model is as it was.
+            BadPatchesError: `patches` or `hooks` do not fit it; the model is as it was.
             ModelMismatchError: the model has another fingerprint.
             InterruptedCallError: `interrupt` was called meanwhile.
             BackendError: as `describe`, or the model raised.

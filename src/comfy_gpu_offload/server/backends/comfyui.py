@@ -22,6 +22,7 @@ from .base import (
     BackendInfo,
     Computed,
     Described,
+    HookSet,
     ModelMismatchError,
     ModelRunError,
     PatchSet,
@@ -118,6 +119,7 @@ class ComfyUIBackend:
         kwargs: Mapping[str, Any],
         *,
         patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
     ) -> Computed:
         """See `Backend`. In `kwargs`, ``control`` is as `comfyui_control_data` has it."""
         control = kwargs.get("control")
@@ -125,10 +127,10 @@ class ComfyUIBackend:
         # First, so that the model is the last to leave memory for them.
         chain = self._chains.read_chain(control, self._net)
         nets_s = perf_counter() - started
-        with torch.inference_mode(), model_errors(ref.name, self._management.soft_empty_cache):
-            patcher, load_s = self._patched(ref, fingerprint, patches)
+        with torch.inference_mode(), model_errors(ref.name, self._free):
+            loaded, patcher, load_s = self._patched(ref, fingerprint, patches)
             started = perf_counter()
-            self._place(patcher, args, chain)
+            loaded.hooks.placed(patcher, hooks, lambda: self._place(patcher, args, chain))
             kwargs = {**kwargs, **({} if control is None else {"control": None})}
             call_args, call_kwargs = on_device((args, kwargs), patcher.load_device)
             self._localise(patcher, call_kwargs)
@@ -149,13 +151,14 @@ class ComfyUIBackend:
         # Half a second of imports, which a worker does not need to start, or for calls of a step.
         sampling = importlib.import_module(".comfyui_sampling", __package__)
         sampling.check_names(job)
-        with torch.inference_mode(), model_errors(job.model.name, self._management.soft_empty_cache):
+        with torch.inference_mode(), model_errors(job.model.name, self._free):
             started = perf_counter()
             inputs = sampling.Inputs.of(tensors)
             # Before the model, as in a call.
             inputs = inputs.controlled(self._chains.build(inputs.control_nets, self._net))
             nets_s = perf_counter() - started
-            patcher, load_s = self._patched(job.model, job.fingerprint, patches)
+            loaded, patcher, load_s = self._patched(job.model, job.fingerprint, patches)
+            loaded.hooks.remove()
             started = perf_counter()
             result = sampling.run(patcher, job, inputs, report, self._interrupted)
         return Computed(result, nets_s + load_s, perf_counter() - started)
@@ -184,19 +187,31 @@ class ComfyUIBackend:
         if hasattr(patcher.model, "current_patcher"):
             patcher.model.current_patcher = patcher
 
-    def _patched(self, ref: ModelRef, fingerprint: str, patches: PatchSet | None) -> tuple[Any, float]:
-        """The model's patcher, or a clone of it with these patches, and the seconds that loading took."""
+    def _patched(self, ref: ModelRef, fingerprint: str, patches: PatchSet | None) -> tuple[LoadedModel, Any, float]:
+        """The model, its patcher or a clone of that with these patches, and the seconds that loading took."""
         merged = [] if patches is None else merged_models(patches)
         in_use = {ref, *(second for second, _ in merged)}
         loaded, load_s = self._current(ref, fingerprint, in_use)
+        self._unhook_all_but(loaded)
         if patches is None:
-            return loaded.patcher, load_s
+            return loaded, loaded.patcher, load_s
         seconds = []
         for second, its_fingerprint in merged:
             found, second_s = self._current(second, its_fingerprint, in_use)
             seconds.append(found)
             load_s += second_s
-        return loaded.patched(patches, seconds), load_s
+        return loaded, loaded.patched(patches, seconds), load_s
+
+    def _unhook_all_but(self, loaded: LoadedModel | None) -> None:
+        """Hooks change weights where they lie: a model that these are merged into would get them changed."""
+        for other in self._residents:
+            if isinstance(other, LoadedModel) and other is not loaded:
+                other.hooks.remove()
+
+    def _free(self) -> None:
+        """Frees what can be had again."""
+        self._unhook_all_but(None)
+        self._management.soft_empty_cache()
 
     def _localise(self, patcher: Any, kwargs: dict[str, Any]) -> None:
         """Makes patches of the network of what is said of them.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import PatchSet
+from .comfyui_hooks import HookedWeights
 from .comfyui_patch_reader import from_data
 from .fingerprints import fingerprint
 
@@ -30,11 +31,13 @@ class LoadedModel:
 
     Attributes:
         patcher: without patches. Clones share its weights, which are patched for one of them at a time.
+        hooks: what hooks put on the weights besides; of the patcher or of one of its clones.
     """
 
     patcher: Any
     path: Path
     fingerprint: str
+    hooks: HookedWeights = field(default_factory=HookedWeights)
     _clones: OrderedDict[tuple[Any, ...], _Clone] = field(default_factory=OrderedDict)
 
     def is_current(self) -> bool:
@@ -57,6 +60,7 @@ class LoadedModel:
         found = self._clones.get(key)
         # A model that left memory and was loaded again has other tensors.
         if found is None or found.seconds != tuple(seconds):
+            self.hooks.remove()  # a clone would keep them
             made = from_data(patches, self.patcher, [second.patcher for second in seconds])
             clone = self.patcher.clone()
             clone.patches = made
@@ -73,11 +77,13 @@ class LoadedModel:
             if second not in clone.seconds:
                 continue
             del self._clones[key]
+            self.hooks.remove()
             # Where memory is short ComfyUI patches weights as they are used, and would need them until then.
             if self.patcher.model.current_weight_patches_uuid == clone.patcher.patches_uuid:
                 clone.patcher.detach()
 
     def release(self) -> None:
         """Gives its memory back."""
+        self.hooks.remove()
         self._clones.clear()
         self.patcher.detach()

@@ -23,7 +23,7 @@ import torch
 from .comfyui_patch_shapes import NotDataError, Offset, Shape
 
 # Of each kind its values: T a tensor, t a tensor or None, n a number or None, s a shape or None, b a bool.
-# `diff` and `set` are tuples in ComfyUI, the others classes of comfy.weight_adapter, by these names alone.
+# `TUPLES` are tuples in ComfyUI, the others classes of comfy.weight_adapter, by these names alone.
 FORMS: Mapping[str, str] = {
     "LoRAAdapter": "TTntts",
     "LoHaAdapter": "TTnTTttt",
@@ -33,7 +33,10 @@ FORMS: Mapping[str, str] = {
     "BOFTAdapter": "Ttnt",
     "diff": "Tb",
     "set": "T",
+    "model_as_lora": "T",
 }
+# The last of them in hooks alone.
+TUPLES = ("diff", "set", "model_as_lora")
 # In ComfyUI a list: another model's weight with a function that converts it, and the patches on it.
 MERGE = "model"
 # Beside the keys of weights, which all begin with `NETWORK`.

@@ -19,6 +19,7 @@ from .comfyui_patch_form import (
     MERGE,
     MODELS,
     NETWORK,
+    TUPLES,
     check_values,
     offset_of,
     refuse_too_deep,
@@ -165,8 +166,8 @@ def _tensor(name: bytes, tensors: Mapping[bytes, torch.Tensor]) -> torch.Tensor:
 def _value(kind: str, values: list[Any]) -> Any:
     if kind == "diff":
         return ("diff", (values[0], {"pad_weight": True}) if values[1] else (values[0],))
-    if kind == "set":
-        return ("set", (values[0],))
+    if kind in TUPLES:
+        return (kind, (values[0],))
     adapter = getattr(importlib.import_module("comfy.weight_adapter"), kind, None)
     if adapter is None:
         raise BadPatchesError(f"This worker's ComfyUI knows no {kind}: update it.")

@@ -186,5 +186,6 @@ _FITS: Mapping[str, Callable[[list[Any], Shape], bool]] = {
     "OFTAdapter": _oft,
     "BOFTAdapter": _boft,
     "diff": lambda values, shape: tuple(values[0].shape) == shape,
+    "model_as_lora": lambda values, shape: tuple(values[0].shape) == shape,
     "set": lambda values, shape: _spreads(values[0], shape),
 }

@@ -16,6 +16,7 @@ from .comfyui_patch_form import (
     MAX_MODELS,
     MERGE,
     MODELS,
+    TUPLES,
     check_values,
     offset_of,
     refuse_too_deep,
@@ -159,7 +160,7 @@ def _kind_of(value: Any) -> tuple[str, list[Any]]:
         return kind.__name__, list(value.weights)
     if isinstance(value, tuple) and len(value) == 1:
         return "diff", [value[0], False]
-    if isinstance(value, tuple) and len(value) == 2 and value[0] in {"diff", "set"}:
+    if isinstance(value, tuple) and len(value) == 2 and value[0] in TUPLES:
         return _of_tuple(*value)
     named = value[0] if isinstance(value, tuple) and value and isinstance(value[0], str) else kind.__name__
     raise NotDataError(f"weight patches of the kind {named:.80}, which is not known here")

@@ -22,6 +22,7 @@ from .base import (
     BadPatchesError,
     Computed,
     Described,
+    HookSet,
     ModelMismatchError,
     ModelNotFoundError,
     PatchSet,
@@ -107,9 +108,10 @@ class DiffusersBackend:
         kwargs: Mapping[str, Any],
         *,
         patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
     ) -> Computed:
         """See `Backend`."""
-        _refuse_patches(patches)
+        _refuse_patches(patches, hooks)
         loaded, load_s = self._current(ref, fingerprint)
         started = perf_counter()
         with torch.inference_mode(), model_errors(ref.name, torch.cuda.empty_cache):
@@ -185,8 +187,8 @@ class DiffusersBackend:
             torch.cuda.empty_cache()
 
 
-def _refuse_patches(patches: PatchSet | None) -> None:
-    if patches is not None:
+def _refuse_patches(*named: PatchSet | HookSet | None) -> None:
+    if any(each is not None for each in named):
         raise BadPatchesError("This worker runs diffusers models, and patches no weights: use a comfyui worker.")
 
 

@@ -35,10 +35,10 @@ from comfy_gpu_offload.comfyui.sample_job import job_tree
 from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends import comfyui_model_sampling, comfyui_sampling
-from comfy_gpu_offload.server.backends.base import BackendError, PatchSet
+from comfy_gpu_offload.server.backends.base import BackendError, HookSet, PatchSet
 
 
-def forward_once(patches: PatchSet | None = None) -> torch.Tensor:
+def forward_once(patches: PatchSet | None = None, hooks: HookSet | None = None) -> torch.Tensor:
     """A forward call, as each-step mode makes it."""
     description = SIDES.remote(MMDIT).remote.description
     dtype = getattr(torch, description.compute_dtype)
@@ -46,7 +46,8 @@ def forward_once(patches: PatchSet | None = None) -> torch.Tensor:
     args = (noise(MMDIT.latent, 72).to(dtype), torch.tensor([500.0]))
     kwargs = {"context": context, "y": pooled, "transformer_options": {}}
     result: torch.Tensor
-    result = BACKEND.forward(description.ref, description.fingerprint, args, kwargs, patches=patches).result
+    named = (description.ref, description.fingerprint)
+    result = BACKEND.forward(*named, args, kwargs, patches=patches, hooks=hooks).result
     return result
 
 

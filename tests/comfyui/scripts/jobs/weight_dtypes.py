@@ -22,7 +22,7 @@ _STACKS: dict[str, tuple[tuple[str, float], ...]] = {
 }
 # File, weight_dtype, and the name of ComfyUI's own switch for weights in half precision: without it a CPU gets them
 # widened.
-_WEIGHTS: dict[str, tuple[str, str, str | None]] = {
+WEIGHTS: dict[str, tuple[str, str, str | None]] = {
     "bfloat16": ("mmdit-bf16.safetensors", "default", "bf16_unet"),
     "float16": ("mmdit-fp16.safetensors", "default", "fp16_unet"),
     "float8_e4m3fn": (MMDIT.file, "fp8_e4m3fn", None),
@@ -43,7 +43,7 @@ def loras(*named: tuple[str, float]) -> Patch:
 
 
 @contextmanager
-def _switched(name: str | None) -> Iterator[None]:
+def switched(name: str | None) -> Iterator[None]:
     if name is not None:
         setattr(comfy_args, name, True)
     try:
@@ -55,11 +55,11 @@ def _switched(name: str | None) -> Iterator[None]:
 
 def weight_dtypes() -> dict[str, Any]:
     """For each dtype what its weights are kept in, and for each patch whether the three ways agree."""
-    return {name: _of(*weights) for name, weights in _WEIGHTS.items()}
+    return {name: _of(*weights) for name, weights in WEIGHTS.items()}
 
 
 def _of(file: str, weight_dtype: str, switch: str | None) -> dict[str, Any]:
-    with _switched(switch):
+    with switched(switch):
         pair = Pair.of(Kind(file, MMDIT.latent, MMDIT.width, MMDIT.pooled), weight_dtype)
     this = case(MMDIT, steps=2)
     plain = sampled(pair.stock, this)
