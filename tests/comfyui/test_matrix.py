@@ -25,7 +25,7 @@ _QUICK = (
     "Flux2",
 )
 # What cannot travel, by the way it is tried; a run that is refused as a whole works step by step.
-_REFUSED = {("RescaleCFG", "whole loop"), ("PAG, SkipLayerGuidance", "whole loop")} | {
+_REFUSED = {
     (feature, way) for feature in ("other code in the network", "GLIGEN") for way in ("each step", "whole loop")
 }
 

@@ -137,9 +137,9 @@ def test_control_nets_that_are_wrong_leave_all_as_it_was(found: Found) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("another function", "knows no patch 'SelfAttentionGuidance.attn_and_record'"),
-        ("a function of another module", "knows no patch 'os.system'"),
-        ("no name", "knows no patch 3"),
+        ("another function", "knows no function 'SelfAttentionGuidance.attn_and_record'"),
+        ("a function of another module", "knows no function 'os.system'"),
+        ("no name", "knows no function 3"),
         ("not of the form", "not of a form known here"),
         ("a function itself in a list's place", "patches_replace of a call are not of a form known here"),
         ("a dict in a list's place", "patches of a call are not of a form known here"),
@@ -151,7 +151,11 @@ def test_control_nets_that_are_wrong_leave_all_as_it_was(found: Found) -> None:
         ("too many values", "reads something else"),
         ("too many defaults", "reads something else"),
         ("too many places", "at over 4096 places"),
-        ("in a run", "knows no patch"),
+        ("in a run", "knows no function"),
+        ("no list in a run", "sampler_post_cfg_function of the run is not of a form"),
+        ("too many in a run", "sampler_post_cfg_function of the run is not of a form"),
+        ("a patch's place in a run", "knows no function 'os.system'"),
+        ("functions in functions in a run", "too deep in each other"),
     ],
 )
 def test_patches_of_the_network_that_are_wrong_are_refused(found: Found, name: str, said: str) -> None:
@@ -201,7 +205,7 @@ def test_a_clip_vision_models_output_arrives_as_one(found: Found) -> None:
         ("control", "positive"),
         ("batch_index", "batch_index"),
         ("wrappers", "model_options"),
-        ("functions", "model_options"),
+        ("functions", "A function of a node"),
         ("class", "Popen"),
         ("imported class", "math"),
         ("classes without sigmas", "do not go together"),
@@ -224,7 +228,7 @@ def test_data_is_no_obstacle(found: Found, change: str) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ("RescaleCFG", "RescaleCFG"),
+        ("APG", "APG"),
         ("post cfg", "sampler_post_cfg_function"),
         ("function wrapper", "model_function_wrapper"),
         ("mask function", "denoise_mask_function"),

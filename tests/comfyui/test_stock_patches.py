@@ -24,12 +24,11 @@ _LAYERS = {"double_layers": "0", "single_layers": ""}
 
 @dataclass(frozen=True)
 class Node:
-    """A stock node that patches a network. `in_loop`: by a function that runs in the sampling loop."""
+    """A stock node that patches a network."""
 
     name: str
     model: Model
     inputs: Mapping[str, Any]
-    in_loop: bool = False
     title: str = ""
 
     def __str__(self) -> str:
@@ -53,14 +52,12 @@ SHRINK_BEFORE = Node(
     {"block_number": 1, "downscale_factor": 1.5, "downscale_after_skip": False, **_SHRUNK},
     title="Deep Shrink before the skip",
 )
-PAG = Node("PerturbedAttentionGuidance", UNET, {"scale": 3.0}, in_loop=True)
-IN_CHECKPOINT = Node("PerturbedAttentionGuidance", CHECKPOINT, PAG.inputs, in_loop=True, title="PAG, a checkpoint")
+PAG = Node("PerturbedAttentionGuidance", UNET, {"scale": 3.0})
+IN_CHECKPOINT = Node("PerturbedAttentionGuidance", CHECKPOINT, PAG.inputs, title="PAG, a checkpoint")
 NAG = Node("NAGuidance", UNET, {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5})
-SLG = Node(
-    "SkipLayerGuidanceDiT", MMDIT, {**_LAYERS, **_ALWAYS, "scale": 3.0, "rescaling_scale": 0.2}, in_loop=True
-)
-SLG_SD3 = Node("SkipLayerGuidanceSD3", MMDIT, {"layers": "1", "scale": 2.0, **_ALWAYS}, in_loop=True)
-SLG_SIMPLE = Node("SkipLayerGuidanceDiTSimple", MMDIT, {**_LAYERS, **_ALWAYS}, in_loop=True)
+SLG = Node("SkipLayerGuidanceDiT", MMDIT, {**_LAYERS, **_ALWAYS, "scale": 3.0, "rescaling_scale": 0.2})
+SLG_SD3 = Node("SkipLayerGuidanceSD3", MMDIT, {"layers": "1", "scale": 2.0, **_ALWAYS})
+SLG_SIMPLE = Node("SkipLayerGuidanceDiTSimple", MMDIT, {**_LAYERS, **_ALWAYS})
 NODES = (
     FREEU,
     FREEU_V2,
@@ -89,7 +86,7 @@ def test_each_step(comfyui: ComfyUI, listed: Callable[[Model], str], node: Node)
     assert not torch.equal(patched["patched"], plain["plain"]), "the patch made no difference"
 
 
-@pytest.mark.parametrize("node", [node for node in NODES if not node.in_loop], ids=str)
+@pytest.mark.parametrize("node", NODES, ids=str)
 def test_whole_loop(comfyui: ComfyUI, proxy: Proxy, listed: Callable[[Model], str], node: Node) -> None:
     skip_unless_known(comfyui, node)
     assert_whole_is_stock(comfyui, proxy, Scene.of(node.model), listed(node.model), (_SAMPLING,), node)
@@ -132,16 +129,3 @@ def test_the_model_is_as_it_was_afterwards(comfyui: ComfyUI, listed: Callable[[M
         before, patched, after = (comfyui.saved(f"{way}-{number}") for number in range(3))
         assert_identical(before, after)
         assert not torch.equal(before, patched)
-
-
-def test_auto_takes_each_step_where_guidance_patches_as_it_samples(
-    comfyui: ComfyUI, proxy: Proxy, listed: Callable[[Model], str]
-) -> None:
-    scene = Scene.of(MMDIT)
-    local, remote = scene.workflow.local(MMDIT), scene.workflow.remote(listed(MMDIT))
-    scene.sample("KSampler", SLG(scene.workflow, local), _SAMPLING, "stock")
-    scene.sample("RemoteSampler", SLG(scene.workflow, remote), _SAMPLING, "auto", offload="auto")
-    proxy.forget()
-    comfyui.run(scene.workflow.graph)
-    assert_identical(comfyui.saved("stock"), comfyui.saved("auto"))
-    assert (len(proxy.exchanges("sample")), len(proxy.exchanges("forward"))) == (0, 2 * _SAMPLING.steps)

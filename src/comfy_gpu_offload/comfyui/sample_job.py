@@ -19,7 +19,7 @@ import torch
 
 from ..errors import UnsupportedValueError
 from ..io.tree import pack
-from ..server.backends import comfyui_model_sampling
+from ..server.backends import comfyui_model_sampling, comfyui_stock_guidance
 from ..server.backends.comfyui_values import to_plain
 from . import control_net
 from .control_net import ControlTable
@@ -153,7 +153,7 @@ def _of_functions(kind: str, found: Mapping[str, Mapping[Any, list[Any]]]) -> It
 
 def _of_options(model_options: Mapping[str, Any]) -> Iterator[str]:
     for key, value in model_options.items():
-        if key == "transformer_options" or _is_data(value):
+        if key == "transformer_options" or _is_data(value) or comfyui_stock_guidance.to_plain(key, value):
             continue
         functions = value if isinstance(value, list) else [value]
         node = _OPTION_NODES.get(key) or next((_owner(each) for each in functions if not _is_data(each)), key)
@@ -220,5 +220,6 @@ def _conditioning(conditioning: Any, controls: ControlTable | None = None) -> li
 
 def _options(model_options: Mapping[str, Any]) -> dict[str, Any]:
     inner = travelling_options(model_options.get("transformer_options", {}))
-    options = {key: value for key, value in model_options.items() if key != "transformer_options"}
+    others = {key: value for key, value in model_options.items() if key != "transformer_options"}
+    options = {key: comfyui_stock_guidance.to_plain(key, value) or value for key, value in others.items()}
     return {**options, "transformer_options": inner} if inner else options

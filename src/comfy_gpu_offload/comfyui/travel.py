@@ -100,7 +100,7 @@ def _patches_as_known(function: FunctionType) -> bool:
 
 
 def _are_known(patches: Iterable[Any]) -> bool:
-    return all(comfyui_stock_patches.to_data(patch) is not None for patch in patches)
+    return all(comfyui_stock_patches.is_known(patch) for patch in patches)
 
 
 def refused_options(options: Mapping[str, Any]) -> Iterator[Obstacle]:

@@ -63,8 +63,8 @@ def assert_whole_is_stock(
     samplings: tuple[Sampling, ...] = (Sampling(steps=4),),
     patch: Patch = unpatched,
     weight_dtype: str = "default",
-) -> None:
-    """Bit for bit, with one job a run and no call of a step."""
+) -> dict[str, torch.Tensor]:
+    """Bit for bit, with one job a run and no call of a step; the stock latents by the samplings' numbers."""
     workflow = scene.workflow
     local = patch(workflow, workflow.local(scene.model, weight_dtype))
     remote = patch(workflow, workflow.remote(listed, weight_dtype=weight_dtype))
@@ -78,6 +78,7 @@ def assert_whole_is_stock(
     for number, latent in stock.items():
         assert_identical(latent, comfyui.saved(f"whole-{number}"))
     assert_worth_comparing(stock, {str(number): sampling for number, sampling in enumerate(samplings)})
+    return stock
 
 
 def assert_identical(expected: torch.Tensor, actual: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ from comfy.cli_args import args as comfy_args
 from PIL import Image, ImageOps
 
 from ...protocol.messages import SampleJob
-from . import comfyui_model_sampling
+from . import comfyui_model_sampling, comfyui_stock_guidance
 from .base import InterruptedCallError, ModelRunError, Report, on_device
 from .comfyui_control_data import RunNet
 from .comfyui_stock_patches import options_from_data
@@ -105,7 +105,8 @@ def run(patcher: Any, job: SampleJob, inputs: Inputs, report: Report, interrupte
     if inputs.model_sampling is not None:
         clone.add_object_patch("model_sampling", inputs.model_sampling)
     if inputs.model_options is not None:
-        _merge_options(clone, inputs.model_options)
+        sampling = clone.get_model_object("model_sampling")
+        _merge_options(clone, comfyui_stock_guidance.from_plain(inputs.model_options, sampling))
     picture = _pictures(clone, job.preview)
 
     def stepped(step: int, x0: Any, _: Any, steps: int) -> None:
@@ -256,7 +257,8 @@ def _is_options(value: Any) -> bool:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return False
     inner = value.get("transformer_options", {})
-    return isinstance(inner, dict) and _CODE_IN_OPTIONS.isdisjoint(inner) and not any(map(_is_hook, value))
+    hooks = set(filter(_is_hook, value)) - comfyui_stock_guidance.ONE - comfyui_stock_guidance.SEVERAL
+    return isinstance(inner, dict) and _CODE_IN_OPTIONS.isdisjoint(inner) and not hooks
 
 
 def _is_hook(name: str) -> bool:

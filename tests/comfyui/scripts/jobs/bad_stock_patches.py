@@ -10,7 +10,12 @@ from sides import BACKEND, UNET, job_of, noise, settings
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends.base import BackendError
 
-_RIGHT = {"function": "PerturbedAttentionGuidance.perturbed_attention", "values": {}, "defaults": [None]}
+_RIGHT = {
+    "function": "PerturbedAttentionGuidance.perturbed_attention",
+    "values": {},
+    "functions": {},
+    "defaults": [None],
+}
 _PLACE = ("middle", 0)
 
 
@@ -19,7 +24,7 @@ def _replaced(**changes: Any) -> dict[str, Any]:
 
 
 def _freeu(values: Any) -> dict[str, Any]:
-    data = {"function": "FreeU.output_block_patch", "values": values, "defaults": []}
+    data = {"function": "FreeU.output_block_patch", "values": values, "functions": {}, "defaults": []}
     return {"patches": {"output_block_patch": [data]}}
 
 
@@ -32,6 +37,29 @@ def _forward(options: dict[str, Any]) -> torch.Tensor:
     result = BACKEND.forward(ref, description.fingerprint, args, kwargs).result
     assert isinstance(result, torch.Tensor)
     return result
+
+
+def _run(options: dict[str, Any]) -> None:
+    tree = {"latent": noise(UNET.latent, 93), "positive": [], "negative": [], "model_options": options}
+    BACKEND.sample(job_of(UNET, settings({})), tree, lambda *_: None)
+
+
+def _bad_runs() -> dict[str, dict[str, Any]]:
+    """Of whole runs, by their model's options."""
+    mahiro = {"function": "Mahiro.mahiro_normd", "values": {}, "functions": {}, "defaults": []}
+    pag = {
+        "function": "PerturbedAttentionGuidance.post_cfg_function",
+        "values": {"scale": 1.0, "unet_block": "middle", "unet_block_id": 0},
+        "functions": {"perturbed_attention": {**_RIGHT, "functions": {"deeper": _RIGHT}}},
+        "defaults": [],
+    }
+    return {
+        "in a run": {"transformer_options": _replaced(function="SelfAttentionGuidance.attn_and_record")},
+        "no list in a run": {"sampler_post_cfg_function": mahiro},
+        "too many in a run": {"sampler_post_cfg_function": [mahiro] * 65},
+        "a patch's place in a run": {"sampler_cfg_function": {**mahiro, "function": "os.system"}},
+        "functions in functions in a run": {"sampler_post_cfg_function": [pag]},
+    }
 
 
 def _said(call: Any) -> str:
@@ -65,9 +93,7 @@ def bad_stock_patches() -> dict[str, Any]:
         "too many places": {"patches_replace": {"attn1": {("middle", at): _RIGHT for at in range(5000)}}},
     }
     said = {name: _said(lambda options=options: _forward(options)) for name, options in calls.items()}
-    tree = {"latent": noise(UNET.latent, 93), "positive": [], "negative": []}
-    run = {**tree, "model_options": {"transformer_options": calls["another function"]}}
-    said["in a run"] = _said(lambda: BACKEND.sample(job_of(UNET, settings({})), run, lambda *_: None))
+    said |= {name: _said(lambda options=options: _run(options)) for name, options in _bad_runs().items()}
     return {
         "said": said,
         "patches": not torch.equal(before, patched),

@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.samplers
 import torch
+from comfy_extras import nodes_apg as apg
 from comfy_extras import nodes_model_advanced as advanced
 from sides import MMDIT, SIDES, case, condition, node
 
@@ -50,7 +51,7 @@ def obstacles() -> dict[str, str | None]:
         "rope": patched(
             lambda model: model.model_options["transformer_options"].update(rope_options={"scale_x": 2.0})
         ),
-        "RescaleCFG": patched(node(advanced.RescaleCFG, multiplier=0.7)),
+        "APG": patched(lambda model: apg.APG.execute(model, 1.0, 5.0, 0.5).result[0]),
         "post cfg": patched(lambda model: model.set_model_sampler_post_cfg_function(obstacles)),
         "function wrapper": patched(lambda model: model.set_model_unet_function_wrapper(obstacles)),
         "mask function": patched(lambda model: model.set_model_denoise_mask_function(obstacles)),

@@ -14,6 +14,7 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from architecture import Architecture
+from comfy_extras import nodes_lt as lt
 from comfy_extras import nodes_model_advanced as advanced
 from comfy_extras import nodes_model_merging as model_merging
 from comfy_extras import nodes_pag as pag
@@ -209,10 +210,13 @@ def gligen(architecture: Architecture) -> Run | None:
 
 
 def stock_patch(architecture: Architecture) -> Run:
-    """What one of ComfyUI's own nodes puts into the network: PAG for UNets, SkipLayerGuidance for others."""
+    """What ComfyUI's own nodes have the network do: PAG in UNets, STG in LTXAV, SkipLayerGuidance in others."""
+    always = {"start_percent": 0.0, "end_percent": 1.0}
     if is_unet(architecture):
         return plain(architecture, by_node(pag.PerturbedAttentionGuidance, scale=3.0))
-    layers = {"double_layers": "0", "single_layers": "0", "start_percent": 0.0, "end_percent": 1.0}
+    if architecture.name == "LTXAV":
+        return plain(architecture, by_node(lt.LTXVSpatioTemporalGuidance, scale=1.0, blocks="0", **always))
+    layers = {"double_layers": "0", "single_layers": "0", **always}
     return plain(architecture, by_node(slg.SkipLayerGuidanceDiTSimple, **layers))
 
 
@@ -262,7 +266,7 @@ FEATURES = (
     Feature("time ranges", times),
     Feature("two lengths", lengths),
     Feature("GLIGEN", gligen),
-    Feature("PAG, SkipLayerGuidance", stock_patch),
+    Feature("PAG, STG, SkipLayerGuidance", stock_patch),
     Feature("other code in the network", inside, matters=False),
 )
 

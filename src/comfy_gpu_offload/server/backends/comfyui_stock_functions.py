@@ -1,0 +1,126 @@
+"""Functions that ComfyUI's own nodes make as they run, as data and back, at either end of the wire.
+
+Such a function (FreeU's `output_block_patch`, RescaleCFG's `rescale_cfg`) is what stands in the node's code, and
+what of the node's inputs it reads. Both ends have ComfyUI's nodes: so its name and those values are all there is to
+it. Which functions travel is a table's to say; nothing else is found by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import CellType, CodeType, FunctionType
+from typing import Any
+
+from . import comfyui_nodes
+from .base import ModelRunError
+
+Function = Callable[..., Any]
+Table = Mapping[str, str]
+"""By class and name, as ``FreeU.output_block_patch``: the module of ComfyUI's nodes that it is in."""
+
+# What nodes read besides: the sampling of the model that the function is for, which each end has.
+_SAMPLING = "model_sampling"
+_FORM = {"function", "values", "functions", "defaults"}
+_MAX_DEPTH = 4
+_MAX_ITEMS = 64
+_MAX_TEXT = 256
+
+
+def to_data(function: Any, table: Table) -> dict[str, Any] | None:
+    """What the other end needs to make the same; None where it is none of `table`."""
+    name = _name_of(function, table)
+    if name is None:
+        return None
+    read = dict(zip(function.__code__.co_freevars, map(_content, function.__closure__ or ()), strict=True))
+    read.pop(_SAMPLING, None)
+    functions = {key: to_data(value, table) for key, value in read.items() if isinstance(value, FunctionType)}
+    values = {key: _without_set(value) for key, value in read.items() if key not in functions}
+    defaults = list(function.__defaults__ or ())
+    if function.__kwdefaults__ or None in functions.values() or not _are_plain(values, defaults):
+        return None
+    return {"function": name, "values": values, "functions": functions, "defaults": defaults}
+
+
+def from_data(data: Any, table: Table, sampling: Any = None) -> Function:
+    """The function that `to_data` took apart, of this ComfyUI's nodes; `sampling` of the model that it is for.
+
+    Raises:
+        ModelRunError: it is not of that form, or names what this ComfyUI does not have.
+    """
+    if not isinstance(data, dict) or set(data) != _FORM:
+        raise ModelRunError("A function of a node is not of a form known here.")
+    name, values, functions, defaults = (data[key] for key in ("function", "values", "functions", "defaults"))
+    if not isinstance(name, str) or name not in table:
+        raise ModelRunError(f"This worker knows no function {name!r:.80} of a node: update its comfy-gpu-offload.")
+    code = _code_of(name, table[name])
+    fits = isinstance(values, dict) and isinstance(functions, dict) and values.keys().isdisjoint(functions)
+    fits = fits and {*values, *functions} == set(code.co_freevars) - {_SAMPLING}
+    fits = fits and isinstance(defaults, list) and len(defaults) <= code.co_argcount
+    if not fits or not _are_plain(values, defaults):
+        raise ModelRunError(
+            f"The node function {name} reads something else here: use the same ComfyUI release on both sides."
+        )
+    if any(isinstance(each, dict) and each.get("functions") for each in functions.values()):
+        raise ModelRunError(f"The node function {name} has functions too deep in each other.")
+    read = {**values, **{key: from_data(each, table) for key, each in functions.items()}, _SAMPLING: sampling}
+    cells = tuple(CellType(read[each]) for each in code.co_freevars)
+    module = comfyui_nodes.imported(table[name])
+    return FunctionType(code, vars(module), code.co_name, tuple(defaults), cells)
+
+
+def _name_of(function: Any, table: Table) -> str | None:
+    """The name that the other end will find it by."""
+    if type(function) is not FunctionType:
+        return None
+    name = f"{function.__qualname__.partition('.')[0]}.{function.__name__}"
+    stem = table.get(name)
+    return name if stem is not None and comfyui_nodes.is_of(function.__module__, stem) else None
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty
+        return cell
+
+
+def _without_set(value: Any) -> Any:
+    """A set's numbers, which functions look others up in: a tuple does as well, and travels."""
+    return (
+        tuple(sorted(value)) if isinstance(value, frozenset) and all(type(each) is int for each in value) else value
+    )
+
+
+@lru_cache(maxsize=64)
+def _code_of(name: str, stem: str) -> CodeType:
+    """The code of the function of that name, inside one of its class's methods."""
+    kind, _, function = name.partition(".")
+    methods = vars(getattr(comfyui_nodes.imported(stem), kind, object)).values()
+    outer = {getattr(getattr(method, "__func__", method), "__code__", None) for method in methods}
+    found = [
+        const
+        for code in outer
+        if code is not None
+        for const in code.co_consts
+        if isinstance(const, CodeType) and const.co_name == function
+    ]
+    if len(found) != 1:
+        raise ModelRunError(f"This worker's ComfyUI has no {name}: use the same release on both sides.")
+    return found[0]
+
+
+def _are_plain(values: Mapping[str, Any], defaults: list[Any]) -> bool:
+    return all(map(_is_plain, (*values.values(), *defaults)))
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether it is what a node's inputs are made of: numbers, short texts, and a few of them together."""
+    if value is None or type(value) in {bool, int, float}:
+        return True
+    if type(value) is str:
+        return len(value) <= _MAX_TEXT
+    if type(value) not in {list, tuple, dict} or depth >= _MAX_DEPTH or len(value) > _MAX_ITEMS:
+        return False
+    items = (*value, *value.values()) if isinstance(value, dict) else value
+    return all(_is_plain(item, depth + 1) for item in items)
