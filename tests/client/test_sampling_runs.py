@@ -137,6 +137,13 @@ def test_a_worker_that_was_restarted_begins_anew_and_gives_the_same(
     assert seen[-6:] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_latent_has_the_dtype_that_the_worker_gave_it(worker: ThreadWorker, dtype: torch.dtype) -> None:
+    with connect(worker.url) as session:
+        result, _ = session.model("echo").sample(fields(), job(LATENT.to(dtype)), lambda *_: None)
+    assert result.dtype is dtype
+
+
 def test_a_check_that_raises_ends_the_run_here_and_at_the_worker(
     worker: ThreadWorker, backend: FunctionBackend
 ) -> None:

@@ -10,13 +10,19 @@ from tests.support.worker import ThreadWorker
 from comfy_gpu_offload import Session, connect
 from comfy_gpu_offload.errors import (
     ConfigError,
+    ExchangeTimeoutError,
+    HttpStatusError,
     ModelChangedError,
     ModelFailedError,
+    TlsError,
+    TransportError,
     UnknownModelError,
     UnsupportedValueError,
 )
 from comfy_gpu_offload.io.buffers import allocate
+from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.server.handler import Handler
+from comfy_gpu_offload.transport.base import Check, Route, Timeouts
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
 CONTEXT = torch.randn(2, 77, 64)
@@ -30,6 +36,14 @@ def test_any_call_and_any_result(session: Session, backend: FunctionBackend) -> 
     args, kwargs = result["got"]
     assert args[1][2] == ("a", 2)
     assert torch.equal(kwargs["nested"][1, "k"], x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool])
+def test_a_result_has_the_dtype_that_the_model_gave_it(session: Session, dtype: torch.dtype) -> None:
+    x = torch.randn(7).to(dtype)
+    result = session.model("echo")(x)
+    assert result.dtype is dtype
+    assert torch.equal(result, x)
 
 
 def test_a_raw_latent_is_not_copied_between_a_socket_and_a_tensor(
@@ -140,6 +154,35 @@ def test_the_loopback_transport_serves_the_same_session(backend: FunctionBackend
         backend.functions["cancelled"] = lambda _: (_ for _ in ()).throw(KeyError("x"))
         with pytest.raises(ModelFailedError):
             session.model("cancelled")(x)
+    handler.close(10)
+
+
+class RefusingTransport(LoopbackTransport):
+    """Calls fail on the way, each in the same way."""
+
+    def __init__(self, handler: Handler, error: TransportError) -> None:
+        super().__init__(handler)
+        self.error = error
+        self.calls = 0
+
+    def exchange(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> memoryview:
+        if route != "forward":
+            return super().exchange(route, frame, timeouts, check)
+        self.calls += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [TlsError("no"), HttpStatusError("no", 403, retryable=False), ExchangeTimeoutError("no")], ids=type
+)
+def test_what_sending_again_cannot_mend_is_not_sent_again(backend: FunctionBackend, error: TransportError) -> None:
+    handler = Handler(backend)
+    transport = RefusingTransport(handler, error)
+    with Session(transport) as session, pytest.raises(type(error)):
+        session.model("echo")(torch.ones(1))
+    assert transport.calls == 1
     handler.close(10)
 
 

@@ -108,6 +108,19 @@ def test_a_tensor_under_a_false_name_is_refused(handler: Handler) -> None:
     assert held.code is FaultCode.MISSING_TENSORS
 
 
+@pytest.mark.parametrize("claimed", [torch.ones(8, 8), torch.ones(64, dtype=torch.int32)], ids=["shape", "dtype"])
+def test_a_tensor_that_is_only_named_is_what_it_is_said_to_be(
+    handler: Handler, backend: FunctionBackend, claimed: torch.Tensor
+) -> None:
+    x = torch.ones(64)
+    named = {0: digest(x)}
+    ask(handler, forward_frame(x, digests=named))
+    answer = fault(handler, forward_frame(claimed, digests=named, held=True, request="request-2"))
+    assert answer.code is FaultCode.BAD_FRAME
+    assert "contradiction" in answer.message
+    assert len(backend.calls) == 1
+
+
 def test_a_request_asked_for_again_is_not_computed_again(handler: Handler, backend: FunctionBackend) -> None:
     x = torch.randn(4)
     first = ask(handler, forward_frame(x, model="double")).unpack()

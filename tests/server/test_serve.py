@@ -1,18 +1,25 @@
+"""How a worker ends."""
+
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
 from tests.support.frames import forward_frame
 from tests.support.process import environment
+from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.protocol.envelope import open_frame
+from comfy_gpu_offload.protocol.messages import Fault, FaultCode, Result
 from comfy_gpu_offload.server import serve
 from comfy_gpu_offload.server.app import WorkerState
 from comfy_gpu_offload.server.handler import HandlerOptions
@@ -58,3 +65,29 @@ def test_a_call_that_takes_too_long_is_told_of(monkeypatch: pytest.MonkeyPatch) 
         return ended
 
     assert asyncio.run(stopped_in_a_call()) is False
+
+
+def test_a_worker_that_ends_refuses_what_waits_and_finishes_the_call_that_runs() -> None:
+    backend = FunctionBackend()
+    with ThreadPoolExecutor(3) as threads, ThreadWorker(backend) as worker:
+        handler = worker.handler
+
+        def answer(model: str) -> Any:
+            frame = forward_frame(torch.ones(2), model=model, request=f"request-{model}").joined()
+            return open_frame(handler.handle(frame).joined())
+
+        try:
+            running = threads.submit(answer, "wait")
+            assert backend.started.wait(10)
+            waiting = threads.submit(answer, "double")
+            ending = threads.submit(worker.stop)
+            refused = waiting.result(10).message
+            assert not running.done()
+            assert not ending.done()
+        finally:
+            backend.release.set()
+        assert isinstance(refused, Fault)
+        assert refused.code is FaultCode.STOPPING
+        assert isinstance(running.result(10).message, Result)
+        ending.result(30)
+    assert backend.closed
