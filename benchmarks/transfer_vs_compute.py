@@ -117,7 +117,7 @@ def _options() -> argparse.Namespace:
         default=list(naive_stack.FORMATS),
         help="stacks beside them",
     )
-    parser.add_argument("--steps", type=int, default=10, help="of a run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="of a run, 5 or more (default: %(default)s)")
     parser.add_argument(
         "--compute", nargs="*", default=[], metavar="MODEL=SECONDS", help="your GPU's time per call"
     )

@@ -9,7 +9,7 @@ tensors below the size of a part; the same bytes as one tensor are cut into part
 rate, of which packets' own headers take 3.5 %; `effective`, the LoRA's own size over that rate, is more where
 compression makes it smaller. Memory is this process's peak over what it took before. `again` is a
 call with another strength, `new session` the same LoRA used by another client. Exits with 1 where a bound is not
-held.
+held; those of time are for uploads of 50 MB or more, since a connection begins slowly.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def _figure(rows: list[Row]) -> Figure:
         values = [row.network_s * 1e3 for row in shown]
         plots.bars(axis, [row.way for row in shown], values, labels=[f"{row.ratio:.2f}" for row in shown])
         axis.axvline(1e3 * shown[0].ideal_s, color=plots.RED, label="round trip + bytes / bandwidth")
-        axis.set(title=case, xlabel="ms of a call beyond its compute")
+        axis.set(title=case, xlabel="ms of a call beyond its compute (at the bars: times the line)")
     plots.legend(figure, axes[0])
     return figure
 
