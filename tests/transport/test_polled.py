@@ -29,7 +29,7 @@ def dripping() -> Iterator[tuple[socket.socket, socket.socket]]:
 
     def drip() -> None:
         with suppress(OSError):
-            for _ in range(300):
+            for _ in range(120):
                 far.sendall(b".")
                 if ended.wait(0.02):
                     return
