@@ -14,7 +14,8 @@ from .harness.checkouts import Checkout
 from .harness.comparison import assert_identical
 from .harness.proxy import Proxy
 from .harness.site import ComfyUI
-from .harness.workflow import MMDIT, Link, Model, Sampling, Scene, Workflow
+from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene, Workflow
+from .test_control_nets import Applying, Load, assert_stock, control_lora, one
 
 pytestmark = pytest.mark.comfyui
 
@@ -86,6 +87,12 @@ def test_a_run_that_ends_early_leaves_nothing_behind(found: Found, end: str, sai
     assert ended["left"] == {"groups": 0, "changed": 0, "kept": 0}
 
 
+def test_what_is_kept_makes_room_where_memory_runs_out(found: Found) -> None:
+    assert "too little memory" in found["out_of_memory"]["said"]
+    assert found["out_of_memory"]["kept"] == 0
+    assert found["out_of_memory"]["again"]
+
+
 @pytest.mark.parametrize(
     ("hook", "said"),
     [
@@ -108,6 +115,16 @@ def test_hooks_that_cannot_travel_are_refused_by_name_before_the_first_call(
 @pytest.mark.parametrize(("scope", "calls"), [("all_conditioning", 4), ("hooked_only", 2)])
 def test_hooks_that_put_a_wrapper_round_the_network_work(found: Found, scope: str, calls: int) -> None:
     assert found["options"][scope] == {"same": True, "here": calls, "there": calls}
+
+
+def test_a_device_without_room_for_the_weights_gives_what_such_a_one_gives_here(found: Found) -> None:
+    runs = found["without_room"]
+    assert len(runs) == 4
+    for name, run in runs.items():
+        assert run["same"], name
+        assert run["finite"], name
+        assert run["there"]["computed"] <= run["here"]["computed"], name
+    assert len({tuple(run["first"]) for run in runs.values()}) == len(runs)
 
 
 def test_weights_with_a_scale_are_what_comfyui_gives_where_it_keeps_none(found: Found) -> None:
@@ -212,3 +229,24 @@ def test_a_whole_loop_is_refused_by_name(comfyui: ComfyUI, listed: Callable[[Mod
     assert outcome.error["exception_type"].endswith("UnsupportedRunError"), outcome.summary
     assert "hooks (Cond Pair Set Props, Create Hook LoRA) in the positive conditioning" in outcome.error_message
     assert proxy.exchanges("sample") == []
+
+
+def of_a_unet(applying: Applying) -> Applying:
+    """Hooks on a weight that a Control-LoRA shares with the model, besides."""
+
+    def applied(scene: Scene, load: Load) -> None:
+        applying(scene, load)
+        scene.positive = hooked(scene.workflow, scene.positive, "locon", 1.5)
+
+    return applied
+
+
+@pytest.mark.parametrize("applying", [one, control_lora], ids=["ControlNet", "Control-LoRA"])
+def test_with_a_control_net_at_the_worker(
+    comfyui: ComfyUI, listed: Callable[[Model], str], applying: Applying
+) -> None:
+    sampling, name = Sampling(seed=731, steps=4), listed(UNET)
+    ours = of_a_unet(applying)
+    expected = assert_stock(comfyui, name, (ours, ours), sampling, ("each step",))
+    unhooked = assert_stock(comfyui, name, (applying, applying), sampling, ("each step",))
+    assert not expected.allclose(unhooked, atol=1e-2)

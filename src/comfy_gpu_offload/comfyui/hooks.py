@@ -6,7 +6,7 @@ When hooks are put on and taken off, and at which strengths, ComfyUI decides her
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import comfy.hooks
@@ -25,7 +25,7 @@ _Kinds = comfy.hooks.EnumHookType
 _KNOWN = frozenset({_Kinds.Weight, _Kinds.TransformerOptions, _Kinds.AdditionalModels})
 
 
-def refuse_unknown(hooks: Iterable[Any]) -> None:
+def refuse_unknown(hooks: Sequence[Any]) -> None:
     """Reads hooks that a run has registered.
 
     Raises:

@@ -202,7 +202,7 @@ class ComfyUIBackend:
             load_s += second_s
         return loaded, loaded.patched(patches, seconds), load_s
 
-    def _unhook_all_but(self, loaded: LoadedModel | None) -> None:
+    def _unhook_all_but(self, loaded: LoadedModel) -> None:
         """Hooks change weights where they lie: a model that these are merged into would get them changed."""
         for other in self._residents:
             if isinstance(other, LoadedModel) and other is not loaded:
@@ -210,7 +210,9 @@ class ComfyUIBackend:
 
     def _free(self) -> None:
         """Frees what can be had again."""
-        self._unhook_all_but(None)
+        for each in self._residents:
+            if isinstance(each, LoadedModel):
+                each.hooks.free()
         self._management.soft_empty_cache()
 
     def _localise(self, patcher: Any, kwargs: dict[str, Any]) -> None:

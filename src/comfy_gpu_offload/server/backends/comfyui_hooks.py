@@ -70,10 +70,16 @@ class HookedWeights:
         """Gives the weights back what was under hooks, and lets go of all that is kept."""
         if self._patcher is None:
             return
-        self._patcher.unpatch_hooks()
+        # First, since taking off takes memory: where there is none it is tried again with the next call.
         for number in list(self._groups):
             self._drop(number)
+        self._patcher.unpatch_hooks()
         self._patcher = None
+
+    def free(self) -> None:
+        """Lets go of what is kept; what is on the weights stays, since to take it off takes memory."""
+        if self._patcher is not None:
+            self._patcher.cached_hook_patches.clear()
 
     def _put_on(self, hooks: HookSet) -> None:
         patcher = self._patcher
@@ -84,8 +90,9 @@ class HookedWeights:
         if patcher.current_hooks is wanted.group and patcher.hook_backup:
             return
         modes = importlib.import_module("comfy.hooks").EnumHookMode
-        keeps = hooks.group is not None and wanted.can_be_kept
-        patcher.hook_mode = modes.MaxSpeed if keeps else modes.MinVram
+        # A model that does not fit the device is placed anew for each call, and has none on it then.
+        again = hooks.group is not None or patcher.model.model_lowvram
+        patcher.hook_mode = modes.MaxSpeed if again and wanted.can_be_kept else modes.MinVram
         patcher.patch_hooks(wanted.group)
 
     def _group(self, patches: PatchSet, hooks: HookSet) -> _Group:

@@ -15,11 +15,12 @@ import comfy.samplers
 import torch
 from behaviour import forward_once
 from comfy_extras import nodes_hooks, nodes_model_merging
+from low_memory import room_for
 from safetensors.torch import load_file, save_file
 from sessions import Pair, sampled, sampled_whole
 from sides import BACKEND, FOLDER, MMDIT, SIDES, UNET, Case, case, condition, noise, settings
 from weight_dtypes import loras
-from weight_hooks import OTHER, Hooked, by, case_of, every, hook, keyframes, one_side
+from weight_hooks import OTHER, Hooked, by, case_of, compare, every, hook, keyframes, one_side
 
 from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.comfyui.patcher import remote_patcher
@@ -171,6 +172,28 @@ def ended() -> dict[str, Any]:
     return found
 
 
+def out_of_memory() -> dict[str, Any]:
+    """A call for which the device has no room: what was kept of hooks is let go of, and the next run is right."""
+    pair, hooked = Pair.of(MMDIT), every()[_REGIONS]
+    expected = sampled(pair.stock, case_of(hooked))
+    network = BACKEND._load(ModelRef(name=MMDIT.file))[0].patcher.model.diffusion_model
+    calls: list[int] = []
+
+    def fails(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("no room")
+
+    handle = network.register_forward_pre_hook(fails)
+    try:
+        said = said_by(lambda: sampled(pair.remote, case_of(hooked)))
+    finally:
+        handle.remove()
+    patcher = BACKEND._load(ModelRef(name=MMDIT.file))[0].patcher
+    kept = len(patcher.cached_hook_patches)
+    return {"said": said, "kept": kept, "again": torch.equal(expected, sampled(pair.remote, case_of(hooked)))}
+
+
 def _hook_of(kind: type[Any], **fields: Any) -> Any:
     group = comfy.hooks.HookGroup()
     group.add(kind(**fields))
@@ -234,6 +257,15 @@ def options() -> dict[str, Any]:
         same = torch.equal(expected, sampled(pair.remote, this()))
         found[scope.value] = {"same": same, "here": here, "there": len(calls) - here}
     return found
+
+
+def without_room() -> dict[str, Any]:
+    """On a device that holds none of the weights."""
+    BACKEND.close()
+    comfy.model_management.unload_all_models()
+    with room_for(1), torch.inference_mode():
+        pair = Pair.of(MMDIT)
+        return {name: compare(pair, every()[name]) for name in ("without", "keyframes", _REGIONS, "over a LoRA")}
 
 
 @contextmanager
@@ -318,8 +350,10 @@ def hooked_runs() -> dict[str, Any]:
     return {
         "between": between(),
         "ended": ended(),
+        "out_of_memory": out_of_memory(),
         "refused": refused(),
         "options": options(),
         "scaled": scaled(),
         "malformed": malformed(),
+        "without_room": without_room(),
     }

@@ -25,7 +25,7 @@ _FILES = {
 
 
 @contextmanager
-def _room_for(size_bytes: int) -> Iterator[None]:
+def room_for(size_bytes: int) -> Iterator[None]:
     """On a CPU ComfyUI does not look for room: it is told."""
     load = ModelPatcher.load
 
@@ -45,7 +45,7 @@ def low_memory() -> dict[str, Any]:
     BACKEND.close()
     management.unload_all_models()
     found = {}
-    with _room_for(1), torch.inference_mode():
+    with room_for(1), torch.inference_mode():
         for name, (kind, weight_dtype) in _FILES.items():
             pair = Pair.of(kind, weight_dtype)
             for what, patch in _patches(pair, weight_dtype).items():
