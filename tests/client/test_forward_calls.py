@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from time import monotonic
 
@@ -10,7 +11,9 @@ from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
+from comfy_gpu_offload.client.connect import connect_from
 from comfy_gpu_offload.client.timings import CallTimings
+from comfy_gpu_offload.config.settings import given_settings
 from comfy_gpu_offload.errors import (
     ConnectError,
     TooLargeError,
@@ -50,6 +53,27 @@ def test_a_call_made_while_the_worker_is_away_waits_for_it(backend: FunctionBack
     with ThreadWorker(backend, port=port):
         call.join(20)
         assert torch.equal(results[0], x)
+
+
+def test_who_waits_for_a_lost_worker_is_told_and_the_log_says_it_once(
+    backend: FunctionBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    with ThreadWorker(backend) as first:
+        model = connect_from(given_settings(url=first.url, retry_s=30), notify=told.append).model("echo")
+        port = first.port
+    caplog.set_level("WARNING", "comfy_gpu_offload")
+    call = threading.Thread(target=model, args=(torch.randn(4),))
+    call.start()
+    call.join(1.0)  # some attempts
+    with ThreadWorker(backend, port=port):
+        call.join(20)
+        model(torch.randn(4))
+    assert [re.sub(r"\d+ s ago", "N s ago", line) for line in told[:-1]] == [
+        "the worker was lost N s ago; tried for up to 30 s"
+    ]
+    assert re.fullmatch(r"the worker is back after \d+ s", told[-1])
+    assert len([each for each in caplog.records if "was lost" in each.message]) == 1
 
 
 def test_a_worker_that_stays_away_is_an_error_in_the_time_set(backend: FunctionBackend) -> None:

@@ -14,6 +14,8 @@ from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import RemoteModel, Session, connect
+from comfy_gpu_offload.client.connect import connect_from
+from comfy_gpu_offload.config.settings import given_settings
 from comfy_gpu_offload.errors import CallCancelledError, ConnectError, ModelFailedError, UnsupportedValueError
 from comfy_gpu_offload.protocol.envelope import seal
 from comfy_gpu_offload.protocol.messages import Cancel
@@ -135,6 +137,27 @@ def test_a_worker_that_was_restarted_begins_anew_and_gives_the_same(
     assert torch.equal(result, expected(6))
     assert len(fresh.calls) == 1
     assert seen[-6:] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_whose_worker_is_back_says_so_with_its_next_step(
+    worker: ThreadWorker, backend: FunctionBackend
+) -> None:
+    paced(backend)
+    told: list[str] = []
+    with BreakingProxy(worker.port) as proxy:
+        session = connect_from(given_settings(url=proxy.url, retry_s=10), notify=told.append)
+
+        def on_progress(step: int, *_: Any) -> None:
+            if step == 2 and proxy.break_after_down is None:
+                proxy.break_after_down = proxy.down
+            told.append(f"step {step}")
+
+        session.model("echo").sample(fields(steps=6), job(), on_progress)
+        session.close()
+    lost, back = (next(at for at, line in enumerate(told) if word in line) for word in ("lost", "back"))
+    assert told[lost - 1] == "step 2"
+    assert back == lost + 1
+    assert told[back + 1].startswith("step ")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from time import monotonic
 
 from ..errors import ExchangeTimeoutError, TransportError
 from ..protocol.messages import Fault, FaultCode
-from ..transport.base import Check
+from ..transport.base import Check, Notify
 from .faults import error_of
 from .recurrence import Recurrence
 from .retry import Patience, RetryPolicy
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # A fault that lists missing tensors is answered with them; a worker that still lacks them has no room.
 _MAX_RESENDS = 3
+# Whoever waits for a worker that was lost is told of it that often.
+_NOTIFY_EVERY_S = 5.0
 
 
 class Attempts:
@@ -26,6 +29,7 @@ class Attempts:
         policy: how long to go on after a loss.
         recurrence, uploads: what the worker is taken to hold: tensors, and patches.
         patches: those that this call names.
+        notify: told, a line at a time, how long the worker has been away.
     """
 
     def __init__(
@@ -35,12 +39,17 @@ class Attempts:
         uploads: PatchUploads,
         patches: Sequence[WeightPatches],
         check: Check | None,
+        *,
+        notify: Notify | None = None,
     ) -> None:
         self._policy = policy
         self._recurrence = recurrence
         self._uploads = uploads
         self._patches = patches
         self._check = check
+        self._notify = notify
+        self._lost_at: float | None = None
+        self._notified_at = float("-inf")
         self._patience = Patience(policy, check)
         self._resends = 0
 
@@ -61,9 +70,33 @@ class Attempts:
         """
         if not error.retryable or isinstance(error, ExchangeTimeoutError):
             raise error
-        logger.warning("The worker was lost in the middle of a run and is tried again: %s", error)
+        self._tell_of(error)
         if not self._patience.wait():
             raise error
+
+    def _tell_of(self, error: TransportError) -> None:
+        now = monotonic()
+        if self._lost_at is None:
+            self._lost_at = now
+            text = "The worker was lost in the middle of a run and is tried again for up to %g s: %s"
+            logger.warning(text, self._policy.total_s, error)
+        else:
+            logger.debug("the worker is still away: %s", error)
+        if self._notify is not None and now - self._notified_at >= _NOTIFY_EVERY_S:
+            self._notified_at = now
+            away_s = now - self._lost_at
+            self._notify(f"the worker was lost {away_s:.0f} s ago; tried for up to {self._policy.total_s:g} s")
+
+    def answered(self) -> None:
+        """The worker is there, and says something."""
+        if self._lost_at is None:
+            return
+        text = f"the worker is back after {monotonic() - self._lost_at:.0f} s"
+        self._lost_at = None
+        if self._notify is None:
+            logger.info("%s", text)
+        else:
+            self._notify(text)
 
     def after_fault(self, fault: Fault) -> None:
         """Gives the worker what it lacks, or waits, the last one having been answered with `fault`.

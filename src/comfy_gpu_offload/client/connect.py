@@ -46,7 +46,8 @@ def connect_from(
     """A session with the worker that `settings` name.
 
     `comfyui`: this side's version of it, if any. `notify`: told, a line at a time, what is waited for while a
-    worker starts; by default the log is. `check` is called meanwhile; what it raises ends it.
+    worker starts, or is away in the middle of a run; by default the log is. `check` is called while one starts;
+    what it raises ends it.
 
     Raises:
         ConfigError: no worker is configured.
@@ -70,6 +71,7 @@ def connect_from(
         # Elsewhere each could start a worker of its own, and land on another.
         uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
         capture=Capture(settings.capture_dir, settings.capture_bytes) if settings.capture_dir else None,
+        notify=notify,
     )
     transport = transport_for(settings, notify)
     try:

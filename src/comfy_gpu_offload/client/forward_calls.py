@@ -51,7 +51,14 @@ class ForwardCalls:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
-        attempts = Attempts(self._options.retry, self._recurrence, self._uploads, call.named_patches, check)
+        attempts = Attempts(
+            self._options.retry,
+            self._recurrence,
+            self._uploads,
+            call.named_patches,
+            check,
+            notify=self._options.notify,
+        )
         attempts.begin()
         while True:
             try:
@@ -60,6 +67,7 @@ class ForwardCalls:
                 attempts.after_loss(error)
                 continue
             if not isinstance(answer, Fault):
+                attempts.answered()
                 return answer
             if answer.code in _PLAIN_AGAIN and call.tracked is not None and call.tracked.message is not None:
                 logger.info("A prediction did not hold (%s), and the call is made again.", answer.code.value)

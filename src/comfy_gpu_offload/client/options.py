@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..io import codecs
 from ..io.frame import DEFAULT_LIMITS, FrameLimits
-from ..transport.base import Timeouts
+from ..transport.base import Notify, Timeouts
 from .capture import Capture
 from .codec_choice import Way
 from .retry import RetryPolicy
@@ -26,6 +26,7 @@ class SessionOptions:
         begin_with: how tensors travel until the session has measured what is fastest; None to stay with `codec` and
             `predict`, which do not count otherwise.
         capture: where each forward call is left, if anywhere.
+        notify: told, a line at a time, what a run waits for when its worker was lost; the log is in any case.
     """
 
     call: Timeouts = field(default_factory=Timeouts)
@@ -39,3 +40,4 @@ class SessionOptions:
     predict: bool = True
     begin_with: Way | None = None
     capture: Capture | None = None
+    notify: Notify | None = None

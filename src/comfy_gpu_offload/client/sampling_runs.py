@@ -74,9 +74,21 @@ class SamplingRuns:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
-        attempts = Attempts(self._options.retry, self._recurrence, self._uploads, call.named_patches, check)
+        attempts = Attempts(
+            self._options.retry,
+            self._recurrence,
+            self._uploads,
+            call.named_patches,
+            check,
+            notify=self._options.notify,
+        )
         attempts.begin()
-        following, came_to = Following(on_progress), 0
+
+        def progressed(step: int, of: int, picture: bytes | None) -> None:
+            attempts.answered()
+            on_progress(step, of, picture)
+
+        following, came_to = Following(progressed), 0
         while True:
             try:
                 answer = self._attempt(call, following, check)
@@ -87,6 +99,7 @@ class SamplingRuns:
                 attempts.after_loss(error)
                 continue
             if not isinstance(answer, Fault):
+                attempts.answered()
                 return answer
             following.is_known, following.step = False, 0
             attempts.after_fault(answer)
