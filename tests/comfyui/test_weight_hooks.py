@@ -36,7 +36,7 @@ def found(checkout: Checkout, python: Any, models_yaml: Any) -> Found:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_way_to_use_hooks_gives_what_it_gives_here(found: Found, dtype: str) -> None:
     runs = found["ways"][dtype]
-    assert len(runs) == (16 if dtype == "float32" else 5)
+    assert len(runs) == (17 if dtype == "float32" else 5)
     assert not [name for name, run in runs.items() if not run["same"]]
     assert all(run["finite"] for run in runs.values())
     assert len({tuple(run["first"]) for run in runs.values()}) == len(runs)
@@ -110,6 +110,13 @@ def test_hooks_that_cannot_travel_are_refused_by_name_before_the_first_call(
     assert refused["said"].startswith("UnsupportedPatchError")
     assert re.search(said, refused["said"]), refused["said"]
     assert refused["calls"] == 0
+
+
+def test_a_strength_that_cannot_travel_is_refused_of_a_copy_too(found: Found) -> None:
+    # ComfyUI registers one of two copies of a hook: the other is read when its turn comes.
+    refused = found["refused"]["a copy's strength that is none"]
+    assert "keyframe whose strength is no number" in refused["said"]
+    assert refused["calls"] == 1
 
 
 @pytest.mark.parametrize(("scope", "calls"), [("all_conditioning", 4), ("hooked_only", 2)])

@@ -72,10 +72,16 @@ class RunHooks:
         return HookPatches() if self.keeps and self._patcher.hook_patches else None
 
     def of(self, group: Any) -> HookPatches | None:
-        """Those of a `comfy.hooks.HookGroup` at its hooks' strengths of the moment."""
+        """Those of a `comfy.hooks.HookGroup` at its hooks' strengths of the moment.
+
+        Raises:
+            UnsupportedPatchError: one cannot travel, of a hook that was not registered: a copy of another was.
+        """
         hooks = [hook for hook in group.hooks if self._patcher.hook_patches.get(hook.hook_ref)]
         if not hooks:
             return self.without
+        if not all(_is_strength(hook.strength) for hook in hooks):
+            raise UnsupportedPatchError((obstacles.HOOK_STRENGTH,))
         listed = [
             (_scaled(strength, hook.strength), of_weight)
             for hook in hooks

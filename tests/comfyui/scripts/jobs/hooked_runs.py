@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from sessions import Pair, sampled, sampled_whole
 from sides import BACKEND, FOLDER, MMDIT, SIDES, UNET, Case, case, condition, noise, settings
 from weight_dtypes import loras
-from weight_hooks import OTHER, Hooked, by, case_of, compare, every, hook, keyframes, one_side
+from weight_hooks import OTHER, Hooked, by, case_of, compare, every, hook, keyframes, one_side, two_regions
 
 from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.comfyui.patcher import remote_patcher
@@ -217,10 +217,14 @@ def refused() -> dict[str, Any]:
     pair = Pair.of(MMDIT)
     odd = hook("kind-lora", 1.0)
     odd.hooks[0].hook_keyframe.add(comfy.hooks.HookKeyframe(strength=torch.ones(2)))
+    copies = [odd.clone(), odd.clone()]
+    for copy, strength in zip(copies, (torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64)), strict=True):
+        copy.set_keyframes_on_hooks(keyframes((0.0, strength)))
     patches = {"patches": {"attn1_patch": [lambda *_: None]}}
     ways: dict[str, Hooked] = {
         "a LoRA for another model": Hooked(lambda: one_side(hook("misfit", 1.0))),
         "a strength that is none": Hooked(lambda: one_side(odd)),
+        "a copy's strength that is none": Hooked(lambda: two_regions(*copies)),
         "an object patch": Hooked(lambda: one_side(_hook_of(comfy.hooks.ObjectPatchHook)), _registered),
         "an injection": Hooked(lambda: one_side(_hook_of(comfy.hooks.InjectionsHook)), _registered),
         "code for the network": Hooked(

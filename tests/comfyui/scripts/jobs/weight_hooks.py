@@ -142,6 +142,13 @@ def shared_keyframes() -> tuple[Any, Any]:
     return two_regions(first, second)
 
 
+def two_schedules() -> tuple[Any, Any]:
+    """Of one hook: ComfyUI takes its two copies for the same, and for other weights."""
+    made = comfy.hooks.create_hook_lora(file_of("kind-lora"), 1.0, 0.0)
+    schedules = (keyframes((0.0, 1.0), (0.4, 0.3)), interpolated(0.2, 1.0))
+    return two_regions(*(by(nodes_hooks.SetHookKeyframes, hooks=made, hook_kf=each) for each in schedules))
+
+
 # Where it matters that weights are rounded twice.
 _ROUNDED = ("without", "keyframes", "two regions with keyframes", "over a LoRA", "a model as LoRA over a LoRA")
 STEPPED = ((0.0, 1.0), (0.3, 0.5), (0.6, 0.0))
@@ -172,6 +179,7 @@ def every() -> dict[str, Hooked]:
             )
         ),
         "shared keyframes": Hooked(shared_keyframes),
+        "two schedules": Hooked(two_schedules),
         "two in one group": Hooked(
             lambda: one_side(
                 combined(
