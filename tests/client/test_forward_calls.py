@@ -100,6 +100,20 @@ def test_a_connection_cut_in_the_middle_of_a_call_costs_no_second_computation_of
         assert len(backend.calls) == 1
 
 
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_call_that_was_altered_on_the_way_is_made_again(
+    worker: ThreadWorker, backend: FunctionBackend, way: str
+) -> None:
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10) as session:
+        model = session.model("double")
+        x = torch.randn(200_000)
+        setattr(proxy, f"alter_after_{way}", getattr(proxy, way) + 300_000)
+        assert torch.equal(model(x), x * 2)
+        assert model.last_timings is not None
+        assert model.last_timings.exchanges == 2
+        assert len(backend.calls) == 1
+
+
 def test_a_worker_without_room_still_serves(backend: FunctionBackend) -> None:
     with ThreadWorker(backend, store_bytes=0) as worker, connect(worker.url) as session:
         model = session.model("echo")

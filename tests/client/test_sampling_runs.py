@@ -114,6 +114,18 @@ def test_a_result_that_was_lost_is_fetched_and_not_computed_again(
     assert (len(backend.calls), timings.exchanges) == (1, 2)
 
 
+def test_a_result_that_was_altered_on_the_way_is_fetched_again(
+    worker: ThreadWorker, backend: FunctionBackend
+) -> None:
+    large = torch.randn(1, 4, 256, 256)
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10, compression="none") as session:
+        model = session.model("echo")
+        proxy.alter_after_down = proxy.down + 500_000
+        result, timings = model.sample(fields(steps=2), job(large))
+    assert torch.equal(result, large + 3 + 3)
+    assert (len(backend.calls), timings.exchanges) == (1, 2)
+
+
 def test_a_worker_that_was_restarted_begins_anew_and_gives_the_same(
     worker: ThreadWorker, backend: FunctionBackend
 ) -> None:

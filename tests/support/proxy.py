@@ -16,6 +16,7 @@ class BreakingProxy:
         up, down: bytes forwarded so far, to the worker and from it.
         connections: how many were accepted.
         break_after_up, break_after_down: closes the connection that takes the count over it, once.
+        alter_after_up, alter_after_down: changes the last byte of the piece that takes the count over it, once.
         rate: bytes a second, each way of each connection; None for as many as go.
     """
 
@@ -24,6 +25,8 @@ class BreakingProxy:
         self.up = self.down = self.connections = 0
         self.break_after_up: int | None = None
         self.break_after_down: int | None = None
+        self.alter_after_up: int | None = None
+        self.alter_after_down: int | None = None
         self.rate: float | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -57,6 +60,10 @@ class BreakingProxy:
                 if limit is not None and getattr(self, way) > limit:
                     setattr(self, f"break_after_{way}", None)
                     break
+                limit = getattr(self, f"alter_after_{way}")
+                if limit is not None and getattr(self, way) > limit:
+                    setattr(self, f"alter_after_{way}", None)
+                    piece = piece[:-1] + bytes([piece[-1] ^ 1])
                 if self.rate is not None:
                     sleep(len(piece) / self.rate)
                 sink.sendall(piece)

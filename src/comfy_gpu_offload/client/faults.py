@@ -1,9 +1,11 @@
-"""A worker's fault as the error that its code stands for."""
+"""A worker's fault as the error that its code stands for, and a reply that the way spoilt as a loss."""
 
 from __future__ import annotations
 
 from ..errors import (
     CallCancelledError,
+    ConnectionLostError,
+    FrameError,
     ModelChangedError,
     ModelFailedError,
     TooLargeError,
@@ -12,6 +14,9 @@ from ..errors import (
     VersionSkewError,
     WorkerFaultError,
 )
+from ..io.buffers import Buffer
+from ..io.frame import ALTERED, FrameLimits
+from ..protocol.envelope import Envelope, open_frame
 from ..protocol.messages import Fault, FaultCode, Message, MessageT, expect
 
 _ERRORS: dict[FaultCode, type[WorkerFaultError]] = {
@@ -24,6 +29,21 @@ _ERRORS: dict[FaultCode, type[WorkerFaultError]] = {
     FaultCode.OUT_OF_MEMORY: ModelFailedError,
     FaultCode.MODEL_FAILED: ModelFailedError,
 }
+
+
+def opened(reply: Buffer, limits: FrameLimits) -> Envelope:
+    """What a reply says.
+
+    Raises:
+        ConnectionLostError: it was altered on the way, and may come whole when it is asked for again.
+        FrameError, MessageError: as `open_frame`.
+    """
+    try:
+        return open_frame(reply, limits)
+    except FrameError as error:
+        if error.malformation == ALTERED:
+            raise ConnectionLostError(f"The worker's reply is damaged ({error}).") from error
+        raise
 
 
 def error_of(fault: Fault) -> WorkerFaultError:

@@ -7,11 +7,12 @@ from time import perf_counter
 
 from ..errors import CodecError, TransportError
 from ..io.tree import Tree
-from ..protocol.envelope import open_frame, seal_parts
+from ..protocol.envelope import seal_parts
 from ..protocol.messages import Fault, FaultCode, Result, expect
 from ..transport.base import Check, Transport
 from .attempts import Attempts
 from .call import Call
+from .faults import opened
 from .handshake import Handshake
 from .options import SessionOptions
 from .recurrence import Recurrence
@@ -95,7 +96,7 @@ class ForwardCalls:
         finally:
             t3 = perf_counter()
             call.exchange_s += t3 - t2
-        envelope = open_frame(reply, self._options.limits)
+        envelope = opened(reply, self._options.limits)
         if isinstance(envelope.message, Fault):
             return envelope.message
         call.bytes_down += len(reply)

@@ -13,11 +13,11 @@ from ..errors import ConnectError, HttpStatusError, MessageError, NoWorkerError,
 from ..io import codecs
 from ..io.frame import EncodedFrame
 from ..protocol import history
-from ..protocol.envelope import open_frame, seal
+from ..protocol.envelope import seal
 from ..protocol.messages import FaultCode, Hello, ModelDescription, ModelRef, Welcome
 from ..transport.base import Check, Timeouts, Transport
 from ..version import __version__
-from .faults import expect_answer
+from .faults import expect_answer, opened
 from .options import SessionOptions
 from .retry import Patience, RetryPolicy
 
@@ -108,5 +108,5 @@ class Handshake:
             model=ref,
         )
         reply = self._transport.exchange("hello", seal(hello), timeouts, check)
-        envelope = open_frame(reply, self._options.limits)
+        envelope = opened(reply, self._options.limits)
         return expect_answer(envelope.message, Welcome), envelope.unpack()

@@ -8,10 +8,10 @@ from time import perf_counter
 import torch
 
 from ..io.tree import pack
-from ..protocol.envelope import open_frame, seal
+from ..protocol.envelope import seal
 from ..protocol.messages import Probe, Probed
 from ..transport.base import Check, Transport
-from .faults import expect_answer
+from .faults import expect_answer, opened
 from .options import SessionOptions
 
 
@@ -35,5 +35,5 @@ class Link:
         started = perf_counter()
         reply = self._transport.exchange("hello", frame, self._options.call, check)
         elapsed = perf_counter() - started
-        probed = expect_answer(open_frame(reply, self._options.limits).message, Probed)
+        probed = expect_answer(opened(reply, self._options.limits).message, Probed)
         return max(0.0, elapsed - probed.worker_s)

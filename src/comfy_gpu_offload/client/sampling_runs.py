@@ -9,11 +9,12 @@ from time import perf_counter
 from ..errors import ConnectionLostError, MessageError, TransportError
 from ..io.frame import EncodedFrame, Part
 from ..io.tree import Tree
-from ..protocol.envelope import Envelope, open_frame, seal, seal_parts
+from ..protocol.envelope import Envelope, seal, seal_parts
 from ..protocol.messages import Fault, Follow, Progress, Result, expect
 from ..transport.base import Check, Transport
 from .attempts import Attempts
 from .call import Call
+from .faults import opened
 from .handshake import Handshake
 from .options import SessionOptions
 from .recurrence import Recurrence
@@ -137,7 +138,7 @@ class SamplingRuns:
         with closing(self._transport.stream("sample", frame, self._options.call, check)) as replies:
             for reply in replies:
                 call.bytes_down += len(reply)
-                envelope = open_frame(reply, self._options.limits)
+                envelope = opened(reply, self._options.limits)
                 if not isinstance(envelope.message, Progress):
                     return envelope
                 following.progress(envelope)

@@ -6,9 +6,10 @@ import logging
 
 from ..errors import TransportError
 from ..io.frame import EncodedFrame
-from ..protocol.envelope import Envelope, open_frame
+from ..protocol.envelope import Envelope
 from ..protocol.messages import Fault, FaultCode
 from ..transport.base import Check, Transport
+from .faults import opened
 from .handshake import Handshake
 from .options import SessionOptions
 from .retry import Patience
@@ -36,12 +37,12 @@ class UploadExchange:
         while True:
             try:
                 reply = self._transport.exchange("hello", frame, self._options.call, check)
+                envelope = opened(reply, self._options.limits)
             except TransportError as error:
                 if not error.retryable or not patience.wait():
                     raise
                 logger.warning("The worker was lost in the middle of an upload and is tried again: %s", error)
                 continue
-            envelope = open_frame(reply, self._options.limits)
             fault = envelope.message
             again = isinstance(fault, Fault) and fault.retryable and fault.code is not FaultCode.MISSING_TENSORS
             if not again or not patience.wait():

@@ -27,6 +27,7 @@ from .limits import DEFAULT_LIMITS, FrameLimits
 from .section import section_head, split_section
 
 __all__ = [
+    "ALTERED",
     "DEFAULT_LIMITS",
     "MAGIC",
     "PRELUDE",
@@ -44,6 +45,8 @@ __all__ = [
 # As in PNG: a non-ASCII byte, a name, and line ends that any text-mode transfer would mangle.
 MAGIC = b"\x89CGO\r\n\x1a\n"
 VERSION = 1
+ALTERED = "bad_checksum"
+"""The malformation that the way may have made: sent again, the same frame may arrive whole."""
 PRELUDE = struct.Struct("<8sHHIQQ")
 
 
@@ -160,7 +163,7 @@ def decode(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> DecodedFrame
     header_bytes, section_bytes, checksum = _read_prelude(view, limits)
     _check_length(len(view), PRELUDE.size + header_bytes + section_bytes)
     if xxhash.xxh3_64_intdigest(view[PRELUDE.size :]) != checksum:
-        raise FrameError("bad_checksum", "the bytes were altered, lost or re-ordered on the way")
+        raise FrameError(ALTERED, "the bytes were altered, lost or re-ordered on the way")
     if view.readonly:
         view = _writable(view)
     start = PRELUDE.size + header_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 
 from ..errors import FrameError, MessageError, UnsupportedValueError
+from ..io.frame import ALTERED
 from ..protocol.envelope import ProtocolSkewError
 from ..protocol.messages import Fault, FaultCode
 from .backends.base import (
@@ -76,7 +77,8 @@ def _narrowed(code: FaultCode, error: BaseException) -> FaultCode:
 
 def _fault(code: FaultCode, message: str, error: BaseException) -> Fault:
     where = places(error) if code in {FaultCode.MODEL_FAILED, FaultCode.INTERNAL} else None
-    retryable = code is FaultCode.STOPPING
+    altered = isinstance(error, FrameError) and error.malformation == ALTERED
+    retryable = code is FaultCode.STOPPING or altered
     return Fault(code=code, message=message[:_MAX_MESSAGE], retryable=retryable, traceback=where)
 
 
