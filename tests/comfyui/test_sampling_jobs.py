@@ -71,6 +71,7 @@ def test_weight_patches_that_are_wrong_are_refused_and_leave_the_model_as_it_was
     ):
         assert re.match(f"BadPatchesError: .*{said}", bad["said"][name]), bad["said"][name]
         assert bad["same"][name]
+    assert re.match("ModelRunError: .*shape", bad["a larger one"]), bad["a larger one"]
     assert bad["a right one"] == "nothing"
     assert bad["same in the end"]
 

@@ -57,9 +57,8 @@ def from_data(patches: PatchSet, patcher: Any, seconds: Sequence[Any] = ()) -> d
     Raises:
         BadPatchesError: it is malformed, or does not fit the model.
     """
-    shapes = {key: tuple(tensor.shape) for key, tensor in patcher.model.state_dict().items()}
     try:
-        return build(patches, shapes, [_weights(second) for second in seconds])
+        return build(patches, _shapes(patcher), [_weights(second) for second in seconds])
     except NotDataError as error:
         raise BadPatchesError(f"The weight patches are refused: {error}.") from error
 
@@ -144,6 +143,12 @@ class _Reader:
 
 def _is_model(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)
+
+
+def _shapes(patcher: Any) -> dict[str, Shape]:
+    """Of the weights as in the file: what is on them now may have made some larger, as Flux control LoRAs do."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in patcher.model.state_dict().items()}
+    return shapes | {key: tuple(kept.weight.shape) for key, kept in patcher.backup.items() if key in shapes}
 
 
 def _weights(patcher: Any) -> Weights:

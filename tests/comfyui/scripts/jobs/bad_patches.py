@@ -45,5 +45,13 @@ def bad_patches() -> dict[str, Any]:
     for name, given in sets.items():
         said[name] = _patched(forward_once, *given)
         same[name] = torch.equal(before, forward_once())
+    # Loaded, it makes the weight larger, which the network cannot use; the next set is for the weight as it was.
+    grown = _patched(forward_once, "diff", [True], [noise((shape[0], shape[1] + 2), 82)])
     fine = _patched(forward_once, "diff", [False], [right])
-    return {"said": said, "same": same, "a right one": fine, "same in the end": torch.equal(before, forward_once())}
+    return {
+        "said": said,
+        "same": same,
+        "a larger one": grown,
+        "a right one": fine,
+        "same in the end": torch.equal(before, forward_once()),
+    }
