@@ -16,7 +16,6 @@ import torch
 from architecture import Architecture
 from comfy_extras import nodes_lt as lt
 from comfy_extras import nodes_model_advanced as advanced
-from comfy_extras import nodes_model_merging as model_merging
 from comfy_extras import nodes_pag as pag
 from comfy_extras import nodes_slg as slg
 from drawn import made
@@ -237,9 +236,19 @@ def inside(architecture: Architecture) -> Run:
 
 
 def merge(architecture: Architecture) -> Run:
-    """With itself, with a LoRA on the second."""
-    merged = model_merging.ModelMergeSimple()
-    return plain(architecture, lambda model: merged.merge(model, with_lora(model), 0.4)[0])
+    """With itself and a LoRA on the second, as ComfyUI's nodes do it; of the weights that the LoRA is on.
+
+    Of all weights it would take three copies of the largest models.
+    """
+
+    def merged(model: Any) -> Any:
+        second, changed = with_lora(model), model.clone()
+        weights = second.get_key_patches("diffusion_model.")
+        for key in second.patches:
+            changed.add_patches({key: weights[key]}, 0.4, 0.6)
+        return changed
+
+    return plain(architecture, merged)
 
 
 def _area(shape: tuple[int, ...]) -> dict[str, Any]:
