@@ -75,6 +75,21 @@ def test_a_masked_batch_that_is_half_denoised(
     assert_whole_is_stock(comfyui, proxy, scene, listed(model), (Sampling(seed=421, denoise=0.7),))
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_a_soft_mask(comfyui: ComfyUI, proxy: Proxy, listed: Callable[[Model], str], strength: float) -> None:
+    def differential(workflow: Workflow, model: Link) -> Link:
+        return workflow.add("DifferentialDiffusion", model=model, strength=strength)
+
+    scene = Scene.of(MMDIT, latent_seed=5)
+    half = scene.workflow.add("SolidMask", value=0.6, width=48, height=128)
+    empty = scene.workflow.add("SolidMask", value=0.2, width=96, height=128)
+    mask = scene.workflow.add("MaskComposite", destination=empty, source=half, x=0, y=0, operation="add")
+    scene.latent = scene.workflow.add("SetLatentNoiseMask", samples=scene.latent, mask=mask)
+    assert_whole_is_stock(
+        comfyui, proxy, scene, listed(MMDIT), (Sampling(seed=422, steps=5, denoise=0.9),), differential
+    )
+
+
 def test_one_latent_of_a_batch_has_the_noise_that_it_had_there(
     comfyui: ComfyUI, proxy: Proxy, listed: Callable[[Model], str]
 ) -> None:
@@ -130,7 +145,6 @@ def _models(scene: Scene, listed: str) -> tuple[Link, Link]:
     ("node", "inputs", "model", "error", "named"),
     [
         ("APG", APG, MMDIT, "UnsupportedRunError", "APG"),
-        ("DifferentialDiffusion", {}, MMDIT, "UnsupportedRunError", "DifferentialDiffusion"),
         (
             "EasyCache",
             {"reuse_threshold": 0.2, "start_percent": 0.1, "end_percent": 0.9, "verbose": False},

@@ -19,8 +19,8 @@ Function = Callable[..., Any]
 Table = Mapping[str, str]
 """By class and name, as ``FreeU.output_block_patch``: the module of ComfyUI's nodes that it is in."""
 
-# What nodes read besides: the sampling of the model that the function is for, which each end has.
-_SAMPLING = "model_sampling"
+# What nodes read besides, and each end has: the sampling of the model that the function is for; the node's class.
+_SAMPLING, _CLASS = "model_sampling", "cls"
 _FORM = {"function", "values", "functions", "defaults"}
 _MAX_DEPTH = 4
 _MAX_ITEMS = 64
@@ -34,6 +34,8 @@ def to_data(function: Any, table: Table) -> dict[str, Any] | None:
         return None
     read = dict(zip(function.__code__.co_freevars, map(_content, function.__closure__ or ()), strict=True))
     read.pop(_SAMPLING, None)
+    if _CLASS in read and not _is_class_of(name, table[name], read.pop(_CLASS)):
+        return None
     functions = {key: to_data(value, table) for key, value in read.items() if isinstance(value, FunctionType)}
     values = {key: _without_set(value) for key, value in read.items() if key not in functions}
     defaults = list(function.__defaults__ or ())
@@ -55,7 +57,7 @@ def from_data(data: Any, table: Table, sampling: Any = None) -> Function:
         raise ModelRunError(f"This worker knows no function {name!r:.80} of a node: update its comfy-gpu-offload.")
     code = _code_of(name, table[name])
     fits = isinstance(values, dict) and isinstance(functions, dict) and values.keys().isdisjoint(functions)
-    fits = fits and {*values, *functions} == set(code.co_freevars) - {_SAMPLING}
+    fits = fits and {*values, *functions} == set(code.co_freevars) - {_SAMPLING, _CLASS}
     fits = fits and isinstance(defaults, list) and len(defaults) <= code.co_argcount
     if not fits or not _are_plain(values, defaults):
         raise ModelRunError(
@@ -63,9 +65,10 @@ def from_data(data: Any, table: Table, sampling: Any = None) -> Function:
         )
     if any(isinstance(each, dict) and each.get("functions") for each in functions.values()):
         raise ModelRunError(f"The node function {name} has functions too deep in each other.")
-    read = {**values, **{key: from_data(each, table) for key, each in functions.items()}, _SAMPLING: sampling}
-    cells = tuple(CellType(read[each]) for each in code.co_freevars)
     module = comfyui_nodes.imported(table[name])
+    read = {**values, **{key: from_data(each, table) for key, each in functions.items()}}
+    read |= {_SAMPLING: sampling, _CLASS: getattr(module, name.partition(".")[0])}
+    cells = tuple(CellType(read[each]) for each in code.co_freevars)
     return FunctionType(code, vars(module), code.co_name, tuple(defaults), cells)
 
 
@@ -76,6 +79,14 @@ def _name_of(function: Any, table: Table) -> str | None:
     name = f"{function.__qualname__.partition('.')[0]}.{function.__name__}"
     stem = table.get(name)
     return name if stem is not None and comfyui_nodes.is_of(function.__module__, stem) else None
+
+
+def _is_class_of(name: str, stem: str, value: Any) -> bool:
+    """Whether it is the node's class, or one that ComfyUI derives from it to run it."""
+    kinds = value.__mro__ if isinstance(value, type) else ()
+    return any(
+        kind.__name__ == name.partition(".")[0] and comfyui_nodes.is_of(kind.__module__, stem) for kind in kinds
+    )
 
 
 def _content(cell: CellType) -> Any:

@@ -1,4 +1,4 @@
-"""Guidance functions of ComfyUI's own nodes, which run in the sampling loop, as data and back.
+"""Functions of ComfyUI's own nodes that run in the sampling loop (guidance, soft masks), as data and back.
 
 They are what a model's options hold beside `transformer_options`; `comfyui_stock_functions` says how they travel.
 """
@@ -30,9 +30,10 @@ _FUNCTIONS: Mapping[str, str] = {
     "SkipLayerGuidanceDiTSimple.calc_cond_batch_function": "nodes_slg",
     "LTXVSpatioTemporalGuidance.post_cfg_function": "nodes_lt",
     "LTXVModalityGuidance.post_cfg_function": "nodes_lt",
+    "DifferentialDiffusion.<lambda>": "nodes_differential_diffusion",
     **PATCHES,
 }
-ONE = frozenset({"sampler_cfg_function", "sampler_calc_cond_batch_function"})
+ONE = frozenset({"sampler_cfg_function", "sampler_calc_cond_batch_function", "denoise_mask_function"})
 SEVERAL = frozenset({"sampler_pre_cfg_function", "sampler_post_cfg_function"})
 """Where ComfyUI keeps one function, and several."""
 _MOST = 64
