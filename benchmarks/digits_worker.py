@@ -17,7 +17,7 @@ from comfy_gpu_offload.io.prediction import Column, Floats
 from comfy_gpu_offload.io.tree import map_tensors
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import Computed, PatchSet
+from comfy_gpu_offload.server.backends.base import Computed, HookSet, PatchSet
 from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
@@ -35,9 +35,10 @@ class LastBitBackend(DiffusersBackend):
         kwargs: Mapping[str, Any],
         *,
         patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
     ) -> Computed:
         """See `Backend`."""
-        done = super().forward(ref, fingerprint, args, kwargs, patches=patches)
+        done = super().forward(ref, fingerprint, args, kwargs, patches=patches, hooks=hooks)
         return Computed(map_tensors(done.result, _last_bit_off), done.load_s, done.compute_s)
 
 

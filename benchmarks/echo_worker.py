@@ -16,7 +16,7 @@ from typing import Any
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described, PatchSet, Report
+from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described, HookSet, PatchSet, Report
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
@@ -49,6 +49,7 @@ class EchoBackend:
         kwargs: Mapping[str, Any],
         *,
         patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
     ) -> Computed:
         if self._pace_s:
             sleep(self._pace_s)

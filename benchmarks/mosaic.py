@@ -28,7 +28,7 @@ from comfy_gpu_offload.digits.latent import CHANNELS, LATENT_SIZE
 from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.digits.sampling import TIMESTEPS, schedule
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends.base import Computed, Described, PatchSet
+from comfy_gpu_offload.server.backends.base import Computed, Described, HookSet, PatchSet
 from echo_worker import EchoBackend, worker_of
 
 _TILE = (CHANNELS, LATENT_SIZE, LATENT_SIZE)
@@ -82,6 +82,7 @@ class MosaicBackend(EchoBackend):
         kwargs: Mapping[str, Any],
         *,
         patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
     ) -> Computed:
         """`args`: a latent and a timestep. See `server.backends.base.Backend`."""
         started = perf_counter()
