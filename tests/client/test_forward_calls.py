@@ -86,31 +86,18 @@ def test_a_worker_that_stays_away_is_an_error_in_the_time_set(backend: FunctionB
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_connection_cut_in_the_middle_of_a_call_costs_no_second_computation_of_a_known_result(
-    worker: ThreadWorker, backend: FunctionBackend, way: str
+@pytest.mark.parametrize(("what", "connections"), [("break", 2), ("alter", 1)])
+def test_a_call_that_breaks_off_or_is_altered_on_the_way_costs_no_second_computation_of_a_known_result(
+    worker: ThreadWorker, backend: FunctionBackend, what: str, connections: int, way: str
 ) -> None:
     with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10) as session:
         model = session.model("double")
         x = torch.randn(200_000)
-        setattr(proxy, f"break_after_{way}", getattr(proxy, way) + 300_000)
+        setattr(proxy, f"{what}_after_{way}", getattr(proxy, way) + 300_000)
         assert torch.equal(model(x), x * 2)
         assert model.last_timings is not None
         assert model.last_timings.exchanges == 2
-        assert proxy.connections == 2
-        assert len(backend.calls) == 1
-
-
-@pytest.mark.parametrize("way", ["up", "down"])
-def test_a_call_that_was_altered_on_the_way_is_made_again(
-    worker: ThreadWorker, backend: FunctionBackend, way: str
-) -> None:
-    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10) as session:
-        model = session.model("double")
-        x = torch.randn(200_000)
-        setattr(proxy, f"alter_after_{way}", getattr(proxy, way) + 300_000)
-        assert torch.equal(model(x), x * 2)
-        assert model.last_timings is not None
-        assert model.last_timings.exchanges == 2
+        assert proxy.connections == connections
         assert len(backend.calls) == 1
 
 

@@ -102,25 +102,14 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(
     assert timings.exchanges == 2
 
 
-def test_a_result_that_was_lost_is_fetched_and_not_computed_again(
-    worker: ThreadWorker, backend: FunctionBackend
+@pytest.mark.parametrize("what", ["break", "alter"])
+def test_a_result_that_was_lost_or_altered_is_fetched_and_not_computed_again(
+    worker: ThreadWorker, backend: FunctionBackend, what: str
 ) -> None:
     large = torch.randn(1, 4, 256, 256)
     with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10, compression="none") as session:
         model = session.model("echo")
-        proxy.break_after_down = proxy.down + 500_000
-        result, timings = model.sample(fields(steps=2), job(large))
-    assert torch.equal(result, large + 3 + 3)
-    assert (len(backend.calls), timings.exchanges) == (1, 2)
-
-
-def test_a_result_that_was_altered_on_the_way_is_fetched_again(
-    worker: ThreadWorker, backend: FunctionBackend
-) -> None:
-    large = torch.randn(1, 4, 256, 256)
-    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10, compression="none") as session:
-        model = session.model("echo")
-        proxy.alter_after_down = proxy.down + 500_000
+        setattr(proxy, f"{what}_after_down", proxy.down + 500_000)
         result, timings = model.sample(fields(steps=2), job(large))
     assert torch.equal(result, large + 3 + 3)
     assert (len(backend.calls), timings.exchanges) == (1, 2)
