@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import importlib.util
-import re
+import json
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from comfy_gpu_offload.version import __version__
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = METADATA["project"]
+PROJECT_BUILD: list[str] = METADATA["build-system"]["requires"]
+EXTRAS: list[str] = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+# By dependency: which release breaks what. Only these may have an upper bound.
+KNOWN_BREAKS: dict[str, str] = {}
+# By dependency: the first release without the hole.
+SECURE_FROM = {
+    "requests": "2.32.4",  # CVE-2024-47081: a .netrc's password goes to another host
+    "urllib3": "2.6.3",  # CVE-2025-66418, CVE-2025-66471, CVE-2026-21441: unbounded decompression
+    "pydantic": "2.4.0",  # CVE-2024-3772: a regular expression without end
+    "pillow": "12.1.1",  # CVE-2024-28219, CVE-2026-25990: writes beyond a buffer
+    "tqdm": "4.66.3",  # CVE-2024-34062: runs its command line's arguments
+    "scikit-learn": "1.5.0",  # CVE-2024-5206: keeps words of what it was trained on
+    "aiohttp": "3.13.3",  # CVE-2025-69223 and its siblings: unbounded decompression
+    "pytest": "9.0.3",  # CVE-2025-71176: a temporary folder that others can guess
+    "setuptools": "78.1.1",  # CVE-2025-47273: writes outside of its folder
+}
 
 
 def lines_of(name: str) -> list[str]:
@@ -22,15 +42,50 @@ def lines_of(name: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def without_pips_settings() -> dict[str, str]:
+    """This environment without constraints of this machine's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    return {**kept, "PIP_CONFIG_FILE": os.devnull}
+
+
 def test_requirements_are_the_metadatas_dependencies() -> None:
     assert lines_of("requirements.txt") == PROJECT["dependencies"]
 
 
-def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
-    extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
-    for line in PROJECT["dependencies"] + extras:
+def test_every_dependency_has_a_lower_bound_and_an_upper_one_only_for_a_reason() -> None:
+    """An upper bound without one downgrades what a ComfyUI environment has, as soon as a release is over it."""
+    for line in PROJECT["dependencies"] + EXTRAS + PROJECT_BUILD + lines_of("worker/requirements.txt"):
         if not line.startswith(PROJECT["name"]):
-            assert re.fullmatch(r"[a-z0-9-]+>=[\d.]+,<\d+", line), line
+            requirement = Requirement(line)
+            kinds = sorted(bound.operator for bound in requirement.specifier)
+            assert kinds == ([">=", "<"] if requirement.name in KNOWN_BREAKS else [">="]), line
+
+
+@pytest.mark.parametrize(("name", "fixed"), SECURE_FROM.items())
+def test_no_dependency_may_be_a_release_with_a_known_hole(name: str, fixed: str) -> None:
+    every = [Requirement(line) for line in PROJECT["dependencies"] + EXTRAS + PROJECT_BUILD]
+    bounds = [bound.version for each in every if each.name == name for bound in each.specifier]
+    assert bounds, f"{name} is no dependency any more"
+    assert all(Version(bound) >= Version(fixed) for bound in bounds)
+
+
+def test_what_comes_out_later_is_not_replaced(tmp_path: Path) -> None:
+    """By pip itself, offline, in an environment that has a later release of each requirement."""
+    for line in lines_of("requirements.txt"):
+        folder = tmp_path / f"{Requirement(line).name.replace('-', '_')}-99.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {Requirement(line).name}\nVersion: 99.1\n")
+        (folder / "INSTALLER").write_text("pip\n")
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--quiet", "--report", "-"]
+    done = subprocess.run(
+        [*command, "--requirement", str(ROOT / "requirements.txt")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**without_pips_settings(), "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["install"] == []
 
 
 def test_torch_is_pinned_for_development_and_a_range_for_users() -> None:

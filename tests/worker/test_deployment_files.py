@@ -161,7 +161,7 @@ def test_the_image_installs_what_the_packages_worker_needs() -> None:
     lines = (ROOT / "worker" / "requirements.txt").read_text().splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["worker"]
-    assert wanted[0] == "runpod>=1.10.1,<2"
+    assert wanted[0] == "runpod>=1.10.1"
     assert wanted[1:] == extra
 
 
