@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.comfyui.harness.checkouts import report
+from tests.comfyui.harness import checkouts
+from tests.web.harness import chromium
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+pytest_plugins = ["tests.comfyui.harness.fixtures"]
+_IN_COMFYUI = ("tests/comfyui/", "tests/web/")
 # The first parameter of a test that runs in a ComfyUI.
 _VERSION = re.compile(r"\[(\d+(?:\.\d+)+)[-\]]")
 
 
-def pytest_report_header() -> str:
-    return report(os.environ, Path.home())
+def pytest_report_header() -> list[str]:
+    return [checkouts.report(os.environ, Path.home()), chromium.report(os.environ)]
 
 
 class SharedOut(LoadScopeScheduling):  # type: ignore[misc]
@@ -27,7 +30,7 @@ class SharedOut(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         path, _, test = nodeid.partition("::")
         version = _VERSION.search(test)
-        return f"ComfyUI {version[1]}" if version and path.startswith("tests/comfyui/") else path
+        return f"ComfyUI {version[1]}" if version and path.startswith(_IN_COMFYUI) else path
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import run_script
 from .harness.checkouts import Checkout
 from .harness.compatibility import Found, kind_of
+from .harness.fixtures import run_script
 from .harness.site import REPOSITORY
 
 pytestmark = pytest.mark.comfyui

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import CHECKOUTS, run_script
 from .harness.checkouts import Checkout, install_requirements
+from .harness.fixtures import CHECKOUTS, run_script
 from .harness.site import REPOSITORY, Worker, new_token
 
 pytestmark = pytest.mark.comfyui

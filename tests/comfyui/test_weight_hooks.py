@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import run_script
 from .harness.checkouts import Checkout
 from .harness.comparison import assert_identical
+from .harness.fixtures import run_script
 from .harness.proxy import Proxy
 from .harness.site import ComfyUI
 from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene, Workflow

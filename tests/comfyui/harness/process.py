@@ -62,6 +62,10 @@ class Process:
         return self._child.pid
 
     @property
+    def ended(self) -> bool:
+        return self._child.poll() is not None
+
+    @property
     def output(self) -> str:
         """All it has said."""
         with self._grown:

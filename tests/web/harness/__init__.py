@@ -1,0 +1,1 @@
+"""What the tests in a browser run on: Chromium, a ComfyUI whose `.env` can be changed, and its page."""
