@@ -6,7 +6,7 @@ With `copies` among a call's arguments it returns that many of it, one after ano
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +16,15 @@ from typing import Any
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import BackendInfo, Computed, Described, HookSet, PatchSet, Report
+from comfy_gpu_offload.server.backends.base import (
+    BackendInfo,
+    Computed,
+    Described,
+    HookSet,
+    Listing,
+    PatchSet,
+    Report,
+)
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
@@ -35,8 +43,8 @@ class EchoBackend:
     def info(self) -> BackendInfo:
         return BackendInfo("echo", "none")
 
-    def models(self) -> Sequence[ModelEntry]:
-        return [ModelEntry(name="echo", folder="echo", size_bytes=0)]
+    def listing(self) -> Listing:
+        return Listing((ModelEntry(name="echo", folder="echo", size_bytes=0),))
 
     def describe(self, ref: ModelRef) -> Described:
         return Described(ModelDescription(ref=ref, fingerprint=_FINGERPRINT, compute_dtype="float32"), None)

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "server": {"errors", "config", "version", "io", "protocol", "digits"},
     "comfyui": {"errors", "config", "io", "protocol", "transport", "client", "server"},
     "nodes": {"errors", "config", "comfyui", "client"},
-    "cli": {"errors", "config", "version", "io", "api", "transport", "digits", "client", "server"},
+    "cli": {"errors", "config", "version", "io", "api", "transport", "digits", "protocol", "client", "server"},
     "__init__": {"client", "version"},
     "__main__": {"cli"},
 }

@@ -55,4 +55,4 @@ def test_a_file_that_is_gone_is_named_with_where_it_was_looked_for(folder: Path)
     shutil.rmtree(folder / "mine")
     with pytest.raises(ModelNotFoundError, match=str(folder)):
         backend.forward(MINE, fingerprint, (), call())
-    assert [entry.name for entry in backend.models()] == ["digits"]
+    assert [entry.name for entry in backend.listing().models] == ["digits"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from comfy_gpu_offload.server.backends.base import (
     Described,
     HookSet,
     InterruptedCallError,
+    Listing,
     ModelMismatchError,
     ModelNotFoundError,
     PatchSet,
@@ -58,8 +59,8 @@ class FunctionBackend:
     def info(self) -> BackendInfo:
         return BackendInfo("function", "test device")
 
-    def models(self) -> Sequence[ModelEntry]:
-        return [ModelEntry(name=name, folder="functions", size_bytes=0) for name in self.functions]
+    def listing(self) -> Listing:
+        return Listing(tuple(ModelEntry(name=name, folder="functions", size_bytes=0) for name in self.functions))
 
     def describe(self, ref: ModelRef) -> Described:
         if ref.name not in self.functions:

@@ -28,6 +28,7 @@ from ..errors import ConnectError, OffloadError
 from ..transport.configured import kind_of
 from ..transport.health import Health, ping
 from ..version import __version__
+from .models_command import skipped_lines
 
 _DIGITS = "digits"
 _ROUND_TRIPS = 7
@@ -205,6 +206,8 @@ def _models(session: Session, wanted: str | None) -> None:
         )
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
     _say("models", f"{len(names)}: {shown}")
+    for line in skipped_lines(session.welcome.skipped):
+        _doubt("models", f"not offered: {line}")
     if wanted is not None and wanted not in names:
         print("FAIL  model", flush=True)
         raise OffloadError(f"The worker has no model {wanted!r}. `comfy-gpu-offload models` lists what it has.")

@@ -6,6 +6,7 @@ import argparse
 
 from ..client.connect import connect_from
 from ..config.settings import load_settings
+from ..protocol.messages import Skipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,17 @@ def run(_: argparse.Namespace) -> int:
         welcome = session.welcome
     for entry in welcome.models:
         print(f"{entry.size_bytes / 1e9:9.3f} GB  {entry.folder:<18}  {entry.name}")
+    for line in skipped_lines(welcome.skipped):
+        print(f"not offered: {line}")
     count = len(welcome.models)
     print(f"{count} {'model' if count == 1 else 'models'} on {welcome.device}, backend {welcome.backend}")
     return 0
+
+
+def skipped_lines(skipped: Skipped | None) -> list[str]:
+    """Return a line for each entry that the worker passes over, and one for those that it does not name."""
+    if skipped is None:
+        return []
+    lines = [f"{entry.name}: {entry.reason}" for entry in skipped.entries]
+    more = skipped.count - len(lines)
+    return lines + ([f"and {more} more; the worker's log names them"] if more else [])

@@ -20,7 +20,7 @@ from ..server.backends.base import Backend
 from ..server.backends.factory import BackendOptions, make_backend
 from ..server.blob_folder import upload_folder
 from ..server.handler import HandlerOptions
-from ..server.serve import ServeOptions, serve_until_signalled
+from ..server.serve import ListenError, ServeOptions, serve_until_signalled
 from .comfyui_python import enter_comfyui
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _made(options: BackendOptions) -> Backend:
     backend = make_backend(options)
-    entries = backend.models()
-    names = [entry.name for entry in entries]
+    names = [entry.name for entry in backend.listing().models]
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
     logger.info(
         "%d %s: %s", len(names), "model" if len(names) == 1 else "models", shown or "put one into its folders"
@@ -115,13 +114,15 @@ def serve_process(state: WorkerState, make: Callable[[], Backend], serving: Serv
     """`serve_until_signalled`, as all that this process does.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or the backend cannot be made.
         Whatever `make` raises.
     """
     try:
         ended = asyncio.run(serve_until_signalled(state, make, serving))
-    except OSError as error:
+    except ListenError as error:
         raise ConfigError(_cannot_listen(serving, error)) from error
+    except OSError as error:  # of the backend's making: of all else the server sees to its own
+        raise ConfigError(_cannot_start(error)) from error
     sys.stdout.flush()
     if not ended:
         os._exit(0)  # a thread is inside a library, which Python cannot end: torch would abort the process
@@ -130,6 +131,14 @@ def serve_process(state: WorkerState, make: Callable[[], Backend], serving: Serv
 def _cannot_listen(serving: ServeOptions, error: OSError) -> str:
     remedy = _REMEDIES.get(error.errno or 0, error.strerror)
     return f"Cannot listen on {serving.host}:{serving.port}: {remedy}"
+
+
+def _cannot_start(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"The backend cannot be made: {error.strerror or type(error).__name__}{where}. Look at that file or folder "
+        "and at the disk that it lies on."
+    )
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> None:

@@ -20,7 +20,7 @@ from ..io.frame import (
 from .messages import PROTOCOL_VERSION, Message, parse
 
 # Fields that a side which does not know of them would refuse, even where there is nothing in them.
-_LEFT_OUT = ("prediction", "hooks")
+_LEFT_OUT = ("prediction", "hooks", "skipped")
 
 
 @dataclass(frozen=True)

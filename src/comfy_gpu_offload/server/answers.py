@@ -11,7 +11,7 @@ from ..io import codecs
 from ..io.frame import EncodedFrame
 from ..protocol.envelope import seal
 from ..protocol.messages import Coded, FaultCode, Forward, Result, SampleJob, WorkerTimings
-from .backends.base import Computed
+from .backends.base import Computed, ModelFileError
 from .executor import Turn
 from .faults import fault_of, places
 
@@ -42,6 +42,8 @@ def refusal(error: BaseException) -> EncodedFrame:
     fault = fault_of(error)
     if fault.code in _UNEXPECTED:
         logger.error("answered with the fault %s:\n%s", fault.code.value, places(error))
+        if isinstance(error, ModelFileError):  # of a file, and of nothing that a client sent
+            logger.error("%s", error)
     else:
         logger.info("answered with the fault %s", fault.code.value)
     return seal(fault)

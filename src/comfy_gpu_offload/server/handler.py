@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 from ..errors import MessageError
@@ -96,11 +97,9 @@ class Handler:
         """
         started = perf_counter()
         try:
-            frames = self._runs.frames(open_frame(buffer, self.options.limits), started)
+            yield from self._runs.frames(open_frame(buffer, self.options.limits), started)
         except Exception as error:
             yield refusal(error)
-            return
-        yield from frames
 
     def progress(self, request: str, after: int) -> tuple[int, EncodedFrame] | None:
         """How far that run has come, where that is further than step `after`: the step, and what to tell of it."""
@@ -117,11 +116,11 @@ class Handler:
         """Reads the frame and queues what it asks for; the result waits for it and never fails."""
         started = perf_counter()
         try:
-            envelope = open_frame(buffer, self.options.limits)
-            return self._dispatch(envelope, started)
+            finish = self._dispatch(open_frame(buffer, self.options.limits), started)
         except Exception as error:  # one of two places where everything becomes a fault; see `answered`
             refused = refusal(error)
             return lambda: refused
+        return partial(_finished, finish)
 
     def _dispatch(self, envelope: Envelope, started: float) -> Finish:
         message = envelope.message
@@ -153,3 +152,10 @@ class Handler:
         state = self._executor.cancel(message.request, self._backend.interrupt)
         logger.info("request %s cancelled; it was %s", message.request, state)
         return seal(Cancelled(request=message.request, state=state))
+
+
+def _finished(finish: Finish) -> EncodedFrame:
+    try:
+        return finish()
+    except Exception as error:
+        return refusal(error)

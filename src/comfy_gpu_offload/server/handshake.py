@@ -11,7 +11,7 @@ from ..io import codecs, tree
 from ..io.frame import EncodedFrame
 from ..protocol import history
 from ..protocol.envelope import seal
-from ..protocol.messages import Hello, Welcome, WorkerLimits
+from ..protocol.messages import MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome, WorkerLimits
 from ..version import __version__
 from .answers import Finish, answered
 from .backends.base import Backend, Described
@@ -37,7 +37,8 @@ class Handshake:
         """Queues the loading of the model that is asked for; what needs none waits for nobody."""
         ref = hello.model
         if ref is None:
-            return lambda: seal(self._welcome(None))
+            welcome = seal(self._welcome(None))
+            return lambda: welcome
         logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
 
         def describe(_: float) -> EncodedFrame:
@@ -48,7 +49,7 @@ class Handshake:
         return lambda: answered(turn, describe)
 
     def _welcome(self, described: Described | None) -> Welcome:
-        info = self._backend.info()
+        info, listing = self._backend.info(), self._backend.listing()
         return Welcome(
             instance=self._instance,
             package=__version__,
@@ -58,6 +59,11 @@ class Handshake:
             device=info.device,
             codecs=(*codecs.names(), history.NAME),
             limits=self._limits,
-            models=tuple(self._backend.models()),
+            models=listing.models,
+            skipped=_skipped(listing.skipped),
             model=None if described is None else described.description,
         )
+
+
+def _skipped(entries: tuple[SkippedEntry, ...]) -> Skipped | None:
+    return Skipped(count=len(entries), entries=entries[:MAX_SKIPPED]) if entries else None

@@ -26,6 +26,10 @@ _DRAIN_S = 600.0
 _DELIVER_S = 30.0
 
 
+class ListenError(OSError):
+    """The address cannot be listened on."""
+
+
 @dataclass(frozen=True)
 class ServeOptions:
     """Where and how to listen. `announce` is called once with the address when the worker is ready."""
@@ -64,10 +68,10 @@ async def serve(
     work: making the backend, or in a call that took too long.
 
     Raises:
-        OSError: the address cannot be listened on.
+        ListenError: the address cannot be listened on.
         Whatever `make_backend` raises.
     """
-    server = HttpServer(Routes(state), options.host, options.port, options.tls)
+    server = _listening(state, options)
     try:
         ready = asyncio.wrap_future(_begun(make_backend))
         stopped = asyncio.ensure_future(stopping.wait())
@@ -85,6 +89,13 @@ async def serve(
         return finished
     finally:
         await asyncio.to_thread(server.close, _DELIVER_S)
+
+
+def _listening(state: WorkerState, options: ServeOptions) -> HttpServer:
+    try:
+        return HttpServer(Routes(state), options.host, options.port, options.tls)
+    except OSError as error:
+        raise ListenError(error.errno, error.strerror) from error
 
 
 def _begun(make_backend: Callable[[], Backend]) -> Future[Backend]:

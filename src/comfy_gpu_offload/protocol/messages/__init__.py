@@ -10,13 +10,24 @@ from ...errors import MessageError
 from .base import PROTOCOL_VERSION, Message, MessageT
 from .calls import Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJob, WorkerTimings
 from .faults import Fault, FaultCode
-from .handshake import Hello, ModelDescription, ModelEntry, ModelRef, Welcome, WorkerLimits
+from .handshake import (
+    MAX_SKIPPED,
+    Hello,
+    ModelDescription,
+    ModelEntry,
+    ModelRef,
+    Skipped,
+    SkippedEntry,
+    Welcome,
+    WorkerLimits,
+)
 from .patches import MAX_HOOK_GROUPS, Define, HookRef, PatchRef, Store, Stored, WholeTensor
 from .prediction import Coded, Prediction
 from .probe import Probe, Probed
 
 __all__ = [
     "MAX_HOOK_GROUPS",
+    "MAX_SKIPPED",
     "PROTOCOL_VERSION",
     "Cancel",
     "Cancelled",
@@ -40,6 +51,8 @@ __all__ = [
     "Progress",
     "Result",
     "SampleJob",
+    "Skipped",
+    "SkippedEntry",
     "Store",
     "Stored",
     "Welcome",

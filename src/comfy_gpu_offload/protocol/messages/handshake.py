@@ -26,6 +26,24 @@ class ModelEntry(Message):
     size_bytes: Annotated[int, Field(ge=0)]
 
 
+class SkippedEntry(Message):
+    """An entry of a model folder that the worker passes over. `name` is for people to read: escaped, shortened."""
+
+    name: ShortText
+    reason: ShortText
+
+
+# Enough to see what is wrong: a folder of dangling links has thousands.
+MAX_SKIPPED = 20
+
+
+class Skipped(Message):
+    """What the worker passes over in its model folders: how many entries, and the first of them."""
+
+    count: Annotated[int, Field(ge=1)]
+    entries: Annotated[tuple[SkippedEntry, ...], ANY_SEQUENCE, Field(max_length=MAX_SKIPPED)]
+
+
 class ModelDescription(Message):
     """A model as its worker has it.
 
@@ -68,6 +86,7 @@ class Welcome(Message):
     """Answers a `Hello`. `instance` names this start of the worker: a new one holds no tensors.
 
     With a model asked for, the frame's tree holds what its backend has to say of it (docs/protocol.md).
+    `skipped` is left out of the frame where nothing is, for sides that know of none.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -81,4 +100,5 @@ class Welcome(Message):
     codecs: Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
     limits: WorkerLimits
     models: Annotated[tuple[ModelEntry, ...], ANY_SEQUENCE]
+    skipped: Skipped | None = None
     model: ModelDescription | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import torch
 
 from ...io.buffers import aligned
 from ...io.tree import map_tensors
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob, SkippedEntry
 
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 
@@ -24,6 +24,14 @@ class BackendInfo:
     name: str
     device: str
     comfyui: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a backend has: what can be loaded, and what was passed over and why."""
+
+    models: tuple[ModelEntry, ...]
+    skipped: tuple[SkippedEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,10 @@ class ModelRunError(BackendError):
     """The model could not be loaded, or raised."""
 
 
+class ModelFileError(ModelRunError):
+    """A model's file cannot be loaded. The message tells of the file alone, so it may stand in a log."""
+
+
 class OutOfMemoryError(BackendError):
     """The device, or this machine, has too little memory."""
 
@@ -115,13 +127,16 @@ class InterruptedCallError(BackendError):
 
 
 class Backend(Protocol):
-    """All methods but `interrupt`, `models` and `info` are called one at a time, each from any thread."""
+    """All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread."""
 
     def info(self) -> BackendInfo:
         """What the handshake says of this backend."""
 
-    def models(self) -> Sequence[ModelEntry]:
-        """Every model that can be loaded; cheap, and loads nothing."""
+    def listing(self) -> Listing:
+        """Return every model that can be loaded, and what was passed over; cheap, and loads nothing.
+
+        A bad entry in a folder of models is passed over, and never raises.
+        """
 
     def describe(self, ref: ModelRef) -> Described:
         """Loads the model if it is not loaded, and describes it.

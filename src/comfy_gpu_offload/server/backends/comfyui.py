@@ -23,6 +23,7 @@ from .base import (
     Computed,
     Described,
     HookSet,
+    Listing,
     ModelMismatchError,
     ModelRunError,
     PatchSet,
@@ -39,6 +40,7 @@ from .comfyui_patch_reader import merged_models
 from .comfyui_residuals import from_data
 from .comfyui_stock_patches import options_from_data
 from .fingerprints import fingerprint
+from .model_folders import SkipLog, Skips
 from .residents import Resident, ResidentModels
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class ComfyUIBackend:
         self._chains = importlib.import_module(".comfyui_control_chains", __package__)
         self._residents: ResidentModels[Any] = ResidentModels(model_bytes, _available_bytes, self._unload)
         self._interrupted = threading.Event()
+        self._skip_log = SkipLog()
 
     def info(self) -> BackendInfo:
         """See `Backend`."""
@@ -91,12 +94,14 @@ class ComfyUIBackend:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
         return BackendInfo("comfyui", name, self._version)
 
-    def models(self) -> Sequence[ModelEntry]:
+    def listing(self) -> Listing:
         """See `Backend`."""
-        return [
-            ModelEntry(name=file.name, folder=file.folder, size_bytes=file.size_bytes)
-            for file in (*self._files.find_models(), *self._nets.find_control_nets())
-        ]
+        skips = Skips()
+        files = (*self._files.find_models(skips), *self._nets.find_control_nets(skips))
+        skipped = tuple(skips.entries.values())
+        self._skip_log.log(skipped)
+        entries = (ModelEntry(name=file.name, folder=file.folder, size_bytes=file.size_bytes) for file in files)
+        return Listing(tuple(entries), skipped)
 
     def describe(self, ref: ModelRef) -> Described:
         """See `Backend`. Details: see `_details`, and for a control net `comfyui_control_nets.describe`."""

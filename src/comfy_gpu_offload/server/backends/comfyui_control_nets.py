@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import comfy.controlnet
 import folder_paths
 import torch
+from safetensors import SafetensorError
 
-from .base import ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
+from .base import ModelFileError, ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
 from .comfyui_control_data import FOLDER, PREPROCESSING
-from .comfyui_models import ModelFile
+from .comfyui_models import ModelFile, files_of
+from .model_folders import Skips
+from .weight_files import check_weight_file
+
+_LOADING_ERRORS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    MemoryError,
+    SafetensorError,
+)
 
 
-def find_control_nets() -> list[ModelFile]:
-    """Every file in ComfyUI's ControlNet folders; a name is the path below its folder, with forward slashes."""
-    return [
-        ModelFile(relative.replace("\\", "/"), FOLDER, Path(path))
-        for relative in folder_paths.get_filename_list(FOLDER)
-        if (path := folder_paths.get_full_path(FOLDER, relative)) is not None
-    ]
+def find_control_nets(skips: Skips | None = None) -> list[ModelFile]:
+    """Return every file in ComfyUI's ControlNet folders that can be read.
+
+    A name is the path below its folder, with forward slashes. `skips` is told of what is passed over.
+    """
+    return files_of(FOLDER, skips)
 
 
 def find_control_net(name: str) -> ModelFile:
@@ -43,18 +55,19 @@ def load_control_net(file: ModelFile) -> Any:
     """The ControlNet or T2I adapter, by ComfyUI's own loader.
 
     Raises:
-        ModelRunError: ComfyUI cannot tell what it is, or cannot load it.
+        ModelFileError: it is damaged, or ComfyUI cannot tell what it is, or cannot load it.
         OutOfMemoryError: it does not fit.
     """
+    check_weight_file(file.path)
     try:
         with torch.inference_mode():
             net = comfy.controlnet.load_controlnet(str(file.path))
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError, MemoryError) as error:
+    except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise no_room_for(file.name) from error
-        raise ModelRunError(f"ComfyUI cannot load {file.name!r} as a ControlNet: {str(error)[:500]}") from error
+        raise ModelFileError(f"ComfyUI cannot load {file.path} as a ControlNet: {str(error)[:500]}") from error
     if net is None:
-        raise ModelRunError(f"There is no ControlNet in {file.name!r}.")
+        raise ModelFileError(f"There is no ControlNet in {file.path}.")
     return net
 
 

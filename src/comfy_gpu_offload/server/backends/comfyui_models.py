@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import comfy.sd
 import folder_paths
 import torch
+from safetensors import SafetensorError
 
-from .base import ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
+from .base import ModelFileError, ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
+from .model_folders import Skips, files_in
+from .weight_files import check_weight_file
 
 FOLDERS = ("diffusion_models", "checkpoints")
 # ComfyUI's own loader offers these.
@@ -19,35 +23,37 @@ WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file: `name` as shown and asked for, `folder` the kind it lies in."""
+    """One file: `name` as shown and asked for, `folder` the kind it lies in, its size when it was found."""
 
     name: str
     folder: str
     path: Path
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file."""
-        return self.path.stat().st_size
+    size_bytes: int
 
 
-def find_models() -> list[ModelFile]:
-    """Every file in ComfyUI's diffusion model and checkpoint folders.
+def find_models(skips: Skips | None = None) -> list[ModelFile]:
+    """Return every file in ComfyUI's diffusion model and checkpoint folders that can be read.
 
     A name is the path below its folder, with forward slashes; one that both kinds of folder hold is shown
-    with its folder in front.
+    with its folder in front. `skips` is told of what is passed over.
     """
-    files = [
-        (folder, relative.replace("\\", "/"), Path(path))
-        for folder in FOLDERS
-        for relative in folder_paths.get_filename_list(folder)
-        if (path := folder_paths.get_full_path(folder, relative)) is not None
-    ]
-    names = [name for _, name, _ in files]
-    return [
-        ModelFile(name if names.count(name) == 1 else f"{folder}/{name}", folder, path)
-        for folder, name, path in files
-    ]
+    files = [file for folder in FOLDERS for file in files_of(folder, skips)]
+    counts = Counter(file.name for file in files)
+    return [file if counts[file.name] == 1 else replace(file, name=f"{file.folder}/{file.name}") for file in files]
+
+
+def files_of(folder: str, skips: Skips | None = None) -> list[ModelFile]:
+    """Return the readable files in ComfyUI's folders of one kind, by name; `skips` as in `find_models`.
+
+    As ComfyUI lists them, which is halted by a folder that two links lead back into.
+    """
+    suffixes = folder_paths.folder_names_and_paths[folder][1]
+    skips = Skips() if skips is None else skips
+    found: dict[str, ModelFile] = {}
+    for root in folder_paths.get_folder_paths(folder):
+        for file in files_in(Path(root), lambda name: not suffixes or Path(name).suffix.lower() in suffixes, skips):
+            found.setdefault(file.name, ModelFile(file.name, folder, file.path, file.size_bytes))
+    return [found[name] for name in sorted(found)]
 
 
 def find_model(name: str) -> ModelFile:
@@ -93,10 +99,11 @@ def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
     """The model in a ComfyUI `ModelPatcher`, loaded by ComfyUI's own loaders; no text encoder, no VAE.
 
     Raises:
-        ModelRunError: ComfyUI cannot tell what it is, or cannot load it.
+        ModelFileError: it is damaged, or ComfyUI cannot tell what it is, or cannot load it.
         OutOfMemoryError: it does not fit.
     """
     options = load_options(weight_dtype)
+    check_weight_file(file.path)
     try:
         # As ComfyUI's executor does: weights made outside want gradients, and torch then multiplies matrices
         # another way, with another last bit.
@@ -107,10 +114,10 @@ def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
                 patcher = comfy.sd.load_checkpoint_guess_config(
                     str(file.path), output_vae=False, output_clip=False, model_options=options
                 )[0]
-    except (RuntimeError, ValueError, KeyError, OSError, MemoryError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, MemoryError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise no_room_for(file.name) from error
-        raise ModelRunError(f"ComfyUI cannot load {file.name!r}: {str(error)[:500]}") from error
+        raise ModelFileError(f"ComfyUI cannot load {file.path}: {str(error)[:500]}") from error
     if patcher is None:
-        raise ModelRunError(f"There is no diffusion model in {file.name!r}.")
+        raise ModelFileError(f"There is no diffusion model in {file.path}.")
     return patcher

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,6 +23,7 @@ from .base import (
     Computed,
     Described,
     HookSet,
+    Listing,
     ModelMismatchError,
     ModelNotFoundError,
     PatchSet,
@@ -33,7 +34,9 @@ from .base import (
 )
 from .diffusers_models import DiffusersModel, choose_dtype, find_models, load
 from .fingerprints import fingerprint
+from .model_folders import SkipLog, Skips
 from .residents import ResidentModels
+from .weight_files import check_weight_file
 
 DIGITS = "digits"
 
@@ -49,7 +52,7 @@ class _Loaded:
         """Whether the files are still those it was loaded from."""
         try:
             return fingerprint(self.files) == self.fingerprint
-        except FileNotFoundError:
+        except OSError:
             return False
 
 
@@ -69,24 +72,28 @@ class DiffusersBackend:
         self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._residents: ResidentModels[_Loaded] = ResidentModels(model_bytes, self._available, self._unload)
         self._interrupted = threading.Event()
+        self._skip_log = SkipLog()
 
     def info(self) -> BackendInfo:
         """See `Backend`."""
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
         return BackendInfo("diffusers", name)
 
-    def models(self) -> Sequence[ModelEntry]:
+    def listing(self) -> Listing:
         """See `Backend`. Looks anew each time, so that a model that was added is found."""
-        return [
+        skips = Skips()
+        models = tuple(
             ModelEntry(name=model.name, folder="diffusers", size_bytes=model.size_bytes)
-            for model in self._found().values()
-        ]
+            for model in self._found(skips).values()
+        )
+        skipped = tuple(skips.entries.values())
+        self._skip_log.log(skipped)
+        return Listing(models, skipped)
 
-    def _found(self) -> dict[str, DiffusersModel]:
-        (bundled,) = find_models(DIGITS_FOLDER)
-        digits = DiffusersModel(DIGITS, bundled.folder, bundled.files, bundled.class_name)
-        found = {} if self._path is None else {model.name: model for model in find_models(self._path)}
-        return {DIGITS: digits, **found}
+    def _found(self, skips: Skips) -> dict[str, DiffusersModel]:
+        (bundled,) = find_models(DIGITS_FOLDER, skips)
+        found = {} if self._path is None else {model.name: model for model in find_models(self._path, skips)}
+        return {DIGITS: replace(bundled, name=DIGITS), **found}
 
     def describe(self, ref: ModelRef) -> Described:
         """See `Backend`. Details: ``{"class": diffusers' class name, "config": the model's config}``."""
@@ -160,6 +167,8 @@ class DiffusersBackend:
 
     def _load(self, ref: ModelRef) -> tuple[_Loaded, float]:
         def make(model: DiffusersModel) -> _Loaded:
+            for file in model.files:
+                check_weight_file(file)
             dtype = choose_dtype(model, ref.weight_dtype, self._device)
             module = load(model, dtype, self._device)
             stop_at_blocks(module, self._interrupted)
@@ -168,7 +177,7 @@ class DiffusersBackend:
         return self._residents.load(ref, lambda: self._find(ref.name), make)
 
     def _find(self, name: str) -> DiffusersModel:
-        found = self._found()
+        found = self._found(Skips())
         if name not in found:
             raise ModelNotFoundError(
                 f"There is no model {name!r} here. Looked in {self._path or 'the bundled models only'}; "

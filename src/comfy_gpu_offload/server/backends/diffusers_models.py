@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +14,16 @@ from typing import Any
 
 import diffusers
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ...io.dtypes import DTYPES
-from .base import ModelNotFoundError, ModelRunError
+from .base import ModelFileError, ModelNotFoundError, ModelRunError
+from .model_folders import FoundFile, Skips, files_in, is_offerable
 
 _CONFIG = "config.json"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_SUFFIX = ".safetensors"
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 _DEEPEST = 4
 _MAX_CONFIG_BYTES = 4 * 1024**2
 
@@ -31,41 +36,53 @@ class DiffusersModel:
     folder: Path
     files: tuple[Path, ...]
     class_name: str
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the weights on disk."""
-        return sum(path.stat().st_size for path in self.files)
+    size_bytes: int
 
 
-def find_models(root: Path) -> Iterator[DiffusersModel]:
-    """The models at `root`: a model's folder, its weights file, or a folder that holds models.
+def find_models(root: Path, skips: Skips) -> Iterator[DiffusersModel]:
+    """Return the models at `root`: a model's folder, its weights file, or a folder that holds models.
 
-    Names are paths below `root`, with forward slashes; a model that is `root` itself has its folder's name.
+    Names are paths below `root`, with forward slashes; a model that is `root` itself has its folder's name. `skips`
+    is told of what is passed over.
     """
     if root.is_file():
-        class_name = _class_name(root.parent)
+        class_name = _class_name(root.parent, skips)
         if class_name is not None:
-            yield DiffusersModel(root.stem, root.parent, (root,), class_name)
+            yield DiffusersModel(root.stem, root.parent, (root,), class_name, root.stat().st_size)
         return
-    for config in sorted([root / _CONFIG, *root.rglob(f"*/{_CONFIG}")]):
-        folder = config.parent
-        depth = len(folder.relative_to(root).parts)
-        files = tuple(sorted(folder.glob("*.safetensors")))
-        class_name = _class_name(folder) if files and depth <= _DEEPEST else None
-        if class_name is not None:
-            name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
-            yield DiffusersModel(name, folder, files, class_name)
+    folders: defaultdict[Path, list[FoundFile]] = defaultdict(list)
+    for file in files_in(root, lambda name: name == _CONFIG or name.endswith(_SUFFIX), skips, _DEEPEST):
+        folders[file.path.parent].append(file)
+    for folder, files in sorted(folders.items()):
+        weights = [file for file in files if file.path.name != _CONFIG]
+        has_config = len(weights) < len(files)
+        class_name = _class_name(folder, skips) if weights and has_config else None
+        if class_name is None or _lacks_weights(folder, root, skips):
+            continue
+        name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
+        if is_offerable(name, skips):
+            paths = tuple(file.path for file in weights)
+            yield DiffusersModel(name, folder, paths, class_name, sum(file.size_bytes for file in weights))
 
 
-def _class_name(folder: Path) -> str | None:
-    """The diffusers class that the folder's config names, or None: config files come from strangers."""
+def _lacks_weights(folder: Path, root: Path, skips: Skips) -> bool:
+    """Return whether a file without which diffusers cannot load the folder's model was passed over."""
+    below = folder.relative_to(root).as_posix()
+    prefix = "" if below == "." else f"{below}/"
+    passed_over = [name.removeprefix(prefix) for name in skips.entries if name.startswith(prefix)]
+    return any(name == _WEIGHTS or _SHARD.fullmatch(name) for name in passed_over)
+
+
+def _class_name(folder: Path, skips: Skips) -> str | None:
+    """Return the diffusers class that the folder's config names, or None: config files come from strangers."""
     config = folder / _CONFIG
     try:
         if config.stat().st_size > _MAX_CONFIG_BYTES:
+            skips.add(str(config), "it is larger than any model's")
             return None
         name = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError, RecursionError):
+        skips.add(str(config), "it is no model's: not JSON")
         return None
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     is_model = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)
@@ -102,7 +119,7 @@ def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> tor
 
     Raises:
         ModelNotFoundError: its files are gone.
-        ModelRunError: diffusers cannot load it.
+        ModelFileError: diffusers cannot load it.
     """
     kind: Any = getattr(diffusers, model.class_name)
     try:
@@ -116,8 +133,8 @@ def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> tor
             )
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"The files of {model.name!r} are gone from {model.folder}.") from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelRunError(f"diffusers cannot load {model.name!r}: {str(error)[:500]}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelFileError(f"diffusers cannot load {model.name!r}: {str(error)[:500]}") from error
     # Left to require gradients, as a user's own: torch multiplies some shapes another way where none are needed,
     # and the last bit would differ from a local run.
     return loaded.to(device).eval()

@@ -1,0 +1,107 @@
+"""Looks at a file of weights before it is loaded: libraries say of a damaged one little that helps."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from .base import ModelFileError
+
+_BEGINNING = 1024
+_LENGTH_BYTES = 8
+# safetensors' own limit.
+_MAX_HEADER_BYTES = 100_000_000
+_SAFETENSORS = {".safetensors", ".sft"}
+_ZIP = b"PK\x03\x04"
+_AGAIN = "Download it again, and compare its size with what the site says."
+
+
+def check_weight_file(path: Path) -> None:
+    """Raise for a file that cannot be what its name says.
+
+    Raises:
+        ModelFileError: it is empty, cut off, a web page, a Git LFS pointer or otherwise damaged; names the file,
+            what it is, and what to do.
+    """
+    try:
+        with path.open("rb") as file:
+            wrong = _wrong_with(file, path)
+    except OSError as error:
+        wrong = f"cannot be read ({error.strerror or type(error).__name__}). Look at its permissions and its disk."
+    if wrong is not None:
+        raise ModelFileError(f"{path} {wrong}")
+
+
+def _wrong_with(file: BinaryIO, path: Path) -> str | None:
+    size = path.stat().st_size
+    beginning = file.read(_BEGINNING)
+    if not beginning:
+        return f"is empty (0 bytes). {_AGAIN}"
+    is_safetensors = path.suffix.lower() in _SAFETENSORS
+    another = _another_kind(beginning, is_safetensors=is_safetensors)
+    if another is None and is_safetensors:
+        return _wrong_safetensors(file, beginning, size)
+    if another is None and beginning.startswith(_ZIP) and not zipfile.is_zipfile(path):
+        return f"is cut off ({size} bytes, without the end of its archive). {_AGAIN}"
+    return another
+
+
+def _another_kind(beginning: bytes, *, is_safetensors: bool) -> str | None:
+    """Return what a file that begins so is instead of weights, and what to do; None where it may be some."""
+    if not any(beginning):
+        return f"begins with zeros: a download that broke off, or a disk that was full. {_AGAIN}"
+    text = beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    kinds = _KINDS + (_KINDS_NOT_SAFETENSORS if is_safetensors else ())
+    return next((what for signs, what in kinds if text.startswith(signs)), None)
+
+
+_KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
+    (
+        (b"version https://git-lfs.github.com/spec/",),
+        "is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder, or download the file "
+        "from the site.",
+    ),
+    (
+        (b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--"),
+        "is a web page, not a model: a site answered the download with a page, perhaps to log in or to accept a "
+        "licence. Do that, and download the file again.",
+    ),
+)
+# In lower case, as the beginning is that they are looked for in.
+_KINDS_NOT_SAFETENSORS: tuple[tuple[tuple[bytes, ...], str], ...] = (
+    (
+        (_ZIP.lower(), b"\x80\x02"),
+        "is a PyTorch checkpoint under the name of a safetensors file: rename it to .ckpt.",
+    ),
+    ((b"gguf",), "is a GGUF file under the name of a safetensors file, which cannot be loaded here."),
+    (
+        (b'{"error', b'{"message', b'{"detail'),
+        f"is a site's error message, not a model. {_AGAIN}",
+    ),
+)
+
+
+def _wrong_safetensors(file: BinaryIO, beginning: bytes, size: int) -> str | None:
+    length = int.from_bytes(beginning[:_LENGTH_BYTES], "little")
+    if size < _LENGTH_BYTES or not 2 <= length <= _MAX_HEADER_BYTES:
+        return f"is no safetensors file: it does not begin with the length of a header. {_AGAIN}"
+    if length > size - _LENGTH_BYTES:
+        return f"is cut off: its header takes {length} bytes, and the file has {size} in all. {_AGAIN}"
+    file.seek(_LENGTH_BYTES)
+    data_bytes = _data_bytes(file.read(length))
+    if data_bytes is None:
+        return f"is no safetensors file: its header cannot be read. {_AGAIN}"
+    whole = _LENGTH_BYTES + length + data_bytes
+    return f"is cut off: {size} of its {whole} bytes are there. {_AGAIN}" if whole > size else None
+
+
+def _data_bytes(header: bytes) -> int | None:
+    """Return the bytes that the tensors of a header take together, or None where it is none."""
+    try:
+        described = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in described.items() if name != "__metadata__"]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+    return max(ends, default=0) if all(type(end) is int and end >= 0 for end in ends) else None
