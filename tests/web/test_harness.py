@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.comfyui.harness.installation import Installation
 from tests.comfyui.harness.site import Worker
 
 from .harness.chromium import BrokenBrowserError, find_browser
-from .harness.installation import Installation
 from .harness.screen import Screen
 
 pytestmark = pytest.mark.comfyui

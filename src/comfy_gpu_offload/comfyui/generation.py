@@ -9,7 +9,7 @@ _generation = 0
 
 
 def current() -> int:
-    """Grows each time a worker said that its model is another now; part of the loader's `IS_CHANGED`."""
+    """Return a number that grows each time a worker's model, or the worker itself, has become another."""
     return _generation
 
 

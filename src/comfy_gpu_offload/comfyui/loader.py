@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import importlib
-import threading
 from typing import Any
 
 import comfy.model_management
 
-from ..client.connect import connect_from
-from ..client.session import Session
-from ..config.settings import Settings, load_settings
+from ..config.settings import load_settings
 from ..errors import OffloadError
 from ..protocol.messages import ModelEntry
 from ..server.backends.base import BackendError
 from ..server.backends.comfyui_control_data import FOLDER, PREFIX
-from ..transport.base import Check
-from . import release, status
+from . import generation
 from .control_net import RemoteControlNet
 from .patcher import RemoteModelPatcher, remote_patcher
+from .sessions import Sessions
 
-_lock = threading.Lock()
-_sessions: dict[Settings, Session] = {}
+_sessions = Sessions()
+
+
+def version(use_runpod: bool | None = True) -> float:
+    """Return a number that is another once what a loader gave is no longer what it would give: its `IS_CHANGED`.
+
+    So it is after a worker's model turned out to have changed, and after the settings name another worker: the
+    session with the earlier one is closed. Where the settings are wrong it is never equal to itself, so that the
+    loader runs and says so.
+    """
+    if use_runpod is False:
+        return 0
+    try:
+        if _sessions.follow(load_settings()):
+            generation.advance()
+    except OffloadError:
+        return float("nan")
+    return generation.current()
 
 
 def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
@@ -31,7 +44,7 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    session = _session(load_settings(), check)
+    session = _sessions.opened(load_settings(), check)
     return remote_patcher(session.model(name, weight_dtype, check=check), session.welcome.comfyui)
 
 
@@ -42,7 +55,7 @@ def load_remote_control_net(name: str) -> RemoteControlNet:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the control net.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    return RemoteControlNet(_session(load_settings(), check).model(PREFIX + name, check=check))
+    return RemoteControlNet(_sessions.opened(load_settings(), check).model(PREFIX + name, check=check))
 
 
 def load_local_control_net(name: str) -> Any:
@@ -77,7 +90,7 @@ def remote_models() -> tuple[ModelEntry, ...]:
     Raises:
         OffloadError: no worker is configured, or it cannot be reached.
     """
-    return tuple(entry for entry in _session(load_settings()).models() if entry.folder != FOLDER)
+    return tuple(entry for entry in _sessions.opened(load_settings()).models() if entry.folder != FOLDER)
 
 
 def remote_control_nets() -> tuple[ModelEntry, ...]:
@@ -86,7 +99,7 @@ def remote_control_nets() -> tuple[ModelEntry, ...]:
     Raises:
         OffloadError: no worker is configured, or it cannot be reached.
     """
-    return tuple(entry for entry in _session(load_settings()).models() if entry.folder == FOLDER)
+    return tuple(entry for entry in _sessions.opened(load_settings()).models() if entry.folder == FOLDER)
 
 
 def local_models() -> list[str]:
@@ -99,11 +112,3 @@ def local_control_nets() -> list[str]:
     """The names of the control nets in this machine's own folders."""
     nets = importlib.import_module("..server.backends.comfyui_control_nets", __package__)
     return [file.name for file in nets.find_control_nets()]
-
-
-def _session(settings: Settings, check: Check | None = None) -> Session:
-    """One session for the same settings, so that what a worker holds stays known from run to run."""
-    with _lock:
-        if settings not in _sessions:
-            _sessions[settings] = connect_from(settings, release.here(), status.announce, check)
-        return _sessions[settings]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..comfyui import generation, loader, status
+from ..comfyui import loader, status
 from .routes import CONTROL_NETS_ROUTE, listed_by
 
 
@@ -53,9 +53,9 @@ class RemoteControlNetLoader:
         return True if control_net_name else "Choose a ControlNet; the refresh button asks the worker for its list."
 
     @classmethod
-    def IS_CHANGED(cls, **_: Any) -> int:  # noqa: N802  # ComfyUI's name
-        """Another value once something of a worker's has turned out to be another than was loaded."""
-        return generation.current()
+    def IS_CHANGED(cls, use_runpod: bool | None = None, **_: Any) -> float:  # noqa: N802  # ComfyUI's name
+        """Return another value once the worker, or what was loaded from it, is another."""
+        return loader.version(use_runpod)
 
     def load(self, control_net_name: str, use_runpod: bool, unique_id: str | None = None) -> tuple[Any]:
         """The node's function.

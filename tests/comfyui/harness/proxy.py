@@ -49,6 +49,12 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        with self._changed:
+            return len(self._open)
+
     def forget(self) -> None:
         """Starts counting anew."""
         with self._changed:

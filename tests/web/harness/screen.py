@@ -9,8 +9,7 @@ from time import monotonic
 from typing import Any
 
 from playwright.sync_api import Locator, Page, Request, Response
-
-from .installation import Installation
+from tests.comfyui.harness.installation import Installation
 
 # These only end a hang: both cores may be busy with other tests.
 _START_MS = 180_000

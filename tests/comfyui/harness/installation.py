@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from tests.comfyui.harness.site import ComfyUI, Worker
+
+from .site import ComfyUI, Worker
 
 # A user who has seen the tour; otherwise templates or a tutorial open over the graph.
 _SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": True}
