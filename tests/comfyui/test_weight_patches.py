@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from .harness.comparison import Patch, assert_identical, assert_remote_equals_local
+from .harness.events import shown_while_running
 from .harness.proxy import Proxy
 from .harness.site import ComfyUI, Site
 from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene, Workflow
@@ -188,6 +189,54 @@ def test_a_lora_for_another_model_is_refused(
         comfyui, scene, patched
     )
     assert proxy.exchanges("forward") == []
+
+
+def test_what_is_left_out_of_a_file_is_shown_by_its_name(comfyui: ComfyUI, listed: Callable[[Model], str]) -> None:
+    scene = Scene.of(MMDIT)
+    workflow = scene.workflow
+    local = lora("partly", 0.9)(workflow, workflow.local(MMDIT))
+    remote = lora("partly", 0.9)(workflow, workflow.remote(listed(MMDIT)))
+    scene.sample("KSampler", local, Sampling(seed=553), "stock")
+    scene.sample("KSampler", remote, Sampling(seed=553), "ours")
+    shown = shown_while_running(comfyui.api.url, workflow.graph)
+    assert_identical(comfyui.saved("stock"), comfyui.saved("ours"))
+    text = (
+        "partly.safetensors: 1 of 4 layers do not fit this model and are left out, as in ComfyUI: "
+        "joint_blocks.1.x_block.attn.proj.weight"
+    )
+    # On the loader when it has loaded the file, and on the sampler when that is used.
+    assert [node for node, each in shown.items() if text in each.texts] == [remote[0], sampler_of(workflow, remote)]
+
+
+def sampler_of(workflow: Workflow, model: Link) -> str:
+    (node,) = (
+        name
+        for name, each in workflow.graph.items()
+        if each["class_type"] == "KSampler" and each["inputs"]["model"] == model
+    )
+    return node
+
+
+def test_a_file_of_which_nothing_fits_is_refused_by_its_name_beside_one_that_fits(
+    comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy
+) -> None:
+    scene = Scene.of(MMDIT)
+    both = stacked(lora("kind-lora", 1.0), lora("misfit", 1.0))
+    said = refused(comfyui, scene, both(scene.workflow, scene.workflow.remote(listed(MMDIT))))
+    assert "misfit.safetensors: weight patches of the kind LoRAAdapter that do not fit" in said
+    assert "kind-lora" not in said
+    assert proxy.exchanges("forward") == []
+
+
+def test_a_file_with_no_key_of_the_model_is_said_to_change_nothing(
+    comfyui: ComfyUI, listed: Callable[[Model], str]
+) -> None:
+    scene = Scene.of(MMDIT)
+    patched = lora("locon", 1.0)(scene.workflow, scene.workflow.remote(listed(MMDIT)))
+    scene.sample("KSampler", patched, Sampling(seed=554), "unchanged")
+    shown = shown_while_running(comfyui.api.url, scene.workflow.graph)
+    text = "locon.safetensors: none of its keys are this model's, so it changes nothing."
+    assert text in shown[patched[0]].texts
 
 
 def test_a_merge_is_refused_by_name(comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy) -> None:

@@ -12,7 +12,7 @@ from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends.base import BadPatchesError, PatchSet
 from comfy_gpu_offload.server.backends.comfyui_patch_reader import build, merged_models
 from comfy_gpu_offload.server.backends.comfyui_patch_shapes import NotDataError
-from comfy_gpu_offload.server.backends.comfyui_patch_writer import ModelWeight, refused, to_data
+from comfy_gpu_offload.server.backends.comfyui_patch_writer import ModelWeight, read, to_data
 
 KEY = "diffusion_model.layer.weight"
 SHAPES = {KEY: (8, 4)}
@@ -61,7 +61,13 @@ def changed(patch: list[Any], position: int, value: Any) -> dict[str, Any]:
         (changed(DIFF, 2, [b"short", False]), "not uploaded"),
         (changed(DIFF, 2, [WHOLE]), "not of their form"),
         (changed(DIFF, 2, [WHOLE, 1]), "not of their form"),
-        (changed(DIFF, 2, [None, False]), "not of their form"),
+        (changed(DIFF, 2, [None, False]), "strength is not 0"),
+        (changed(DIFF, 2, [None, True]), "not of their form"),
+        (changed(DIFF, 2, [None, None]), "not of their form"),
+        ({KEY: [[0, "pad", [[8, 6]], None, None]]}, "strength is not 0"),
+        ({KEY: [[0, "pad", [None], None, None]]}, "not of their form"),
+        ({KEY: [[0, "pad", [WHOLE], None, None]]}, "not of their form"),
+        ({KEY: [[0, "pad", [[8, 0]], None, None]]}, "not of their form"),
         (changed(DIFF, 2, [INTEGERS, False]), "not of their form"),
         (changed(DIFF, 2, [UP, False]), "do not fit"),
         (changed(DIFF, 3, [0, 4, 8]), "outside their weight"),
@@ -160,5 +166,5 @@ def test_a_merge_of_merges_there_and_back() -> None:
 def test_what_of_merges_cannot_travel_is_counted_by_layer() -> None:
     shapes = {f"diffusion_model.{number}": (8, 4) for number in range(3)}
     patches = {key: [merge_of("local")] for key in shapes}
-    ((error, count),) = refused(patches, shapes, stands_for)
+    ((error, count),) = read(patches, shapes, stands_for).refused
     assert (str(error), count) == ("a merge with what is local", 3)

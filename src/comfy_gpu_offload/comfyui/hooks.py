@@ -17,7 +17,7 @@ from ..errors import Obstacle, UnsupportedPatchError
 from ..protocol.messages import MAX_HOOK_GROUPS
 from ..server.backends.comfyui_patch_shapes import NotDataError
 from ..server.backends.comfyui_patch_writer import ModelWeight, PatchData
-from . import obstacles
+from . import left_out, obstacles
 from .weights import data_of, obstacles_among, upload_bar
 
 _Kinds = comfy.hooks.EnumHookType
@@ -100,7 +100,9 @@ class RunHooks:
 
     def _of_hook(self, ref: Any) -> PatchData:
         if ref not in self._data:
-            self._data[ref] = data_of(self._patcher.hook_patches[ref], self._patcher)
+            patches = self._patcher.hook_patches[ref]
+            self._data[ref] = data_of(patches, self._patcher)
+            left_out.tell(self._data[ref].left_out, patches, {})
         return self._data[ref]
 
     def _template(self, refs: tuple[Any, ...]) -> WeightPatches:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import comfy.model_management
@@ -11,13 +13,16 @@ import torch
 from ..client.remote_model import RemoteModel
 from ..client.weight_patches import HookPatches
 from ..errors import RemoteWeightsError
+from ..server.backends.comfyui_patch_writer import PatchData
 from .control import refusing_readers
 from .hooks import RunHooks, refuse_unknown
+from .left_out import Origins, tell_of_nothing
 from .remote_weight import RemoteWeight, as_it_is
+from .running_node import patches_of
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
 from .stand_in import RemoteDiffusionModel
 from .travel import refuse_unless_it_travels
-from .weights import weight_patches
+from .weights import data_of, tell_of_added, tell_of_data, travelling
 
 _NETWORK = "diffusion_model."
 # In the place of a weight's name, where ComfyUI keeps weights that hooks have changed.
@@ -31,6 +36,7 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
     """
 
     _run_hooks: RunHooks | None = None
+    origins: Origins = MappingProxyType({})
 
     def model_size(self) -> int:
         """0 bytes: nothing of it is here."""
@@ -107,9 +113,13 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         found = {}
         for key, weight in self.model_state_dict().items():
             if filter_prefix is None or key.startswith(filter_prefix):
-                held = RemoteWeight.of(self.remote, key, weight) if key.startswith(_NETWORK) else weight
+                held = self._unpatched(key) if key.startswith(_NETWORK) else weight
                 found[key] = [(held, as_it_is), *self.patches.get(key, ())]
         return found
+
+    def _unpatched(self, key: str) -> RemoteWeight:
+        """Stand for a weight as it is in the model's file, whatever patches make of it."""
+        return RemoteWeight.of(self.remote, key, self.model.diffusion_model.in_file(key))
 
     def clone(self, *args: Any, force_deepcopy: bool = False, **kwargs: Any) -> Any:
         """Another patcher of the same model.
@@ -119,7 +129,21 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """
         if force_deepcopy:
             raise RemoteWeightsError(self._name, "to train them")
-        return super().clone(*args, **kwargs)
+        made = super().clone(*args, **kwargs)
+        made.origins = self.origins
+        return made
+
+    def add_patches(self, patches: Mapping[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """Add weight patches as ComfyUI does, and say on the node that adds them which do not fit."""
+        added = super().add_patches(patches, *args, **kwargs)
+        own = [value for value in patches.values() if not isinstance(value, list)]
+        if own:
+            name = patches_of()
+            self.origins = {**self.origins, **{id(value): (value, name) for value in own}}
+            tell_of_added(patches, self)
+        elif not patches:
+            tell_of_nothing(patches_of())
+        return added
 
     def _refuse_reading(self, *_: Any, **__: Any) -> NoReturn:
         """Stands where ComfyUI would give weights with their patches on.
@@ -138,7 +162,7 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
             UnsupportedPatchError: the model carries what cannot travel.
         """
         refuse_unless_it_travels(self)
-        self._patch_weights()
+        tell_of_data(self._patch_weights(), self)
         self._run_hooks = RunHooks(self)
         self._tell_hooks(self._run_hooks.without)
         self.model.diffusion_model.__dict__["told_of_control"] = False
@@ -183,8 +207,13 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
     def _tell_hooks(self, hooks: HookPatches | None) -> None:
         self.model.diffusion_model.__dict__["hooks"] = hooks
 
-    def _patch_weights(self) -> None:
-        self.model.diffusion_model.__dict__["weight_patches"] = weight_patches(self)
+    def _patch_weights(self) -> PatchData:
+        """Have the calls that follow name the patches, and the skeleton show what is larger with them."""
+        data = data_of(self.patches, self)
+        network = self.model.diffusion_model
+        network.__dict__["weight_patches"] = travelling(data) if self.patches else None
+        network.grow(data.grown)
+        return data
 
     @property
     def worker_release(self) -> str | None:

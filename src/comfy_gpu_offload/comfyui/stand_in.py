@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -25,6 +25,8 @@ from .travel import travelling_options
 
 logger = logging.getLogger(__name__)
 
+_PREFIX = "diffusion_model."
+
 
 class RemoteDiffusionModel(nn.Module):
     """A network whose forward pass is remote. May be called by many threads.
@@ -35,6 +37,7 @@ class RemoteDiffusionModel(nn.Module):
         weight_patches: are on the weights in every call until the next patcher is loaded, as with a network that is
             here; None for none.
         hooks: what hooks have put on them besides; None in a run without.
+        shapes: of the model's weights by key, as they are in its file.
         told_of_control: whether this run has been warned of what ControlNets take that run here.
 
     Args:
@@ -60,6 +63,8 @@ class RemoteDiffusionModel(nn.Module):
         self.__dict__["told_of_control"] = False
         self.__dict__["skeleton"] = network
         self.__dict__["_meta"] = state_dict
+        self.__dict__["_grown"] = {}
+        self.__dict__["shapes"] = {_PREFIX + key: tuple(weight.shape) for key, weight in state_dict.items()}
         self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
         self.__dict__["_parts"] = parts = NetworkParts(network)
         for method, module in parts.foreign():
@@ -128,8 +133,33 @@ class RemoteDiffusionModel(nn.Module):
         destination = kwargs.get("destination", args[0] if args else None)
         prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
         into: Any = OrderedDict() if destination is None else destination
-        into.update({prefix + key: tensor for key, tensor in self.__dict__["_meta"].items()})
+        weights = {**self.__dict__["_meta"], **self.__dict__["_grown"]}
+        into.update({prefix + key: tensor for key, tensor in weights.items()})
         return into
+
+    def in_file(self, key: str) -> torch.Tensor:
+        """Return what stands for the model's weight of that key, of the shape that it has in its file."""
+        found: torch.Tensor = self.__dict__["_meta"][key.removeprefix(_PREFIX)]
+        return found
+
+    def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Give weights the shapes that patches make them, and all others their own.
+
+        ComfyUI reads from a network's first layer what it is to be called with: a model that a LoRA has given more
+        channels is called with more.
+
+        Args:
+            shapes: by key, of those that are larger.
+        """
+        grown: dict[str, torch.Tensor] = self.__dict__["_grown"]
+        for key in [*grown, *(key.removeprefix(_PREFIX) for key in shapes)]:
+            shape = shapes.get(_PREFIX + key, self.shapes[_PREFIX + key])
+            _reshape(self.__dict__["skeleton"], key, shape)
+        meta: dict[str, torch.Tensor] = self.__dict__["_meta"]
+        self.__dict__["_grown"] = {
+            key: meta[key].new_empty(shape)
+            for key, shape in ((key.removeprefix(_PREFIX), shape) for key, shape in shapes.items())
+        }
 
     def load_state_dict(self, *_: Any, **__: Any) -> Any:
         """Refused: the weights are at the worker.
@@ -178,3 +208,16 @@ def runs_wrappers(network: type[nn.Module]) -> bool:
     return any(
         "DIFFUSION_MODEL" in method.__code__.co_names for method in methods if isinstance(method, FunctionType)
     )
+
+
+def _reshape(network: nn.Module, key: str, shape: tuple[int, ...]) -> None:
+    """Give a parameter without data another shape; it stays the same object."""
+    owner, _, name = key.rpartition(".")
+    try:
+        weight = getattr(network.get_submodule(owner), name)
+    except AttributeError:  # of a release of ComfyUI that names it otherwise
+        return
+    if isinstance(weight, torch.Tensor) and weight.is_meta and tuple(weight.shape) != shape:
+        # A tensor made in inference mode takes the data of such a tensor alone.
+        with torch.inference_mode(weight.is_inference()):
+            weight.data = torch.empty(shape, dtype=weight.dtype, device="meta")

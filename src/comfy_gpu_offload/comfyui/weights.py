@@ -15,7 +15,9 @@ from ..client.weight_patches import OnUpload, WeightPatches
 from ..errors import Obstacle
 from ..io.digests import digest, sample
 from ..server.backends.comfyui_patch_shapes import NotDataError
-from ..server.backends.comfyui_patch_writer import ModelWeight, PatchData, refused, to_data
+from ..server.backends.comfyui_patch_writer import ModelWeight, PatchData, read, to_data
+from . import left_out
+from .misfits import passed_over
 from .obstacles import LORA_NODES, LORA_REMEDY
 from .remote_weight import RemoteWeight
 
@@ -55,25 +57,33 @@ class _Digests:
 _digest = _Digests()
 
 
-def weight_patches(patcher: Any) -> WeightPatches | None:
-    """What `patcher.patches` says, to go with each call; None where it is empty.
+def travelling(data: PatchData) -> WeightPatches:
+    """Return patches as they go with each call."""
+    return WeightPatches(data.template, tuple(data.strengths), data.tensors, upload_bar())
 
-    Call it where `refused_weights` finds nothing.
-    """
-    if not patcher.patches:
-        return None
-    data = data_of(patcher.patches, patcher)
+
+def data_of(patches: Mapping[str, Sequence[Any]], patcher: Any) -> PatchData:
+    """Return patches for a patcher's weights as data. Call it where `refused_weights` finds nothing."""
+    return to_data(patches, _shapes(patcher), _digest, _weight_of(patcher), passed_over)
+
+
+def tell_of_data(data: PatchData, patcher: Any) -> None:
+    """Say in the log and on the node that runs which of a patcher's patches are left out."""
     if data.unlike:
         logger.warning(
             "%d of the weights to merge are not of the shape that this model's have: they are left out, as here.",
             data.unlike,
         )
-    return WeightPatches(data.template, tuple(data.strengths), data.tensors, upload_bar())
+    left_out.tell(data.left_out, patcher.patches, patcher.origins)
 
 
-def data_of(patches: Mapping[str, Sequence[Any]], patcher: Any) -> PatchData:
-    """Patches for a patcher's weights as data."""
-    return to_data(patches, _shapes(patcher), _digest, _weight_of(patcher))
+def tell_of_added(patches: Mapping[Any, Any], patcher: Any) -> None:
+    """Say of patches that a node has just added which of them do not fit; the rest is said when they are used."""
+    keys = {key if isinstance(key, str) else key[0] for key in patches}
+    listed = {key: patcher.patches[key] for key in keys if key in patcher.patches}
+    added = {id(value) for value in patches.values()}
+    found = read(listed, _shapes(patcher), _weight_of(patcher), passed_over)
+    left_out.tell([each for each in found.left_out if id(each.value) in added], listed, patcher.origins)
 
 
 def refused_weights(patcher: Any) -> Iterator[Obstacle]:
@@ -88,10 +98,16 @@ def obstacles_among(
     nodes: str,
     weight_of: Callable[[Any], ModelWeight] | None = None,
 ) -> Iterator[Obstacle]:
-    """Everything among patches for a patcher's weights that cannot travel; `nodes` usually put it there."""
-    for error, count in refused(patches, _shapes(patcher), weight_of or _weight_of(patcher)):
-        what = f"{error}, on {count} layer{'' if count == 1 else 's'}"
+    """Everything among patches for a patcher's weights that cannot travel; `nodes` usually put it there.
+
+    Patches that do not fit are no obstacle, unless nothing of a file fits: it is for another model.
+    """
+    found = read(patches, _shapes(patcher), weight_of or _weight_of(patcher), passed_over)
+    for error, count in found.refused:
+        what = f"{error}, {left_out.on_layers(count)}"
         yield Obstacle(what, error.nodes or nodes, error.remedy or LORA_REMEDY)
+    for what in left_out.wholly(found.left_out, patches, patcher.origins):
+        yield Obstacle(what, nodes, LORA_REMEDY)
 
 
 def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
@@ -127,8 +143,9 @@ def _second(patcher: Any, weight: RemoteWeight) -> tuple[str, str, str]:
     return described.ref.name, described.ref.weight_dtype, described.fingerprint
 
 
-def _shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in patcher.model.state_dict().items()}
+def _shapes(patcher: Any) -> Mapping[str, tuple[int, ...]]:
+    shapes: Mapping[str, tuple[int, ...]] = patcher.model.diffusion_model.shapes
+    return shapes
 
 
 def upload_bar() -> OnUpload:

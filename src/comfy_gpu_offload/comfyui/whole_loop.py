@@ -22,7 +22,7 @@ from ..server.backends.comfyui_values import from_plain
 from . import generation
 from .sample_job import job_tree, ratio_keys, whole_loop_obstacle
 from .travel import refuse_unless_it_travels
-from .weights import weight_patches
+from .weights import data_of, tell_of_data, travelling
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run_whole_loop(
     tree = job_tree(patcher, positive, negative, latent)
     fields = {"preview": comfy_args.preview_method.value, **fields}
     try:
-        result, _ = sample(fields, tree, _progress(fields["steps"]), patches=weight_patches(patcher))
+        result, _ = sample(fields, tree, _progress(fields["steps"]), patches=_weight_patches(patcher))
     except ModelChangedError:
         generation.advance()
         raise
@@ -75,6 +75,14 @@ def run_whole_loop(
     out = {key: value for key, value in latent.items() if key not in dropped}
     out["samples"] = _placed(_checked(result, tree["latent"], patcher.model))
     return out
+
+
+def _weight_patches(patcher: Any) -> WeightPatches | None:
+    if not patcher.patches:
+        return None
+    data = data_of(patcher.patches, patcher)
+    tell_of_data(data, patcher)
+    return travelling(data)
 
 
 def _progress(steps: int) -> OnProgress:

@@ -16,16 +16,17 @@ from PIL import Image
 
 from .api import Graph
 
-_PREVIEW_IMAGE = 1  # ComfyUI's BinaryEventTypes
+_PREVIEW_IMAGE, _TEXT = 1, 3  # ComfyUI's BinaryEventTypes
 _TIMEOUT_S = 120.0
 
 
 @dataclass
 class Shown:
-    """Of one node: steps done and in all as they were told, and the sizes of the previews."""
+    """Of one node: steps done and in all as they were told, the sizes of the previews, and lines of text."""
 
     progress: list[tuple[int, int]] = field(default_factory=list)
     previews: list[tuple[int, int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 def shown_while_running(url: str, graph: Graph) -> Mapping[str, Shown]:
@@ -45,6 +46,8 @@ async def _run(url: str, graph: Graph) -> Mapping[str, Shown]:
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
                 nodes.setdefault(running, Shown()).previews += _preview(message.data)
+                for node, text in _text(message.data):
+                    nodes.setdefault(node, Shown()).texts.append(text)
                 continue
             kind, data = _event(message.data)
             if kind == "executing":
@@ -65,3 +68,11 @@ def _event(text: str) -> tuple[str, dict[str, Any]]:
 def _preview(message: bytes) -> list[tuple[int, int]]:
     kind, _ = struct.unpack(">II", message[:8])
     return [Image.open(io.BytesIO(message[8:])).size] if kind == _PREVIEW_IMAGE else []
+
+
+def _text(message: bytes) -> list[tuple[str, str]]:
+    """The node and what is shown on it."""
+    kind, length = struct.unpack(">II", message[:8])
+    if kind != _TEXT:
+        return []
+    return [(message[8 : 8 + length].decode(), message[8 + length :].decode())]

@@ -355,6 +355,11 @@ def adapters() -> dict[str, Weights]:
         "loras/second-b.safetensors": adapter("lora", 110),
         "loras/parts.safetensors": parts_of_layers(),
         "loras/locon.safetensors": convolutions(),
+        "loras/partly.safetensors": adapter("lora", 120)
+        | {
+            f"diffusion_model.joint_blocks.1.x_block.attn.proj.{name}": tensor
+            for name, tensor in adapter_of("lora", 96, 64, 96).items()
+        },
         "loras/misfit.safetensors": {
             f"diffusion_model.{next(iter(_LAYERS))}.{name}": tensor
             for name, tensor in adapter_of("lora", 96, 64, 95).items()

@@ -7,6 +7,9 @@ A template is a dict: for each key of the model that is changed, a list of patch
 the values of that kind, with tensors as their digests; ``[dimension, start, length]`` or None; one of `FUNCTIONS`
 or None.
 
+A `diff` without a tensor scales its weight by the second strength and adds nothing: the first is 0. So does a
+`pad`, which makes the weight larger, as ComfyUI does before it passes over a patch that does not fit.
+
 The values of a merge are ``[model, key, patches]``: the position of a second model among those under `MODELS`,
 each ``[name, weight_dtype, fingerprint]``; the key of its weight, None for the same; and the patches that are on
 that weight before it is merged, in the same form.
@@ -22,7 +25,7 @@ import torch
 
 from .comfyui_patch_shapes import NotDataError, Offset, Shape
 
-# Of each kind its values: T a tensor, t a tensor or None, n a number or None, s a shape or None, b a bool.
+# Of each kind its values: T a tensor, t one or None, n a number or None, S a shape, s one or None, b a bool.
 # `TUPLES` are tuples in ComfyUI, the others classes of comfy.weight_adapter, by these names alone.
 FORMS: Mapping[str, str] = {
     "LoRAAdapter": "TTntts",
@@ -31,9 +34,10 @@ FORMS: Mapping[str, str] = {
     "GLoRAAdapter": "TTTTnt",
     "OFTAdapter": "Ttnt",
     "BOFTAdapter": "Ttnt",
-    "diff": "Tb",
+    "diff": "tb",
     "set": "T",
     "model_as_lora": "T",
+    "pad": "S",
 }
 # The last of them in hooks alone.
 TUPLES = ("diff", "set", "model_as_lora")
@@ -47,6 +51,8 @@ _MAX_MERGES = 8
 # Of comfy.utils: what its key maps give with a key.
 FUNCTIONS = ("swap_scale_shift",)
 NETWORK = "diffusion_model."
+# What a patch that ComfyUI passes over does all the same, where its weight stays as large as it is.
+NOTHING = ("diff", [None, False])
 _MAX_RANK = 8
 
 
@@ -86,13 +92,26 @@ def refuse_too_deep(depth: int) -> None:
 def check_values(kind: str, values: list[Any]) -> None:
     """Raises NotDataError where these are no values of that kind."""
     form = FORMS[kind]
-    if len(values) != len(form) or not all(map(_is_of, form, values)):
+    of_form = len(values) == len(form) and all(map(_is_of, form, values))
+    if not of_form or (kind == "diff" and values[0] is None and values[1]):
         raise NotDataError(f"weight patches of the kind {kind} whose values are not of their form")
+
+
+def check_strength(kind: str, values: list[Any], strength: Any) -> None:
+    """Raise NotDataError for a strength where there is nothing to add, as ComfyUI itself raises.
+
+    Args:
+        kind, values: checked by `check_values`.
+        strength: a number or, of a hook, a tensor of one.
+    """
+    adds_nothing = kind == "pad" or (kind == "diff" and values[0] is None)
+    if adds_nothing and float(strength) != 0.0:
+        raise NotDataError("weight patches without a tensor whose strength is not 0, on which ComfyUI itself fails")
 
 
 def _is_of(form: str, value: Any) -> bool:
     if value is None:
-        return form not in "Tb"
+        return form not in "TSb"
     if form in "Tt":
         return type(value) in {torch.Tensor, torch.nn.Parameter} and _is_weight(value)
     if form == "n":

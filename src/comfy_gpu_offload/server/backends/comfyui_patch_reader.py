@@ -20,6 +20,7 @@ from .comfyui_patch_form import (
     MODELS,
     NETWORK,
     TUPLES,
+    check_strength,
     check_values,
     offset_of,
     refuse_too_deep,
@@ -109,6 +110,7 @@ class _Reader:
             else:
                 values = [_tensor(each, self._set.tensors) if isinstance(each, bytes) else each for each in values]
                 check_values(kind, values)
+                check_strength(kind, values, strengths[0])
                 shape = fitted(kind, values, offset, shape)
                 value = _value(kind, values)
             made.append((strengths[0], value, strengths[1], offset, _function(function)))
@@ -169,6 +171,9 @@ def _tensor(name: bytes, tensors: Mapping[bytes, torch.Tensor]) -> torch.Tensor:
 
 
 def _value(kind: str, values: list[Any]) -> Any:
+    if kind == "pad":
+        # ComfyUI asks for its shape alone, since its strength is 0.
+        return ("diff", (torch.zeros(()).expand(values[0]), {"pad_weight": True}))
     if kind == "diff":
         return ("diff", (values[0], {"pad_weight": True}) if values[1] else (values[0],))
     if kind in TUPLES:

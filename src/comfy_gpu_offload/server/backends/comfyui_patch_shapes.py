@@ -38,6 +38,10 @@ class NotDataError(Exception):
         self.remedy = remedy
 
 
+class MisfitError(NotDataError):
+    """A patch that does not fit its weight."""
+
+
 def part_of(shape: Shape, offset: Offset | None) -> Shape:
     """The shape of the part of a weight that a patch with this offset is for.
 
@@ -64,7 +68,7 @@ def fitted(kind: str, values: list[Any], offset: Offset | None, shape: Shape) ->
     result = _grown(kind, values, part_of(shape, offset))
     dora = values[_DORA[kind]] if kind in _DORA else None
     if not _fits(kind, values, result) or (dora is not None and not _spreads(dora, result)):
-        raise NotDataError(
+        raise MisfitError(
             f"weight patches of the kind {kind} that do not fit this model's weights (a LoRA for another one?)"
         )
     return result if offset is None else shape
@@ -77,6 +81,8 @@ def _grown(kind: str, values: list[Any], shape: Shape) -> Shape:
         wanted = tuple(values[5])
     elif kind == "diff" and values[1]:
         wanted = tuple(values[0].shape)
+    elif kind == "pad":
+        wanted = tuple(values[0])
     larger = len(wanted) == len(shape) and all(map(int.__ge__, wanted, shape))
     # Nothing that is needed grows a weight a hundredfold.
     return wanted if larger and math.prod(wanted) <= 100 * math.prod(shape) else shape
@@ -173,7 +179,8 @@ def _oft(values: list[Any], shape: Shape) -> bool:
 def _boft(values: list[Any], shape: Shape) -> bool:
     blocks, rescale = values[0], values[1]
     square = blocks.dim() == 4 and blocks.shape[2] == blocks.shape[3] and blocks.shape[2] % 2 == 0
-    if not square or not shape or blocks.shape[1] * blocks.shape[2] != shape[0]:
+    # ComfyUI fails on one without alpha, and passes over it.
+    if values[2] is None or not square or not shape or blocks.shape[1] * blocks.shape[2] != shape[0]:
         return False
     return rescale is None or _spreads(rescale, shape)
 
@@ -185,7 +192,8 @@ _FITS: Mapping[str, Callable[[list[Any], Shape], bool]] = {
     "GLoRAAdapter": _glora,
     "OFTAdapter": _oft,
     "BOFTAdapter": _boft,
-    "diff": lambda values, shape: tuple(values[0].shape) == shape,
+    "diff": lambda values, shape: values[0] is None or tuple(values[0].shape) == shape,
+    "pad": lambda values, shape: tuple(values[0]) == shape,
     "model_as_lora": lambda values, shape: tuple(values[0].shape) == shape,
     "set": lambda values, shape: _spreads(values[0], shape),
 }

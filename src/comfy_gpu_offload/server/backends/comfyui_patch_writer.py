@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,15 @@ from .comfyui_patch_form import (
     MAX_MODELS,
     MERGE,
     MODELS,
+    NOTHING,
     TUPLES,
+    check_strength,
     check_values,
     offset_of,
     refuse_too_deep,
     shape_of,
 )
-from .comfyui_patch_shapes import NotDataError, Offset, Shape, fitted, part_of
+from .comfyui_patch_shapes import MisfitError, NotDataError, Offset, Shape, fitted, part_of
 
 
 @dataclass(frozen=True)
@@ -39,50 +41,100 @@ class ModelWeight:
     shape: Shape
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A patch that does not fit its weight, and that ComfyUI passes over.
+
+    Attributes:
+        key: the weight's, in the model that has it: a second one's, in a merge.
+        value: the patch's, as ComfyUI has it.
+        error: what is wrong with it.
+    """
+
+    key: str
+    value: Any
+    error: MisfitError
+
+
 @dataclass
 class PatchData:
     """Patches as data: see `client.weight_patches`.
 
     Attributes:
         unlike: how many merges are with a weight of another shape, which ComfyUI does not add.
+        left_out: patches in whose place there is one that adds nothing.
+        grown: by key the shapes of weights that the patches make larger.
     """
 
     template: dict[str, Any] = field(default_factory=dict)
     strengths: list[tuple[float, float]] = field(default_factory=list)
     tensors: dict[bytes, torch.Tensor] = field(default_factory=dict)
     unlike: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+    grown: dict[str, Shape] = field(default_factory=dict)
+
+
+@dataclass
+class Reading:
+    """What was found among weight patches.
+
+    Attributes:
+        refused: each kind of thing that cannot travel, and on how many layers it is.
+        left_out: as in `PatchData`.
+    """
+
+    refused: list[tuple[NotDataError, int]]
+    left_out: list[LeftOut]
 
 
 # Finds what the first element of a merge stands for; raises NotDataError where it can be no part of one.
 WeightOf = Callable[[Any], ModelWeight]
 Digest = Callable[[torch.Tensor], bytes]
+# Of a weight's key, a patch that does not fit it, and the shape of what the patch is for: the shape that ComfyUI
+# leaves that in where it passes over the patch, or None where it does not.
+PassedOver = Callable[[str, Any, Shape], Shape | None]
+
+
+def none_is_passed_over(*_: Any) -> Shape | None:
+    """Stand for a `PassedOver` where ComfyUI is not asked."""
+    return None
 
 
 def to_data(
-    patches: Mapping[str, Sequence[Any]], shapes: Mapping[str, Shape], digest: Digest, weight_of: WeightOf
+    patches: Mapping[str, Sequence[Any]],
+    shapes: Mapping[str, Shape],
+    digest: Digest,
+    weight_of: WeightOf,
+    passed_over: PassedOver = none_is_passed_over,
 ) -> PatchData:
-    """`patcher.patches` as data. Call it where `refused` finds nothing.
+    """Return `patcher.patches` as data. Call it where `read` finds nothing to refuse.
 
     Args:
         shapes: of each of the model's keys.
         digest: names a tensor by its content.
-        weight_of: see there.
+        weight_of, passed_over: see there.
     """
-    writer = _Writer(digest, weight_of)
+    writer = _Writer(digest, weight_of, passed_over)
     data = writer.data
     for key, listed in patches.items():
-        data.template[key], _ = writer.entries(key, listed, shape_of(key, shapes))
+        was = shape_of(key, shapes)
+        data.template[key], shape = writer.entries(key, listed, was)
+        if shape != was:
+            data.grown[key] = shape
     if writer.models:
         data.template[MODELS] = [list(model) for model in writer.models]
     data.strengths = list(writer.positions)
     return data
 
 
-def refused(
-    patches: Mapping[str, Sequence[Any]], shapes: Mapping[str, Shape], weight_of: WeightOf
-) -> Iterator[tuple[NotDataError, int]]:
-    """Each kind of thing among weight patches that cannot travel, and on how many layers it is."""
-    writer = _Writer(lambda _: b"", weight_of)
+def read(
+    patches: Mapping[str, Sequence[Any]],
+    shapes: Mapping[str, Shape],
+    weight_of: WeightOf,
+    passed_over: PassedOver = none_is_passed_over,
+) -> Reading:
+    """Return what among weight patches cannot travel, and what ComfyUI passes over."""
+    writer = _Writer(lambda _: b"", weight_of, passed_over)
     found: Counter[str] = Counter()
     first: dict[str, NotDataError] = {}
     for key, listed in patches.items():
@@ -91,19 +143,19 @@ def refused(
         except NotDataError as error:
             found[str(error)] += 1
             first.setdefault(str(error), error)
-    for what, count in found.items():
-        yield first[what], count
+    return Reading([(first[what], count) for what, count in found.items()], writer.data.left_out)
 
 
 class _Writer:
     """Makes entries of a template; what they share is in `data`, `models` and `positions`."""
 
-    def __init__(self, digest: Digest, weight_of: WeightOf) -> None:
+    def __init__(self, digest: Digest, weight_of: WeightOf, passed_over: PassedOver) -> None:
         self.data = PatchData()
         self.models: dict[tuple[str, str, str], int] = {}
         self.positions: dict[tuple[float, float], int] = {}
         self._digest = digest
         self._weight_of = weight_of
+        self._passed_over = passed_over
 
     def entries(
         self, key: str, listed: Sequence[Any], shape: Shape, depth: int = 0
@@ -121,11 +173,26 @@ class _Writer:
             else:
                 kind, values = _kind_of(value)
                 check_values(kind, values)
-                shape = fitted(kind, values, offset, shape)
+                check_strength(kind, values, strengths[0])
+                try:
+                    shape = fitted(kind, values, offset, shape)
+                except MisfitError as error:
+                    kind, values = self._in_place_of(key, patch, part_of(shape, offset), error)
+                    strengths, function = (0.0, strengths[1]), None
+                    shape = fitted(kind, values, offset, shape)
                 values = [_named(each, self._digest, self.data.tensors) for each in values]
             position = self.positions.setdefault(strengths, len(self.positions))
             made.append([position, kind, values, None if offset is None else list(offset), function])
         return made, shape
+
+    def _in_place_of(self, key: str, patch: Any, part: Shape, error: MisfitError) -> tuple[str, list[Any]]:
+        """Return what does to a weight what ComfyUI does before it passes over a patch."""
+        left = self._passed_over(key, patch, part)
+        if left is None:
+            raise error
+        self.data.left_out.append(LeftOut(key, patch[1], error))
+        # What is made of a part of a weight is not put back.
+        return NOTHING if left == part or patch[3] is not None else ("pad", [left])
 
     def _merge(self, key: str, value: list[Any], into: Shape, depth: int) -> list[Any]:
         refuse_too_deep(depth)

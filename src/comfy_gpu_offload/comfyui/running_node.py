@@ -1,0 +1,64 @@
+"""Which node of a prompt runs at the moment, for messages: where its weight patches are from."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import folder_paths
+
+_LORAS = "loras"
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """A node as the prompt has it.
+
+    Attributes:
+        kind: its class's name in ComfyUI.
+    """
+
+    id: str
+    kind: str
+    inputs: Mapping[str, Any]
+
+    @property
+    def files(self) -> list[str]:
+        """The LoRA files that its inputs name, which nodes of packs keep in dicts."""
+        known = frozenset(folder_paths.get_filename_list(_LORAS))
+        return list(dict.fromkeys(text for text in _texts(self.inputs) if text in known))
+
+    def __str__(self) -> str:
+        return f"{self.kind} (node {self.id})"
+
+
+def running_node() -> RunningNode | None:
+    """Return the node that runs on this thread; None where there is none, or no server that has its prompt."""
+    instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
+    queue = getattr(instance, "prompt_queue", None)
+    context = importlib.import_module("comfy_execution.utils").get_executing_context()
+    if queue is None or context is None:
+        return None
+    for _, prompt_id, prompt, *_ in list(queue.currently_running.values()):
+        node = prompt.get(context.node_id) if prompt_id == context.prompt_id else None
+        if node is not None:
+            return RunningNode(context.node_id, str(node["class_type"]), node["inputs"])
+    return None
+
+
+def patches_of() -> str:
+    """Return what the patches of the node that runs are from: its LoRA's file, the node, or ""."""
+    node = running_node()
+    if node is None:
+        return ""
+    return " or ".join(node.files[:3]) or str(node)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
