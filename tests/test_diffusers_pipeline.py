@@ -31,6 +31,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_num_groups=8,
     )
     unet.save_pretrained(folder / "unet")
+    conditioned = diffusers.UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+    )
+    conditioned.save_pretrained(folder / "conditioned")
     return folder
 
 
@@ -72,3 +83,41 @@ def test_every_way_to_call_a_network_gives_what_the_local_one_gives(session: Ses
         assert torch.equal(remote(sample=x, timestep=torch.tensor(10)).sample, expected)
     assert remote.config.in_channels == local.config.in_channels
     assert remote.dtype is local.dtype
+
+
+@torch.inference_mode()
+def picture_from_picture(unet: Any, vae: Any, dtype: torch.dtype) -> torch.Tensor:
+    """What a pipeline does from a picture: `[1, 3, 32, 32]`, encoded, half noised, denoised and decoded.
+
+    A picture as Pillow has it lies with its channels last in memory, and so then does its latent.
+    """
+    generator = torch.Generator().manual_seed(11)
+    picture = torch.rand(1, 32, 32, 3, generator=generator).permute(0, 3, 1, 2).to(dtype)
+    scheduler = diffusers.DDIMScheduler()
+    scheduler.set_timesteps(6)
+    latent = vae.encode(picture).latent_dist.mode()
+    assert not latent.is_contiguous()
+    noise = torch.randn(latent.shape, generator=generator).to(dtype)
+    context = torch.randn(2, 7, 32, generator=generator).to(dtype)
+    latent = scheduler.add_noise(latent, noise, scheduler.timesteps[2:3])
+    for timestep in scheduler.timesteps[2:]:
+        guess = unet(torch.cat([latent] * 2), timestep, encoder_hidden_states=context, return_dict=False)[0]
+        without, with_text = guess.chunk(2)
+        latent = scheduler.step(without + 4.0 * (with_text - without), timestep, latent).prev_sample
+    decoded: torch.Tensor = vae.decode(latent).sample
+    return decoded
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_picture_drawn_from_a_picture_is_the_local_one(
+    session: Session, models: Path, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(3)
+    vae = diffusers.AutoencoderKL(block_out_channels=(16,), norm_num_groups=8, sample_size=32).to(dtype).eval()
+    kind = diffusers.UNet2DConditionModel
+    local = kind.from_pretrained(models / "conditioned", torch_dtype=dtype, low_cpu_mem_usage=False)
+    remote = session.model("conditioned", str(dtype).removeprefix("torch."))
+    expected = picture_from_picture(local, vae, dtype)
+    assert torch.equal(picture_from_picture(remote, vae, dtype), expected)
+    assert remote.calls == 4
+    assert expected.std() > 0.05

@@ -7,7 +7,7 @@ OffloadError
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
 ├── UnsupportedCodecError  the worker cannot read what the compression asked for makes; says what it can
 ├── RemoteMergeError       a model at the worker that is merged into one that is here
-├── RemoteWeightsError     weights at the worker that something here would read: to save or train them, say
+├── RemoteWeightsError     weights at the worker that something here would read or convert: to save them, say
 ├── RemoteControlNetError  a ControlNet at the worker that is used where it cannot work; says what to do
 ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
 ├── MessageError           a good frame that says something the protocol does not know

@@ -19,10 +19,19 @@ def test_it_covers_every_byte_the_dtype_and_the_shape() -> None:
     assert all(len(name) == DIGEST_BYTES for name in names)
 
 
-def test_it_depends_on_the_elements_and_not_on_how_they_lie() -> None:
+def test_it_covers_the_strides_and_not_the_memory_around() -> None:
     x = torch.randn(6, 8)
-    assert digest(x) == digest(x.t().contiguous().t())
-    assert digest(x[::2]) == digest(x[::2].clone())
+    ordered = x.t().contiguous().t()
+    assert torch.equal(x, ordered)
+    assert digest(x) != digest(ordered) == digest(ordered.clone())
+    assert digest(x[2:4]) == digest(x[2:4].clone())
+
+
+def test_the_memo_tells_one_large_content_in_two_orders_apart() -> None:
+    memo = DigestMemo()
+    x = torch.randn(200, 200)
+    ordered = x.t().contiguous().t()
+    assert memo.digest(x) == digest(x) != digest(ordered) == memo.digest(ordered)
 
 
 def test_the_memo_notices_writes_and_forgets_the_dead() -> None:

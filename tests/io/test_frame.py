@@ -68,6 +68,7 @@ def test_every_dtype_and_layout_comes_back_bit_for_bit(
     assert received.tensor is not None
     assert received.tensor.dtype == tensor.dtype
     assert received.tensor.shape == tensor.shape
+    assert received.tensor.stride() == tensor.stride()
     assert bits(received.tensor) == bits(tensor)
 
 
@@ -122,6 +123,15 @@ def test_decoding_raw_copies_nothing_and_the_first_tensor_is_aligned(dtype: torc
     size = 64 * 96 * dtype.itemsize
     assert places == [frame.size_bytes - 2 * size, frame.size_bytes - size]
     assert (start + places[0]) % ALIGNMENT == 0
+
+
+def test_decoding_copies_what_is_strided_once() -> None:
+    frame = encode({}, None, [Part("x", torch.randn(64, 96).t())]).joined()
+    with Copies() as copies:
+        (received,) = decode(frame).tensors
+    assert copies.count == 1
+    assert received.tensor is not None
+    assert received.tensor.stride() == received.strides == (1, 96)
 
 
 def test_data_begins_aligned_and_wider_dtypes_come_first() -> None:
@@ -262,6 +272,14 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("bad_shape", build([row(shape=[True])])),
     ("bad_shape", build([row(shape=[1] * 9)])),
     ("bad_shape", build([row(shape=[1 << 40, 1 << 40])])),
+    ("bad_strides", build([row(strides=4)], GOOD)),
+    ("bad_strides", build([row(strides=[1, 1])], GOOD)),
+    ("bad_strides", build([row(strides=[-1])], GOOD)),
+    ("bad_strides", build([row(strides=[1.0])], GOOD)),
+    ("bad_strides", build([row(strides=[True])], GOOD)),
+    ("bad_strides", build([row(strides=[1 << 62])], GOOD)),
+    ("bad_strides", build([row(strides=[1 << 40])], GOOD)),
+    ("bad_strides", build([row(shape=[0], strides=[1])], GOOD)),
     ("bad_digest", build([row(digest=b"short")])),
     ("bad_digest", build([row(digest="x" * 32)])),
     ("unknown_codec", build([row(codec="middle-out")])),
@@ -359,7 +377,12 @@ ROWS = st.fixed_dictionaries(
         "dtype": PLAIN | st.sampled_from(sorted(DTYPES)),
         "shape": PLAIN | st.lists(st.integers(0, 9)),
     },
-    optional={"codec": PLAIN | st.sampled_from(codecs.names()), "digest": PLAIN, "parameters": PLAIN},
+    optional={
+        "codec": PLAIN | st.sampled_from(codecs.names()),
+        "digest": PLAIN,
+        "parameters": PLAIN,
+        "strides": PLAIN | st.lists(st.integers(0, 9)),
+    },
 )
 
 
@@ -411,7 +434,7 @@ def test_lengths_are_checked_before_anything_is_allocated() -> None:
     claims = [
         frame
         for name, frame in MALFORMED
-        if name in {"frame_too_large", "tensors_too_large", "bad_shape", "truncated"}
+        if name in {"frame_too_large", "tensors_too_large", "bad_shape", "bad_strides", "truncated"}
     ]
     tracemalloc.start()
     for frame in claims:
@@ -420,6 +443,15 @@ def test_lengths_are_checked_before_anything_is_allocated() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_memory_between_a_tensors_elements_counts() -> None:
+    frame = build([row(strides=[1 << 19])], GOOD)
+    (received,) = decode(frame).tensors
+    assert received.tensor is not None
+    assert received.tensor.untyped_storage().nbytes() == (3 << 19) + 1
+    with pytest.raises(FrameError, match="tensors_too_large"):
+        decode(frame, LIMITS)
 
 
 def test_a_frames_size_is_known_from_its_first_bytes() -> None:

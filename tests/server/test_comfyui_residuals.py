@@ -43,6 +43,21 @@ def test_equal_tensors_and_equal_rows_travel_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_residuals_keep_their_order_in_memory(copies: int) -> None:
+    part = torch.randn(1, 3, 4, 5)
+    orders = {
+        "plain": part.repeat(copies, 1, 1, 1),
+        "channels last": part.repeat(copies, 1, 1, 1).to(memory_format=torch.channels_last),
+        "batch last": part.repeat(copies, 1, 1, 1).permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+        "a slice": torch.cat([part, part], 1).repeat(copies, 1, 1, 1)[:, 2:5],
+    }
+    data, _ = to_data({"output": list(orders.values())}, torch.float32)
+    for sent, came in zip(orders.values(), from_data(over_the_wire(data))["output"], strict=True):
+        assert torch.equal(sent, came)
+        assert sent.stride() == came.stride()
+
+
 def test_zeros_of_two_signs_are_two() -> None:
     zeros = torch.zeros(1, 4)
     data, size_bytes = to_data({"output": [zeros, -zeros]})

@@ -10,6 +10,7 @@ import torch
 from ..errors import UnsupportedValueError
 from ..io import codecs
 from ..io.buffers import aligned
+from ..io.strides import moved
 from ..io.tree import PackedTree, Tree, map_tensors
 from ..protocol.envelope import Envelope
 from ..protocol.messages import FaultCode, Forward, Result, SampleJob
@@ -79,7 +80,7 @@ class Call:
 
     def value_of(self, reply: Envelope) -> Tree:
         """The tree of its reply, with the tensors where they are wanted."""
-        return map_tensors(reply.unpack(), lambda tensor: aligned(tensor.to(self.device)))
+        return map_tensors(reply.unpack(), lambda tensor: aligned(moved(tensor, self.device)))
 
     def finish(self, result: Result, decode_s: float) -> CallTimings:
         worker = result.timings

@@ -12,7 +12,7 @@ import torch
 from ..errors import ConnectError, HttpStatusError, MessageError, NoWorkerError, TooLargeError, TransportError
 from ..io import codecs
 from ..io.frame import EncodedFrame
-from ..protocol import history
+from ..protocol.abilities import ABILITIES
 from ..protocol.envelope import seal
 from ..protocol.messages import FaultCode, Hello, ModelDescription, ModelRef, Welcome
 from ..transport.base import Check, Timeouts, Transport
@@ -104,7 +104,7 @@ class Handshake:
             package=__version__,
             torch=torch.__version__,
             comfyui=self._options.comfyui,
-            codecs=(*codecs.names(), history.NAME),
+            codecs=(*codecs.names(), *ABILITIES),
             model=ref,
         )
         reply = self._transport.exchange("hello", seal(hello), timeouts, check)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import MessageError
-from ..io.buffers import tensor_bytes, tensor_from
-from ..io.dtypes import DTYPES
+from ..io.buffers import tensor_bytes
 from ..protocol.envelope import Envelope
-from ..protocol.history import Call, Encoded, History
+from ..protocol.history import Call, Encoded, History, tensor_of
 from ..protocol.latent import Layout, Tensor, layout_of
 from ..protocol.messages import Coded, Prediction
 
@@ -213,6 +212,6 @@ class Tracked:
         if self.message is None or first is None or first.tensor is None or first.dtype != torch.uint8:
             raise MessageError("a predicted reply that was not asked for, or is not of its form")
         data = self._run.history.decode_output(self._call, coded, tensor_bytes(first.tensor))
-        dtype = DTYPES[coded.dtype]
-        made = first._replace(dtype=dtype, shape=coded.shape, tensor=tensor_from(data, dtype, coded.shape))
+        tensor = tensor_of(coded, data)
+        made = first._replace(dtype=tensor.dtype, shape=coded.shape, tensor=tensor, strides=coded.strides)
         return replace(reply, tensors=(made, *reply.tensors[1:]))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
 
+from ..errors import RemoteWeightsError
 from ..io.tree import Record, Tree, first_tensor
 from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
@@ -17,7 +19,11 @@ from .plan import Plan, RunShape, compute_of
 from .timings import CallTimings
 from .weight_patches import HookPatches, WeightPatches
 
+logger = logging.getLogger(__name__)
+
 _TIMINGS_KEPT = 4096
+# Of convolutions' weights: what memory formats are for.
+_OF_A_WEIGHT = ((1, 2, 2, 2), (1, 2, 2, 2, 2))
 # Told of a run's progress: steps done, steps in all, and now and then an encoded picture of the run so far.
 OnProgress = Callable[[int, int, bytes | None], None]
 
@@ -189,6 +195,27 @@ class RemoteModel(nn.Module):
     def device(self) -> torch.device:
         """Where this module was moved to; the weights are on the worker's device."""
         return self.get_buffer("_anchor").device
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move this module: what `.to`, `.half` and their kin do, of a module that holds this one too.
+
+        Raises:
+            RemoteWeightsError: they would put the weights, which are at the worker, into another memory format.
+        """
+        name = self.description.ref.name
+        for sizes in _OF_A_WEIGHT:
+            with suppress(RuntimeError):  # torch has each memory format for one rank alone
+                if not fn(torch.empty(sizes, dtype=self.dtype, device="cpu")).is_contiguous():
+                    raise RemoteWeightsError(name, "to put them into another memory format")
+        dtype = fn(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
+        if dtype is not self.dtype:
+            logger.warning(
+                "%r is converted to %s here, and computes in %s at the worker as before: load it with "
+                "weight_dtype=%r there.",
+                *(name, dtype, self.dtype, str(dtype).removeprefix("torch.")),
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @property
     def dtype(self) -> torch.dtype:

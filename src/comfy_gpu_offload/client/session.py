@@ -13,6 +13,7 @@ import torch
 from ..errors import ExchangeTimeoutError, OffloadError
 from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
+from ..protocol.abilities import STRIDES
 from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
@@ -21,6 +22,7 @@ from .forward_calls import ForwardCalls
 from .handshake import Handshake
 from .link import Link
 from .options import SessionOptions
+from .plain_tensors import plain_tensors
 from .plan import Plan, Planner, RunShape
 from .recurrence import Recurrence
 from .remote_model import OnProgress, RemoteModel
@@ -155,7 +157,7 @@ class Session:
         """
         self._ways.measure_now_and_then(check)
         started = perf_counter()
-        packed, host = _travelling(pack_call(args, kwargs))
+        packed, host = self._travelling(pack_call(args, kwargs))
         way = self._ways.begin(host)
         codec = self._ways.codec_for(way)
         message = Forward(
@@ -166,6 +168,7 @@ class Session:
             reply_codec=codec.name,
             patches=None if patches is None else patches.ref,
             hooks=None if hooks is None else hooks.ref,
+            reply_strides=self._knows(STRIDES) or None,
         )
         call = Call(message, packed, host, device or _CPU, codec, patches, way, hooks)
         call.tracked = self._ways.track(call)
@@ -203,7 +206,7 @@ class Session:
             WorkerFaultError: the worker refused, or the model failed.
         """
         started = perf_counter()
-        packed, host = _travelling(pack(job, "job"))
+        packed, host = self._travelling(pack(job, "job"))
         codec = self._ways.codec
         message = SampleJob(
             request=secrets.token_hex(16),
@@ -212,6 +215,7 @@ class Session:
             fingerprint=fingerprint,
             reply_codec=codec.name,
             patches=None if patches is None else patches.ref,
+            reply_strides=self._knows(STRIDES) or None,
             **fields,
         )
         call = Call(message, packed, host, device or _CPU, codec, patches)
@@ -229,8 +233,11 @@ class Session:
         if call.tracked is not None:
             call.tracked.abandon()
 
+    def _travelling(self, packed: PackedTree) -> tuple[PackedTree, tuple[torch.Tensor, ...]]:
+        """Return what travels, and its tensors on the CPU."""
+        refuse_gradients(packed)
+        host = tuple([on_host(tensor) for tensor in packed.tensors])
+        return packed, host if self._knows(STRIDES) else plain_tensors(packed, host)
 
-def _travelling(packed: PackedTree) -> tuple[PackedTree, tuple[torch.Tensor, ...]]:
-    """What travels, and its tensors on the CPU."""
-    refuse_gradients(packed)
-    return packed, tuple([on_host(tensor) for tensor in packed.tensors])
+    def _knows(self, ability: str) -> bool:
+        return ability in self.welcome.codecs

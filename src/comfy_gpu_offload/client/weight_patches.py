@@ -13,8 +13,10 @@ import torch
 
 from ..errors import MessageError, WorkerFaultError
 from ..io import codecs
+from ..io.buffers import on_host
 from ..io.digests import digest, skeleton_digest
 from ..io.frame import EncodedFrame, Part
+from ..io.strides import strides_of
 from ..io.tree import pack
 from ..protocol.envelope import Envelope, seal, seal_parts
 from ..protocol.messages import Define, Fault, FaultCode, HookRef, PatchRef, Store, Stored, WholeTensor, expect
@@ -187,13 +189,15 @@ class PatchUploads:
 
     def _put_large(self, pipeline: Pipeline, name: bytes, tensor: torch.Tensor, progress: _Progress) -> None:
         """Sends one in parts, those that are not there yet; after the last one the worker puts them together."""
-        flat = tensor.detach().cpu().contiguous().view(-1)
+        tensor = on_host(tensor)
+        flat = tensor.reshape(-1)  # row-major, whatever the strides
         named = [(digest(part), part) for part in torch.split(flat, PART_BYTES // flat.itemsize)]
         cuts = dict(named)  # equal parts travel once
         whole = WholeTensor(
             digest=name,
             dtype=str(tensor.dtype).removeprefix("torch."),
             shape=tuple(tensor.shape),
+            strides=strides_of(tensor),
             parts=tuple(part for part, _ in named),
         )
         join = seal(Store(client=self._client, whole=whole))

@@ -98,8 +98,11 @@ def _inputs(control: RemoteControl, dtype: torch.dtype, sent: list[torch.Tensor]
 
 
 def _same(known: torch.Tensor, made: torch.Tensor) -> bool:
-    alike = (known.dtype, known.shape, known.device) == (made.dtype, made.shape, made.device)
-    return alike and torch.equal(known, made)
+    return _form(known) == _form(made) and torch.equal(known, made)
+
+
+def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.device
 
 
 def _computes_in(dtype: torch.dtype) -> bool:

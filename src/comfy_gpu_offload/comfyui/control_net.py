@@ -13,6 +13,7 @@ import torch
 
 from ..client.remote_model import RemoteModel
 from ..errors import MessageError, RemoteControlNetError
+from ..io.buffers import on_host
 from ..server.backends.comfyui_control_data import PREFIX, PREPROCESSING, pack_hint
 from .control import RemoteControl, chain_of
 from .stand_in import RemoteDiffusionModel
@@ -88,8 +89,8 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
         # ControlBase keeps a VAE where this is not None, and warns where none was given.
         self.latent_format = self.facts if self.facts.needs_vae else None
         self._model_sampling: Any = None
-        self._image: tuple[torch.Tensor, bool] | None = None
-        self._encoded: dict[tuple[int, int], tuple[torch.Tensor, bool]] = {}
+        self._image: torch.Tensor | None = None
+        self._encoded: dict[tuple[int, int], torch.Tensor] = {}
 
     def copy(self) -> RemoteControlNet:
         """Another one of the same network, as Apply nodes make for each use."""
@@ -165,24 +166,23 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
             )
         if self.cond_hint_original is None:
             raise RemoteControlNetError("The ControlNet has no picture: connect it to Apply ControlNet.")
-        hint, channels_last = self._encode(width, height) if self.facts.needs_vae else self._pack()
+        hint = self._encode(width, height) if self.facts.needs_vae else self._pack()
         return {
             "net": self.remote.description.ref.name.removeprefix(PREFIX),
             "fingerprint": self.remote.description.fingerprint,
             "strength": float(self.strength),
             "control_type": self.extra_args.get("control_type"),
             "hint": hint,
-            "channels_last": channels_last,
             "encoded": self.facts.needs_vae,
-            "masks": [mask.detach().cpu() for mask in self.extra_concat_orig],
+            "masks": [on_host(mask) for mask in self.extra_concat_orig],
         }
 
-    def _pack(self) -> tuple[torch.Tensor, bool]:
+    def _pack(self) -> torch.Tensor:
         if self._image is None:
             self._image = pack_hint(self.cond_hint_original)
         return self._image
 
-    def _encode(self, width: int, height: int) -> tuple[torch.Tensor, bool]:
+    def _encode(self, width: int, height: int) -> torch.Tensor:
         """As `comfy.controlnet.ControlNet.get_control` does; the worker goes on from the VAE's latent."""
         if self.vae is None:
             raise RemoteControlNetError("This ControlNet needs a VAE: connect one to Apply ControlNet.")

@@ -13,6 +13,7 @@ import torch
 
 from ..client.weight_patches import OnUpload, WeightPatches
 from ..errors import Obstacle
+from ..io.buffers import on_host
 from ..io.digests import digest, sample
 from ..server.backends.comfyui_patch_shapes import NotDataError
 from ..server.backends.comfyui_patch_writer import ModelWeight, PatchData, read, to_data
@@ -41,13 +42,13 @@ class _Digests:
 
     def __call__(self, tensor: torch.Tensor) -> bytes:
         """Its digest."""
-        on_host = tensor.detach().cpu()
-        seen, key = sample(on_host), id(tensor)
+        here = on_host(tensor)
+        seen, key = sample(here), id(tensor)
         with self._lock:
             found = self._known.get(key)
         if found is not None and found[0]() is tensor and found[1] == seen:
             return found[2]
-        value = digest(on_host)
+        value = digest(here)
         forget = weakref.ref(tensor, lambda _, key=key: self._known.pop(key, None))  # type: ignore[misc]
         with self._lock:
             self._known[key] = (forget, seen, value)

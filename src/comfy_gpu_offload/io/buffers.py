@@ -8,10 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .strides import copied, moved
+
 Buffer = bytes | bytearray | memoryview
 
 # Of torch's own CPU allocations (c10/core/alignment.h).
 ALIGNMENT = 64
+_CPU = torch.device("cpu")
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
@@ -29,7 +32,7 @@ def tensor_from(buffer: memoryview, dtype: torch.dtype, shape: Sequence[int]) ->
     """A tensor of `dtype` and `shape` over `buffer`, which must be writable: the two share memory."""
     count = math.prod(shape)
     if count == 0:
-        return torch.empty(tuple(shape), dtype=dtype)
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
     flat = torch.frombuffer(buffer, dtype=dtype, count=count)
     return flat if len(shape) == 1 else flat.view(tuple(shape))
 
@@ -37,12 +40,12 @@ def tensor_from(buffer: memoryview, dtype: torch.dtype, shape: Sequence[int]) ->
 def allocate(size_bytes: int) -> memoryview:
     """A writable buffer of `size_bytes`, its contents undefined, aligned as torch aligns its tensors."""
     # torch gives 64-byte alignment and, unlike bytearray, does not clear the memory first.
-    return _view(torch.empty(size_bytes, dtype=torch.uint8))
+    return _view(torch.empty(size_bytes, dtype=torch.uint8, device="cpu"))  # whatever the user's default device is
 
 
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's values on the CPU, without its history: itself, where it has none and is there."""
-    return tensor if tensor.is_cpu and not tensor.requires_grad else tensor.detach().cpu()
+    """Return the tensor on the CPU with the strides it has, without its history: itself, where it has none."""
+    return tensor if tensor.is_cpu and not tensor.requires_grad else moved(tensor.detach(), _CPU)
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -52,7 +55,7 @@ def aligned(tensor: torch.Tensor) -> torch.Tensor:
     bit with the alignment of their operands.
     """
     misaligned = tensor.is_cpu and tensor.data_ptr() % ALIGNMENT != 0
-    return tensor.clone() if misaligned else tensor
+    return copied(tensor) if misaligned else tensor
 
 
 class _Memory:

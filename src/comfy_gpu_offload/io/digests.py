@@ -15,6 +15,7 @@ import xxhash
 
 from .buffers import tensor_bytes
 from .dtypes import NAMES
+from .strides import strides_of
 
 DIGEST_BYTES = 32
 _SAMPLES = 16
@@ -25,12 +26,12 @@ _CONTENTS_KEPT = 256
 
 
 def digest(tensor: torch.Tensor) -> bytes:
-    """SHA-256 over dtype, shape and every byte of the data; 32 bytes.
+    """Return SHA-256 over dtype, shape, strides where they are not plain, and every byte of the data; 32 bytes.
 
     Cryptographic, because a worker shares its store among clients: a name that could be forged would let one
     client's tensor stand for another's.
     """
-    sha = hashlib.sha256(f"{NAMES[tensor.dtype]}{tuple(tensor.shape)}".encode())
+    sha = hashlib.sha256(f"{NAMES[tensor.dtype]}{tuple(tensor.shape)}{strides_of(tensor) or ''}".encode())
     sha.update(tensor_bytes(tensor))
     return sha.digest()
 
@@ -49,7 +50,7 @@ class DigestMemo:
 
     def __init__(self) -> None:
         self._memo: dict[int, tuple[weakref.ref[torch.Tensor], int, bytes]] = {}
-        self._contents: OrderedDict[tuple[bytes, torch.dtype, tuple[int, ...]], bytes] = OrderedDict()
+        self._contents: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
         self._seed = secrets.randbits(64)
 
     def digest(self, tensor: torch.Tensor) -> bytes:
@@ -71,7 +72,7 @@ class DigestMemo:
         if tensor.nbytes < _LARGE_BYTES:
             return digest(tensor)
         seen = xxhash.xxh3_128_digest(tensor_bytes(tensor), self._seed)
-        key = (seen, tensor.dtype, tuple(tensor.shape))
+        key = (seen, tensor.dtype, tuple(tensor.shape), strides_of(tensor))
         value = self._contents.get(key)
         if value is None:
             value = self._contents[key] = digest(tensor)

@@ -25,6 +25,7 @@ from .dtypes import NAMES
 from .header import Row, Slot, layout, outline, packed_header, read_message
 from .limits import DEFAULT_LIMITS, FrameLimits
 from .section import section_head, split_section
+from .strides import Strides, strides_of, with_strides
 
 __all__ = [
     "ALTERED",
@@ -67,13 +68,14 @@ class Part(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A tensor out of a frame; `tensor` is None when only its digest travelled."""
+    """A tensor out of a frame; `tensor` is None when only its digest travelled, `strides` where they are plain."""
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     digest: bytes | None
     tensor: torch.Tensor | None
+    strides: Strides | None = None
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,14 @@ def encode(
 
 def _stored(part: Part, codec: codecs.Codec | codecs.Chooser) -> tuple[Row, Buffer]:
     name, tensor, digest, held = part
-    dtype_name, shape = NAMES[tensor.dtype], tuple(tensor.shape)
+    dtype_name, shape, strides = NAMES[tensor.dtype], tuple(tensor.shape), strides_of(tensor)
     if held:
-        return Row(name, dtype_name, shape, digest, None), b""
+        return Row(name, dtype_name, shape, digest, None, strides=strides), b""
     data = tensor_bytes(tensor)
     # What goes by its digest is kept under it, and must be what the digest says.
     used, payload = codecs.encode(codec, data, dtype_name, shape, exact=digest is not None)
     parameters = () if used is codecs.RAW else tuple(codecs.parameters(used).items())
-    return Row(name, dtype_name, shape, digest, used.name, parameters, len(payload)), payload
+    return Row(name, dtype_name, shape, digest, used.name, parameters, len(payload), strides), payload
 
 
 def frame_size(prelude: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> int:
@@ -152,7 +154,7 @@ def frame_size(prelude: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> int:
 
 
 def decode(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> DecodedFrame:
-    """What the frame in `buffer` says. Raw tensors share the buffer's memory.
+    """What the frame in `buffer` says. Raw tensors share the buffer's memory where their strides are plain.
 
     A read-only buffer is copied first, since torch has no read-only tensors.
 
@@ -175,14 +177,17 @@ def decode(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> DecodedFrame
 
 def _received(slot: Slot, data: memoryview) -> Received:
     if slot.codec is None:
-        return Received(slot.name, slot.dtype, slot.shape, slot.digest, None)
+        return Received(slot.name, slot.dtype, slot.shape, slot.digest, None, slot.strides)
     payload = data[slot.begin : slot.end]
     if slot.codec is not codecs.RAW:
         try:
             payload = slot.codec.decode(payload, slot.size_bytes, slot.dtype_name, slot.shape)
         except CodecError as error:
             raise FrameError("bad_payload", f"{slot.name!r:.80}: {error}") from error
-    return Received(slot.name, slot.dtype, slot.shape, slot.digest, tensor_from(payload, slot.dtype, slot.shape))
+    tensor = tensor_from(payload, slot.dtype, slot.shape)
+    if slot.strides is not None:
+        tensor = with_strides(tensor, slot.strides)
+    return Received(slot.name, slot.dtype, slot.shape, slot.digest, tensor, slot.strides)
 
 
 def _read_prelude(buffer: Buffer, limits: FrameLimits) -> tuple[int, int, int]:

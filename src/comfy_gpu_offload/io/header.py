@@ -20,6 +20,7 @@ from .digests import DIGEST_BYTES
 from .dtypes import DTYPES, stored_shape
 from .limits import FrameLimits
 from .section import Entry, Place, read_index, written_index
+from .strides import Strides, are_strides, span
 from .tree import MAX_NODES
 
 # A map of three, and its keys, as msgpack has them.
@@ -43,10 +44,14 @@ class Slot(NamedTuple):
     size_bytes: int
     begin: int = 0
     end: int = 0
+    strides: Strides | None = None
 
 
 class Row(NamedTuple):
-    """A tensor on its way into a frame. Without a codec, its data does not travel; else that many bytes do."""
+    """A tensor on its way into a frame. Without a codec, its data does not travel; else that many bytes do.
+
+    `strides`: None where they are plain.
+    """
 
     name: str
     dtype_name: str
@@ -55,6 +60,7 @@ class Row(NamedTuple):
     codec: str | None
     parameters: tuple[tuple[str, Any], ...] = ()
     stored_bytes: int = 0
+    strides: Strides | None = None
 
 
 class Layout(NamedTuple):
@@ -100,6 +106,8 @@ def _fields(row: Row) -> dict[str, Any]:
         fields["codec"] = row.codec
     if row.parameters:
         fields["parameters"] = dict(row.parameters)
+    if row.strides is not None:
+        fields["strides"] = row.strides
     return fields
 
 
@@ -230,13 +238,19 @@ def _read_table(table: list[Any], limits: FrameLimits) -> list[Slot]:
     rows = [_read_row(row, limits.rank) for row in table]
     if len({row.name for row in rows}) != len(rows):
         raise FrameError("repeated_tensor", "two tensors have the same name")
-    total = sum(row.size_bytes for row in rows)
+    total = sum(_memory_bytes(row) for row in rows)
     if total > limits.tensor_bytes:
         raise FrameError("tensors_too_large", f"{total} bytes, over the {limits.tensor_bytes} allowed")
     return rows
 
 
-_ROW_KEYS = {"name", "dtype", "shape", "digest", "codec", "parameters"}
+def _memory_bytes(slot: Slot) -> int:
+    if slot.strides is None or slot.codec is None:
+        return slot.size_bytes
+    return max(slot.size_bytes, span(slot.shape, slot.strides) * slot.dtype.itemsize)
+
+
+_ROW_KEYS = {"name", "dtype", "shape", "digest", "codec", "parameters", "strides"}
 
 
 def _read_row(row: Any, max_rank: int) -> Slot:
@@ -254,7 +268,8 @@ def _read_row(row: Any, max_rank: int) -> Slot:
     if codec is None and (digest is None or "parameters" in row):
         raise FrameError("bad_tensor", f"{name!r:.80} has neither data nor a digest alone")
     size_bytes = math.prod(shape) * DTYPES[dtype].itemsize if codec is not None else 0
-    return Slot(name, DTYPES[dtype], dtype, shape, digest, codec, size_bytes)
+    strides = _read_strides(name, row["strides"], shape, DTYPES[dtype].itemsize) if "strides" in row else None
+    return Slot(name, DTYPES[dtype], dtype, shape, digest, codec, size_bytes, strides=strides)
 
 
 def _read_shape(name: str, shape: Any, max_rank: int) -> tuple[int, ...]:
@@ -265,6 +280,13 @@ def _read_shape(name: str, shape: Any, max_rank: int) -> tuple[int, ...]:
     if not sizes_fit or math.prod(max(size, 1) for size in shape) >= 2**62:
         raise FrameError("bad_shape", f"{name!r:.80} has a dimension that is no size")
     return tuple(shape)
+
+
+def _read_strides(name: str, strides: Any, shape: tuple[int, ...], itemsize: int) -> Strides:
+    whole = isinstance(strides, list) and all(type(stride) is int for stride in strides)
+    if not whole or 0 in shape or not are_strides(shape, strides, itemsize):
+        raise FrameError("bad_strides", f"{name!r:.80} has strides that no tensor of its shape travels with")
+    return tuple(strides)
 
 
 def _read_codec(name: str, row: dict[str, Any]) -> codecs.Codec | None:

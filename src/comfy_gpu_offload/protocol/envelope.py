@@ -17,10 +17,11 @@ from ..io.frame import (
     decode,
     encode,
 )
+from ..io.strides import with_strides
 from .messages import PROTOCOL_VERSION, Message, parse
 
 # Fields that a side which does not know of them would refuse, even where there is nothing in them.
-_LEFT_OUT = ("prediction", "hooks", "skipped")
+_LEFT_OUT = ("prediction", "hooks", "skipped", "reply_strides")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,17 @@ def seal(
 ) -> EncodedFrame:
     """A frame of the message and a tree whose tensors all travel with their data."""
     packed = packed or tree.PackedTree(None)
-    parts = list(map(Part, packed.paths, packed.tensors))
-    return seal_parts(message, packed.skeleton, parts, codec)
+    return seal_parts(message, packed.skeleton, parts_of(packed), codec)
+
+
+def parts_of(packed: tree.PackedTree, strides: bool | None = True) -> list[Part]:
+    """Return the parts of a tree that all travel with their data, and with plain strides unless `strides`.
+
+    Args:
+        strides: whether the receiver knows of them; else the tensors must be on the CPU.
+    """
+    tensors = packed.tensors if strides else tuple(with_strides(tensor, None) for tensor in packed.tensors)
+    return list(map(Part, packed.paths, tensors))
 
 
 def seal_parts(

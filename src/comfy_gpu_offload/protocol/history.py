@@ -18,7 +18,9 @@ import xxhash
 from ..errors import CodecError
 from ..io import codecs, prediction
 from ..io.buffers import Buffer, allocate, tensor_from
+from ..io.dtypes import DTYPES
 from ..io.prediction import Column, Fit, Floats
+from ..io.strides import are_strides, with_strides
 from .latent import Layout, Mask, Tensor
 from .messages import Coded
 
@@ -55,6 +57,18 @@ class Encoded(NamedTuple):
     def tensor(self) -> torch.Tensor:
         """The payload as what a frame has in its place: bytes, in one dimension."""
         return tensor_from(memoryview(bytearray(self.payload)), torch.uint8, (len(self.payload),))
+
+
+def tensor_of(coded: Coded, data: memoryview) -> torch.Tensor:
+    """Return the tensor that `coded` announced, of `data` in row-major order.
+
+    Raises:
+        CodecError: no tensor of its shape travels with its strides.
+    """
+    dtype = DTYPES[coded.dtype]
+    if coded.strides is not None and not are_strides(coded.shape, coded.strides, dtype.itemsize):
+        raise CodecError("strides that are not of the shape announced")
+    return with_strides(tensor_from(data, dtype, coded.shape), coded.strides)
 
 
 @dataclass
@@ -338,6 +352,7 @@ def _coded(tensor: Tensor, coefficients: Sequence[Floats], payloads: Sequence[Bu
         coefficients=tuple(found.astype("<f4").tobytes() for found in coefficients),
         sizes=tuple(len(payload) for payload in payloads),
         digest=xxhash.xxh3_128_digest(tensor.data),
+        strides=tensor.strides,
     )
 
 

@@ -17,6 +17,7 @@ from ..io.buffers import tensor_bytes
 from ..io.codecs.copies import copies_in
 from ..io.dtypes import NAMES
 from ..io.prediction import Column
+from ..io.strides import Strides, strides_of
 
 MOST_PARTS: Final = 8
 """Into how many equal parts an input may fall: as many as `codecs.Planes` looks for."""
@@ -25,16 +26,17 @@ Mask = NDArray[np.bool_]
 
 
 class Tensor(NamedTuple):
-    """A tensor's bytes, its dtype as safetensors names it, and its shape."""
+    """A tensor's bytes in row-major order, its dtype as safetensors names it, its shape; strides if not plain."""
 
     data: memoryview
     dtype: str
     shape: tuple[int, ...]
+    strides: Strides | None = None
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Tensor:
         """Torch's tensor, whose memory it shares where that is contiguous and on the CPU."""
-        return cls(tensor_bytes(tensor), NAMES.get(tensor.dtype, ""), tuple(tensor.shape))
+        return cls(tensor_bytes(tensor), NAMES.get(tensor.dtype, ""), tuple(tensor.shape), strides_of(tensor))
 
     def falls_into(self, parts: int) -> bool:
         """Whether it can be predicted, in that many parts."""

@@ -9,6 +9,7 @@ import torch
 from ..errors import FrameError
 from ..io.digests import digest
 from ..io.frame import Received
+from ..io.strides import strides_of
 from ..protocol.messages import Fault
 from .faults import RefusedError, missing_tensors, wrong_digest
 from .store import BlobStore
@@ -28,7 +29,7 @@ class CallTensors:
         """Every tensor's data; those with a digest are kept, those that are only named are looked up.
 
         Raises:
-            FrameError: one is not of the dtype and shape that its digest is of.
+            FrameError: one is not of the dtype, shape and strides that its digest is of.
             RefusedError: one does not match its digest, or some are not there; `refusal` makes the fault of those.
         """
         given = tuple([entry.tensor for entry in received if entry.digest is None and entry.tensor is not None])
@@ -47,7 +48,9 @@ class CallTensors:
     def _look_up(self, entry: Received) -> torch.Tensor | None:
         if entry.tensor is None:
             held = None if entry.digest is None else self._store.get(entry.digest)
-            if held is not None and (held.dtype, tuple(held.shape)) != (entry.dtype, entry.shape):
+            if held is None:
+                return None
+            if (held.dtype, tuple(held.shape), strides_of(held)) != (entry.dtype, entry.shape, entry.strides):
                 raise FrameError("contradiction", f"{entry.name!r:.80} is not what its digest names")
             return held
         if entry.digest is not None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import MessageError
 from ..io import codecs, tree
-from ..io.frame import EncodedFrame, Part
-from ..protocol.envelope import Envelope, seal_parts
+from ..io.frame import EncodedFrame
+from ..protocol.envelope import Envelope, parts_of, seal_parts
 from ..protocol.messages import Forward
 from .answers import Finish, answered, reply_codec, result_of
 from .backends.base import Backend, Computed
@@ -106,7 +106,7 @@ class ForwardCalls:
         tracked: Tracked | None,
     ) -> EncodedFrame:
         packed = tree.pack(done.result, "result")
-        parts = list(map(Part, packed.paths, packed.tensors))
+        parts = parts_of(packed, message.reply_strides)
         coded = None
         if tracked is not None:
             coded, parts = self._histories.finish(tracked, parts)

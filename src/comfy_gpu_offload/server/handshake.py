@@ -9,8 +9,8 @@ import torch
 
 from ..io import codecs, tree
 from ..io.frame import EncodedFrame
-from ..protocol import history
-from ..protocol.envelope import seal
+from ..protocol.abilities import ABILITIES, STRIDES
+from ..protocol.envelope import parts_of, seal, seal_parts
 from ..protocol.messages import MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome, WorkerLimits
 from ..version import __version__
 from .answers import Finish, answered
@@ -43,7 +43,9 @@ class Handshake:
 
         def describe(_: float) -> EncodedFrame:
             described = self._backend.describe(ref)
-            return seal(self._welcome(described), tree.pack(described.details, "details"))
+            packed = tree.pack(described.details, "details")
+            parts = parts_of(packed, STRIDES in hello.codecs)
+            return seal_parts(self._welcome(described), packed.skeleton, parts)
 
         turn = self._executor.enter(hello.client, secrets.token_hex(16))
         return lambda: answered(turn, describe)
@@ -57,7 +59,7 @@ class Handshake:
             comfyui=info.comfyui,
             backend=info.name,
             device=info.device,
-            codecs=(*codecs.names(), history.NAME),
+            codecs=(*codecs.names(), *ABILITIES),
             limits=self._limits,
             models=listing.models,
             skipped=_skipped(listing.skipped),

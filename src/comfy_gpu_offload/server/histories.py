@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import CodecError, MessageError
-from ..io.buffers import tensor_bytes, tensor_from
-from ..io.dtypes import DTYPES
+from ..io.buffers import tensor_bytes
 from ..io.frame import Part
-from ..protocol.history import Call, History
+from ..protocol.history import Call, History, tensor_of
 from ..protocol.latent import Tensor, layout_of
 from ..protocol.messages import Coded, Fault, FaultCode, Prediction
 from .faults import RefusedError
@@ -119,7 +118,7 @@ def _decoded(history: History, coded: Coded, payload: torch.Tensor) -> tuple[Cal
         raise MessageError("a payload must be bytes")
     try:
         call, data = history.decode_input(coded, tensor_bytes(payload))
+        return call, tensor_of(coded, data)
     except CodecError as error:
         text = f"A prediction did not hold here: {error}"
         raise RefusedError(Fault(code=FaultCode.WRONG_PREDICTION, message=text[:4000])) from error
-    return call, tensor_from(data, DTYPES[coded.dtype], coded.shape)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import MessageError
 from ..io import tree
 from ..io.frame import EncodedFrame
-from ..protocol.envelope import Envelope, seal
+from ..protocol.envelope import Envelope, parts_of, seal, seal_parts
 from ..protocol.messages import Fault, FaultCode, Follow, Progress, SampleJob
 from .answers import Finish, answered, on_a_thread, refusal, reply_codec, result_of
 from .backends.base import Backend
@@ -96,7 +96,8 @@ class SamplingRuns:
             logger.info("run %s begins: %d steps of %s", job.request, job.steps, job.sampler)
             done = self._backend.sample(job, tensors, run.report, patches=patches)
             result = result_of(job, self._instance, done, (decode_s, queue_s))
-            return seal(result, tree.pack(done.result, "result"), codec)
+            packed = tree.pack(done.result, "result")
+            return seal_parts(result, packed.skeleton, parts_of(packed, job.reply_strides), codec)
 
         def work() -> None:
             try:

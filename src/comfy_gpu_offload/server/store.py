@@ -7,6 +7,8 @@ from collections import OrderedDict
 
 import torch
 
+from ..io.strides import copied, memory_bytes
+
 
 class BlobStore:
     """Least recently used tensors leave first. Thread-safe.
@@ -32,13 +34,14 @@ class BlobStore:
             if digest in self._tensors:
                 self._tensors.move_to_end(digest)
                 return
-            if tensor.nbytes > self.budget_bytes:
+            size_bytes = memory_bytes(tensor)
+            if size_bytes > self.budget_bytes:
                 return
-            self._tensors[digest] = tensor.clone()
-            self._used_bytes += tensor.nbytes
+            self._tensors[digest] = copied(tensor)
+            self._used_bytes += size_bytes
             while self._used_bytes > self.budget_bytes:
                 _, evicted = self._tensors.popitem(last=False)
-                self._used_bytes -= evicted.nbytes
+                self._used_bytes -= memory_bytes(evicted)
 
     def get(self, digest: bytes) -> torch.Tensor | None:
         """A copy of the tensor, the caller's to change, or None."""
@@ -47,4 +50,4 @@ class BlobStore:
             if tensor is None:
                 return None
             self._tensors.move_to_end(digest)
-        return tensor.clone()
+        return copied(tensor)

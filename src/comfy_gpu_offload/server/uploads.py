@@ -15,6 +15,7 @@ from ..io.buffers import tensor_bytes, tensor_from
 from ..io.digests import DIGEST_BYTES, digest, skeleton_digest
 from ..io.dtypes import TORCH_DTYPES
 from ..io.frame import Received
+from ..io.strides import are_strides, with_strides
 from ..protocol.messages import Fault, FaultCode, HookRef, PatchRef, WholeTensor
 from .backends.base import HookSet, PatchSet
 from .blob_folder import BlobFolder
@@ -64,8 +65,11 @@ class Uploads:
         # Before they are joined: a part may be named many times.
         if sum(parts[part].nbytes for part in whole.parts) != whole.size_bytes:
             raise MessageError("the parts of a tensor are not as long as the tensor")
+        if not _has_its_strides(whole):
+            raise MessageError("a tensor of parts has strides that are not of its shape")
         data = torch.cat([parts[part].flatten().view(torch.uint8) for part in whole.parts])
-        self._put(whole.digest, tensor_from(tensor_bytes(data), TORCH_DTYPES[whole.dtype], whole.shape))
+        made = tensor_from(tensor_bytes(data), TORCH_DTYPES[whole.dtype], whole.shape)
+        self._put(whole.digest, with_strides(made, whole.strides))
         if self._folder is not None:
             for part in whole.parts:
                 self._folder.drop(part)
@@ -161,6 +165,12 @@ class Uploads:
         if missing:
             raise RefusedError(missing_tensors(missing))
         return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _has_its_strides(whole: WholeTensor) -> bool:
+    if whole.strides is None:
+        return True
+    return whole.size_bytes > 0 and are_strides(whole.shape, whole.strides, TORCH_DTYPES[whole.dtype].itemsize)
 
 
 def _digests(value: Any) -> Iterator[bytes]:

@@ -16,7 +16,10 @@ class Forward(Message):
     """One forward call. The frame's tree holds ``(args, kwargs)``.
 
     `request` names the call: asked again under the same name, the worker answers without computing again.
-    `hooks` and `prediction` are left out of the frame where there are none, for sides that know of none.
+    Fields that are None from `hooks` on are left out of the frame, for sides that know of none.
+
+    Attributes:
+        reply_strides: True where the reply's tensors are wanted with the strides they have.
     """
 
     type: Literal["forward"] = "forward"
@@ -28,6 +31,7 @@ class Forward(Message):
     patches: PatchRef | None = None
     hooks: HookRef | None = None
     prediction: Prediction | None = None
+    reply_strides: bool | None = None
 
 
 class SampleJob(Message):
@@ -41,6 +45,7 @@ class SampleJob(Message):
         request: names the run; a worker that has it already goes on with it.
         start_step, last_step: of `steps`; None for the first and the last.
         preview: ComfyUI's name of a preview method, or ``none``.
+        reply_strides: as in `Forward`.
     """
 
     type: Literal["sample"] = "sample"
@@ -61,6 +66,7 @@ class SampleJob(Message):
     disable_noise: bool = False
     preview: ShortText = "none"
     patches: PatchRef | None = None
+    reply_strides: bool | None = None
 
 
 class Follow(Message):

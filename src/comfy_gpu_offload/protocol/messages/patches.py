@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from ...io.dtypes import TORCH_DTYPES
-from .base import ANY_SEQUENCE, Digest, Identifier, Message, TorchDtype
+from .base import ANY_SEQUENCE, Digest, Extended, Identifier, Message, Strides, TorchDtype
 
 _Strength = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -48,19 +48,23 @@ class HookRef(Message):
     group: Annotated[int, Field(ge=0, lt=MAX_HOOK_GROUPS)] | None = None
 
 
-class WholeTensor(Message):
+class WholeTensor(Extended):
     """A tensor that travels in parts.
 
     Attributes:
         digest: its own.
         dtype, shape: its own.
-        parts: digests of uint8 tensors, one after another its bytes.
+        parts: digests of tensors, one after another its bytes.
+        strides: its own; None for plain ones.
     """
+
+    later: ClassVar[str] = "strides"
 
     digest: Digest
     dtype: TorchDtype
     shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**48)], ...], ANY_SEQUENCE, Field(max_length=64)]
     parts: Annotated[tuple[Digest, ...], ANY_SEQUENCE, Field(min_length=1, max_length=65_536)]
+    strides: Strides | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .base import ANY_SEQUENCE, Identifier, Message
+from .base import ANY_SEQUENCE, Extended, Identifier, Message, Strides
 
 _Bytes = Annotated[int, Field(ge=0, lt=2**48)]
 
 
-class Coded(Message):
+class Coded(Extended):
     """What a tensor is made of, with a history; docs/prediction.md. The frame has the payloads in its place.
 
     Attributes:
@@ -20,7 +20,10 @@ class Coded(Message):
         coefficients: of each part's prediction, float32, little-endian.
         sizes: of each part's payload, in bytes.
         digest: XXH3, 128 bit, of its data.
+        strides: its own; None for plain ones.
     """
+
+    later: ClassVar[str] = "strides"
 
     dtype: Literal["BF16", "F16", "F32"]
     shape: Annotated[
@@ -32,6 +35,7 @@ class Coded(Message):
     ]
     sizes: Annotated[tuple[_Bytes, ...], ANY_SEQUENCE, Field(max_length=8)]
     digest: Annotated[bytes, Field(min_length=16, max_length=16)]
+    strides: Strides | None = None
 
 
 class Prediction(Message):

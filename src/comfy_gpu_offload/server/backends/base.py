@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from ...io.buffers import aligned
+from ...io.strides import moved
 from ...io.tree import map_tensors
 from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob, SkippedEntry
 
@@ -192,8 +193,8 @@ class Backend(Protocol):
 
 
 def on_device(tree: Any, device: torch.device) -> Any:
-    """The same tree with every tensor on `device`, in memory that is fit to compute with (`aligned`)."""
-    return map_tensors(tree, lambda tensor: aligned(tensor.to(device)))
+    """Return the tree with every tensor on `device`, strides kept, in memory fit to compute with (`aligned`)."""
+    return map_tensors(tree, lambda tensor: aligned(moved(tensor, device)))
 
 
 def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> None:

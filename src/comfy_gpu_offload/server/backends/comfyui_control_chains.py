@@ -14,6 +14,7 @@ from typing import Any
 import comfy.controlnet
 import torch
 
+from ...io.strides import copied, moved
 from .base import ModelRunError, on_device
 from .comfyui_control_data import MAX_CHAIN, AppliedNet, CallInputs, RunNet, net_of
 from .comfyui_residuals import from_data
@@ -150,7 +151,7 @@ class _Encoded:
         """The latent that came."""
         if pixels.shape[1:3] != self._latent.shape[-2:]:
             raise ModelRunError("The ControlNet's encoded picture is not of the latent's size.")
-        return self._latent.clone()
+        return copied(self._latent)
 
 
 class _Given:
@@ -204,7 +205,7 @@ def _inputs(
     if inputs.x is None and not hasattr(net, "t2i_model"):
         raise ModelRunError("The ControlNet's latent is missing.")
     # A copy: nothing that a net does to it may reach the network.
-    x = torch.zeros_like(latent, dtype=torch.float32) if inputs.x is None else inputs.x.to(device, copy=True)
+    x = torch.zeros_like(latent, dtype=torch.float32) if inputs.x is None else copied(moved(inputs.x, device))
     if x.shape[0] != latent.shape[0] or x.shape[2:] != latent.shape[2:] or x.shape[0] % inputs.chunks:
         raise ModelRunError("The ControlNet's latent is not of the model's size.")
     cond = {"c_crossattn": inputs.context, **inputs.conds}
@@ -250,4 +251,5 @@ def _unchanged(percent: float) -> float:
 
 
 def _equal(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    return ours.dtype is theirs.dtype and torch.equal(ours, theirs)
+    same_form = (ours.dtype, ours.shape, ours.stride()) == (theirs.dtype, theirs.shape, theirs.stride())
+    return same_form and torch.equal(ours, theirs)

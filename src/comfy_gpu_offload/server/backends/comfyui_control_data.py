@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import torch
 
+from ...io.buffers import on_host
+from ...io.strides import moved, with_strides
 from .base import ModelRunError
 
 FOLDER = "controlnet"
@@ -35,6 +37,9 @@ _MAX_VALUES = 2**30
 _MAX_MASKS = 8
 _MAX_TYPES = 64
 _BYTE = 255.0
+# Set by a release that sent such pictures with their channels as the last dimension.
+_FORMER = "channels_last"
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,7 @@ class AppliedNet:
         strength: finite.
         control_type: of a union control net, or None where it was not set.
         hint: `[N, C, H, W]`: a picture as 255ths in uint8 or as numbers from 0 to 1; or, if `encoded`, what a VAE
-            made of it, `[N, C, …, H, W]`. With the channels last where they are the last in memory: convolutions
-            on a CPU differ in the last bit with that.
+            made of it, `[N, C, …, H, W]`.
         masks: that are put beside the hint, each `[N, 1, H, W]`.
     """
 
@@ -56,24 +60,24 @@ class AppliedNet:
     strength: float
     control_type: list[int] | None
     hint: torch.Tensor
-    channels_last: bool
     encoded: bool
     masks: list[torch.Tensor]
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """Checks what came from a client; other fields are not looked at.
+        """Checks what came from a client; fields of a call or a run are not looked at.
 
         Raises:
             ModelRunError: it is not of this form; names the field.
         """
+        if fields.get(_FORMER):
+            raise _bad(_FORMER)
         return cls(**_checked(fields, _OF_NET))
 
     @property
     def picture(self) -> torch.Tensor:
-        """The hint as the control net takes it, channels second."""
-        hint = unpack_image(self.hint)
-        return hint.movedim(-1, 1) if self.channels_last else hint
+        """Return the hint as the control net takes it."""
+        return unpack_image(self.hint)
 
 
 @dataclass(frozen=True)
@@ -143,25 +147,21 @@ def net_of(control: Any) -> dict[str, Any] | None:
     return dict(_mapping(control[KEY]))
 
 
-def pack_hint(hint: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """An `AppliedNet`'s `hint` and `channels_last` for `[N, C, …, H, W]`."""
-    last = hint.movedim(1, -1)
-    channels_last = last.is_contiguous() and not hint.is_contiguous()
-    return _pack_image(last if channels_last else hint), channels_last
-
-
-def _pack_image(image: torch.Tensor) -> torch.Tensor:
-    """As uint8 where that loses nothing, as with a picture that was read from a file."""
-    image = image.detach().cpu()
+def pack_hint(image: torch.Tensor) -> torch.Tensor:
+    """Return an `AppliedNet`'s `hint`: as uint8 where that loses nothing, as with a picture read from a file."""
+    image = on_host(image)
     if image.dtype is not torch.float32 or not bool(image.isfinite().all()):
         return image
-    codes = (image * _BYTE).round().clamp(0, _BYTE).to(torch.uint8)
+    codes = with_strides((image * _BYTE).round().clamp(0, _BYTE).to(torch.uint8), image.stride())
     return codes if torch.equal(unpack_image(codes), image) else image
 
 
 def unpack_image(hint: torch.Tensor) -> torch.Tensor:
-    """255ths as numbers. On the CPU: a GPU multiplies by the reciprocal."""
-    return hint.cpu().float() / _BYTE if hint.dtype is torch.uint8 else hint
+    """Return 255ths as numbers, strides kept. On the CPU: a GPU multiplies by the reciprocal."""
+    if hint.dtype is not torch.uint8:
+        return hint
+    codes = moved(hint, _CPU)
+    return with_strides(codes.float() / _BYTE, codes.stride())
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -232,7 +232,6 @@ _OF_NET: Mapping[str, Callable[[Any], bool]] = {
     "strength": _is_strength,
     "control_type": _is_types,
     "hint": _is_picture,
-    "channels_last": lambda value: isinstance(value, bool),
     "encoded": lambda value: isinstance(value, bool),
     "masks": _is_masks,
 }

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from ...io.buffers import tensor_bytes
+from ...io.buffers import on_host, tensor_bytes
 from ...io.codecs.copies import copies_in
 from ...io.digests import sample
+from ...io.strides import are_strides, with_strides
 from .base import ModelRunError
 
 _COPIES, _PART = "copies", "of"
@@ -63,10 +64,9 @@ class _Packer:
     def _packed(self, tensor: torch.Tensor) -> Any:
         if tensor.layout is not torch.strided or tensor.device.type == "meta":
             return tensor  # cannot travel, and is refused by its place in the call
-        tensor = tensor.detach().cpu()
+        tensor = on_host(tensor)
         if tensor.is_floating_point() and self._dtype is not None and tensor.itemsize > self._dtype.itemsize:
-            tensor = tensor.to(self._dtype)
-        tensor = tensor.contiguous()
+            tensor = with_strides(tensor.to(self._dtype), tensor.stride())
         count = copies_in(tensor_bytes(tensor), tuple(tensor.shape))
         part = self._once(tensor[: tensor.shape[0] // count] if count > 1 else tensor)
         return {_COPIES: count, _PART: part} if count > 1 else part
@@ -75,7 +75,7 @@ class _Packer:
         alike = self._by_sample.setdefault(sample(tensor), [])
         for other in alike:
             same_form = (other.dtype, other.shape) == (tensor.dtype, tensor.shape)
-            if same_form and torch.equal(_bits(other), _bits(tensor)):
+            if same_form and other.stride() == tensor.stride() and torch.equal(_bits(other), _bits(tensor)):
                 return other
         alike.append(tensor)
         self.size_bytes += tensor.nbytes
@@ -104,4 +104,6 @@ def _repeated(part: Any, count: Any) -> torch.Tensor:
         raise ModelRunError(
             "The ControlNet's residuals are not of a form known here: use one release on both sides."
         )
-    return part.repeat(count, *[1] * (part.dim() - 1))
+    whole = part.repeat(count, *[1] * (part.dim() - 1))
+    # A part of a batch has the strides of the batch.
+    return with_strides(whole, part.stride() if are_strides(whole.shape, part.stride(), whole.itemsize) else None)

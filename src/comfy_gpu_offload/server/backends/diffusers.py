@@ -14,7 +14,6 @@ import psutil
 import torch
 
 from ...digits.model import FOLDER as DIGITS_FOLDER
-from ...io.tree import map_tensors
 from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from . import diffusers_sampling
 from .base import (
@@ -39,6 +38,7 @@ from .residents import ResidentModels
 from .weight_files import check_weight_file
 
 DIGITS = "digits"
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -207,4 +207,4 @@ def _on_cpu(result: Any) -> Any:
         for key, value in result.items():
             result[key] = _on_cpu(value)
         return result
-    return map_tensors(result, lambda tensor: tensor.cpu())
+    return on_device(result, _CPU)
