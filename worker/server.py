@@ -19,10 +19,12 @@ from worker.start import exit_status, handler_options, ready_backend
 
 from comfy_gpu_offload.cli.worker_command import serve_process
 from comfy_gpu_offload.config.settings import PREFIX, Settings, load_settings
+from comfy_gpu_offload.config.token_strength import advice, weakness
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.app import Routes, WorkerState
+from comfy_gpu_offload.server.http_reply import Reply
 from comfy_gpu_offload.server.http_request import Request
-from comfy_gpu_offload.server.http_server import HttpServer, Reply
+from comfy_gpu_offload.server.http_server import HttpServer
 from comfy_gpu_offload.server.serve import ServeOptions
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,9 @@ def main() -> int:
 def _run() -> None:
     worker, settings = load_worker_settings(), load_settings()
     options = handler_options(settings)
-    state = WorkerState(options.limits, _token(worker, settings))
+    token = _token(worker, settings)
+    # Without a token only the edge can reach this, under names that are the platform's to choose.
+    state = WorkerState(options.limits, token, is_behind_edge=token is None)
     serving = ServeOptions(
         host=_HOST,
         port=worker.port,
@@ -74,9 +78,11 @@ def _token(worker: WorkerSettings, settings: Settings) -> SecretStr | None:
             if worker.pod_id
             else f"Listening on {_HOST} would let anyone on the network use this GPU"
         )
+        raise ConfigError(f"{where}: it takes a token. {advice()}")
+    weak = weakness(settings.token)
+    if weak is not None:
         raise ConfigError(
-            f"{where}: set {PREFIX}TOKEN to a long random text (python -c 'import secrets; "
-            "print(secrets.token_urlsafe(32))'), here and at the client."
+            f"{PREFIX}TOKEN is too easy to guess for an address that others reach: {weak}. {advice()}"
         )
     return settings.token
 

@@ -108,7 +108,7 @@ def test_it_takes_a_models_folder_and_a_file(tmp_path: Path) -> None:
 
 def test_it_says_what_it_offers_and_what_of_its_options_helps_nobody(tmp_path: Path) -> None:
     options = ("--models", str(tmp_path), "--host", "0.0.0.0")
-    with worker_process(*DIFFUSERS, *options, cwd=tmp_path, COMFY_GPU_OFFLOAD_TOKEN="t" * 32) as worker:
+    with worker_process(*DIFFUSERS, *options, cwd=tmp_path, COMFY_GPU_OFFLOAD_TOKEN="0123456789abcdef") as worker:
         worker.terminate()
         log = "".join(worker.log)
     assert "1 model: digits" in log
@@ -132,7 +132,7 @@ def test_nothing_secret_is_in_any_log_line(tmp_path: Path, caplog: pytest.LogCap
         with pytest.raises(Exception, match="token"):
             connect(worker.url, "wrong-" + token)
         for frame in malformed_frames().values():
-            headers = {"Authorization": f"Bearer {token}"}
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"}
             requests.post(f"{worker.url}/v1/forward", data=frame, headers=headers, timeout=10)
         worker.terminate()
         log = "".join(worker.log) + caplog.text
@@ -161,6 +161,18 @@ def test_it_refuses_to_be_open_to_the_network_without_a_token(tmp_path: Path, ho
     assert done.returncode == 2
     assert "COMFY_GPU_OFFLOAD_TOKEN" in done.stderr
     assert "listening" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "token", ["a", "hunter2", "123456789012345", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "abcabc" * 9]
+)
+def test_a_token_that_can_be_guessed_is_refused_with_how_to_make_one(tmp_path: Path, token: str) -> None:
+    done = run_worker(tmp_path, "--backend", "diffusers", "--host", "0.0.0.0", COMFY_GPU_OFFLOAD_TOKEN=token)
+    assert done.returncode == 2
+    assert 'python -c "import secrets; print(secrets.token_urlsafe(32))"' in done.stderr
+    assert "too easy to guess" in done.stderr
+    assert "listening" not in done.stdout
+    assert token == "a" or token not in done.stderr
 
 
 @pytest.mark.parametrize(

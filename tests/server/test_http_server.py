@@ -7,8 +7,9 @@ from contextlib import suppress
 
 import pytest
 
+from comfy_gpu_offload.server.http_reply import Reply
 from comfy_gpu_offload.server.http_request import Request
-from comfy_gpu_offload.server.http_server import HttpServer, Reply, ServerLimits
+from comfy_gpu_offload.server.http_server import HttpServer, ServerLimits
 
 
 def echo(request: Request) -> Reply:
@@ -162,8 +163,13 @@ def test_a_client_that_trickles_no_request_is_let_go(begun: bytes, trickle: byte
     server.close()
 
 
+def trusting(request: Request) -> Reply:
+    request.connection.trust()
+    return echo(request)
+
+
 def test_more_connections_than_allowed_are_refused() -> None:
-    server = HttpServer(echo, "127.0.0.1", 0, limits=ServerLimits(connections=1))
+    server = HttpServer(trusting, "127.0.0.1", 0, limits=ServerLimits(connections=1))
     with socket.create_connection(server.address, timeout=10) as first:
         first.sendall(b"GET /1 HTTP/1.1\r\n\r\n")
         assert first.recv(1000)

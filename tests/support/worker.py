@@ -28,10 +28,13 @@ class ThreadWorker:
         limits: FrameLimits | None = None,
         store_bytes: int = 64 * 1024**2,
         tls: ssl.SSLContext | None = None,
+        hosts: tuple[str, ...] = (),
+        is_behind_edge: bool = False,
     ) -> None:
         self._backend = backend
         self._limits = limits or FrameLimits()
-        self._state = WorkerState(self._limits, None if token is None else SecretStr(token))
+        secret = None if token is None else SecretStr(token)
+        self._state = WorkerState(self._limits, secret, hosts=hosts, is_behind_edge=is_behind_edge)
         self._options = ServeOptions(
             "127.0.0.1", port, HandlerOptions(self._limits, store_bytes), self._announced, tls
         )

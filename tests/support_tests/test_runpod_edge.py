@@ -19,8 +19,9 @@ from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload.api.runpod_client import RunPodClient
 from comfy_gpu_offload.protocol.envelope import open_frame
+from comfy_gpu_offload.server.http_reply import Reply
 from comfy_gpu_offload.server.http_request import Request
-from comfy_gpu_offload.server.http_server import HttpServer, Reply
+from comfy_gpu_offload.server.http_server import HttpServer
 from comfy_gpu_offload.transport.configured import kind_of
 
 BRIEF = EdgeLimits(hold_s=0.2, strict_hold_s=0.2)
@@ -76,7 +77,7 @@ def edge(worker: EchoWorker) -> Iterator[LoadBalancerEdge]:
 
 
 def ask(edge: LoadBalancerEdge, data: Any = b"hello", path: str = "/echo", **headers: str) -> requests.Response:
-    sent = {"Authorization": f"Bearer {edge.key}", **headers}
+    sent = {"Authorization": f"Bearer {edge.key}", "Content-Type": "application/octet-stream", **headers}
     return requests.post(edge.url + path, data=data, headers=sent, timeout=20)
 
 

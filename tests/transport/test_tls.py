@@ -12,8 +12,9 @@ from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect
 from comfy_gpu_offload.errors import TlsError
+from comfy_gpu_offload.server.http_reply import Reply
 from comfy_gpu_offload.server.http_request import Request
-from comfy_gpu_offload.server.http_server import HttpServer, Reply
+from comfy_gpu_offload.server.http_server import HttpServer
 
 
 @pytest.fixture(scope="module")

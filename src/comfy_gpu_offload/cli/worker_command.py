@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config.settings import Settings, is_loopback, load_settings
+from ..config.token_strength import advice, weakness
 from ..errors import ConfigError
 from ..io.frame import FrameLimits
 from ..server.app import WorkerState
@@ -56,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8288, help="0: any free one (default: %(default)s)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that a worker without a token is reached by, besides localhost; may be repeated",
+    )
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate chain")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this private key")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
@@ -90,7 +98,8 @@ def run(options: argparse.Namespace) -> int:
         tls=_tls(options),
     )
     backend = _backend(options, settings)
-    serve_process(WorkerState(limits, settings.token), lambda: _made(backend), serving)
+    state = WorkerState(limits, settings.token, hosts=tuple(options.allow_host))
+    serve_process(state, lambda: _made(backend), serving)
     return 0
 
 
@@ -144,10 +153,16 @@ def _cannot_start(error: OSError) -> str:
 def _check(options: argparse.Namespace, settings: Settings) -> None:
     if settings.token is None and not is_loopback(options.host):
         raise ConfigError(
-            f"Listening on {options.host} would let anyone on the network use this GPU: set "
-            "COMFY_GPU_OFFLOAD_TOKEN to a long random text (python -c 'import secrets; "
-            "print(secrets.token_urlsafe(32))'), here and at the client."
+            f"Listening on {options.host} takes a token: without one anyone on the network could use this GPU. "
+            f"{advice()}"
         )
+    weak = None if settings.token is None else weakness(settings.token)
+    if weak is not None and not is_loopback(options.host):
+        raise ConfigError(
+            f"COMFY_GPU_OFFLOAD_TOKEN is too easy to guess for a worker on {options.host}: {weak}. {advice()}"
+        )
+    if weak is not None:
+        logger.warning("COMFY_GPU_OFFLOAD_TOKEN is easy to guess: %s. %s", weak, advice())
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key belong together")
     for option, file in (("--tls-cert", options.tls_cert), ("--tls-key", options.tls_key)):

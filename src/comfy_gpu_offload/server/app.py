@@ -15,12 +15,13 @@ from ..io.buffers import allocate
 from ..io.frame import PRELUDE, EncodedFrame, FrameLimits, frame_size
 from ..protocol.envelope import open_frame, seal
 from ..protocol.messages import Fault, FaultCode
+from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
 from .faults import fault_of
 from .handler import Handler
+from .http_reply import Reply
 from .http_request import Body, Request
-from .http_server import Reply
+from .wrong_tokens import WrongTokens
 
-MEDIA_TYPE = "application/octet-stream"
 _FRAME_PATHS = frozenset({"/v1/hello", "/v1/forward", "/v1/cancel", "/v1/sample"})
 
 _STATUS: dict[FaultCode, int] = {
@@ -47,18 +48,31 @@ _STATUS: dict[FaultCode, int] = {
 
 @dataclass
 class WorkerState:
-    """What the routes serve. `handler` is None while the backend is being made."""
+    """What the routes serve.
+
+    Attributes:
+        token: what callers must send, or None.
+        handler: None while the backend is being made.
+        hosts: names that a worker without a token is reached by, besides this machine's own.
+        is_behind_edge: whether an edge that asks for keys stands in front, under a name of its own.
+    """
 
     limits: FrameLimits
     token: SecretStr | None = None
     handler: Handler | None = None
+    hosts: tuple[str, ...] = ()
+    is_behind_edge: bool = False
 
 
 class Routes:
     """The worker's routes: a request in, a reply out, on the connection's own thread."""
 
-    def __init__(self, state: WorkerState) -> None:
+    def __init__(self, state: WorkerState, *, has_tls: bool = False) -> None:
+        """`has_tls`: whether clients are shown a certificate of the name that they ask for."""
         self._state = state
+        any_host = state.token is not None or state.is_behind_edge or has_tls
+        self._guard = BrowserGuard(any_host=any_host, hosts=state.hosts)
+        self._wrong = WrongTokens()
 
     def __call__(self, request: Request) -> Reply:
         """The reply to any request."""
@@ -76,9 +90,12 @@ class Routes:
 
     def _frame(self, request: Request) -> Reply:
         """One frame in, one frame out."""
+        refusal = self._guard.refusal(request.headers)
+        if refusal is not None:
+            return _refused(refusal)
         if not self._authorized(request):
-            text = "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's."
-            return _answer_fault(Fault(code=FaultCode.UNAUTHORIZED, message=text))
+            return self._unauthorized(request)
+        request.connection.trust()
         handler = self._state.handler
         if handler is None:
             text = "The worker is still starting."
@@ -91,6 +108,11 @@ class Routes:
             return _streamed(handler.stream(body))
         frame = handler.handle(body)
         return _answer(frame, _status_of(frame))
+
+    def _unauthorized(self, request: Request) -> Reply:
+        after_s = self._wrong.note(request.connection.peer, is_missing="authorization" not in request.headers)
+        text = "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's."
+        return _answer_fault(Fault(code=FaultCode.UNAUTHORIZED, message=text))._replace(after_s=after_s)
 
     def _authorized(self, request: Request) -> bool:
         if self._state.token is None:
@@ -122,6 +144,14 @@ def _read(body: Body, limits: FrameLimits) -> memoryview:
 
 def _not_allowed(methods: str) -> Reply:
     return Reply(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": methods})
+
+
+def _refused(refusal: Refusal) -> Reply:
+    """The refusal: a frame where a client of ours can be told what to do, as of the name that it asked for."""
+    if refusal.status is HTTPStatus.MISDIRECTED_REQUEST:
+        fault = Fault(code=FaultCode.UNAUTHORIZED, message=refusal.text)
+        return _answer(seal(fault), refusal.status)
+    return Reply(refusal.status, (f"{refusal.text}\n".encode(),))
 
 
 def _answer_fault(fault: Fault) -> Reply:

@@ -14,6 +14,8 @@ from http import HTTPStatus
 from time import monotonic
 from typing import NamedTuple
 
+from .connections import Connection
+
 _MAX_HEAD_BYTES = 64 * 1024
 _RECEIVE_BYTES = 16 * 1024
 _MAX_CHUNK_LINE_BYTES = 256
@@ -98,7 +100,10 @@ class Body:
 
 
 class Request(NamedTuple):
-    """A request whose body is still to be read. Header names are in lower case; `path` has no query."""
+    """A request whose body is still to be read. Header names are in lower case; `path` has no query.
+
+    `connection`: the one that it came by.
+    """
 
     method: str
     path: str
@@ -106,13 +111,15 @@ class Request(NamedTuple):
     body: Body
     keep_alive: bool
     is_http_1_1: bool
+    connection: Connection
 
 
 class Source:
     """A socket with what was received and not used yet, in `_buffer[_start:_end]`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
         self.sock = sock
+        self._connection = connection
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._start = 0
         self._end = 0
@@ -159,7 +166,9 @@ class Source:
             self._last = text, _parsed(text)
         head = self._last[1]
         body = Body(self, head.length, expected=head.expects_continue)
-        return Request(head.method, head.path, head.headers, body, head.keep_alive, head.is_http_1_1)
+        return Request(
+            head.method, head.path, head.headers, body, head.keep_alive, head.is_http_1_1, self._connection
+        )
 
     def receive_into(self, view: memoryview) -> int:
         """At least one byte, at most `len(view)`.
@@ -245,6 +254,8 @@ def _headers(lines: list[str]) -> dict[str, str]:
         if not colon or not _TOKEN.fullmatch(name):
             raise BadRequestError(HTTPStatus.BAD_REQUEST, "a header is malformed")
         key = name.lower()
+        if key == "host" and key in headers:
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "two hosts")
         headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
     return headers
 

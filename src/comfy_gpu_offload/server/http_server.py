@@ -11,31 +11,19 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 from time import monotonic
-from types import MappingProxyType
-from typing import NamedTuple
 
-from ..io.buffers import Buffer
 from ..io.sockets import prefer_bbr
+from .connections import Connection, Connections
+from .http_reply import Reply, send_reply, send_stream
 from .http_request import BadRequestError, DisconnectedError, Request, Source
 from .warmth import OFFERED, Warmth, is_asked_for
 
 logger = logging.getLogger(__name__)
-
-
-class Reply(NamedTuple):
-    """A status and a body, sent from its buffers' own memory; with `stream`, piece by piece as they come."""
-
-    status: int
-    buffers: Sequence[Buffer] = ()
-    media_type: str = "text/plain"
-    headers: Mapping[str, str] = MappingProxyType({})
-    stream: Iterator[Sequence[Buffer]] | None = None
 
 
 Application = Callable[[Request], Reply]
@@ -48,25 +36,26 @@ class ServerLimits:
     Attributes:
         idle_s: an unused connection is closed after that; longer than any load balancer's own, so that it is
             never this side that closes one in use.
+        first_s: the same before a first request was answered well, and the longest wait for the bytes of one that
+            nobody has allowed yet.
         progress_s: the longest wait for the next bytes of a request, and for the client to take those of a reply.
         handshake_s: for TLS.
         linger_s: how long a refused request's remaining bytes are thrown away, so that its sender, who is still
             sending, gets to read why. After the last reply of any other connection it is `progress_s`.
-        connections: more than these at a time are refused.
+        connections: at most so many at a time; beyond that a silent one that has shown no token goes.
+        untrusted_each: at most so many of one address that have shown no token.
     """
 
     idle_s: float = 650.0
+    first_s: float = 10.0
     progress_s: float = 60.0
     handshake_s: float = 10.0
     linger_s: float = 5.0
     connections: int = 256
+    untrusted_each: int = 32
 
 
 _ACCEPT_S = 0.2
-_JOIN_BELOW_BYTES = 16 * 1024
-# What a client that makes progress takes in `progress_s`, at 17 KB/s and above.
-_SEND_BYTES = 1024 * 1024
-_REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
 
 class HttpServer:
@@ -95,9 +84,8 @@ class HttpServer:
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self._stopping = False
         self._warmth = Warmth()
-        self._lock = threading.Lock()
-        self._connections: dict[socket.socket, threading.Thread] = {}
-        self._idle: set[socket.socket] = set()  # of which each thread adds and takes out its own alone
+        self._connections = Connections(self._limits.connections, self._limits.untrusted_each)
+        self._idle: set[Connection] = set()  # of which each thread adds and takes out its own alone
         self._thread = threading.Thread(target=self._accept, name="comfy-gpu-offload-accept", daemon=True)
         self._thread.start()
 
@@ -107,57 +95,48 @@ class HttpServer:
         self._stopping = True
         self._thread.join()
         self._listener.close()
-        for sock in list(self._idle):
-            _shut(sock)
-        with self._lock:
-            threads = list(self._connections.values())
-        for thread in threads:
+        for connection in list(self._idle):
+            connection.close()
+        for thread in self._connections.threads():
             thread.join(max(0.0, deadline - monotonic()))
-        with self._lock:
-            left = list(self._connections)
-        for sock in left:
-            _shut(sock)
+        for connection in self._connections.all():
+            connection.close()
 
     def _accept(self) -> None:
         while not self._stopping:
             try:
-                sock, _ = self._listener.accept()
+                sock, address = self._listener.accept()
             except TimeoutError:
                 continue
             except OSError as error:
                 logger.warning("a connection could not be taken: %s", type(error).__name__)
                 threading.Event().wait(_ACCEPT_S)  # out of file descriptors, most likely
                 continue
-            self._begin(sock)
+            self._begin(Connection(sock, str(address[0])))
 
-    def _begin(self, sock: socket.socket) -> None:
+    def _begin(self, connection: Connection) -> None:
         thread = threading.Thread(
-            target=self._serve, args=(sock,), name="comfy-gpu-offload-connection", daemon=True
+            target=self._serve, args=(connection,), name="comfy-gpu-offload-connection", daemon=True
         )
-        with self._lock:
-            room = len(self._connections) < self._limits.connections
-            if room:
-                self._connections[sock] = thread
-        if not room:
-            logger.warning("refused a connection: there are %d already", self._limits.connections)
-            sock.close()
+        if not self._connections.admit(connection, thread):
+            logger.warning("refused a connection from %s: there are too many that are in use", connection.peer)
+            connection.sock.close()
             return
         try:
             thread.start()
         except RuntimeError:  # no more threads
-            self._forget(sock)
+            self._forget(connection)
 
-    def _forget(self, sock: socket.socket) -> None:
-        with self._lock:
-            self._connections.pop(sock, None)
-        sock.close()
+    def _forget(self, connection: Connection) -> None:
+        self._connections.forget(connection)
+        connection.sock.close()
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, connection: Connection) -> None:
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            secured = self._secured(sock)
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secured = self._secured(connection.sock)
             try:
-                self._converse(sock, secured)
+                self._converse(connection, secured)
             finally:
                 secured.close()
         except (OSError, DisconnectedError) as error:
@@ -165,7 +144,7 @@ class HttpServer:
         except Exception:
             logger.exception("a connection's thread failed")
         finally:
-            self._forget(sock)
+            self._forget(connection)
 
     def _secured(self, sock: socket.socket) -> socket.socket:
         if self._tls is None:
@@ -174,39 +153,49 @@ class HttpServer:
         # On a duplicate: wrapping takes the descriptor away from the socket that `close` knows.
         return self._tls.wrap_socket(sock.dup(), server_side=True)
 
-    def _converse(self, known: socket.socket, sock: socket.socket) -> None:
-        source = Source(sock)
-        sock.settimeout(self._limits.progress_s)
+    def _converse(self, connection: Connection, sock: socket.socket) -> None:
+        source = Source(sock, connection)
+        sock.settimeout(min(self._limits.first_s, self._limits.progress_s))
+        connection.on_trust = lambda: sock.settimeout(self._limits.progress_s)
         while not self._stopping:
-            request = self._next(known, source)
+            connection.is_silent = True
+            request = self._next(connection, source)
             if request is None or not self._answer(sock, request):
                 return
 
-    def _next(self, known: socket.socket, source: Source) -> Request | None:
-        self._idle.add(known)
+    def _next(self, connection: Connection, source: Source) -> Request | None:
+        idle_s = self._limits.idle_s
+        self._idle.add(connection)
         try:
-            begun = source.wait(self._limits.idle_s)
+            begun = source.wait(idle_s if connection.is_patient else min(idle_s, self._limits.first_s))
         finally:
-            self._idle.discard(known)
+            self._idle.discard(connection)
         try:
             return source.request() if begun else None
         except BadRequestError as error:
-            _send(source.sock, _refusal(error), keep_alive=False)
+            send_reply(source.sock, _refusal(error), keep_alive=False)
             self._linger(source.sock, self._limits.linger_s)
             return None
 
     def _answer(self, sock: socket.socket, request: Request) -> bool:
         """Whether the connection can be used again."""
+        connection = request.connection
+        connection.is_silent = False
         asks_for_warmth = is_asked_for(request.headers) and request.is_http_1_1
         reply = self._warmly(sock, request) if asks_for_warmth else self._reply(request)
+        connection.is_silent = not connection.is_trusted
+        if reply.after_s and connection.closed.wait(reply.after_s):
+            return False
+        connection.is_patient = connection.is_patient or reply.status < HTTPStatus.BAD_REQUEST
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
         if reply.stream is not None and request.method != "HEAD":
             keep_alive = keep_alive and request.is_http_1_1
-            _send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)
+            send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)
         else:
-            _send(sock, reply, keep_alive=keep_alive, head_only=request.method == "HEAD")
+            send_reply(sock, reply, keep_alive=keep_alive, head_only=request.method == "HEAD")
         if not keep_alive:
-            self._linger(sock, self._limits.progress_s if request.body.ended else self._limits.linger_s)
+            done = request.body.ended and connection.is_trusted
+            self._linger(sock, self._limits.progress_s if done else self._limits.linger_s)
         return keep_alive
 
     def _reply(self, request: Request) -> Reply:
@@ -237,82 +226,5 @@ class HttpServer:
                 pass
 
 
-def _always() -> bool:
-    return True
-
-
 def _refusal(error: BadRequestError) -> Reply:
     return Reply(error.status, (f"{error}\n".encode("ascii", "replace"),))
-
-
-def _shut(sock: socket.socket) -> None:
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _send(sock: socket.socket, reply: Reply, *, keep_alive: bool, head_only: bool = False) -> None:
-    size = sum(map(len, reply.buffers))
-    head = _head(reply.status, reply.media_type, size, tuple(reply.headers.items()), keep_alive)
-    send_all(sock, [head] if head_only else [head, *reply.buffers])
-
-
-@lru_cache(maxsize=32)  # the replies of one run have the same head
-def _head(status: int, media_type: str, size: int, headers: tuple[tuple[str, str], ...], keep_alive: bool) -> bytes:
-    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
-    if status != HTTPStatus.NO_CONTENT:
-        lines += [f"Content-Type: {media_type}", f"Content-Length: {size}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    if not keep_alive:
-        lines.append("Connection: close")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-
-
-def _send_stream(
-    sock: socket.socket, reply: Reply, pieces: Iterator[Sequence[Buffer]], *, keep_alive: bool, chunked: bool
-) -> None:
-    """The pieces as chunks, or to HTTP/1.0 until the connection ends."""
-    lines = [
-        f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}",
-        f"Content-Type: {reply.media_type}",
-    ]
-    # nginx holds back what it has not been told to let through.
-    lines += ["X-Accel-Buffering: no", "Cache-Control: no-store"]
-    if chunked:
-        lines.append("Transfer-Encoding: chunked")
-    if not keep_alive or not chunked:
-        lines.append("Connection: close")
-    head = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-    for buffers in pieces:
-        size = sum(len(buffer) for buffer in buffers)
-        around = (f"{size:x}\r\n".encode(), b"\r\n") if chunked else (b"", b"")
-        send_all(sock, [head, around[0], *buffers, around[1]])
-        head = b""
-    send_all(sock, [head, b"0\r\n\r\n" if chunked else b""])
-
-
-def send_all(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
-    """Sends all buffers; small neighbours leave in one piece, large ones from their own memory."""
-    small: list[Buffer] = []
-    for buffer in buffers:
-        if len(buffer) < _JOIN_BELOW_BYTES:
-            small.append(buffer)
-            continue
-        _send_pair(sock, b"".join(small), memoryview(buffer))
-        small = []
-    if small:
-        _send_whole(sock, memoryview(b"".join(small)))
-
-
-def _send_pair(sock: socket.socket, head: bytes, body: memoryview) -> None:
-    sent = 0
-    if head and hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket):
-        sent = sock.sendmsg([head, body])
-    if sent < len(head):
-        _send_whole(sock, memoryview(head)[sent:])
-    _send_whole(sock, body[max(0, sent - len(head)) :])
-
-
-def _send_whole(sock: socket.socket, view: memoryview) -> None:
-    """In pieces, each with the socket's timeout: `sendall` has to be done with all of it in that time."""
-    while view:
-        view = view[sock.send(view[:_SEND_BYTES]) :]

@@ -93,7 +93,8 @@ async def serve(
 
 def _listening(state: WorkerState, options: ServeOptions) -> HttpServer:
     try:
-        return HttpServer(Routes(state), options.host, options.port, options.tls)
+        routes = Routes(state, has_tls=options.tls is not None)
+        return HttpServer(routes, options.host, options.port, options.tls)
     except OSError as error:
         raise ListenError(error.errno, error.strerror) from error
 
