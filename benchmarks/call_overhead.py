@@ -56,7 +56,9 @@ class Row:
 def main() -> int:
     """Prints the table; exit status 1 if a bound is not held."""
     parser = arguments.parser(__doc__, seed_of="the latents")
-    parser.add_argument("--calls", type=int, default=300, help="of each kind and size (default: %(default)s)")
+    parser.add_argument(
+        "--calls", type=arguments.positive, default=300, help="of each kind and size (default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.calls < 1:
         parser.error("at least one call")

@@ -54,10 +54,15 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=9, help="of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=arguments.positive, default=9, help="of each measurement (default: %(default)s)"
+    )
     parser.add_argument("--captured", type=Path, metavar="FOLDER", help="measure on the *.safetensors here, too")
     parser.add_argument(
-        "--most", type=int, default=8, help="tensors of one name out of a captured run (default: %(default)s)"
+        "--most",
+        type=arguments.positive,
+        default=8,
+        help="tensors of one name out of a captured run (default: %(default)s)",
     )
     parser.add_argument(
         "--no-digits", dest="digits", action="store_false", help="leave out the sampling run, which needs diffusers"

@@ -50,7 +50,9 @@ class Row:
 def main() -> int:
     """Prints the table."""
     parser = arguments.parser(__doc__, seed_of="the tensor that is sent")
-    parser.add_argument("--calls", type=int, default=200, help="of each client and size (default: %(default)s)")
+    parser.add_argument(
+        "--calls", type=arguments.positive, default=200, help="of each client and size (default: %(default)s)"
+    )
     options = parser.parse_args()
     generator = torch.Generator().manual_seed(options.seed)
     rows: list[Row] = []

@@ -90,8 +90,10 @@ def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the noise that sampling starts from")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), metavar="NAME")
     parser.add_argument("--workers", nargs="+", choices=WORKERS, default=list(WORKERS), metavar="ARITHMETIC")
-    parser.add_argument("--batch", type=int, default=64, help="digits at once (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=arguments.positive, default=64, help="digits at once (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=arguments.positive, default=20, help="of each run (default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=4.0, help="(default: %(default)s)")
     return parser.parse_args()
 

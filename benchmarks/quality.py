@@ -75,9 +75,13 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the noise that sampling starts from")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), metavar="NAME")
-    parser.add_argument("--steps", nargs="+", type=int, default=[5, 10, 20], help="(default: 5 10 20)")
+    parser.add_argument(
+        "--steps", nargs="+", type=arguments.positive, default=[5, 10, 20], help="(default: 5 10 20)"
+    )
     parser.add_argument("--guidance", type=float, default=2.0, help="(default: %(default)s)")
-    parser.add_argument("--per-class", type=int, default=10, help="pictures of each digit (default: %(default)s)")
+    parser.add_argument(
+        "--per-class", type=arguments.positive, default=10, help="pictures of each digit (default: %(default)s)"
+    )
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16", help="of what crosses")
     return parser.parse_args()
 

@@ -129,8 +129,10 @@ def main() -> int:
     parser = arguments.parser(__doc__, seed_of="weights and noise")
     parser.add_argument("comfyui", type=Path, help="a ComfyUI folder")
     parser.add_argument("--model", choices=KINDS, default="sdxl")
-    parser.add_argument("--size", type=int, default=1024, help="of the picture's sides (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--size", type=arguments.positive, default=1024, help="of the picture's sides (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=arguments.positive, default=20)
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--codec", action="append", choices=["none", "planes"], help="repeat for more")
     options = parser.parse_args()

@@ -64,7 +64,10 @@ def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="each benchmark")
     parser.add_argument("--only", nargs="*", choices=[each.name for each in COMMANDS], metavar="NAME")
     parser.add_argument(
-        "--report", type=Path, default=_ROOT / "docs" / "benchmarks.md", help="(default: docs/benchmarks.md)"
+        "--report",
+        type=arguments.output_file(),
+        default=str(_ROOT / "docs" / "benchmarks.md"),
+        help="(default: docs/benchmarks.md)",
     )
     return parser.parse_args()
 

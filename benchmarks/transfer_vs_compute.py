@@ -117,7 +117,12 @@ def _options() -> argparse.Namespace:
         default=list(naive_stack.FORMATS),
         help="stacks beside them",
     )
-    parser.add_argument("--steps", type=int, default=10, help="of a run, 5 or more (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=arguments.whole_number(5, 1000),
+        default=10,
+        help="of a run, 5 or more (default: %(default)s)",
+    )
     parser.add_argument(
         "--compute", nargs="*", default=[], metavar="MODEL=SECONDS", help="your GPU's time per call"
     )

@@ -118,10 +118,12 @@ def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the run's noise")
     parser.add_argument("--url", help="a worker, in place of the configured one")
     parser.add_argument("--token", help="the token of that worker")
-    parser.add_argument("--latent", type=int, nargs="+", default=[1, 16, 128, 128], help="(default: Flux at 1024²)")
+    parser.add_argument(
+        "--latent", type=arguments.positive, nargs="+", default=[1, 16, 128, 128], help="(default: Flux at 1024²)"
+    )
     parser.add_argument("--dtype", choices=_DTYPES, default="bfloat16", help="of the model (default: %(default)s)")
     parser.add_argument("--compute", type=float, default=0.6, help="seconds of a model call (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="of a run (default: %(default)s)")
+    parser.add_argument("--steps", type=arguments.positive, default=20, help="of a run (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="put what to set into the .env file")
     parser.add_argument("--env-file", type=Path, default=Path(".env"), help="(default: %(default)s here)")
     parser.add_argument(
@@ -129,7 +131,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--link", nargs="+", default=list(_CHECK_LINKS), help="for --check: MS/MBIT/MBIT")
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.write:
+        try:
+            arguments.output_file()(str(options.env_file))
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"--env-file: {error}")
+    return options
 
 
 def _check(shape: Shape, options: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ class RequestsTransport:
     carries_cancel = True
 
     def __init__(self, url: str, *, keeps_alive: bool) -> None:
-        self._url = url
+        self._url = self.peer = url
         self._session = requests.Session() if keeps_alive else None
 
     def exchange(
@@ -167,7 +167,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument("--congestion", default="cubic", help="control of it, at both ends (default: %(default)s)")
     parser.add_argument("--compute", type=float, default=0.8, help="seconds of a call (default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=8, help="that count, of each way (default: %(default)s)")
+    parser.add_argument(
+        "--calls", type=arguments.positive, default=8, help="that count, of each way (default: %(default)s)"
+    )
     parser.add_argument("--way", nargs="+", choices=_WAYS, default=list(_WAYS))
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bound is not held")
     return parser.parse_args()

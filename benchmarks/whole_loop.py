@@ -69,9 +69,11 @@ def main() -> int:
     """Prints the table; exit status 1 if a bound is not held."""
     parser = arguments.parser(__doc__, seed_of="latents and conditioning")
     parser.add_argument("--link", action="append", help="MS/MBIT/MBIT: round trip, up, down; repeat for more")
-    parser.add_argument("--steps", type=int, default=20, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=arguments.positive, default=20, help="(default: %(default)s)")
     parser.add_argument("--compute-ms", type=float, default=100.0, help="of one call (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="of the latent's sides (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=arguments.positive, default=128, help="of the latent's sides (default: %(default)s)"
+    )
     parser.add_argument("--kind", choices=["tun", "threads"], default="threads", help="of link emulation")
     options = parser.parse_args()
     torch.manual_seed(options.seed)

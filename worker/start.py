@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 
+from comfy_gpu_offload.cli.exit_status import exit_status as of_command
 from comfy_gpu_offload.config.settings import PREFIX, Settings
-from comfy_gpu_offload.errors import ConfigError, OffloadError
+from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelRef
 from comfy_gpu_offload.server.backends.base import Backend, BackendError
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 def exit_status(run: Callable[[], None]) -> int:
-    """Sets up the log and runs; 0, 1 for a failure, 2 for a wrong setting, as the command line has it."""
+    """Set up the log and run; 0, 1 for a failure, 2 for a wrong setting, as the command line has it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
+
+    def ended() -> int:
         run()
-    except OffloadError as error:
-        print(f"comfy-gpu-offload: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0
+        return 0
+
+    return of_command(ended)
 
 
 def handler_options(settings: Settings) -> HandlerOptions:

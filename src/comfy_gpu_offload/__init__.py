@@ -6,9 +6,23 @@ pipe.transformer = session.model("my-transformer")
 
 from __future__ import annotations
 
-from .client.connect import connect
-from .client.remote_model import RemoteModel
-from .client.session import Session
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .version import __version__
 
+if TYPE_CHECKING:
+    from .client.connect import connect
+    from .client.remote_model import RemoteModel
+    from .client.session import Session
+
 __all__ = ["RemoteModel", "Session", "__version__", "connect"]
+
+# Imported when they are asked for: the command line must be able to say that a requirement, torch say, is missing.
+_MODULES = {"connect": ".client.connect", "RemoteModel": ".client.remote_model", "Session": ".client.session"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name], __name__), name)

@@ -28,3 +28,22 @@ def test_every_command_answers_help(path: Path) -> None:
         options.append("--output")
     for option in options:
         assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--json", __file__ + "/rows.json", "there is no folder"),
+        ("--output", __file__, "there is no folder"),
+        ("--calls", "0", "0 is not from 1"),
+        ("--seed", "-1", "-1 is not from 0"),
+    ],
+)
+def test_what_cannot_be_written_or_measured_is_said_before_the_work(option: str, value: str, says: str) -> None:
+    (command,) = [path for path in COMMANDS if path.name == "call_overhead.py"]
+    done = subprocess.run(
+        [sys.executable, command, f"{option}={value}"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stdout == ""

@@ -123,6 +123,9 @@ def test_a_model_that_is_not_there_is_named(
     monkeypatch.setenv("COMFY_GPU_OFFLOAD_TOKEN", TOKEN)
     assert main(["doctor", "--model", "flux"]) == 1
     assert "no model 'flux'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["doctor", "--model", "x" * 257])
+    assert "1 to 256" in capsys.readouterr().err
 
 
 def test_a_worker_without_models_is_no_use(
@@ -133,7 +136,9 @@ def test_a_worker_without_models_is_no_use(
     with ThreadWorker(backend) as empty:
         monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", empty.url)
         assert main(["doctor"]) == 1
-    assert "no models" in capsys.readouterr().err
+        assert "no models: put one into /srv/models" in capsys.readouterr().err
+        assert main(["models"]) == 0
+        assert "put one into /srv/models" in capsys.readouterr().out
 
 
 def test_a_queue_endpoint_is_told_by_its_counts_and_tried(

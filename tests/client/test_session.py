@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
@@ -16,6 +17,7 @@ from comfy_gpu_offload.errors import (
     ModelFailedError,
     TlsError,
     TransportError,
+    UnauthorizedError,
     UnknownModelError,
     UnsupportedValueError,
 )
@@ -88,6 +90,14 @@ def test_two_clients_share_one_worker(worker: ThreadWorker) -> None:
     for thread in threads:
         thread.join(60)
     assert results == dict.fromkeys(range(4), True)
+
+
+def test_a_fault_of_the_handshake_names_the_worker(backend: FunctionBackend) -> None:
+    with ThreadWorker(backend, token="t" * 32) as worker:
+        with connect(worker.url, "t" * 32) as made, pytest.raises(UnknownModelError, match=re.escape(worker.url)):
+            made.model("nobody")
+        with pytest.raises(UnauthorizedError, match=re.escape(worker.url)):
+            connect(worker.url, "w" * 32)
 
 
 def test_faults_are_errors_of_their_own_kind(session: Session, backend: FunctionBackend) -> None:

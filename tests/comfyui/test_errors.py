@@ -47,6 +47,7 @@ def test_no_worker_at_the_address(site: Site, listed: Callable[[Model], str]) ->
 def test_an_unknown_model(site: Site) -> None:
     message = failure(site.comfyui, "no-such-model.safetensors")
     assert "no-such-model.safetensors" in message
+    assert site.proxy.url in message
     assert str(site.worker.models_yaml.parent / "diffusion_models") in message
     assert "choose another in the node" in message
 

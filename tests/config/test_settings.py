@@ -33,7 +33,7 @@ def example() -> dict[str, str]:
 
 
 def test_the_example_lists_every_setting_with_its_default() -> None:
-    listed = {name: value for name, value in example().items() if name != "COMFYUI_PYTHON"}
+    listed = example()
     assert listed.keys() == {variable(name) for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else field.default
@@ -68,11 +68,11 @@ def test_a_file_with_a_mark_of_its_encoding_is_read(tmp_path: Path) -> None:
     assert load_settings().retry_s == 7
 
 
-@pytest.mark.parametrize("name", ["ca_file", "capture_dir", "upload_folder"])
+@pytest.mark.parametrize("name", ["ca_file", "capture_dir", "upload_folder", "comfyui_python"])
 def test_a_folder_may_begin_with_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(variable(name), "~/here")
-    (tmp_path / "here").touch()
+    (tmp_path / "here").touch() if name in {"ca_file", "comfyui_python"} else (tmp_path / "here").mkdir()
     assert getattr(load_settings(), name) == tmp_path / "here"
     monkeypatch.setenv(variable(name), "~nobody-of-that-name/here")
     with pytest.raises(ConfigError, match=variable(name)):
@@ -117,6 +117,8 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FRAME_BYTES", "0"),
         ("CA_FILE", "/nowhere/cert.pem"),
         ("CA_FILE", "/"),
+        ("CAPTURE_DIR", __file__),
+        ("UPLOAD_FOLDER", __file__),
     ],
 )
 def test_a_wrong_value_names_its_variable_and_is_not_repeated(

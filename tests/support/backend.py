@@ -57,7 +57,7 @@ class FunctionBackend:
         return x
 
     def info(self) -> BackendInfo:
-        return BackendInfo("function", "test device")
+        return BackendInfo("function", "test device", folders=("/srv/models",))
 
     def listing(self) -> Listing:
         return Listing(tuple(ModelEntry(name=name, folder="functions", size_bytes=0) for name in self.functions))

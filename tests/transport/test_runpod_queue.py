@@ -163,7 +163,7 @@ def test_a_worker_that_holds_nothing_is_sent_what_it_lacks(model: RemoteModel, s
 
 
 def test_faults_keep_their_kind_through_a_failed_job(session: Session, model: RemoteModel) -> None:
-    with pytest.raises(UnknownModelError, match="digits"):
+    with pytest.raises(UnknownModelError, match=f"RunPod endpoint {ENDPOINT}.*digits"):
         session.model("no-such-model")
     with pytest.raises(ModelFailedError):
         model(torch.zeros(3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 import os
 import subprocess
@@ -11,11 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
+from .exit_status import require, requirements
 
 logger = logging.getLogger(__name__)
 
-PYTHON_VARIABLE = "COMFYUI_PYTHON"
-_ENTERED_VARIABLE = "COMFY_GPU_OFFLOAD_ENTERED"
+_ENTERED_VARIABLE = "COMFYUI_PYTHON_ENTERED"
+NEEDED = (
+    *("torch", "numpy", "safetensors", "msgpack", "zstandard", "xxhash", "requests", "urllib3"),
+    *("pydantic", "pydantic_settings", "psutil"),
+)
+"""By the names that they are imported by: requirements.txt, and psutil, which ComfyUI brings."""
+_REMEDY = "set COMFYUI_PYTHON to the interpreter that this ComfyUI runs under"
+# For a slow disk; an interpreter says this in a tenth of a second.
+_PROBE_S = 120.0
+_PROBE = """
+import importlib.util, sys
+print("new" if sys.version_info >= (3, 11) else "old",
+      *[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])
+"""
 # Loads this very package by its folder, without putting its neighbours in site-packages on the path.
 _BOOT = """
 import importlib.util, sys
@@ -32,21 +45,27 @@ sys.exit(main())
 """
 
 
-def enter_comfyui(root: Path | None, arguments: Sequence[str]) -> None:
-    """Goes on under ComfyUI's interpreter, in this process's place, unless this already is it.
+def enter_comfyui(root: Path | None, arguments: Sequence[str], named: Path | None = None, *, cpu: bool) -> None:
+    """Go on under ComfyUI's interpreter, in this process's place, unless ComfyUI runs under this one.
+
+    This one is kept where it can import ComfyUI, and none is `named` (COMFYUI_PYTHON); `cpu`: that uses no GPU.
 
     Raises:
-        ConfigError: `root` is no ComfyUI, or its interpreter cannot be found.
+        ConfigError: `root` is no ComfyUI, or no interpreter can run it.
     """
     if root is None or not (root / "comfyui_version.py").is_file():
         raise ConfigError(
             f"--comfyui {root or 'PATH'}: this is no ComfyUI folder; name the one that holds main.py and "
             "comfyui_version.py"
         )
-    python = find_python(root)
+    python = named or find_python(root)
     if python is None or _is_this(python) or os.environ.get(_ENTERED_VARIABLE):
-        _require_dependencies()
+        require(*NEEDED)
         return
+    if named is None and _runs_here(root, cpu=cpu):
+        logger.info("running under %s, which has all that ComfyUI needs", sys.executable)
+        return
+    _check(python)
     logger.info("running under ComfyUI's interpreter, %s", python)
     package = Path(__file__).resolve().parents[1]
     command = [str(python), "-c", _BOOT, str(package), *arguments]
@@ -57,16 +76,7 @@ def enter_comfyui(root: Path | None, arguments: Sequence[str]) -> None:
 
 
 def find_python(root: Path) -> Path | None:
-    """The interpreter of the ComfyUI at `root`: `$COMFYUI_PYTHON`, else a venv in it or beside it, else None.
-
-    Raises:
-        ConfigError: `$COMFYUI_PYTHON` names no file.
-    """
-    named = os.environ.get(PYTHON_VARIABLE)
-    if named:
-        if not Path(named).is_file():
-            raise ConfigError(f"{PYTHON_VARIABLE}: there is no interpreter {named}")
-        return Path(named)
+    """Return the interpreter of the ComfyUI at `root`, by a venv in it or beside it; None where there is none."""
     inside = Path("Scripts", "python.exe") if sys.platform == "win32" else Path("bin", "python")
     for folder in (root / "venv", root / ".venv", root.parent / "venv", root.parent / ".venv"):
         if (folder / inside).is_file():
@@ -80,11 +90,34 @@ def _is_this(python: Path) -> bool:
     return Path(os.path.abspath(python)) == Path(os.path.abspath(sys.executable))
 
 
-def _require_dependencies() -> None:
-    needed = ("msgpack", "psutil", "pydantic_settings", "safetensors", "xxhash", "zstandard")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+def _runs_here(root: Path, *, cpu: bool) -> bool:
+    """Return whether ComfyUI and this package can be imported here. If so no time is lost: both will be."""
+    try:
+        require(*NEEDED)
+        importlib.import_module("..server.backends.comfyui_process", __package__).enter(root, cpu=cpu)
+    except Exception as error:  # a package may fail in its own way where it does not fit the others
+        logger.debug("ComfyUI cannot be imported under %s: %s", sys.executable, error)
+        return False
+    return True
+
+
+def _check(python: Path) -> None:
+    """Ask another interpreter whether this package runs under it.
+
+    Raises:
+        ConfigError: it does not; says what it lacks, and what to do.
+    """
+    command = [str(python), "-c", _PROBE, *NEEDED]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PROBE_S)  # noqa: S603  # nosec B603
+    except (OSError, subprocess.SubprocessError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigError(f"{python} does not run as a Python ({why}): {_REMEDY}") from error
+    release, *missing = done.stdout.split() or [""]
+    if release != "new":
+        raise ConfigError(f"{python} is no Python 3.11 or later: {_REMEDY}")
     if missing:
         raise ConfigError(
-            f"ComfyUI's interpreter {sys.executable} lacks {', '.join(missing)}: install this package's "
-            "requirements.txt there, as ComfyUI-Manager does."
+            f"ComfyUI's interpreter {python} lacks {', '.join(missing)}: {python} -m pip install {requirements()} "
+            f"(as ComfyUI-Manager does), or {_REMEDY}"
         )

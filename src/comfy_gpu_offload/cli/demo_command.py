@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from queue import Empty, Queue
 
 import torch
@@ -22,7 +22,12 @@ from ..client.timings import CallTimings
 from ..digits import latent, model, sampling
 from ..digits.conditioning import conditioning, unconditional
 from ..errors import OffloadError
+from .arguments import output_file, whole_number
+from .exit_status import require
 
+# A thousand pictures are one batch of 2 MB, and a sheet that can still be looked at.
+_MOST_EACH = 100
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _START_S = 180.0
 _LABELS = tuple(range(10))
 _PREFIX = "listening on "
@@ -30,11 +35,23 @@ _PREFIX = "listening on "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--each", type=int, default=5, help="pictures of each digit (default: %(default)s)")
     parser.add_argument(
-        "--output", type=Path, default=Path("digits.png"), help="where the picture goes (default: %(default)s)"
+        "--steps", type=whole_number(1, 1000), default=20, help="sampling steps, up to 1000 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, 2**64 - 1), default=0, help="of the noise (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--each",
+        type=whole_number(1, _MOST_EACH),
+        default=5,
+        help=f"pictures of each digit, up to {_MOST_EACH} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=output_file(_PICTURES),
+        default="digits.png",  # as text, so that it is checked as well
+        help="where the picture goes (default: %(default)s)",
     )
 
 
@@ -44,12 +61,11 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         OffloadError: the worker did not start, or failed.
     """
-    if options.steps < 1 or options.each < 1:
-        raise OffloadError("--steps and --each must be at least 1")
+    require("PIL", "diffusers", "psutil")
     logging.getLogger().setLevel(logging.WARNING)
     labels = [label for _ in range(options.each) for label in _LABELS]
     print("Starting a worker process with the bundled digits model …")
-    with worker_process() as url, connect(url) as session:
+    with worker_process() as (url, token), connect(url, token) as session:
         print(f"  {url}, on {session.welcome.device}")
         remote = session.model("digits")
         print(f"Sampling {len(labels)} digits through it: {options.steps} steps, guidance 2, one call a step")
@@ -134,19 +150,20 @@ def _row(timings: CallTimings) -> str:
 
 
 @contextmanager
-def worker_process() -> Iterator[str]:
-    """The address of a diffusers worker in a process of its own, on a free port of this machine.
+def worker_process() -> Iterator[tuple[str, str]]:
+    """Run a diffusers worker in a process of its own, on a free port of this machine; give its address and token.
 
     Raises:
         OffloadError: it did not start.
     """
     command = [sys.executable, "-m", "comfy_gpu_offload", "--log-level", "WARNING", "worker"]
     command += ["--backend", "diffusers", "--port", "0"]
-    # What is set for another worker does not apply to this one.
+    # What is set for another worker does not apply to this one. Its token may also stand in a .env.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_GPU_")}
+    environment["COMFY_GPU_OFFLOAD_TOKEN"] = token = secrets.token_urlsafe(32)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603  # nosec B603
     try:
-        yield _address(process)
+        yield _address(process), token
     finally:
         process.terminate()
         try:

@@ -28,7 +28,8 @@ from ..errors import ConnectError, OffloadError
 from ..transport.configured import kind_of
 from ..transport.health import Health, ping
 from ..version import __version__
-from .models_command import skipped_lines
+from .arguments import short_text
+from .models_command import skipped_lines, where_models_belong
 
 _DIGITS = "digits"
 _ROUND_TRIPS = 7
@@ -48,7 +49,9 @@ T = TypeVar("T")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--model", help="also load this model there, and call it where that is known how")
+    parser.add_argument(
+        "--model", type=short_text(256), help="also load this model there, and call it where that is known how"
+    )
     parser.epilog = "Exit status: 0 if a forward call would work, 1 if not, 2 if a setting is wrong."
 
 
@@ -201,9 +204,7 @@ def _models(session: Session, wanted: str | None) -> None:
     names = [entry.name for entry in session.welcome.models if entry.folder != "controlnet"]
     if not names:
         print("FAIL  models", flush=True)
-        raise OffloadError(
-            "The worker has no models: put one into its ComfyUI's models/diffusion_models or models/checkpoints."
-        )
+        raise OffloadError(f"The worker has no models: {where_models_belong(session.welcome.folders)}.")
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
     _say("models", f"{len(names)}: {shown}")
     for line in skipped_lines(session.welcome.skipped):

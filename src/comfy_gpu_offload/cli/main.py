@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigError, OffloadError
 from ..version import __version__
+from .exit_status import exit_status
 
 _COMMANDS = {
     "worker": "hold models and run their forward passes for others",
@@ -18,24 +18,17 @@ _COMMANDS = {
     "doctor": "say what is wrong with the configured worker, and what to do",
     "models": "list what the configured worker can load",
 }
-# What a module of ours needs besides the core, by the first package it would miss.
-_EXTRAS = {"psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a wrong call or setting."""
-    try:
-        options = _parse(list(sys.argv[1:] if arguments is None else arguments))
-        logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        return int(_load(options.command).run(options))
-    except OffloadError as error:
-        print(f"comfy-gpu-offload: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except ModuleNotFoundError as error:
-        print(f"comfy-gpu-offload: {_missing(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    """Run one command; return the exit status: 0, 1 for a failure, 2 for a wrong call or setting."""
+    return exit_status(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(argv: list[str]) -> int:
+    options = _parse(argv)
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return int(_load(options.command).run(options))
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -57,11 +50,3 @@ def _summary() -> str:
 
 def _load(command: str) -> Any:
     return importlib.import_module(f".{command}_command", __package__)
-
-
-def _missing(error: ModuleNotFoundError) -> str:
-    """What to do about a module that is not installed."""
-    package = (error.name or "").split(".")[0]
-    if package not in _EXTRAS:
-        raise error
-    return f"this needs {package}: pip install 'comfy-gpu-offload[{_EXTRAS[package]}]'"

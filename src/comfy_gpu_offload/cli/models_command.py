@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from ..client.connect import connect_from
 from ..config.settings import load_settings
@@ -28,6 +29,8 @@ def run(_: argparse.Namespace) -> int:
         print(f"not offered: {line}")
     count = len(welcome.models)
     print(f"{count} {'model' if count == 1 else 'models'} on {welcome.device}, backend {welcome.backend}")
+    if not count:
+        print(f"On the worker's machine, {where_models_belong(welcome.folders)}.")
     return 0
 
 
@@ -38,3 +41,10 @@ def skipped_lines(skipped: Skipped | None) -> list[str]:
     lines = [f"{entry.name}: {entry.reason}" for entry in skipped.entries]
     more = skipped.count - len(lines)
     return lines + ([f"and {more} more; the worker's log names them"] if more else [])
+
+
+def where_models_belong(folders: Sequence[str] | None) -> str:
+    """Return what to do about a worker that has no models."""
+    if folders:
+        return f"put one into {' or '.join(folders)}"
+    return "put one into its folders, which its log names when it starts"

@@ -22,6 +22,7 @@ from ..server.backends.factory import BackendOptions, make_backend
 from ..server.blob_folder import upload_folder
 from ..server.handler import HandlerOptions
 from ..server.serve import ListenError, ServeOptions, serve_until_signalled
+from .arguments import existing_file, whole_number
 from .comfyui_python import enter_comfyui
 
 logger = logging.getLogger(__name__)
@@ -49,14 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--extra-model-paths-config",
-        type=Path,
+        type=existing_file,
         action="append",
         default=[],
         metavar="YAML",
         help="as ComfyUI's own option of that name; may be repeated",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8288, help="0: any free one (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=whole_number(0, 65_535), default=8288, help="0: any free one (default: %(default)s)"
+    )
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -64,8 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a name that a worker without a token is reached by, besides localhost; may be repeated",
     )
-    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate chain")
-    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this private key")
+    parser.add_argument(
+        "--tls-cert", type=existing_file, metavar="PEM", help="serve https with this certificate chain"
+    )
+    parser.add_argument("--tls-key", type=existing_file, metavar="PEM", help="and this private key")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
 
 
@@ -77,8 +82,9 @@ def run(options: argparse.Namespace) -> int:
     """
     settings = load_settings()
     _check(options, settings)
+    tls = _tls(options)
     if options.backend == "comfyui":
-        enter_comfyui(options.comfyui, sys.argv[1:])
+        enter_comfyui(options.comfyui, sys.argv[1:], settings.comfyui_python, cpu=options.cpu)
     if options.tls_cert is None and not is_loopback(options.host):
         logger.warning(
             "Listening on %s without a certificate: clients on other machines take https only. Put a proxy that "
@@ -95,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
             uploads=upload_folder(settings.upload_folder, settings.upload_bytes),
         ),
         announce=lambda address: print(f"listening on {address}", flush=True),
-        tls=_tls(options),
+        tls=tls,
     )
     backend = _backend(options, settings)
     state = WorkerState(limits, settings.token, hosts=tuple(options.allow_host))
@@ -107,9 +113,8 @@ def _made(options: BackendOptions) -> Backend:
     backend = make_backend(options)
     names = [entry.name for entry in backend.listing().models]
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
-    logger.info(
-        "%d %s: %s", len(names), "model" if len(names) == 1 else "models", shown or "put one into its folders"
-    )
+    where = f"put one into {' or '.join(backend.info().folders)}"
+    logger.info("%d %s: %s", len(names), "model" if len(names) == 1 else "models", shown or where)
     if options.name == "diffusers" and options.models is not None and names == [_BUNDLED]:
         logger.warning(
             "--models %s: there is no diffusers model in it, that is, a config.json beside *.safetensors; only the "
@@ -165,13 +170,10 @@ def _check(options: argparse.Namespace, settings: Settings) -> None:
         logger.warning("COMFY_GPU_OFFLOAD_TOKEN is easy to guess: %s. %s", weak, advice())
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key belong together")
-    for option, file in (("--tls-cert", options.tls_cert), ("--tls-key", options.tls_key)):
-        if file is not None and not file.is_file():
-            raise ConfigError(f"{option} {file}: there is no such file")
-    if not 0 <= options.port < 65_536:
-        raise ConfigError(f"--port {options.port}: a port is 0 to 65535")
     if options.models is not None and not options.models.exists():
         raise ConfigError(f"--models {options.models}: there is no such file or folder")
+    if options.models is not None and options.backend == "comfyui" and not options.models.is_dir():
+        raise ConfigError(f"--models {options.models}: this is no folder, which the comfyui backend wants")
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -180,7 +182,8 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
+        # Without a password it would ask for one at the terminal, where there may be nobody.
+        context.load_cert_chain(options.tls_cert, options.tls_key, password="")
     except OSError as error:
         raise ConfigError(f"--tls-cert, --tls-key: these do not make a certificate: {error}") from error
     return context

@@ -46,19 +46,20 @@ def opened(reply: Buffer, limits: FrameLimits) -> Envelope:
         raise
 
 
-def error_of(fault: Fault) -> WorkerFaultError:
-    """The error to raise for `fault`."""
+def error_of(fault: Fault, peer: str = "") -> WorkerFaultError:
+    """Return the error to raise for `fault`. Its message names `peer`, who answered, where that is known."""
     kind = _ERRORS.get(fault.code, WorkerFaultError)
-    return kind(fault.message, code=fault.code.value, worker_traceback=fault.traceback)
+    text = f"The worker at {peer}: {fault.message}" if peer else fault.message
+    return kind(text, code=fault.code.value, worker_traceback=fault.traceback)
 
 
-def expect_answer(message: Message, kind: type[MessageT]) -> MessageT:
-    """`message`, which must be of `kind`.
+def expect_answer(message: Message, kind: type[MessageT], peer: str = "") -> MessageT:
+    """Return `message`, which must be of `kind`. `peer`: who sent it, for an error.
 
     Raises:
         WorkerFaultError: it is a fault.
         MessageError: it is of another kind.
     """
     if isinstance(message, Fault):
-        raise error_of(message)
+        raise error_of(message, peer)
     return expect(message, kind)

@@ -109,4 +109,4 @@ class Handshake:
         )
         reply = self._transport.exchange("hello", seal(hello), timeouts, check)
         envelope = opened(reply, self._options.limits)
-        return expect_answer(envelope.message, Welcome), envelope.unpack()
+        return expect_answer(envelope.message, Welcome, self._transport.peer), envelope.unpack()

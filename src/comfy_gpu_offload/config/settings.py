@@ -34,9 +34,9 @@ Compression = Literal["auto", "none", "zstd", "planes", "int8-block", "int8-chan
 EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
 
 
-def _runpod(name: str) -> Any:
-    """A setting under RunPod's own name, without our prefix."""
-    return AliasChoices(f"RUNPOD_{name.upper()}", f"runpod_{name}")
+def _as_it_is(name: str) -> Any:
+    """Return the alias of a setting that others name, RunPod or ComfyUI: without our prefix."""
+    return AliasChoices(name.upper(), name)
 
 
 class Settings(BaseSettings):
@@ -65,6 +65,7 @@ class Settings(BaseSettings):
             folder in the user's cache.
         upload_bytes: what it keeps there; 0 for nothing.
         model_bytes: what the worker keeps of loaded models; 0 for as much as memory allows.
+        comfyui_python: the interpreter that a comfyui worker's ComfyUI runs under; None to look for it.
     """
 
     model_config = SettingsConfigDict(
@@ -78,9 +79,9 @@ class Settings(BaseSettings):
 
     url: str | None = None
     token: SecretStr | None = None
-    runpod_api_key: Annotated[SecretStr | None, Field(validation_alias=_runpod("api_key"))] = None
-    runpod_endpoint_id: Annotated[str | None, Field(validation_alias=_runpod("endpoint_id"))] = None
-    runpod_base_url: Annotated[str, Field(validation_alias=_runpod("base_url"))] = RUNPOD_API
+    runpod_api_key: Annotated[SecretStr | None, Field(validation_alias=_as_it_is("runpod_api_key"))] = None
+    runpod_endpoint_id: Annotated[str | None, Field(validation_alias=_as_it_is("runpod_endpoint_id"))] = None
+    runpod_base_url: Annotated[str, Field(validation_alias=_as_it_is("runpod_base_url"))] = RUNPOD_API
     endpoint: EndpointKind = "auto"
     wake_timeout_s: Seconds = 180.0
     gpu_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -97,6 +98,7 @@ class Settings(BaseSettings):
     upload_folder: Path | None = None
     upload_bytes: Annotated[int, Field(ge=0)] = 16 * 1024**3
     model_bytes: Annotated[int, Field(ge=0)] = 0
+    comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
 
     @field_validator("url")
     @classmethod
@@ -110,7 +112,7 @@ class Settings(BaseSettings):
             raise ValueError("it is printable ASCII without spaces or quotes around it")
         return value
 
-    @field_validator("ca_file", "capture_dir", "upload_folder")
+    @field_validator("ca_file", "capture_dir", "upload_folder", "comfyui_python")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return None if value is None else at_home(value)
@@ -120,6 +122,13 @@ class Settings(BaseSettings):
     def _check_ca_file(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
             raise ValueError(f"there is no file {value}")
+        return value
+
+    @field_validator("capture_dir", "upload_folder")
+    @classmethod
+    def _check_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and value.exists() and not value.is_dir():
+            raise ValueError(f"{value} is no folder")
         return value
 
     @field_validator("runpod_base_url")
@@ -274,4 +283,4 @@ def reason(message: str) -> str:
 def variable(field: str) -> str:
     """The environment variable of the setting with that name."""
     name = field.upper()
-    return name if name.startswith(("RUNPOD_", PREFIX)) else PREFIX + name
+    return name if name.startswith(("RUNPOD_", "COMFYUI_", PREFIX)) else PREFIX + name

@@ -11,10 +11,10 @@ from ..io import codecs, tree
 from ..io.frame import EncodedFrame
 from ..protocol.abilities import ABILITIES, STRIDES
 from ..protocol.envelope import parts_of, seal, seal_parts
-from ..protocol.messages import MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome, WorkerLimits
+from ..protocol.messages import LONGEST_PATH, MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome, WorkerLimits
 from ..version import __version__
 from .answers import Finish, answered
-from .backends.base import Backend, Described
+from .backends.base import Backend, Described, Listing
 from .executor import Executor
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,13 @@ class Handshake:
             limits=self._limits,
             models=listing.models,
             skipped=_skipped(listing.skipped),
+            folders=None if _has_models(listing) else tuple(path[:LONGEST_PATH] for path in info.folders),
             model=None if described is None else described.description,
         )
+
+
+def _has_models(listing: Listing) -> bool:
+    return any(entry.folder != "controlnet" for entry in listing.models)
 
 
 def _skipped(entries: tuple[SkippedEntry, ...]) -> Skipped | None:

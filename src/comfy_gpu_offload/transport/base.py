@@ -31,9 +31,11 @@ class Transport(Protocol):
 
     Attributes:
         carries_cancel: whether a call is cancelled by a message of its own; if not, ending its exchange does it.
+        peer: who answers, for messages: an address, or an endpoint by its id.
     """
 
     carries_cancel: bool
+    peer: str
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None

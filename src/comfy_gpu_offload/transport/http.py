@@ -94,7 +94,7 @@ class HttpTransport:
         network lies in between, since a proxy need not take an empty line before a request."""
         self.carries_cancel = True
         self._address = address_of(url, ca_file)
-        self.url = self._address.url
+        self.url = self.peer = self._address.url
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
         self._fixed_headers = _fixed_headers(urlsplit(self.url).netloc, token, keep_warm=keep_warm)
         self._front = front or Front()

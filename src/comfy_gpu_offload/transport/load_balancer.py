@@ -110,6 +110,7 @@ class LoadBalancerTransport:
         notify: Notify,
     ) -> None:
         self._http = http
+        self.peer = http.peer
         self._answers = answers
         self._api = api
         self._wake_s = wake_s

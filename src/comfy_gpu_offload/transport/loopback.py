@@ -27,6 +27,7 @@ class LoopbackTransport:
     """Hands frames to a handler in this process, copied once as a socket would."""
 
     carries_cancel = True
+    peer = ""  # not to be told from this side
 
     def __init__(self, handler: FrameHandler) -> None:
         self._handler = handler

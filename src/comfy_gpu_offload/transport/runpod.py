@@ -56,6 +56,7 @@ class QueueTransport:
 
     def __init__(self, api: RunPodClient, *, wake_s: float, max_frame_bytes: int, notify: Notify) -> None:
         self._api = api
+        self.peer = f"RunPod endpoint {api.endpoint_id}"
         self._wake_s = wake_s
         self._max_frame_bytes = max_frame_bytes
         self._notify = notify

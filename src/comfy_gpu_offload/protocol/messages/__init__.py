@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import MessageError
-from .base import PROTOCOL_VERSION, Message, MessageT
+from .base import LONGEST_PATH, PROTOCOL_VERSION, Message, MessageT
 from .calls import Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJob, WorkerTimings
 from .faults import Fault, FaultCode
 from .handshake import (
@@ -26,6 +26,7 @@ from .prediction import Coded, Prediction
 from .probe import Probe, Probed
 
 __all__ = [
+    "LONGEST_PATH",
     "MAX_HOOK_GROUPS",
     "MAX_SKIPPED",
     "PROTOCOL_VERSION",

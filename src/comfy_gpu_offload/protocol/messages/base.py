@@ -49,6 +49,8 @@ ANY_STRING = Field(strict=False)
 
 Identifier = Annotated[str, Field(min_length=8, max_length=64, pattern=r"^[0-9a-zA-Z_-]+$")]
 ShortText = Annotated[str, Field(max_length=256)]
+LONGEST_PATH = 4096
+PathText = Annotated[str, Field(max_length=LONGEST_PATH)]
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Strides = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**62)], ...], ANY_SEQUENCE, Field(min_length=1, max_length=64)

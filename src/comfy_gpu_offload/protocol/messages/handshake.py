@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from ...io.dtypes import TORCH_DTYPES
-from .base import ANY_SEQUENCE, PROTOCOL_VERSION, Identifier, Message, ShortText, TorchDtype
+from .base import ANY_SEQUENCE, PROTOCOL_VERSION, Identifier, Message, PathText, ShortText, TorchDtype
 
 
 class ModelRef(Message):
@@ -86,7 +86,8 @@ class Welcome(Message):
     """Answers a `Hello`. `instance` names this start of the worker: a new one holds no tensors.
 
     With a model asked for, the frame's tree holds what its backend has to say of it (docs/protocol.md).
-    `skipped` is left out of the frame where nothing is, for sides that know of none.
+    `folders` are those that it looks for models in, said where it has found none. Both they and `skipped` are left
+    out of the frame where there is nothing to say, for sides that know of none.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -101,4 +102,5 @@ class Welcome(Message):
     limits: WorkerLimits
     models: Annotated[tuple[ModelEntry, ...], ANY_SEQUENCE]
     skipped: Skipped | None = None
+    folders: Annotated[tuple[PathText, ...], ANY_SEQUENCE] | None = None
     model: ModelDescription | None = None

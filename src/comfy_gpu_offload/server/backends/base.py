@@ -20,11 +20,17 @@ _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What the handshake says of a backend. `comfyui`: its version, where there is one."""
+    """What the handshake says of a backend.
+
+    Attributes:
+        comfyui: its version, where there is one.
+        folders: where models are looked for.
+    """
 
     name: str
     device: str
     comfyui: str | None = None
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

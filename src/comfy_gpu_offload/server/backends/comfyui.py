@@ -92,7 +92,7 @@ class ComfyUIBackend:
         """See `Backend`."""
         device = self._management.get_torch_device()
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-        return BackendInfo("comfyui", name, self._version)
+        return BackendInfo("comfyui", name, self._version, self._files.folders())
 
     def listing(self) -> Listing:
         """See `Backend`."""

@@ -56,6 +56,11 @@ def files_of(folder: str, skips: Skips | None = None) -> list[ModelFile]:
     return [found[name] for name in sorted(found)]
 
 
+def folders() -> tuple[str, ...]:
+    """Return the folders that models are looked for in."""
+    return tuple(path for folder in FOLDERS for path in folder_paths.get_folder_paths(folder))
+
+
 def find_model(name: str) -> ModelFile:
     """The file of that name; with its folder in front it is found either way.
 
@@ -70,9 +75,8 @@ def find_model(name: str) -> ModelFile:
     if any(file.name.endswith(f"/{wanted}") and file.name.split("/", 1)[0] in FOLDERS for file in files):
         choices = " or ".join(f"{folder}/{wanted}" for folder in FOLDERS)
         raise ModelNotFoundError(f"There are two models {wanted!r}: ask for {choices}.")
-    looked = [path for folder in FOLDERS for path in folder_paths.get_folder_paths(folder)]
     raise ModelNotFoundError(
-        f"There is no model {wanted!r}. Looked in {', '.join(looked)}. Put it there, or choose another in the "
+        f"There is no model {wanted!r}. Looked in {', '.join(folders())}. Put it there, or choose another in the "
         "node, whose button asks for the list again."
     )
 

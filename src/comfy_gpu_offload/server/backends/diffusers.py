@@ -77,7 +77,7 @@ class DiffusersBackend:
     def info(self) -> BackendInfo:
         """See `Backend`."""
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
-        return BackendInfo("diffusers", name)
+        return BackendInfo("diffusers", name, folders=() if self._path is None else (str(self._path.absolute()),))
 
     def listing(self) -> Listing:
         """See `Backend`. Looks anew each time, so that a model that was added is found."""

@@ -1,0 +1,105 @@
+"""Kinds of arguments that are checked before a command begins its work."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` to `most`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{number} is not from {least} to {most}")
+        return number
+
+    return read
+
+
+def short_text(longest: int) -> Callable[[str], str]:
+    """Return a reader of texts of one to `longest` characters."""
+
+    def read(text: str) -> str:
+        if not 0 < len(text) <= longest:
+            raise argparse.ArgumentTypeError(f"it has {len(text)} characters, and may have 1 to {longest}")
+        return text
+
+    return read
+
+
+def existing_file(text: str) -> Path:
+    """Return the path of a file that is there and can be read.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    path = Path(text)
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def output_file(suffixes: Collection[str] = (), *, makes_folder: bool = False) -> Callable[[str], Path]:
+    """Return a reader of paths at which a file can be written.
+
+    Args:
+        suffixes: what its name may end in, if not anything.
+        makes_folder: whether the command makes its folder where that is missing.
+    """
+
+    def read(text: str) -> Path:
+        path = Path(text)
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{path}: the name must end in {', '.join(suffixes)}")
+        if makes_folder:
+            output_folder(str(path.parent))
+        if not makes_folder or path.exists():
+            _require_writable(path)
+        return path
+
+    return read
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder in which files can be written; it may still have to be made.
+
+    Raises:
+        argparse.ArgumentTypeError: they cannot.
+    """
+    path = Path(text)
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    _require_room(nearest)
+    return path
+
+
+def _require_writable(path: Path) -> None:
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder: add a file's name")
+    if not path.exists():
+        _require_room(path.parent)
+        return
+    try:
+        with path.open("r+b"):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _require_room(folder: Path) -> None:
+    """Make a file in `folder` and remove it: permission bits do not tell of read-only disks."""
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {folder}: make it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"nothing can be written in {folder}: {error.strerror}") from None
