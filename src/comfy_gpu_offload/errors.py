@@ -15,7 +15,10 @@ OffloadError
 ├── TransportError         the worker could not be reached, or the exchange broke
 │   ├── ConnectError           no connection: refused, unresolved, no route
 │   ├── ConnectionLostError    the connection ended before the reply was complete
+│   │   ├── SilentConnectionError  it stayed open, and nothing came any more
+│   │   └── WrongReplyError        what came answers another request
 │   ├── ExchangeTimeoutError   no reply within the time allowed
+│   ├── ForkedWorkerError      a worker within the process that this one was forked from; never retried
 │   ├── TlsError               the certificate was not accepted; never retried
 │   ├── HttpStatusError        an HTTP reply that is not ours: a proxy, a waking endpoint, a wrong address
 │   ├── NoWorkerError          an endpoint whose worker still has to start, or is gone
@@ -201,15 +204,37 @@ class TransportError(OffloadError):
 
 
 class ConnectError(TransportError):
-    """No connection could be made."""
+    """No connection could be made.
+
+    Attributes:
+        unknown_host: whether there is no such name, which waiting does not change.
+    """
+
+    def __init__(self, message: str, *, unknown_host: bool = False) -> None:
+        super().__init__(message)
+        self.unknown_host = unknown_host
 
 
 class ConnectionLostError(TransportError):
     """The connection ended before the reply was complete."""
 
 
+class SilentConnectionError(ConnectionLostError):
+    """The connection stayed open, and nothing came any more."""
+
+
+class WrongReplyError(ConnectionLostError):
+    """A reply to another request than the one that was made."""
+
+
 class ExchangeTimeoutError(TransportError):
     """No reply within the time allowed."""
+
+
+class ForkedWorkerError(TransportError):
+    """The worker runs within the process that this one was forked from."""
+
+    retryable = False
 
 
 class TlsError(TransportError):
@@ -404,12 +429,16 @@ class WorkerFaultError(OffloadError):
     Attributes:
         code: the fault's code (`protocol.FaultCode`).
         worker_traceback: where in the worker's code it happened, or None. For a log at DEBUG.
+        retryable: whether the same request may succeed later.
     """
 
-    def __init__(self, message: str, *, code: str, worker_traceback: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str, worker_traceback: str | None = None, retryable: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.worker_traceback = worker_traceback
+        self.retryable = retryable
 
 
 class UnauthorizedError(WorkerFaultError):

@@ -72,7 +72,7 @@ def test_an_unknown_field_or_a_missing_one_is_refused(message: Message) -> None:
     fields = message.model_dump()
     with pytest.raises(MessageError):
         parse(fields | {"surprise": 1})
-    if "request" in fields:
+    if fields.get("request") is not None:
         del fields["request"]
         with pytest.raises(MessageError, match="request"):
             parse(fields)

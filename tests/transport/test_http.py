@@ -177,6 +177,13 @@ def test_a_reply_that_comes_byte_by_byte_is_read() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 902 Processing\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: a\x00b\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
     ],
 )
@@ -187,7 +194,17 @@ def test_a_reply_that_is_no_whole_one_is_a_lost_connection(reply: bytes) -> None
 
 @pytest.mark.parametrize(
     ("status", "retryable"),
-    [(400, False), (401, False), (404, False), (502, True), (503, True), (521, True), (524, True)],
+    [
+        (400, False),
+        (401, False),
+        (404, False),
+        (408, True),
+        (500, True),
+        (502, True),
+        (503, True),
+        (524, True),
+        (599, True),
+    ],
 )
 def test_a_proxys_own_page_is_named_by_its_status(status: int, retryable: bool) -> None:
     page = b"<html>\nBad day</html>"

@@ -154,7 +154,7 @@ def test_waiting_for_a_worker_can_be_interrupted() -> None:
 
 def test_another_400_is_not_taken_for_a_start(session: Session, edge: LoadBalancerEdge) -> None:
     model = session.model("double")
-    edge.faults.add("/v1/forward", Fault(status=400, body={"error": "malformed"}))
+    edge.faults.add("/v1/forward", Fault(status=400, body={"error": "malformed"}), times=2)
     with pytest.raises(HttpStatusError, match="malformed"):
         model(X)
 
@@ -248,7 +248,7 @@ def test_no_key_or_tensor_is_in_a_log(
     marked = torch.full((1, 4, 8, 8), 0.123456789)
     with caplog.at_level(logging.DEBUG), connect_from(settings(edge)) as session:
         session.model("double")(marked)
-        edge.faults.add("/v1/forward", Fault(status=400, body={"error": "malformed"}))
+        edge.faults.add("/v1/forward", Fault(status=400, body={"error": "malformed"}), times=2)
         with pytest.raises(HttpStatusError):
             session.model("double")(marked)
     assert caplog.text

@@ -55,13 +55,13 @@ class ApiHttp:
         self._base = base
         self._connect_timeout_s = connect_timeout_s
         self._reply_bytes = reply_bytes
+        self._api_key = api_key
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._used_at = monotonic()
-        self._session = requests.Session()
-        # As `auth` and not as a header: requests lets a .netrc entry replace a header.
-        self._session.auth = _Bearer(api_key)
-        self._session.headers.update({"User-Agent": "comfy-gpu-offload", "Accept": "application/json"})
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session = _session(self._api_key)
 
     def exchange(self, request: Request, check: Check | None, late: Callable[[Reply], None]) -> Reply:
         """The reply to `request`, whatever its status. `late` gets it where the wait was given up before.
@@ -96,6 +96,10 @@ class ApiHttp:
     def close(self) -> None:
         """Closes the connections that are not in use. A later exchange opens new ones."""
         self._session.close()
+
+    def forked(self) -> None:
+        """Begin anew in a forked process. Dropped, its copies of the connections end without a word on the wire."""
+        self._begin()
 
     def _drop_idle(self) -> None:
         with self._lock:
@@ -132,6 +136,15 @@ class ApiHttp:
                     maybe_submitted=request.submits,
                 )
         return bytes(body)
+
+
+def _session(api_key: SecretStr) -> requests.Session:
+    session = requests.Session()
+    # As `auth` and not as a header: requests lets a .netrc entry replace a header.
+    session.auth = _Bearer(api_key)
+    session.headers.update({"User-Agent": "comfy-gpu-offload", "Accept": "application/json"})
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return session
 
 
 class _Bearer(AuthBase):

@@ -172,6 +172,10 @@ class RunPodClient:
         """Closes the connections that are not in use. A later call opens new ones."""
         self._http.close()
 
+    def forked(self) -> None:
+        """Leave the connections to the process that this one was forked from. A later call opens new ones."""
+        self._http.forked()
+
     def __enter__(self) -> RunPodClient:
         return self
 

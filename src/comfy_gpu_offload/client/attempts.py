@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from time import monotonic
 
-from ..errors import ExchangeTimeoutError, TransportError
+from ..errors import OffloadError, TransportError
 from ..protocol.messages import Fault, FaultCode
 from ..transport.base import Check, Notify
 from .faults import error_of
 from .recurrence import Recurrence
-from .retry import Patience, RetryPolicy
+from .retry import Retries, RetryPolicy, after_call
 from .weight_patches import PatchUploads, WeightPatches
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Attempts:
         self._notify = notify
         self._lost_at: float | None = None
         self._notified_at = float("-inf")
-        self._patience = Patience(policy, check)
+        self._retries = Retries(policy, after_call, check, self._tell_of)
         self._resends = 0
 
     def begin(self) -> None:
@@ -62,19 +62,18 @@ class Attempts:
         """
         self._uploads.ensure(self._patches, self._check)
 
-    def after_loss(self, error: TransportError) -> None:
-        """Waits for the next one, the last having ended in `error`.
+    def after_loss(self, error: OffloadError) -> None:
+        """Wait for the next one, the last having ended in `error`.
 
         Raises:
-            TransportError: it is `error`, and there is no next one.
+            OffloadError: it is `error`, and there is no next one.
         """
-        if not error.retryable or isinstance(error, ExchangeTimeoutError):
-            raise error
-        self._tell_of(error)
-        if not self._patience.wait():
-            raise error
+        self._retries.after(error)
 
-    def _tell_of(self, error: TransportError) -> None:
+    def _tell_of(self, error: OffloadError) -> None:
+        if not (isinstance(error, TransportError) and error.retryable):
+            logger.info("A call is made again: %s", error)
+            return
         now = monotonic()
         if self._lost_at is None:
             self._lost_at = now
@@ -108,11 +107,11 @@ class Attempts:
             self._resends += 1
             self._recurrence.lacking(fault.missing)
             logger.debug("the worker lacks %d tensors; they are sent again", len(fault.missing))
-        elif not fault.retryable or not self._patience.wait():
-            raise error_of(fault)
-        elif fault.code is FaultCode.UNKNOWN_PATCHES:
+            return
+        self._retries.after(error_of(fault))
+        if fault.code is FaultCode.UNKNOWN_PATCHES:
             self._uploads.define(self._patches, self._check)
 
     def came_further(self) -> None:
         """What is lost from now on is another loss, with all the time for it."""
-        self._patience = Patience(self._policy, self._check)
+        self._retries.begin_anew()

@@ -8,21 +8,26 @@ import threading
 from ..errors import OffloadError
 from ..protocol.envelope import seal
 from ..protocol.messages import Cancel
-from ..transport.base import Timeouts, Transport
+from ..transport.base import Timeouts
+from .exchanges import Exchanges
+from .retry import Retries, RetryPolicy, when_connecting
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUTS = Timeouts(connect_s=2.0, exchange_s=5.0)
+# A worker that cannot be told for longer has lost the connection too, or ended.
+_RETRY = RetryPolicy(total_s=10.0)
 
 
-def tell_of_cancel(transport: Transport, request: str) -> None:
-    """Tells the worker, without keeping the caller: it has been interrupted and wants to go on."""
-    if not transport.carries_cancel:
+def tell_of_cancel(exchanges: Exchanges, request: str) -> None:
+    """Tell the worker, without keeping the caller: it has been interrupted and wants to go on."""
+    if not exchanges.carries_cancel:
         return
 
     def tell() -> None:
+        frame = seal(Cancel(request=request))
         try:
-            transport.exchange("cancel", seal(Cancel(request=request)), _TIMEOUTS)
+            Retries(_RETRY, when_connecting, None).run(lambda: exchanges.ask("cancel", request, frame, _TIMEOUTS))
         except OffloadError as error:
             logger.debug("the worker could not be told of a cancelled call: %s", type(error).__name__)
 

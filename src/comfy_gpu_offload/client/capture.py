@@ -37,11 +37,18 @@ class Capture:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._begin()
+
+    def _begin(self) -> None:
         self._session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._calls = 0
         self._used_bytes: int | None = None
         self._ended = False
         self._lock = threading.Lock()
+
+    def forked(self) -> None:
+        """Begin a series of files of its own, in a process that was forked from the one that made this."""
+        self._begin()
 
     def call(self, paths: Iterable[str], inputs: Iterable[torch.Tensor], result: Tree) -> None:
         """Writes one call, in which `inputs` were found at `paths`."""

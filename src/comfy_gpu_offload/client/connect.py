@@ -41,13 +41,19 @@ def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> 
 
 
 def connect_from(
-    settings: Settings, comfyui: str | None = None, notify: Notify | None = None, check: Check | None = None
+    settings: Settings,
+    comfyui: str | None = None,
+    notify: Notify | None = None,
+    check: Check | None = None,
+    *,
+    await_worker: bool = False,
 ) -> Session:
     """A session with the worker that `settings` name.
 
     `comfyui`: this side's version of it, if any. `notify`: told, a line at a time, what is waited for while a
     worker starts, or is away in the middle of a run; by default the log is. `check` is called while one starts;
-    what it raises ends it.
+    what it raises ends it. `await_worker`: has a worker waited for that is not there yet, for as long as calls are
+    tried again; else that is said at once.
 
     Raises:
         ConfigError: no worker is configured.
@@ -71,6 +77,7 @@ def connect_from(
         # Elsewhere each could start a worker of its own, and land on another.
         uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
         capture=Capture(settings.capture_dir, settings.capture_bytes) if settings.capture_dir else None,
+        await_worker=await_worker,
         notify=notify,
     )
     transport = transport_for(settings, notify)

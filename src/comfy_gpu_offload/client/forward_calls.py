@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from time import perf_counter
 
-from ..errors import CodecError, TransportError
+from ..errors import CodecError, FrameError, TransportError
 from ..io.tree import Tree
 from ..protocol.envelope import seal_parts
 from ..protocol.messages import Fault, FaultCode, Result, expect
-from ..transport.base import Check, Transport
+from ..transport.base import Check
 from .attempts import Attempts
 from .call import Call
-from .faults import opened
+from .exchanges import Exchanges
 from .handshake import Handshake
 from .options import SessionOptions
 from .recurrence import Recurrence
@@ -33,13 +33,13 @@ class ForwardCalls:
 
     def __init__(
         self,
-        transport: Transport,
+        exchanges: Exchanges,
         options: SessionOptions,
         handshake: Handshake,
         recurrence: Recurrence,
         uploads: PatchUploads,
     ) -> None:
-        self._transport = transport
+        self._exchanges = exchanges
         self._options = options
         self._handshake = handshake
         self._recurrence = recurrence
@@ -64,7 +64,7 @@ class ForwardCalls:
         while True:
             try:
                 answer = self._attempt(call, check)
-            except TransportError as error:
+            except (TransportError, FrameError) as error:
                 attempts.after_loss(error)
                 continue
             if not isinstance(answer, Fault):
@@ -92,14 +92,13 @@ class ForwardCalls:
         call.bytes_up += frame.size_bytes
         call.exchanges += 1
         try:
-            reply = self._transport.exchange("forward", frame, self._options.call, check)
+            envelope, size = self._exchanges.ask("forward", call.message.request, frame, self._options.call, check)
         finally:
             t3 = perf_counter()
             call.exchange_s += t3 - t2
-        envelope = opened(reply, self._options.limits)
         if isinstance(envelope.message, Fault):
             return envelope.message
-        call.bytes_down += len(reply)
+        call.bytes_down += size
         result = expect(envelope.message, Result)
         self._recurrence.delivered(result.instance, parts)
         if call.tracked is not None:

@@ -9,69 +9,83 @@ from typing import Any
 
 import torch
 
-from ..errors import ConnectError, HttpStatusError, MessageError, NoWorkerError, TooLargeError, TransportError
+from ..errors import ExchangeTimeoutError, HttpStatusError, MessageError, OffloadError, TooLargeError
 from ..io import codecs
 from ..io.frame import EncodedFrame
 from ..protocol.abilities import ABILITIES
 from ..protocol.envelope import seal
 from ..protocol.messages import FaultCode, Hello, ModelDescription, ModelRef, Welcome
-from ..transport.base import Check, Timeouts, Transport
+from ..transport.base import Check, Timeouts
 from ..version import __version__
-from .faults import expect_answer, opened
+from .exchanges import Exchanges, new_request
+from .faults import expect_answer
 from .options import SessionOptions
-from .retry import Patience, RetryPolicy
+from .retry import Retries, RetryPolicy, after_any, when_awaited, when_connecting
 
 logger = logging.getLogger(__name__)
+
+# Whoever waits is told of it that often.
+_NOTIFY_EVERY_S = 2.0
 
 
 class Handshake:
     """What one session says of itself, and what its worker said last. Thread-safe.
 
     Attributes:
+        client: the session's name.
         welcome: what the worker last said of itself.
     """
 
-    def __init__(self, transport: Transport, options: SessionOptions, client: str, check: Check | None) -> None:
-        """Says hello; again where a proxy answers for a worker that is still starting.
+    def __init__(self, exchanges: Exchanges, options: SessionOptions, client: str, check: Check | None) -> None:
+        """Say hello, for as long as the options say.
 
         Raises:
             TransportError: the worker cannot be reached.
             WorkerFaultError: it refused.
         """
-        self._transport = transport
+        self._exchanges = exchanges
         self._options = options
-        self._client = client
-        self.welcome = self._through_proxies(check)
+        self.client = client
+        judge = when_awaited if options.await_worker else when_connecting
+        self.welcome, _ = Retries(options.retry, judge, check, _Waiting(options).tell).run(
+            lambda: self._hello(None, options.call, check)
+        )
 
-    def renew(self) -> Welcome:
-        """Says hello again, for a welcome that is new.
+    def renew(self, check: Check | None = None) -> Welcome:
+        """Say hello again, for a welcome that is new.
 
         Raises:
             As the first time.
         """
-        self.welcome, _ = self._hello(None, self._options.call, None)
+        hello = Retries(self._options.retry, when_connecting, check)
+        self.welcome, _ = hello.run(lambda: self._hello(None, self._options.call, check))
         return self.welcome
 
     def load(self, ref: ModelRef, check: Check | None) -> tuple[ModelDescription, Any]:
-        """Asks for a model until it is loaded: a proxy may end the request sooner, and the worker goes on.
+        """Ask for a model until it is loaded: a proxy may end the request sooner, and the worker goes on.
+
+        A worker that cannot be reached is waited for as in a call.
 
         Raises:
             TransportError: the worker cannot be reached.
             WorkerFaultError: it has no such model, or cannot load it.
         """
-        patience = Patience(RetryPolicy(total_s=self._options.load_s), check)
         deadline = monotonic() + self._options.load_s
+        waiting = _Waiting(self._options)
+        losses = Retries(self._options.retry, when_awaited, check, waiting.tell)
+        loading = Retries(RetryPolicy(total_s=self._options.load_s), after_any, check, _tell_of_loading)
         while True:
             try:
                 welcome, details = self._hello(ref, self._load_timeouts(deadline), check)
-            except TransportError as error:
-                if not error.retryable or isinstance(error, NoWorkerError | ConnectError) or not patience.wait():
-                    raise
-                logger.info("The model is not loaded yet and is asked for again: %s", error)
-                continue
-            if welcome.model is None:
-                raise MessageError("the worker's welcome lacks the model that was asked for")
-            return welcome.model, details
+            except (HttpStatusError, ExchangeTimeoutError) as error:
+                losses.begin_anew()  # whoever answers is there
+                loading.after(error)
+            except OffloadError as error:
+                losses.after(error)
+            else:
+                if welcome.model is None:
+                    raise MessageError("the worker's welcome lacks the model that was asked for")
+                return welcome.model, details
 
     def refuse_too_large(self, frame: EncodedFrame) -> None:
         """Raises TooLargeError where the worker does not take frames of that size."""
@@ -83,30 +97,48 @@ class Handshake:
                 code=FaultCode.TOO_LARGE.value,
             )
 
-    def _through_proxies(self, check: Check | None) -> Welcome:
-        patience = Patience(self._options.retry, check)
-        while True:
-            try:
-                return self._hello(None, self._options.call, check)[0]
-            except HttpStatusError as error:
-                if not error.retryable or isinstance(error, NoWorkerError) or not patience.wait():
-                    raise
-                logger.info("The worker is not there yet and is tried again: %s", error)
-
     def _load_timeouts(self, deadline: float) -> Timeouts:
         left = max(1.0, deadline - monotonic())
         longest = self._options.exchange_limit_s
         return replace(self._options.call, exchange_s=left if longest is None else min(left, longest))
 
     def _hello(self, ref: ModelRef | None, timeouts: Timeouts, check: Check | None) -> tuple[Welcome, Any]:
+        request = new_request()
         hello = Hello(
-            client=self._client,
+            client=self.client,
             package=__version__,
             torch=torch.__version__,
             comfyui=self._options.comfyui,
             codecs=(*codecs.names(), *ABILITIES),
             model=ref,
+            request=request,
         )
-        reply = self._transport.exchange("hello", seal(hello), timeouts, check)
-        envelope = opened(reply, self._options.limits)
-        return expect_answer(envelope.message, Welcome, self._transport.peer), envelope.unpack()
+        envelope, _ = self._exchanges.ask("hello", request, seal(hello), timeouts, check)
+        return expect_answer(envelope.message, Welcome, self._exchanges.peer), envelope.unpack()
+
+
+def _tell_of_loading(error: OffloadError) -> None:
+    logger.info("The model is not loaded yet and is asked for again: %s", error)
+
+
+class _Waiting:
+    """Tells the user, now and then, that a worker is waited for, and why."""
+
+    def __init__(self, options: SessionOptions) -> None:
+        self._options = options
+        self._started = monotonic()
+        self._told_at = float("-inf")
+
+    def tell(self, error: OffloadError) -> None:
+        now = monotonic()
+        if now - self._told_at < _NOTIFY_EVERY_S:
+            return
+        self._told_at = now
+        text = (
+            f"waiting for the worker, {now - self._started:.0f} s of up to {self._options.retry.total_s:g} s "
+            f"(COMFY_GPU_OFFLOAD_RETRY_S): {error}"
+        )
+        if self._options.notify is None:
+            logger.info("%s", text)
+        else:
+            self._options.notify(text)

@@ -10,16 +10,21 @@ import torch
 from ..io.tree import pack
 from ..protocol.envelope import seal
 from ..protocol.messages import Probe, Probed
-from ..transport.base import Check, Transport
-from .faults import expect_answer, opened
+from ..transport.base import Check
+from .exchanges import Exchanges, new_request
+from .faults import expect_answer
 from .options import SessionOptions
+from .retry import Retries, RetryPolicy, when_connecting
+
+# What is measured can be measured later, and a call that follows has more patience.
+_RETRY = RetryPolicy(total_s=10.0)
 
 
 class Link:
     """What lies between one session and its worker."""
 
-    def __init__(self, transport: Transport, options: SessionOptions, client: str) -> None:
-        self._transport = transport
+    def __init__(self, exchanges: Exchanges, options: SessionOptions, client: str) -> None:
+        self._exchanges = exchanges
         self._options = options
         self._client = client
 
@@ -31,9 +36,14 @@ class Link:
             WorkerFaultError: it refused.
         """
         noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, up_bytes))), dtype=torch.uint8)[:up_bytes]
-        frame = seal(Probe(client=self._client, reply_bytes=down_bytes), pack(noise, "noise"))
-        started = perf_counter()
-        reply = self._transport.exchange("hello", frame, self._options.call, check)
-        elapsed = perf_counter() - started
-        probed = expect_answer(opened(reply, self._options.limits).message, Probed)
-        return max(0.0, elapsed - probed.worker_s)
+        request = new_request()
+        message = Probe(client=self._client, reply_bytes=down_bytes, request=request)
+        frame = seal(message, pack(noise, "noise"))
+
+        def attempt() -> float:
+            started = perf_counter()
+            envelope, _ = self._exchanges.ask("hello", request, frame, self._options.call, check)
+            elapsed = perf_counter() - started
+            return max(0.0, elapsed - expect_answer(envelope.message, Probed).worker_s)
+
+        return Retries(_RETRY, when_connecting, check).run(attempt)

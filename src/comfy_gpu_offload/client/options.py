@@ -26,6 +26,7 @@ class SessionOptions:
         begin_with: how tensors travel until the session has measured what is fastest; None to stay with `codec` and
             `predict`, which do not count otherwise.
         capture: where each forward call is left, if anywhere.
+        await_worker: whether a worker that is not there yet is waited for, as in a call; else that is said at once.
         notify: told, a line at a time, what a run waits for when its worker was lost; the log is in any case.
     """
 
@@ -40,4 +41,5 @@ class SessionOptions:
     predict: bool = True
     begin_with: Way | None = None
     capture: Capture | None = None
+    await_worker: bool = False
     notify: Notify | None = None

@@ -6,15 +6,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 
-from ..errors import ConnectionLostError, MessageError, TransportError
+from ..errors import ConnectionLostError, FrameError, MessageError, TransportError
 from ..io.frame import EncodedFrame, Part
 from ..io.tree import Tree
 from ..protocol.envelope import Envelope, seal, seal_parts
 from ..protocol.messages import Fault, Follow, Progress, Result, expect
-from ..transport.base import Check, Transport
+from ..transport.base import Check
 from .attempts import Attempts
 from .call import Call
-from .faults import opened
+from .exchanges import Exchanges
 from .handshake import Handshake
 from .options import SessionOptions
 from .recurrence import Recurrence
@@ -56,13 +56,13 @@ class SamplingRuns:
 
     def __init__(
         self,
-        transport: Transport,
+        exchanges: Exchanges,
         options: SessionOptions,
         handshake: Handshake,
         recurrence: Recurrence,
         uploads: PatchUploads,
     ) -> None:
-        self._transport = transport
+        self._exchanges = exchanges
         self._options = options
         self._handshake = handshake
         self._recurrence = recurrence
@@ -93,7 +93,7 @@ class SamplingRuns:
         while True:
             try:
                 answer = self._attempt(call, following, check)
-            except TransportError as error:
+            except (TransportError, FrameError) as error:
                 if following.step > came_to:
                     attempts.came_further()
                     came_to = following.step
@@ -135,10 +135,10 @@ class SamplingRuns:
         self, call: Call, frame: EncodedFrame, following: Following, check: Check | None
     ) -> Envelope:
         """What ends the run; its progress is passed on meanwhile."""
-        with closing(self._transport.stream("sample", frame, self._options.call, check)) as replies:
-            for reply in replies:
-                call.bytes_down += len(reply)
-                envelope = opened(reply, self._options.limits)
+        request = call.message.request
+        with closing(self._exchanges.follow("sample", request, frame, self._options.call, check)) as replies:
+            for envelope, size in replies:
+                call.bytes_down += size
                 if not isinstance(envelope.message, Progress):
                     return envelope
                 following.progress(envelope)

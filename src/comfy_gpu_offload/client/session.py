@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Mapping
 from time import perf_counter
@@ -18,6 +17,8 @@ from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcom
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
 from .cancel import tell_of_cancel
+from .exchanges import Exchanges, new_request
+from .forks import tell_of_forks
 from .forward_calls import ForwardCalls
 from .handshake import Handshake
 from .link import Link
@@ -55,20 +56,37 @@ class Session:
             WorkerFaultError: it refused: a wrong token, or another protocol.
             UnsupportedCodecError: it does not know what tensors would be stored by.
         """
-        self.client = secrets.token_hex(16)
         self._transport = transport
-        self._options = options = options or SessionOptions()
-        self._handshake = Handshake(transport, options, self.client, check)
-        self._link = Link(transport, options, self.client)
-        self._ways = Ways(options, self._handshake, self._link)
+        self._options = options or SessionOptions()
+        self._exchanges = Exchanges(transport, self._options.limits)
+        self._handshake = Handshake(self._exchanges, self._options, new_request(), check)
+        self._begin(self._handshake.client)
+        warn_of_skew(self.welcome, self._options.comfyui)
+        tell_of_forks(self)
+
+    def _begin(self, client: str) -> None:
+        """Set up all that belongs to one client in one process: its name, what its worker holds, its locks."""
+        self.client = self._handshake.client = client
+        options, exchanges, handshake = self._options, self._exchanges, self._handshake
+        self._link = Link(exchanges, options, client)
+        self._ways = Ways(options, handshake, self._link)
         self._recurrence = Recurrence(self.welcome.limits.store_bytes)
-        exchange = UploadExchange(transport, options, self._handshake)
-        uploads = PatchUploads(exchange, self.client, lambda: self._ways.codec, options.uploads_at_once)
-        self._calls = ForwardCalls(transport, options, self._handshake, self._recurrence, uploads)
-        self._runs = SamplingRuns(transport, options, self._handshake, self._recurrence, uploads)
+        exchange = UploadExchange(exchanges, options, handshake)
+        uploads = PatchUploads(exchange, client, lambda: self._ways.codec, options.uploads_at_once)
+        self._calls = ForwardCalls(exchanges, options, handshake, self._recurrence, uploads)
+        self._runs = SamplingRuns(exchanges, options, handshake, self._recurrence, uploads)
         self._planner = Planner(self._link)
         self._planning = threading.Lock()
-        warn_of_skew(self.welcome, options.comfyui)
+
+    def forked(self) -> None:
+        """Become a client of one's own, in a process that was forked from the one that made this session.
+
+        Connections, names and what predictions go on from belong to the other process, which goes on using them.
+        """
+        self._transport.forked()
+        if self._options.capture is not None:
+            self._options.capture.forked()
+        self._begin(new_request())
 
     @property
     def welcome(self) -> Welcome:
@@ -161,7 +179,7 @@ class Session:
         way = self._ways.begin(host)
         codec = self._ways.codec_for(way)
         message = Forward(
-            request=secrets.token_hex(16),
+            request=new_request(),
             client=self.client,
             model=ref,
             fingerprint=fingerprint,
@@ -209,7 +227,7 @@ class Session:
         packed, host = self._travelling(pack(job, "job"))
         codec = self._ways.codec
         message = SampleJob(
-            request=secrets.token_hex(16),
+            request=new_request(),
             client=self.client,
             model=ref,
             fingerprint=fingerprint,
@@ -229,7 +247,7 @@ class Session:
     def _abandon(self, call: Call, error: BaseException) -> None:
         # A call that ended by our own word, or by its timeout, may still be running there.
         if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
-            tell_of_cancel(self._transport, call.message.request)
+            tell_of_cancel(self._exchanges, call.message.request)
         if call.tracked is not None:
             call.tracked.abandon()
 

@@ -3,47 +3,63 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
-from ..errors import TransportError
-from ..io.frame import EncodedFrame
-from ..protocol.envelope import Envelope
-from ..protocol.messages import Fault, FaultCode
-from ..transport.base import Check, Transport
-from .faults import opened
+from ..errors import OffloadError, WorkerFaultError
+from ..io import codecs
+from ..io.frame import Part
+from ..protocol.envelope import Envelope, seal_parts
+from ..protocol.messages import Define, Fault, FaultCode, Store
+from ..transport.base import Check
+from .exchanges import Exchanges, new_request
+from .faults import error_of
 from .handshake import Handshake
 from .options import SessionOptions
-from .retry import Patience
+from .retry import Retries, after_any
 
 logger = logging.getLogger(__name__)
 
 
 class UploadExchange:
-    """See `weight_patches.Exchange`. For frames that may be sent twice, and make the worker compute nothing."""
+    """See `weight_patches.Exchange`. For messages that may be sent twice, and make the worker compute nothing."""
 
-    def __init__(self, transport: Transport, options: SessionOptions, handshake: Handshake) -> None:
-        self._transport = transport
+    def __init__(self, exchanges: Exchanges, options: SessionOptions, handshake: Handshake) -> None:
+        self._exchanges = exchanges
         self._options = options
         self._handshake = handshake
 
-    def __call__(self, frame: EncodedFrame, check: Check | None) -> Envelope:
-        """The reply, a fault where it is one.
+    def __call__(
+        self,
+        message: Store | Define,
+        skeleton: Any,
+        parts: Sequence[Part],
+        codec: codecs.Codec | codecs.Chooser,
+        check: Check | None,
+    ) -> Envelope:
+        """Return the reply, or the fault by which the worker says what it lacks.
 
         Raises:
             TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: it refused.
             TooLargeError: the worker does not take that much.
         """
-        patience = Patience(self._options.retry, check)
+        request = new_request()
+        frame = seal_parts(message.model_copy(update={"request": request}), skeleton, list(parts), codec)
         self._handshake.refuse_too_large(frame)
-        while True:
-            try:
-                reply = self._transport.exchange("hello", frame, self._options.call, check)
-                envelope = opened(reply, self._options.limits)
-            except TransportError as error:
-                if not error.retryable or not patience.wait():
-                    raise
-                logger.warning("The worker was lost in the middle of an upload and is tried again: %s", error)
-                continue
+
+        def attempt() -> Envelope:
+            envelope, _ = self._exchanges.ask("hello", request, frame, self._options.call, check)
             fault = envelope.message
-            again = isinstance(fault, Fault) and fault.retryable and fault.code is not FaultCode.MISSING_TENSORS
-            if not again or not patience.wait():
-                return envelope
+            if isinstance(fault, Fault) and fault.code is not FaultCode.MISSING_TENSORS:
+                raise error_of(fault)
+            return envelope
+
+        return Retries(self._options.retry, after_any, check, _tell).run(attempt)
+
+
+def _tell(error: OffloadError) -> None:
+    if isinstance(error, WorkerFaultError):
+        logger.info("The worker does not take an upload yet and is asked again: %s", error)
+    else:
+        logger.warning("The worker was lost in the middle of an upload and is tried again: %s", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,10 +15,10 @@ from ..errors import MessageError, WorkerFaultError
 from ..io import codecs
 from ..io.buffers import on_host
 from ..io.digests import digest, skeleton_digest
-from ..io.frame import EncodedFrame, Part
+from ..io.frame import Part
 from ..io.strides import strides_of
 from ..io.tree import pack
-from ..protocol.envelope import Envelope, seal, seal_parts
+from ..protocol.envelope import Envelope, seal_parts
 from ..protocol.messages import Define, Fault, FaultCode, HookRef, PatchRef, Store, Stored, WholeTensor, expect
 from ..transport.base import CHECK_INTERVAL_S, Check
 from .faults import error_of, expect_answer
@@ -91,10 +91,17 @@ class HookPatches:
 
 
 class Exchange(Protocol):
-    """Has one frame answered, tried again where that helps."""
+    """Has one message answered, tried again where that helps."""
 
-    def __call__(self, frame: EncodedFrame, check: Check | None) -> Envelope:
-        """The reply, a fault where it is one."""
+    def __call__(
+        self,
+        message: Store | Define,
+        skeleton: Any,
+        parts: Sequence[Part],
+        codec: codecs.Codec | codecs.Chooser,
+        check: Check | None,
+    ) -> Envelope:
+        """Return the reply, or the fault by which the worker says what it lacks."""
 
 
 class PatchUploads:
@@ -141,18 +148,18 @@ class PatchUploads:
                 check()
         try:
             message = Define(client=self._client, template=patches.ref.template)
-            frame = seal_parts(message, patches.skeleton, [])
-            if frame.size_bytes <= _SMALL_BYTES or self._missing(seal(message), check):
-                self._define(frame, patches, check)
+            size = seal_parts(message, patches.skeleton, []).size_bytes
+            if size <= _SMALL_BYTES or self._missing(message, check):
+                self._define(message, patches, check)
             self._known[patches.ref.template] = None
             if len(self._known) > _KNOWN_KEPT:
                 self._known.popitem(last=False)
         finally:
             self._lock.release()
 
-    def _define(self, frame: EncodedFrame, patches: WeightPatches, check: Check | None) -> None:
+    def _define(self, message: Define, patches: WeightPatches, check: Check | None) -> None:
         for _ in range(_MAX_ROUNDS):
-            missing = self._missing(frame, check)
+            missing = self._missing(message, check, patches.skeleton)
             if not missing:
                 return
             if not patches.tensors.keys() >= set(missing):
@@ -179,7 +186,8 @@ class PatchUploads:
 
         def send(check: Check) -> None:
             parts = [Part(str(number), tensor.detach(), name) for number, (name, tensor) in enumerate(group)]
-            self._stored(seal_parts(Store(client=self._client), None, parts, self._codec()), check)
+            reply = self._exchange(Store(client=self._client), None, parts, self._codec(), check)
+            expect_answer(reply.message, Stored)
 
         def sent() -> None:
             progress.add(size)
@@ -200,7 +208,7 @@ class PatchUploads:
             strides=strides_of(tensor),
             parts=tuple(part for part, _ in named),
         )
-        join = seal(Store(client=self._client, whole=whole))
+        join = Store(client=self._client, whole=whole)
         missing = set(self._missing(join, pipeline.check))
         if not missing <= cuts.keys():
             raise MessageError("the worker misses parts that were not named to it")
@@ -217,19 +225,15 @@ class PatchUploads:
         for part in missing:
             self._put(pipeline, [(part, cuts[part])], progress, joined)
 
-    def _missing(self, frame: EncodedFrame, check: Check | None) -> tuple[bytes, ...]:
-        """What the worker lacks for what `frame` asks of it; nothing where that is done."""
-        envelope = self._exchange(frame, check)
-        fault = envelope.message
+    def _missing(self, message: Store | Define, check: Check | None, skeleton: Any = None) -> tuple[bytes, ...]:
+        """What the worker lacks for what `message` asks of it; nothing where that is done."""
+        fault = self._exchange(message, skeleton, (), codecs.RAW, check).message
         if not isinstance(fault, Fault):
             expect(fault, Stored)
             return ()
         if fault.code is not FaultCode.MISSING_TENSORS or not fault.missing:
             raise error_of(fault)
         return fault.missing
-
-    def _stored(self, frame: EncodedFrame, check: Check | None) -> None:
-        expect_answer(self._exchange(frame, check).message, Stored)
 
 
 class _Progress:

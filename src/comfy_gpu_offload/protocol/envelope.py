@@ -21,7 +21,7 @@ from ..io.strides import with_strides
 from .messages import PROTOCOL_VERSION, Message, parse
 
 # Fields that a side which does not know of them would refuse, even where there is nothing in them.
-_LEFT_OUT = ("prediction", "hooks", "skipped", "folders", "reply_strides")
+_LEFT_OUT = ("prediction", "hooks", "skipped", "folders", "reply_strides", "request")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Envelope:
     message: Message
     skeleton: Any
     tensors: tuple[Received, ...]
+
+    @property
+    def request(self) -> str | None:
+        """The name of the request that the message makes or answers, if it has one."""
+        return getattr(self.message, "request", None)
 
     def unpack(self) -> tree.Tree:
         """The tree, when every tensor came with its data.

@@ -34,11 +34,14 @@ def answered(
         return turn.run(job)
     except Exception as error:  # the other of the two places: see `Handler`
         failed()
-        return refusal(error)
+        return refusal(error, turn.name)
 
 
-def refusal(error: BaseException) -> EncodedFrame:
-    """The fault that answers `error`; the log says of it what a client need not know."""
+def refusal(error: BaseException, request: str | None = None) -> EncodedFrame:
+    """The fault that answers `error`; the log says of it what a client need not know.
+
+    `request`: of what is answered, where that could be read.
+    """
     fault = fault_of(error)
     if fault.code in _UNEXPECTED:
         logger.error("answered with the fault %s:\n%s", fault.code.value, places(error))
@@ -46,7 +49,7 @@ def refusal(error: BaseException) -> EncodedFrame:
             logger.error("%s", error)
     else:
         logger.info("answered with the fault %s", fault.code.value)
-    return seal(fault)
+    return seal(fault.model_copy(update={"request": request}))
 
 
 def result_of(

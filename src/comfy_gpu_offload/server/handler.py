@@ -96,10 +96,13 @@ class Handler:
         The run goes on when nobody takes them, and can be asked for again.
         """
         started = perf_counter()
+        request = None
         try:
-            yield from self._runs.frames(open_frame(buffer, self.options.limits), started)
+            envelope = open_frame(buffer, self.options.limits)
+            request = envelope.request
+            yield from self._runs.frames(envelope, started)
         except Exception as error:
-            yield refusal(error)
+            yield refusal(error, request)
 
     def progress(self, request: str, after: int) -> tuple[int, EncodedFrame] | None:
         """How far that run has come, where that is further than step `after`: the step, and what to tell of it."""
@@ -115,12 +118,15 @@ class Handler:
     def _begin(self, buffer: Buffer) -> Finish:
         """Reads the frame and queues what it asks for; the result waits for it and never fails."""
         started = perf_counter()
+        request = None
         try:
-            finish = self._dispatch(open_frame(buffer, self.options.limits), started)
+            envelope = open_frame(buffer, self.options.limits)
+            request = envelope.request
+            finish = self._dispatch(envelope, started)
         except Exception as error:  # one of two places where everything becomes a fault; see `answered`
-            refused = refusal(error)
+            refused = refusal(error, request)
             return lambda: refused
-        return partial(_finished, finish)
+        return partial(_finished, finish, request)
 
     def _dispatch(self, envelope: Envelope, started: float) -> Finish:
         message = envelope.message
@@ -146,7 +152,7 @@ class Handler:
             self._uploads.join(message.whole)
         else:
             self._uploads.keep(envelope.tensors)
-        return seal(Stored(instance=self.instance))
+        return seal(Stored(instance=self.instance, request=message.request))
 
     def _cancel(self, message: Cancel) -> EncodedFrame:
         state = self._executor.cancel(message.request, self._backend.interrupt)
@@ -154,8 +160,8 @@ class Handler:
         return seal(Cancelled(request=message.request, state=state))
 
 
-def _finished(finish: Finish) -> EncodedFrame:
+def _finished(finish: Finish, request: str | None) -> EncodedFrame:
     try:
         return finish()
     except Exception as error:
-        return refusal(error)
+        return refusal(error, request)

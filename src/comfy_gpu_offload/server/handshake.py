@@ -37,7 +37,7 @@ class Handshake:
         """Queues the loading of the model that is asked for; what needs none waits for nobody."""
         ref = hello.model
         if ref is None:
-            welcome = seal(self._welcome(None))
+            welcome = seal(self._welcome(None, hello.request))
             return lambda: welcome
         logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
 
@@ -45,12 +45,12 @@ class Handshake:
             described = self._backend.describe(ref)
             packed = tree.pack(described.details, "details")
             parts = parts_of(packed, STRIDES in hello.codecs)
-            return seal_parts(self._welcome(described), packed.skeleton, parts)
+            return seal_parts(self._welcome(described, hello.request), packed.skeleton, parts)
 
-        turn = self._executor.enter(hello.client, secrets.token_hex(16))
+        turn = self._executor.enter(hello.client, hello.request or secrets.token_hex(16))
         return lambda: answered(turn, describe)
 
-    def _welcome(self, described: Described | None) -> Welcome:
+    def _welcome(self, described: Described | None, request: str | None) -> Welcome:
         info, listing = self._backend.info(), self._backend.listing()
         return Welcome(
             instance=self._instance,
@@ -65,6 +65,7 @@ class Handshake:
             skipped=_skipped(listing.skipped),
             folders=None if _has_models(listing) else tuple(path[:LONGEST_PATH] for path in info.folders),
             model=None if described is None else described.description,
+            request=request,
         )
 
 

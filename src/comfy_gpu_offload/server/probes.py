@@ -20,9 +20,10 @@ def begin_probe(executor: Executor, message: Probe, started: float) -> Finish:
 
     def answer(_: float) -> EncodedFrame:
         noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, message.reply_bytes))), dtype=torch.uint8)
-        return seal(Probed(worker_s=perf_counter() - started), tree.pack(noise[: message.reply_bytes], "noise"))
+        probed = Probed(worker_s=perf_counter() - started, request=message.request)
+        return seal(probed, tree.pack(noise[: message.reply_bytes], "noise"))
 
     if not message.reply_bytes:  # nothing to make: it need not wait for other clients' calls
         return lambda: answer(0.0)
-    turn = executor.enter(message.client, secrets.token_hex(16))
+    turn = executor.enter(message.client, message.request or secrets.token_hex(16))
     return lambda: answered(turn, answer)

@@ -104,7 +104,7 @@ class SamplingRuns:
                 frame = answered(turn, sample, failed=lambda: self._runs.forget(job.request))
             except BaseException as error:  # whoever follows must see an end
                 self._runs.forget(job.request)
-                run.finish(refusal(error))
+                run.finish(refusal(error, job.request))
                 raise
             run.finish(frame)
 

@@ -59,3 +59,9 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Closes every connection. A later exchange opens new ones."""
+
+    def forked(self) -> None:
+        """Begin anew, in a process that was forked: the connections are another's, and are left without a word.
+
+        Called while no other thread runs. Locks may be held for ever.
+        """

@@ -72,7 +72,8 @@ class Address:
             )
         return ConnectError(
             f"No worker answers at {self.url} ({error.strerror or type(error).__name__}). "
-            "Is it running, and is the address right?"
+            "Is it running, and is the address right?",
+            unknown_host=isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME,
         )
 
 

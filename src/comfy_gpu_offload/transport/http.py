@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from pydantic import SecretStr
 
@@ -33,8 +34,9 @@ MEDIA_TYPE = "application/octet-stream"
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
 _MAX_TEXT_BYTES = 2048
-# What proxies answer for a worker that is not there, or not yet; from 520 on those that answer 524, as a pod does.
-_PASSING = frozenset({429, 502, 503, 504, *range(520, 525)})
+# What passes: too slow or too much at this moment, and whatever fails in between. A worker of ours answers with a
+# frame even where it fails, so a 5xx without one is a proxy's, or one of a replica that died.
+_PASSING = frozenset({408, 425, 429, *range(500, 600)})
 # Passed over by a server before a request line: RFC 9112, 2.2.
 _EMPTY_LINE = b"\r\n"
 
@@ -98,8 +100,12 @@ class HttpTransport:
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
         self._fixed_headers = _fixed_headers(urlsplit(self.url).netloc, token, keep_warm=keep_warm)
         self._front = front or Front()
-        self._idle: list[_Connection] = []
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._idle: list[_Connection] = []
+        self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
@@ -168,6 +174,13 @@ class HttpTransport:
         for connection in idle:
             connection.http.close()
 
+    def forked(self) -> None:
+        """See `Transport`. Closing here what is used there sends nothing, and lets that process end it."""
+        inherited = list(self._open)
+        self._begin()
+        for connection in inherited:
+            connection.close()
+
     def _polled(self, connection: _Connection, timeouts: Timeouts, check: Check | None) -> PolledSocket:
         deadline = monotonic() + timeouts.exchange_s
         return PolledSocket(connection.sock, deadline, check, warming=connection.warming)
@@ -188,6 +201,7 @@ class HttpTransport:
 
     def _connect(self, timeout_s: float, check: Check | None) -> _Connection:
         connection = self._address.connect(timeout_s, check)
+        self._open.add(connection)
         prefer_bbr(connection.sock)
         notice_loss(connection.sock)
         return _Connection(connection, connection.sock, monotonic())

@@ -174,6 +174,11 @@ class LoadBalancerTransport:
         self._http.close()
         self._api.close()
 
+    def forked(self) -> None:
+        """See `Transport`."""
+        self._http.forked()
+        self._api.forked()
+
     def _is_awake(self) -> bool:
         return self._answered_at is not None and monotonic() - self._answered_at < _AWAKE_S
 

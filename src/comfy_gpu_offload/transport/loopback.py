@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from time import monotonic
 from typing import Protocol
 
-from ..errors import ExchangeTimeoutError
+from ..errors import ExchangeTimeoutError, ForkedWorkerError
 from ..io.buffers import Buffer
 from ..io.frame import EncodedFrame
 from .base import CHECK_INTERVAL_S, Check, Route, Timeouts
@@ -31,11 +31,13 @@ class LoopbackTransport:
 
     def __init__(self, handler: FrameHandler) -> None:
         self._handler = handler
+        self._is_elsewhere = False
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
         """See `Transport`. The route is not needed: the message says what it is."""
+        self._refuse_elsewhere()
         call = _Call(self._handler, frame.joined())
         call.start()
         deadline = monotonic() + timeouts.exchange_s
@@ -50,6 +52,7 @@ class LoopbackTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
         """See `Transport`. The check runs with each reply: between them there is nothing to wait on."""
+        self._refuse_elsewhere()
         for reply in self._handler.stream(frame.joined()):
             if check is not None:
                 check()
@@ -57,6 +60,17 @@ class LoopbackTransport:
 
     def close(self) -> None:
         """Nothing to close: the handler belongs to whoever made it."""
+
+    def forked(self) -> None:
+        """See `Transport`. What is here of the handler is a copy without its threads: it answers nothing."""
+        self._is_elsewhere = True
+
+    def _refuse_elsewhere(self) -> None:
+        if self._is_elsewhere:
+            raise ForkedWorkerError(
+                "This session's worker runs within the process that this one was forked from, and cannot be called "
+                "from here: make a worker and a session in this process, or use a worker of its own over HTTP."
+            )
 
 
 class _Call(threading.Thread):

@@ -6,6 +6,7 @@ needed here is the status, three headers and the body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,6 +19,10 @@ from .polled import PolledSocket
 _MAX_HEAD_BYTES = 64 * 1024
 _FIRST_HEAD_BYTES = 4 * 1024
 _HEAD_END = b"\r\n\r\n"
+# RFC 9112, 4 and 5: a reply that was altered on its way must not be taken for another one.
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00\r\n]*)?")
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00\r\n]*)")
+_ONCE = frozenset({"content-length", "transfer-encoding"})
 
 
 class Response(NamedTuple):
@@ -238,11 +243,16 @@ class _Reader:
 @lru_cache(maxsize=32)  # the replies of one run have the same head, byte for byte
 def _parsed(head: bytes) -> tuple[int, Mapping[str, str]]:
     lines = head.decode("latin-1").split("\r\n")
-    version, _, rest = lines[0].partition(" ")
-    if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+    status = _STATUS_LINE.fullmatch(lines[0])
+    if status is None:
         raise ConnectionLostError("the reply is not HTTP/1.1")
-    pairs = (line.partition(":") for line in lines[1:])
-    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    if version == "HTTP/1.0":
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        field = _FIELD.fullmatch(line)
+        name = "" if field is None else field[1].lower()
+        if field is None or (name in _ONCE and name in headers):
+            raise ConnectionLostError("the reply's head is malformed: it was altered on the way")
+        headers[name] = field[2].strip()
+    if status[1] == "0":
         headers.setdefault("connection", "close")
-    return int(rest[:3]), headers
+    return int(status[2]), headers

@@ -122,6 +122,10 @@ class QueueTransport:
         """See `Transport`."""
         self._api.close()
 
+    def forked(self) -> None:
+        """See `Transport`."""
+        self._api.forked()
+
     def _output(self, result: JobResult, total_s: float, watch: _Watch) -> Any:
         return output_of(result) if result.status.is_final else self._result(result.id, total_s, watch)
 

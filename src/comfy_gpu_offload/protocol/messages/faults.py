@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import ANY_SEQUENCE, ANY_STRING, Digest, Message
+from .base import ANY_SEQUENCE, ANY_STRING, Digest, Identifier, Message
 
 
 class FaultCode(StrEnum):
@@ -43,6 +43,7 @@ class Fault(Message):
         retryable: whether the same request may succeed later.
         missing: digests the worker lacks, with `missing_tensors` and `unknown_history`.
         traceback: where in the worker's code; file, line and function, never a value.
+        request: of what is answered; None where that could not be read.
     """
 
     type: Literal["fault"] = "fault"
@@ -51,3 +52,4 @@ class Fault(Message):
     retryable: bool = False
     missing: Annotated[tuple[Digest, ...], ANY_SEQUENCE] = ()
     traceback: Annotated[str, Field(max_length=20_000)] | None = None
+    request: Identifier | None = None

@@ -63,7 +63,10 @@ class ModelDescription(Message):
 
 
 class Hello(Message):
-    """Opens a session; with `model`, also asks for that model to be loaded and described."""
+    """Opens a session; with `model`, also asks for that model to be loaded and described.
+
+    `request` names this exchange, and the welcome repeats it.
+    """
 
     type: Literal["hello"] = "hello"
     protocol: int = PROTOCOL_VERSION
@@ -73,6 +76,7 @@ class Hello(Message):
     comfyui: ShortText | None = None
     codecs: Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
     model: ModelRef | None = None
+    request: Identifier | None = None
 
 
 class WorkerLimits(Message):
@@ -104,3 +108,4 @@ class Welcome(Message):
     skipped: Skipped | None = None
     folders: Annotated[tuple[PathText, ...], ANY_SEQUENCE] | None = None
     model: ModelDescription | None = None
+    request: Identifier | None = None

@@ -75,12 +75,14 @@ class WholeTensor(Extended):
 class Store(Message):
     """Uploads tensors that calls will name. The frame's tree is a list of them, each with its digest.
 
-    `whole`: in place of tensors, asks for one to be made of parts that were uploaded.
+    `whole`: in place of tensors, asks for one to be made of parts that were uploaded. `request` names this
+    exchange, and the reply repeats it.
     """
 
     type: Literal["store"] = "store"
     client: Identifier
     whole: WholeTensor | None = None
+    request: Identifier | None = None
 
 
 class Define(Message):
@@ -88,11 +90,13 @@ class Define(Message):
 
     Attributes:
         template: the digest of the tree's skeleton.
+        request: names this exchange; the reply repeats it.
     """
 
     type: Literal["define"] = "define"
     client: Identifier
     template: Digest
+    request: Identifier | None = None
 
 
 class Stored(Message):
@@ -100,3 +104,4 @@ class Stored(Message):
 
     type: Literal["stored"] = "stored"
     instance: Identifier
+    request: Identifier | None = None

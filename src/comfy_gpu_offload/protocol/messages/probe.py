@@ -12,12 +12,14 @@ from .base import Identifier, Message, Seconds
 class Probe(Message):
     """Asks for `reply_bytes` of noise, to measure the link. Waits its turn as a forward call does.
 
-    The frame's tree may hold anything: it is what the way up is measured with.
+    The frame's tree may hold anything: it is what the way up is measured with. `request` names this exchange, and
+    the reply repeats it.
     """
 
     type: Literal["probe"] = "probe"
     client: Identifier
     reply_bytes: Annotated[int, Field(ge=0, le=64 * 1024**2)]
+    request: Identifier | None = None
 
 
 class Probed(Message):
@@ -29,3 +31,4 @@ class Probed(Message):
 
     type: Literal["probed"] = "probed"
     worker_s: Seconds
+    request: Identifier | None = None
