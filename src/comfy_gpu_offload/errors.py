@@ -173,6 +173,24 @@ class RemoteWeightsError(OffloadError):
         )
 
 
+class RemoteWeightError(RemoteWeightsError):
+    """A weight at the worker that something here would read or change.
+
+    Attributes:
+        key: the weight's name in its model.
+        by: whose code it is.
+    """
+
+    def __init__(self, name: str, key: str, by: str) -> None:
+        OffloadError.__init__(
+            self,
+            f"{by} would read or change {key}, a weight of the remote model {name!r} and so at the worker. Bypass "
+            "that node, or load the model here: Remote Model Loader with use_runpod off, or ComfyUI's own loader.",
+        )
+        self.key = key
+        self.by = by
+
+
 class FrameError(OffloadError):
     """Bytes that are not a frame.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from .harness.comparison import assert_identical, assert_worth_comparing
+from .harness.events import shown_while_running
 from .harness.proxy import Proxy
 from .harness.site import ComfyUI
 from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene
@@ -243,6 +245,43 @@ def test_one_that_the_worker_does_not_have(comfyui: ComfyUI) -> None:
     apply(scene, at_worker(scene, "../../secret.safetensors"), image(scene))
     scene.workflow.add("PreviewAny", source=scene.positive)
     assert "There is no ControlNet" in refused(comfyui, scene, "UnknownModelError")
+
+
+@pytest.mark.parametrize("use_runpod", [True, False])
+def test_one_that_is_added_to_a_models_weights_is_refused_by_name(comfyui: ComfyUI, use_runpod: bool) -> None:
+    scene = Scene.of(TINY)
+    net = scene.workflow.add("RemoteControlNetLoader", control_net_name="diff.safetensors", use_runpod=use_runpod)
+    apply(scene, net, image(scene))
+    scene.workflow.add("PreviewAny", source=scene.positive)
+    said = refused(comfyui, scene, "Error")
+    assert "diff.safetensors holds what a ControlNet adds to a model's own weights" in said
+    assert "Load ControlNet Model (diff)" in said
+
+
+def test_comfyuis_loader_of_such_a_one_is_refused_for_a_model_at_the_worker(
+    comfyui: ComfyUI, listed: Callable[[Model], str]
+) -> None:
+    scene = Scene.of(TINY)
+    remote = scene.workflow.remote(listed(UNET))
+    apply(
+        scene,
+        scene.workflow.add("DiffControlNetLoader", model=remote, control_net_name="diff.safetensors"),
+        image(scene),
+    )
+    scene.workflow.add("PreviewAny", source=scene.positive)
+    said = refused(comfyui, scene, "RemoteWeightError")
+    assert re.match(r"nodes: DiffControlNetLoader\.load_controlnet would read or change diffusion_model\.", said)
+    assert "use_runpod off" in said
+
+
+def test_what_the_workers_comfyui_warns_of_is_shown_on_the_loader(comfyui: ComfyUI) -> None:
+    scene = Scene.of(TINY)
+    net = at_worker(scene, "partial.safetensors")
+    apply(scene, net, image(scene))
+    scene.workflow.add("PreviewAny", source=scene.positive)
+    shown = shown_while_running(comfyui.api.url, scene.workflow.graph)
+    warned = "on the worker. ComfyUI warned there: missing controlnet keys: ['zero_convs.1.0.bias']"
+    assert warned in shown[net[0]].texts
 
 
 def test_the_loader_can_load_here(comfyui: ComfyUI) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import run_script
 from .harness.checkouts import Checkout
+from .harness.fixtures import run_script
 
 pytestmark = pytest.mark.comfyui
 

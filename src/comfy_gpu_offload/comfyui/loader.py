@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 import comfy.model_management
 
+from ..client.remote_model import RemoteModel
 from ..config.settings import load_settings
 from ..errors import OffloadError
 from ..protocol.messages import ModelEntry
@@ -16,6 +18,8 @@ from . import generation
 from .control_net import RemoteControlNet
 from .patcher import RemoteModelPatcher, remote_patcher
 from .sessions import Sessions
+
+logger = logging.getLogger(__name__)
 
 _sessions = Sessions()
 
@@ -45,7 +49,9 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
     session = _sessions.opened(load_settings(), check)
-    return remote_patcher(session.model(name, weight_dtype, check=check), session.welcome.comfyui)
+    remote = session.model(name, weight_dtype, check=check)
+    _log_warnings(remote)
+    return remote_patcher(remote, session.welcome.comfyui)
 
 
 def load_remote_control_net(name: str) -> RemoteControlNet:
@@ -55,7 +61,20 @@ def load_remote_control_net(name: str) -> RemoteControlNet:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the control net.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    return RemoteControlNet(_sessions.opened(load_settings(), check).model(PREFIX + name, check=check))
+    remote = _sessions.opened(load_settings(), check).model(PREFIX + name, check=check)
+    _log_warnings(remote)
+    return RemoteControlNet(remote)
+
+
+def warned(remote: RemoteModel) -> str:
+    """Return what the worker's ComfyUI warned of first when it loaded a model, to follow another text on a node."""
+    warnings = remote.description.warnings
+    return f". ComfyUI warned there: {warnings[0]}" if warnings else ""
+
+
+def _log_warnings(remote: RemoteModel) -> None:
+    for text in remote.description.warnings:
+        logger.warning("The worker's ComfyUI, when it loaded %s: %s", remote.description.ref.name, text)
 
 
 def load_local_control_net(name: str) -> Any:

@@ -17,7 +17,7 @@ from ..server.backends.comfyui_patch_writer import PatchData
 from .control import refusing_readers
 from .hooks import RunHooks, refuse_unknown
 from .left_out import Origins, tell_of_nothing
-from .remote_weight import RemoteWeight, as_it_is
+from .remote_weight import MergedWeight, RemoteWeight, as_it_is, stand_in_for_weights
 from .running_node import patches_of
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
 from .stand_in import RemoteDiffusionModel
@@ -117,9 +117,9 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
                 found[key] = [(held, as_it_is), *self.patches.get(key, ())]
         return found
 
-    def _unpatched(self, key: str) -> RemoteWeight:
+    def _unpatched(self, key: str) -> MergedWeight:
         """Stand for a weight as it is in the model's file, whatever patches make of it."""
-        return RemoteWeight.of(self.remote, key, self.model.diffusion_model.in_file(key))
+        return MergedWeight.of(self.remote, key, self.model.diffusion_model.in_file(key))
 
     def clone(self, *args: Any, force_deepcopy: bool = False, **kwargs: Any) -> Any:
         """Another patcher of the same model.
@@ -248,9 +248,11 @@ def remote_patcher(remote: RemoteModel, release: str | None = None) -> RemoteMod
     """
     worker = WorkerModel.of(remote.details)
     model = build_skeleton(worker)
-    model.diffusion_model = RemoteDiffusionModel(
-        remote, model.diffusion_model, worker.weight_dtype, meta_state_dict(worker)
-    )
+    stand_in_for_weights(remote, model.diffusion_model, _NETWORK)
+    weights = {
+        key: RemoteWeight.of(remote, _NETWORK + key, weight) for key, weight in meta_state_dict(worker).items()
+    }
+    model.diffusion_model = RemoteDiffusionModel(remote, model.diffusion_model, worker.weight_dtype, weights)
     # ComfyUI asks this of each condition before a run begins.
     model.extra_conds_shapes = refusing_readers(model.extra_conds_shapes, remote.description.ref.name)
     device = comfy.model_management.get_torch_device()

@@ -21,6 +21,7 @@ from . import generation, obstacles
 from .control import travelling_control, warn_of_residuals
 from .network_parts import NetworkParts
 from .remade import without_remade
+from .remote_weight import RemoteWeight
 from .travel import travelling_options
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class RemoteDiffusionModel(nn.Module):
         remote: where calls go.
         network: the skeleton's network, which answers for every attribute.
         dtype: what the worker keeps the weights in.
-        state_dict: the worker's keys, on the meta device.
+        state_dict: what stands for the weights of the worker's keys.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class RemoteDiffusionModel(nn.Module):
         remote: RemoteModel,
         network: nn.Module,
         dtype: torch.dtype,
-        state_dict: dict[str, torch.Tensor],
+        state_dict: Mapping[str, torch.Tensor],
     ) -> None:
         super().__init__()
         self.dtype = dtype
@@ -155,11 +156,11 @@ class RemoteDiffusionModel(nn.Module):
         for key in [*grown, *(key.removeprefix(_PREFIX) for key in shapes)]:
             shape = shapes.get(_PREFIX + key, self.shapes[_PREFIX + key])
             _reshape(self.__dict__["skeleton"], key, shape)
-        meta: dict[str, torch.Tensor] = self.__dict__["_meta"]
-        self.__dict__["_grown"] = {
-            key: meta[key].new_empty(shape)
-            for key, shape in ((key.removeprefix(_PREFIX), shape) for key, shape in shapes.items())
-        }
+        self.__dict__["_grown"] = {key.removeprefix(_PREFIX): self._as_large(key, shapes[key]) for key in shapes}
+
+    def _as_large(self, key: str, shape: tuple[int, ...]) -> RemoteWeight:
+        weight = torch.empty(shape, dtype=self.in_file(key).dtype, device="meta")
+        return RemoteWeight.of(self.__dict__["remote"], key, weight)
 
     def load_state_dict(self, *_: Any, **__: Any) -> Any:
         """Refused: the weights are at the worker.
@@ -219,5 +220,5 @@ def _reshape(network: nn.Module, key: str, shape: tuple[int, ...]) -> None:
         return
     if isinstance(weight, torch.Tensor) and weight.is_meta and tuple(weight.shape) != shape:
         # A tensor made in inference mode takes the data of such a tensor alone.
-        with torch.inference_mode(weight.is_inference()):
+        with torch.inference_mode(weight.is_inference()), torch._C.DisableTorchFunctionSubclass():
             weight.data = torch.empty(shape, dtype=weight.dtype, device="meta")

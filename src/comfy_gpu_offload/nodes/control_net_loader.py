@@ -67,5 +67,5 @@ class RemoteControlNetLoader:
             return (loader.load_local_control_net(control_net_name),)
         status.show("asking the worker for the ControlNet …", unique_id)
         net = loader.load_remote_control_net(control_net_name)
-        status.show("on the worker", unique_id)
+        status.show(f"on the worker{loader.warned(net.remote)}", unique_id)
         return (net,)

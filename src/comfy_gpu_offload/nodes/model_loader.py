@@ -79,5 +79,6 @@ class RemoteModelLoader:
         status.show("asking the worker for the model …", unique_id)
         patcher = loader.load_remote(model_name, weight_dtype)
         description = patcher.remote.description
-        status.show(f"on the worker, computing in {description.compute_dtype}", unique_id)
+        text = f"on the worker, computing in {description.compute_dtype}{loader.warned(patcher.remote)}"
+        status.show(text, unique_id)
         return (patcher,)

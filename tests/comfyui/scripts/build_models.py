@@ -164,6 +164,15 @@ def control_net() -> torch.nn.Module:
     )
 
 
+def control_difference() -> Weights:
+    """One that is made of differences to a model's weights, in the layout of the first ControlNets."""
+    return {"difference": torch.zeros(1), **weights(control_net(), 19, torch.float16, "control_model.")}
+
+
+def without(made: Weights, key: str) -> Weights:
+    return {name: tensor for name, tensor in made.items() if name != key}
+
+
 def control_lora() -> Weights:
     """A Control-LoRA of that: what is the UNet's own is taken from there, one layer of it changed."""
     own = ("zero_convs.", "input_hint_block.", "middle_block_out.")
@@ -387,6 +396,8 @@ def main() -> None:
         "controlnet/edges.safetensors": weights(control_net(), 9, torch.float16),
         "controlnet/depth.safetensors": weights(control_net(), 14, torch.float16),
         "controlnet/lora.safetensors": control_lora(),
+        "controlnet/diff.safetensors": control_difference(),
+        "controlnet/partial.safetensors": without(weights(control_net(), 20, torch.float16), "zero_convs.1.0.bias"),
         "controlnet/sd3.safetensors": by_diffusers_names(weights(control_mmdit(), 11, torch.float32)),
         "controlnet/adapter.safetensors": weights(adapter_net(), 12, torch.float16),
         "vae/small.safetensors": vae(),

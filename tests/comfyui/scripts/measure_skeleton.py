@@ -71,7 +71,7 @@ def build(file: Path) -> None:
     grown = process.memory_info().rss - before
     state_dict = patcher.model.state_dict()
     weights = sum(tensor.numel() for tensor in state_dict.values())
-    resident = sum(1 for tensor in patcher.model.parameters() if tensor.device.type != "meta")
+    resident = sum(1 for tensor in patcher.model.parameters() if not tensor.is_meta)
     print(
         json.dumps(
             {

@@ -12,6 +12,8 @@ from .calls import Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJ
 from .faults import Fault, FaultCode
 from .handshake import (
     MAX_SKIPPED,
+    MAX_WARNINGS,
+    WARNING_CHARACTERS,
     Hello,
     ModelDescription,
     ModelEntry,
@@ -29,7 +31,9 @@ __all__ = [
     "LONGEST_PATH",
     "MAX_HOOK_GROUPS",
     "MAX_SKIPPED",
+    "MAX_WARNINGS",
     "PROTOCOL_VERSION",
+    "WARNING_CHARACTERS",
     "Cancel",
     "Cancelled",
     "Coded",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ...io.dtypes import TORCH_DTYPES
 from .base import ANY_SEQUENCE, PROTOCOL_VERSION, Identifier, Message, PathText, ShortText, TorchDtype
@@ -44,17 +44,35 @@ class Skipped(Message):
     entries: Annotated[tuple[SkippedEntry, ...], ANY_SEQUENCE, Field(max_length=MAX_SKIPPED)]
 
 
+# Of what a worker's ComfyUI warns of.
+MAX_WARNINGS = 8
+WARNING_CHARACTERS = 240
+
+
 class ModelDescription(Message):
     """A model as its worker has it.
 
     Attributes:
         fingerprint: changes when the file does.
         compute_dtype: the torch dtype that the model computes in, e.g. ``bfloat16``.
+        warnings: what was warned of when it was loaded; left out of the frame where there are none.
     """
 
     ref: ModelRef
     fingerprint: Identifier
     compute_dtype: TorchDtype
+    warnings: Annotated[
+        tuple[Annotated[str, Field(max_length=WARNING_CHARACTERS)], ...],
+        ANY_SEQUENCE,
+        Field(max_length=MAX_WARNINGS),
+    ] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_no_warnings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if not self.warnings:
+            del fields["warnings"]
+        return fields
 
     @property
     def dtype(self) -> torch.dtype:

@@ -35,6 +35,7 @@ from .base import (
 from .comfyui_beside import weights_beside
 from .comfyui_clones import LoadedModel
 from .comfyui_control_data import PREFIX
+from .comfyui_load_log import warnings_while_loading
 from .comfyui_methods import called
 from .comfyui_patch_reader import merged_models
 from .comfyui_residuals import from_data
@@ -113,6 +114,7 @@ class ComfyUIBackend:
             ref=ref,
             fingerprint=loaded.fingerprint,
             compute_dtype=str(_inference_dtype(model)).removeprefix("torch."),
+            warnings=loaded.warnings,
         )
         return Described(description, _details(model, ref.name))
 
@@ -245,9 +247,10 @@ class ComfyUIBackend:
 
     def _load(self, ref: ModelRef, in_use: Collection[Hashable] = ()) -> tuple[LoadedModel, float]:
         def make(file: Any) -> LoadedModel:
-            patcher = self._files.load_patcher(file, ref.weight_dtype)
+            with warnings_while_loading(file.path) as warnings:
+                patcher = self._files.load_patcher(file, ref.weight_dtype)
             stop_at_blocks(patcher.model.diffusion_model, self._interrupted)
-            return LoadedModel(patcher, file.path, fingerprint([file.path]))
+            return LoadedModel(patcher, file.path, fingerprint([file.path]), tuple(warnings))
 
         return self._residents.load(ref, lambda: self._files.find_model(ref.name), make, in_use)
 
@@ -255,11 +258,12 @@ class ComfyUIBackend:
         """The control net of that name, and, where it is given, of that fingerprint."""
 
         def make(file: Any) -> Any:
-            net = self._nets.load_control_net(file)
+            with warnings_while_loading(file.path) as warnings:
+                net = self._nets.load_control_net(file)
             network = self._nets.network_of(net)
             if network is not None:
                 stop_at_blocks(network, self._interrupted)
-            return self._chains.LoadedNet(net, file.path, fingerprint([file.path]))
+            return self._chains.LoadedNet(net, file.path, fingerprint([file.path]), tuple(warnings))
 
         loaded, _ = self._residents.load(
             ModelRef(name=PREFIX + name), lambda: self._nets.find_control_net(name), make
@@ -274,7 +278,10 @@ class ComfyUIBackend:
         loaded = self._net(ref.name.removeprefix(PREFIX))
         dtype = self._nets.compute_dtype(loaded.net) or torch.float32
         description = ModelDescription(
-            ref=ref, fingerprint=loaded.fingerprint, compute_dtype=str(dtype).removeprefix("torch.")
+            ref=ref,
+            fingerprint=loaded.fingerprint,
+            compute_dtype=str(dtype).removeprefix("torch."),
+            warnings=loaded.warnings,
         )
         return Described(description, self._nets.describe(loaded.net))
 

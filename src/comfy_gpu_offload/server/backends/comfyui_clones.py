@@ -31,12 +31,14 @@ class LoadedModel:
 
     Attributes:
         patcher: without patches. Clones share its weights, which are patched for one of them at a time.
+        warnings: what ComfyUI warned of when it loaded the file.
         hooks: what hooks put on the weights besides; of the patcher or of one of its clones.
     """
 
     patcher: Any
     path: Path
     fingerprint: str
+    warnings: tuple[str, ...] = ()
     hooks: HookedWeights = field(default_factory=HookedWeights)
     _clones: OrderedDict[tuple[Any, ...], _Clone] = field(default_factory=OrderedDict)
 

@@ -27,11 +27,16 @@ _MAX_PREPARED = 4
 
 @dataclass(frozen=True)
 class LoadedNet:
-    """A control net in memory, with copies of it that are set up for a hint, the one used last at the end."""
+    """A control net in memory, with copies of it that are set up for a hint, the one used last at the end.
+
+    Attributes:
+        warnings: what ComfyUI warned of when it loaded the file.
+    """
 
     net: Any
     path: Path
     fingerprint: str
+    warnings: tuple[str, ...] = ()
     prepared: list[_Prepared] = field(default_factory=list)
 
     def is_current(self) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.controlnet
+import comfy.utils
 import folder_paths
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from .base import ModelFileError, ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
 from .comfyui_control_data import FOLDER, PREPROCESSING
 from .comfyui_models import ModelFile, files_of
 from .model_folders import Skips
-from .weight_files import check_weight_file
+from .weight_files import SAFETENSORS, check_weight_file
 
 _LOADING_ERRORS = (
     RuntimeError,
@@ -25,6 +27,10 @@ _LOADING_ERRORS = (
     MemoryError,
     SafetensorError,
 )
+
+
+# By these ComfyUI's own loader knows one.
+_DIFFERENCE = frozenset({"difference", "control_model.zero_convs.0.0.weight"})
 
 
 def find_control_nets(skips: Skips | None = None) -> list[ModelFile]:
@@ -60,6 +66,12 @@ def load_control_net(file: ModelFile) -> Any:
     """
     check_weight_file(file.path)
     try:
+        if _is_a_difference(file.path):
+            raise ModelFileError(
+                f"{file.path} holds what a ControlNet adds to a model's own weights, and has to be loaded with "
+                "that model: load the model on the client (Remote Model Loader with use_runpod off, or ComfyUI's "
+                "own loader), and this file with ComfyUI's Load ControlNet Model (diff)."
+            )
         with torch.inference_mode():
             net = comfy.controlnet.load_controlnet(str(file.path))
     except _LOADING_ERRORS as error:
@@ -69,6 +81,16 @@ def load_control_net(file: ModelFile) -> Any:
     if net is None:
         raise ModelFileError(f"There is no ControlNet in {file.path}.")
     return net
+
+
+def _is_a_difference(path: Path) -> bool:
+    """Return whether ComfyUI wants a model beside the file; without one it loads it all the same."""
+    if path.suffix.lower() in SAFETENSORS:
+        with safe_open(str(path), framework="pt") as file:
+            keys = frozenset(file.keys())
+    else:
+        keys = frozenset(comfy.utils.load_torch_file(str(path), safe_load=True))
+    return keys >= _DIFFERENCE
 
 
 def network_of(net: Any) -> torch.nn.Module | None:

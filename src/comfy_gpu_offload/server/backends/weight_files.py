@@ -13,7 +13,7 @@ _BEGINNING = 1024
 _LENGTH_BYTES = 8
 # safetensors' own limit.
 _MAX_HEADER_BYTES = 100_000_000
-_SAFETENSORS = {".safetensors", ".sft"}
+SAFETENSORS = {".safetensors", ".sft"}
 _ZIP = b"PK\x03\x04"
 _AGAIN = "Download it again, and compare its size with what the site says."
 
@@ -39,7 +39,7 @@ def _wrong_with(file: BinaryIO, path: Path) -> str | None:
     beginning = file.read(_BEGINNING)
     if not beginning:
         return f"is empty (0 bytes). {_AGAIN}"
-    is_safetensors = path.suffix.lower() in _SAFETENSORS
+    is_safetensors = path.suffix.lower() in SAFETENSORS
     another = _another_kind(beginning, is_safetensors=is_safetensors)
     if another is None and is_safetensors:
         return _wrong_safetensors(file, beginning, size)

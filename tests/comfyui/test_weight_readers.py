@@ -1,0 +1,59 @@
+"""What reads weights of a remote model, or computes with them: refused by whose code it is, and what works."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness.checkouts import Checkout
+from .harness.fixtures import run_script
+
+pytestmark = pytest.mark.comfyui
+
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
+    """What scripts/jobs/weight_readers.py found."""
+    output = run_script(python, "jobs/weight_readers.py", checkout.root, models_yaml.parent)
+    found: Found = json.loads(output.splitlines()[-1])
+    return found
+
+
+def test_what_needs_a_weights_data_is_refused_by_whose_code_it_is_and_the_weights_name(found: Found) -> None:
+    assert len(found["refused"]) == 27
+    for name, said in found["refused"].items():
+        assert re.match(
+            r"RemoteWeightError: __main__: [\w.<>]+ would read or change "
+            r"diffusion_model\.text_embedding\.0\.weight, a weight of the remote model 'wan\.safetensors'",
+            said,
+        ), (name, said)
+        assert "use_runpod off" in said
+
+
+def test_a_nodes_function_is_named(found: Found) -> None:
+    assert ": __main__: runs_a_layer would" in found["refused"]["a layer"]
+    assert ": __main__: in_place_around_a_call.wrapper would" in found["refused"]["in place around a call"]
+
+
+def test_weights_that_are_loaded_into_a_layer_are_refused(found: Found) -> None:
+    assert found["loaded"].startswith("RemoteWeightError: __main__: loaded_into_a_layer")
+    assert "joint_blocks.0.x_block.attn.proj.weight" in found["loaded"]
+
+
+def test_comfyuis_own_loader_that_adds_to_weights_is_refused(found: Found) -> None:
+    assert found["diff"].startswith("RemoteWeightError: nodes: DiffControlNetLoader.load_controlnet would")
+
+
+def test_what_needs_no_data_is_answered_as_by_a_weight_that_is_here(found: Found) -> None:
+    works = found["works"]
+    assert len(works["here"]) == 21
+    assert works["there"] == works["here"]
+    assert works["same keys"]
+
+
+def test_runs_after_all_of_it_are_as_ever(found: Found) -> None:
+    assert found["after all"] == {"each step": True, "whole loop": True}
