@@ -27,6 +27,7 @@ KNOWN_BREAKS: dict[str, str] = {}
 SECURE_FROM = {
     "requests": "2.32.4",  # CVE-2024-47081: a .netrc's password goes to another host
     "urllib3": "2.6.3",  # CVE-2025-66418, CVE-2025-66471, CVE-2026-21441: unbounded decompression
+    "certifi": "2024.7.4",  # CVE-2024-39689: trusts an authority that no longer may be
     "pydantic": "2.4.0",  # CVE-2024-3772: a regular expression without end
     "pillow": "12.1.1",  # CVE-2024-28219, CVE-2026-25990: writes beyond a buffer
     "tqdm": "4.66.3",  # CVE-2024-34062: runs its command line's arguments
@@ -72,9 +73,11 @@ def test_no_dependency_may_be_a_release_with_a_known_hole(name: str, fixed: str)
 def test_what_comes_out_later_is_not_replaced(tmp_path: Path) -> None:
     """By pip itself, offline, in an environment that has a later release of each requirement."""
     for line in lines_of("requirements.txt"):
-        folder = tmp_path / f"{Requirement(line).name.replace('-', '_')}-99.1.dist-info"
+        folder = tmp_path / f"{Requirement(line).name.replace('-', '_')}-9999.1.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {Requirement(line).name}\nVersion: 99.1\n")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {Requirement(line).name}\nVersion: 9999.1\n"
+        )
         (folder / "INSTALLER").write_text("pip\n")
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--quiet", "--report", "-"]
     done = subprocess.run(

@@ -14,6 +14,7 @@ OffloadError
 ├── CodecError             a payload its codec cannot decode
 ├── TransportError         the worker could not be reached, or the exchange broke
 │   ├── ConnectError           no connection: refused, unresolved, no route
+│   │   └── ProxyError             the proxy that the environment names is not there, or does not let through
 │   ├── ConnectionLostError    the connection ended before the reply was complete
 │   │   ├── SilentConnectionError  it stayed open, and nothing came any more
 │   │   └── WrongReplyError        what came answers another request
@@ -231,6 +232,18 @@ class ConnectError(TransportError):
     def __init__(self, message: str, *, unknown_host: bool = False) -> None:
         super().__init__(message)
         self.unknown_host = unknown_host
+
+
+class ProxyError(ConnectError):
+    """The proxy that the environment names is not there, or does not let a connection through.
+
+    Attributes:
+        retryable: whether another attempt may be let through.
+    """
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class ConnectionLostError(TransportError):

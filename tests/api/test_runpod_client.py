@@ -411,22 +411,15 @@ def test_a_cancel_is_tried_twice(client: RunPodClient, mock: Mocker) -> None:
     assert mock.call_count == 1
 
 
-def test_a_proxy_that_is_no_address_is_named(
-    client: RunPodClient, fake: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://:0:0")
-    with pytest.raises(RunPodNetworkError, match="HTTPS_PROXY") as caught:
-        client.submit_job(PAYLOAD)
-    assert not caught.value.retryable
-    assert not caught.value.maybe_submitted
-
-
-def test_certificates_that_are_not_there_are_named(client: RunPodClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent.pem")
-    with pytest.raises(RunPodNetworkError, match="REQUESTS_CA_BUNDLE") as caught:
-        client.submit_job(PAYLOAD)
-    assert not caught.value.retryable
-    assert not caught.value.maybe_submitted
+@pytest.mark.parametrize(
+    ("name", "value"), [("HTTPS_PROXY", "http://:0:0"), ("REQUESTS_CA_BUNDLE", "/nonexistent.pem")]
+)
+def test_what_the_environment_says_wrongly_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for exempt in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(exempt, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name):
+        RunPodClient(SecretStr(KEY), ENDPOINT)
 
 
 # --- waiting for a job --------------------------------------------------------------------------------

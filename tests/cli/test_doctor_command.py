@@ -113,7 +113,7 @@ def test_plain_http_where_a_worker_speaks_https_is_told(
         monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url.replace("https", "http"))
         monkeypatch.setenv("COMFY_GPU_OFFLOAD_RETRY_S", "0.1")
         assert main(["doctor"]) == 1
-    assert "needs https:// in the address" in capsys.readouterr().out
+    assert "write https:// in place of http://" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_is_named(

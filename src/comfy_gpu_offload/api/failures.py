@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
+from ..config.certificates import untrusted
+from ..config.proxies import Proxy, not_through
 from ..errors import RunPodNetworkError, TlsError, TransportError
 
 DOUBT = (
@@ -27,27 +30,32 @@ _UNSENT = (
 _MISCONFIGURED = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
-def network_error(error: Exception, path: str, *, submits: bool) -> TransportError:
-    """Ours for what a request to `path` raised. `submits`: whether a job begins with it."""
+def network_error(error: Exception, base: str, path: str, proxy: Proxy | None, *, submits: bool) -> TransportError:
+    """Return ours for what a request to `path` below `base` raised, through `proxy` if there is one.
+
+    `submits`: whether a job begins with it.
+    """
     causes = tuple(_causes(error))
     reason = type(causes[-1]).__name__
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return TlsError(
-            "RunPod's address did not prove to be RunPod's: its certificate was not accepted. Check the clock, "
-            "RUNPOD_BASE_URL, and any proxy in between (REQUESTS_CA_BUNDLE names certificates to trust besides)."
-        )
+    host = urlsplit(base).hostname or ""
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return TlsError(untrusted(cause, f"RunPod's address {host}", host))
     if isinstance(error, _MISCONFIGURED) or not isinstance(
         error, (requests.RequestException, urllib3.exceptions.HTTPError)
     ):
         return RunPodNetworkError(
-            f"No request to RunPod can be made here ({reason}): check HTTPS_PROXY, REQUESTS_CA_BUNDLE and "
-            "RUNPOD_BASE_URL.",
+            f"No request to RunPod can be made here ({reason}): check RUNPOD_BASE_URL.",
             connected=False,
             retryable=False,
         )
+    if proxy is not None and any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+        text, may_pass = not_through(proxy, causes[-1], base)
+        return RunPodNetworkError(text, connected=False, retryable=may_pass)
     if any(isinstance(cause, _UNSENT) for cause in causes):
         return RunPodNetworkError(
-            f"RunPod cannot be reached ({reason}). Check the network, a proxy (HTTPS_PROXY) and RUNPOD_BASE_URL.",
+            f"RunPod cannot be reached ({reason}). Check the network and RUNPOD_BASE_URL; behind a proxy, "
+            "set HTTPS_PROXY.",
             connected=False,
         )
     return RunPodNetworkError(

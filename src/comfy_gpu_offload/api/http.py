@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 import requests
 import urllib3
 from pydantic import SecretStr
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
+from ..config.certificates import tls_context
+from ..config.proxies import Proxy, proxy_for
 from ..errors import RunPodNetworkError, RunPodReplyError
 from .clock import Check
 from .failures import DOUBT, network_error
@@ -51,8 +56,23 @@ class Reply:
 class ApiHttp:
     """Asks below `base`, with the key. Thread-safe."""
 
-    def __init__(self, base: str, api_key: SecretStr, *, connect_timeout_s: float, reply_bytes: int) -> None:
+    def __init__(
+        self,
+        base: str,
+        api_key: SecretStr,
+        *,
+        connect_timeout_s: float,
+        reply_bytes: int,
+        ca_file: Path | None = None,
+    ) -> None:
+        """`ca_file`: as `certificates.tls_context`.
+
+        Raises:
+            ConfigError: it cannot be read, or what names a proxy is wrong.
+        """
         self._base = base
+        self._proxy = proxy_for(base)
+        self._tls = tls_context(ca_file) if base.startswith("https:") else None
         self._connect_timeout_s = connect_timeout_s
         self._reply_bytes = reply_bytes
         self._api_key = api_key
@@ -61,7 +81,7 @@ class ApiHttp:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._used_at = monotonic()
-        self._session = _session(self._api_key)
+        self._session = _session(self._api_key, self._tls, self._proxy)
 
     def exchange(self, request: Request, check: Check | None, late: Callable[[Reply], None]) -> Reply:
         """The reply to `request`, whatever its status. `late` gets it where the wait was given up before.
@@ -121,7 +141,8 @@ class ApiHttp:
                 body = self._body(response, request, meter)
                 return Reply(response.status_code, body, response.headers.get("Retry-After"))
         except (OSError, urllib3.exceptions.HTTPError) as error:
-            raise network_error(error, request.path, submits=request.submits) from _without_request(error)
+            ours = network_error(error, self._base, request.path, self._proxy, submits=request.submits)
+            raise ours from _without_request(error)
 
     def _body(self, response: requests.Response, request: Request, meter: _Meter) -> bytes:
         body = bytearray()
@@ -138,13 +159,34 @@ class ApiHttp:
         return bytes(body)
 
 
-def _session(api_key: SecretStr) -> requests.Session:
+def _session(api_key: SecretStr, tls: ssl.SSLContext | None, proxy: Proxy | None) -> requests.Session:
     session = requests.Session()
-    # As `auth` and not as a header: requests lets a .netrc entry replace a header.
+    # Proxies and certificates are chosen as for workers, and no .netrc is read.
+    session.trust_env = False
+    if tls is not None:
+        session.mount("https://", _Trusting(tls))
+    if proxy is not None:
+        session.proxies = {"https": proxy.url.get_secret_value()}
     session.auth = _Bearer(api_key)
     session.headers.update({"User-Agent": "comfy-gpu-offload", "Accept": "application/json"})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
+
+
+class _Trusting(HTTPAdapter):
+    """Checks certificates by a context of ours, through a proxy too."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """See `HTTPAdapter`."""
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """See `HTTPAdapter`."""
+        return super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context)
 
 
 class _Bearer(AuthBase):

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr
@@ -42,6 +43,7 @@ class RunPodClient:
         api_key: from https://console.runpod.io/user/settings; never shown.
         endpoint_id: as in the endpoint's address.
         base_url: https, or http to this machine.
+        ca_file: certificates to trust besides, as `config.certificates` has it.
         clock: where the time of polls and retries comes from.
 
     Raises:
@@ -59,6 +61,7 @@ class RunPodClient:
         endpoint_id: str,
         *,
         base_url: str = DEFAULT_BASE_URL,
+        ca_file: Path | None = None,
         options: RunPodOptions | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class RunPodClient:
             api_key,
             connect_timeout_s=self._options.connect_timeout_s,
             reply_bytes=self._options.reply_bytes,
+            ca_file=ca_file,
         )
 
     def submit_job(

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _ENTERED_VARIABLE = "COMFYUI_PYTHON_ENTERED"
 NEEDED = (
-    *("torch", "numpy", "safetensors", "msgpack", "zstandard", "xxhash", "requests", "urllib3"),
+    *("torch", "numpy", "safetensors", "msgpack", "zstandard", "xxhash", "requests", "urllib3", "certifi"),
     *("pydantic", "pydantic_settings", "psutil"),
 )
 """By the names that they are imported by: requirements.txt, and psutil, which ComfyUI brings."""

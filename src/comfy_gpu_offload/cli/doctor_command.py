@@ -22,6 +22,7 @@ from ..client.connect import connect_from
 from ..client.remote_model import RemoteModel
 from ..client.session import Session
 from ..config.endpoint import Direct, Serverless, configured
+from ..config.proxies import proxy_for
 from ..config.settings import PREFIX, Settings, env_files, load_settings, unknown_variables, variable
 from ..digits.conditioning import conditioning
 from ..errors import ConnectError, OffloadError
@@ -125,6 +126,10 @@ def _network(target: Direct | Serverless) -> None:
     url = target.url if isinstance(target, Direct) or target.kind == "load-balancer" else target.base_url
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    proxy = _checked("address", lambda: proxy_for(url))
+    if proxy is not None:
+        _say("proxy", f"{host} is reached through {proxy.address} ({proxy.source}; NO_PROXY={host} goes past it)")
+        host, port = proxy.host, proxy.port
     addresses = _checked("address", lambda: _resolved(host, port))
     _say("address", f"{host} is {addresses[0]}" + (f" and {len(addresses) - 1} more" if addresses[1:] else ""))
     seconds = _checked("connection", lambda: _connected(host, port))
@@ -158,7 +163,7 @@ def _connected(host: str, port: int) -> float:
 
 
 def _platform(target: Serverless, settings: Settings) -> None:
-    with RunPodClient(target.key, target.endpoint_id, base_url=target.base_url) as api:
+    with RunPodClient(target.key, target.endpoint_id, base_url=target.base_url, ca_file=settings.ca_file) as api:
         health = _checked("RunPod", api.health)
         kind = target.kind if target.kind != "auto" else _checked("RunPod", lambda: kind_of(api))
     _say("RunPod", f"the key is accepted; a {kind} endpoint; {_counts(health)}")

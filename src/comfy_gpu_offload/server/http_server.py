@@ -56,6 +56,10 @@ class ServerLimits:
 
 
 _ACCEPT_S = 0.2
+_TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the type of a connection's first record
+_SPEAKS_TLS = Reply(
+    HTTPStatus.BAD_REQUEST, (b"This worker speaks TLS: write https:// in place of http:// in its address.",)
+)
 
 
 class HttpServer:
@@ -134,6 +138,10 @@ class HttpServer:
     def _serve(self, connection: Connection) -> None:
         try:
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None and self._is_plain(connection.sock):
+                send_reply(connection.sock, _SPEAKS_TLS, keep_alive=False)
+                self._linger(connection.sock, self._limits.linger_s)
+                return
             secured = self._secured(connection.sock)
             try:
                 self._converse(connection, secured)
@@ -145,6 +153,11 @@ class HttpServer:
             logger.exception("a connection's thread failed")
         finally:
             self._forget(connection)
+
+    def _is_plain(self, sock: socket.socket) -> bool:
+        """Return whether the other side begins with something else than a TLS record."""
+        sock.settimeout(self._limits.handshake_s)
+        return sock.recv(1, socket.MSG_PEEK) not in {b"", _TLS_HANDSHAKE}
 
     def _secured(self, sock: socket.socket) -> socket.socket:
         if self._tls is None:

@@ -32,7 +32,7 @@ def transport_for(settings: Settings, notify: Notify | None = None) -> Transport
     if isinstance(target, Direct):
         return _http(settings, target)
     notify = notify or _log
-    api = RunPodClient(target.key, target.endpoint_id, base_url=target.base_url)
+    api = RunPodClient(target.key, target.endpoint_id, base_url=target.base_url, ca_file=settings.ca_file)
     kind = target.kind if target.kind != "auto" else kind_of(api)
     if kind == "queue":
         return QueueTransport(

@@ -27,7 +27,7 @@ def ping(
 ) -> Health:
     """How the worker at `url` is. A worker needs no token for this; what stands before it may want a `bearer`.
 
-    Asked the way that calls go: past any proxy that the environment names, and with the same certificates.
+    Asked the way that calls go: through the same proxy, if any, and with the same certificates.
 
     Raises:
         ConfigError: `url` is no address, or `ca_file` cannot be read.

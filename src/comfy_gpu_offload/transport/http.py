@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from pydantic import SecretStr
 
-from ..errors import ConnectionLostError, FrameError, HttpStatusError, TransportError
+from ..errors import ConnectionLostError, FrameError, HttpStatusError, TlsError, TransportError
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
 from ..io.sockets import notice_loss, prefer_bbr
@@ -34,6 +34,8 @@ MEDIA_TYPE = "application/octet-stream"
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
 _MAX_TEXT_BYTES = 2048
+# http is for this machine and for tunnels, where a handshake takes a round trip or two.
+_TLS_LOOK_S = 3.0
 # What passes: too slow or too much at this moment, and whatever fails in between. A worker of ours answers with a
 # frame even where it fails, so a 5xx without one is a proxy's, or one of a replica that died.
 _PASSING = frozenset({408, 425, 429, *range(500, 600)})
@@ -106,6 +108,7 @@ class HttpTransport:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
+        self._was_answered = False
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
@@ -119,6 +122,7 @@ class HttpTransport:
             connection.http.close()
             self._raise_ours(error)
             raise
+        self._was_answered = True
         connection.warming = _EMPTY_LINE if reply.headers.get("keep-warm") == "crlf" else b""
         if reply.kept_alive:
             self._give_back(connection)
@@ -208,9 +212,21 @@ class HttpTransport:
 
     def _raise_ours(self, error: BaseException) -> None:
         """Raises ours for what sockets and TLS raise. Anything else is ours already, or the caller's own."""
+        if isinstance(error, OSError | ConnectionLostError) and not self._was_answered:
+            self._refuse_tls()
         if isinstance(error, OSError):
             text = f"The connection to {self.url} broke off ({type(error).__name__})."
             raise ConnectionLostError(text) from error
+
+    def _refuse_tls(self) -> None:
+        """Look whether plain http was spoken to a TLS server: most hang up on it without a word.
+
+        Raises:
+            TlsError: it was.
+        """
+        self._was_answered = True  # to ask once
+        if self._address.speaks_tls(_TLS_LOOK_S):
+            raise TlsError(f"{self.url} speaks TLS: write https:// in place of http:// in its address.")
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
         self._send(polled, route, frame)

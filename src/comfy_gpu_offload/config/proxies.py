@@ -1,0 +1,122 @@
+"""Which proxy a request goes through: one rule for RunPod's API, for its endpoints, and for workers.
+
+https goes through the proxy that HTTPS_PROXY names, else ALL_PROXY (or the system's settings on Windows and macOS),
+unless NO_PROXY exempts the host; this machine is never reached through one, and plain http goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
+
+from pydantic import SecretStr
+from requests.utils import should_bypass_proxies
+
+from ..errors import ConfigError
+from .settings import is_loopback
+
+_KINDS = ("https", "all")
+# What a proxy answers for a target that it cannot reach at present.
+_PASSING = frozenset({500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An HTTP proxy that is asked to CONNECT.
+
+    Attributes:
+        source: what names it: a variable, or the system.
+        authorization: value of the header Proxy-Authorization, where its address holds a user and a password.
+        url: its whole address, for requests.
+    """
+
+    host: str
+    port: int
+    source: str
+    url: SecretStr
+    authorization: SecretStr | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is, without user and password."""
+        return f"{self.host}:{self.port}"
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """Return the proxy for requests to `url`, or None where none is used.
+
+    Raises:
+        ConfigError: what names it is no HTTP proxy's address, which is not shown: it may hold a password.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme != "https" or is_loopback(host) or should_bypass_proxies(url, no_proxy=None):
+        return None
+    named = getproxies()
+    kind = next((kind for kind in _KINDS if named.get(kind)), None)
+    if kind is None:
+        return None
+    source = _source(kind)
+    try:
+        return _proxy(named[kind], source)
+    except ValueError as error:
+        raise ConfigError(
+            f"{source} names no proxy that can be used: {error}. Write http://HOST:PORT, or exempt {host} by "
+            f"NO_PROXY={host}."
+        ) from None
+
+
+def not_through(proxy: Proxy, error: BaseException, url: str) -> tuple[str, bool]:
+    """Return why no connection to `url` came about through `proxy`, and whether that may pass.
+
+    `error`: of http.client's or urllib3's, which have no class for what a proxy answers.
+    """
+    answer = re.search(r"Tunnel connection failed: (\d{3})", str(error))
+    status = int(answer[1]) if answer else None
+    may_pass = status is None or status in _PASSING
+    exempt = f"NO_PROXY={urlsplit(url).hostname} goes past it"
+    name = f"The proxy {proxy.address} ({proxy.source})"
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return (
+            f"{name} wants a user and a password (407): write http://USER:PASSWORD@{proxy.address} there.",
+            may_pass,
+        )
+    if status is None:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        return f"{name} does not answer as one ({why}). Is it right, and is it running? {exempt}.", may_pass
+    if may_pass:
+        return f"{name} cannot reach {url} ({status}). Does anybody answer there? {exempt}.", may_pass
+    return f"{name} lets nobody through to {url} ({status}). Ask whoever runs it; {exempt}.", may_pass
+
+
+def _source(kind: str) -> str:
+    name = f"{kind}_proxy"
+    return next((each for each in (name.upper(), name) if os.environ.get(each)), "the system's settings")
+
+
+def _proxy(text: str, source: str) -> Proxy:
+    url = text if "://" in text else f"http://{text}"
+    parts = urlsplit(url)
+    if parts.scheme != "http":
+        raise ValueError("only a proxy that is reached by http is known how to be used, not https or SOCKS")
+    if not parts.hostname:
+        raise ValueError("it has no host")
+    return Proxy(
+        host=parts.hostname,
+        port=parts.port or 80,  # raises ValueError where it is no port
+        source=source,
+        url=SecretStr(url),
+        authorization=_authorization(parts.username, parts.password),
+    )
+
+
+def _authorization(user: str | None, password: str | None) -> SecretStr | None:
+    if user is None:
+        return None
+    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
+    return SecretStr(f"Basic {base64.b64encode(pair).decode('ascii')}")
