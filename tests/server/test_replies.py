@@ -21,8 +21,8 @@ def test_a_client_can_ask_for_its_last_replies_again_and_others_do_not_push_them
     frames = [put(cache, "a", f"a{n}") for n in range(3)]
     for n in range(10):
         put(cache, "b", f"b{n}")
-    assert cache.get("a0") is None
-    kept = [cache.get("a1"), cache.get("a2")]
+    assert cache.join("a0") is None
+    kept = [cache.join("a1"), cache.join("a2")]
     assert [reply.result() for reply in kept if reply is not None] == frames[1:]
 
 
@@ -30,11 +30,11 @@ def test_replies_leave_by_number_and_by_bytes() -> None:
     cache = ReplyCache(budget_bytes=100, count=3)
     for n in range(4):
         put(cache, f"client {n}", str(n))
-    assert [cache.get(str(n)) is not None for n in range(4)] == [False, True, True, True]
+    assert [cache.join(str(n)) is not None for n in range(4)] == [False, True, True, True]
     put(cache, "large", "4", 99)
-    assert [cache.get(str(n)) is not None for n in range(5)] == [False, False, False, True, True]
+    assert [cache.join(str(n)) is not None for n in range(5)] == [False, False, False, True, True]
     put(cache, "too large", "5", 101)
-    assert cache.get("5") is None
+    assert cache.join("5") is None
 
 
 def test_whoever_waits_gets_the_reply_or_what_kept_it_from_being_made() -> None:
@@ -63,6 +63,6 @@ def test_whoever_waits_gets_the_reply_or_what_kept_it_from_being_made() -> None:
         for thread in threads:
             thread.join(10)
         assert ends == [error or frame] * 3
-        cache.forget("request")
+        cache.forget("request", reply)
     with pytest.raises(ValueError, match="not today"):
         reply.result()

@@ -10,8 +10,10 @@ from types import TracebackType
 from pydantic import SecretStr
 
 from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.server.abandoned_runs import Grace
 from comfy_gpu_offload.server.app import WorkerState
 from comfy_gpu_offload.server.backends.base import Backend
+from comfy_gpu_offload.server.executor import QueueLimits
 from comfy_gpu_offload.server.handler import Handler, HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve
 
@@ -30,14 +32,15 @@ class ThreadWorker:
         tls: ssl.SSLContext | None = None,
         hosts: tuple[str, ...] = (),
         is_behind_edge: bool = False,
+        queue: QueueLimits | None = None,
+        grace: Grace | None = None,
     ) -> None:
         self._backend = backend
         self._limits = limits or FrameLimits()
         secret = None if token is None else SecretStr(token)
         self._state = WorkerState(self._limits, secret, hosts=hosts, is_behind_edge=is_behind_edge)
-        self._options = ServeOptions(
-            "127.0.0.1", port, HandlerOptions(self._limits, store_bytes), self._announced, tls
-        )
+        handler = HandlerOptions(self._limits, store_bytes, queue=queue or QueueLimits(), grace=grace or Grace())
+        self._options = ServeOptions("127.0.0.1", port, handler, self._announced, tls)
         self._ready = threading.Event()
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

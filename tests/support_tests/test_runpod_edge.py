@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -52,7 +52,7 @@ class EchoWorker:
             self.release.wait(20)
         return Reply(200, (bytes(body),), headers={"X-Own": "kept"})
 
-    def _pieces(self) -> Iterator[Sequence[bytes]]:
+    def _pieces(self) -> Generator[Sequence[bytes]]:
         yield (b"one",)
         self.release.wait(20)
         yield (b"two", b"three")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 from contextlib import suppress
@@ -18,6 +19,19 @@ def has_room(sock: socket.socket) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_WRITE)
         return bool(selector.select(0))
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Return whether the other side has closed its way here, whatever it sent before that is unread.
+
+    Where the system cannot say, False: the next send will tell.
+    """
+    hung_up = getattr(select, "POLLRDHUP", 0)  # Linux
+    if not hung_up or sock.fileno() < 0:
+        return sock.fileno() < 0
+    poll = select.poll()
+    poll.register(sock, hung_up)  # and POLLHUP and POLLERR, which are told in any case
+    return bool(poll.poll(0))
 
 
 def prefer_bbr(sock: socket.socket) -> None:

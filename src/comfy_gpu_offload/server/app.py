@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import chain
 
 from pydantic import SecretStr
 
 from ..errors import FrameError
-from ..io.buffers import allocate
+from ..io.buffers import Buffer, allocate
 from ..io.frame import PRELUDE, EncodedFrame, FrameLimits, frame_size
 from ..protocol.envelope import open_frame, seal
 from ..protocol.messages import Fault, FaultCode
 from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
 from .faults import fault_of
 from .handler import Handler
+from .http_caller import HttpCaller, takes_waiting
 from .http_reply import Reply
 from .http_request import Body, Request
 from .wrong_tokens import WrongTokens
@@ -104,9 +105,10 @@ class Routes:
             body = _read(request.body, self._state.limits)
         except FrameError as error:
             return _answer_fault(fault_of(error))
+        caller = HttpCaller(request.connection)
         if request.path == "/v1/sample":
-            return _streamed(handler.stream(body))
-        frame = handler.handle(body)
+            return _streamed(handler.stream(body, caller, tells_waiting=takes_waiting(request.headers)))
+        frame = handler.handle(body, caller)
         return _answer(frame, _status_of(frame))
 
     def _unauthorized(self, request: Request) -> Reply:
@@ -162,13 +164,20 @@ def _answer(frame: EncodedFrame, status: int) -> Reply:
     return Reply(status, frame.buffers, MEDIA_TYPE)
 
 
-def _streamed(frames: Iterator[EncodedFrame]) -> Reply:
+def _streamed(frames: Generator[EncodedFrame]) -> Reply:
     """The frames as they come; a refusal, which comes first and alone, as any other reply."""
     first = next(frames)
     status = _status_of(first)
     if status != 200:
         return _answer(first, status)
-    return Reply(status, media_type=MEDIA_TYPE, stream=(frame.buffers for frame in chain((first,), frames)))
+    return Reply(status, media_type=MEDIA_TYPE, stream=_pieces(first, frames))
+
+
+def _pieces(first: EncodedFrame, frames: Generator[EncodedFrame]) -> Generator[Sequence[Buffer]]:
+    with closing(frames):  # when the client is gone, nobody follows the run
+        yield first.buffers
+        for frame in frames:
+            yield frame.buffers
 
 
 def _status_of(frame: EncodedFrame) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
+from ..io.sockets import has_hung_up
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,6 +23,7 @@ class Connection:
         is_patient: whether a request of it was answered well, with or without a token.
         is_silent: whether it is waited for: for a request, or the rest of one.
         closed: set when it has been closed from this side.
+        say: sends headers with the next interim response; False where none is sent.
     """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
@@ -31,6 +34,7 @@ class Connection:
         self.is_silent = True
         self.closed = threading.Event()
         self.on_trust: Callable[[], None] = _nothing
+        self.say: Callable[[str], bool] = _unsaid
         self._since = monotonic()
 
     @property
@@ -43,6 +47,10 @@ class Connection:
         if not self.is_trusted:
             self.is_trusted = True
             self.on_trust()
+
+    def has_hung_up(self) -> bool:
+        """Return whether the client has closed it, or this side has."""
+        return self.closed.is_set() or has_hung_up(self.sock)
 
     def close(self) -> None:
         """End it, whatever its thread is at."""
@@ -121,6 +129,10 @@ def shut(sock: socket.socket) -> None:
     """Shut both ways of a socket, whoever waits on it."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _unsaid(_: str) -> bool:
+    return False
 
 
 def _nothing() -> None:

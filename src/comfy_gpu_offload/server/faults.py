@@ -17,7 +17,7 @@ from .backends.base import (
     ModelRunError,
     OutOfMemoryError,
 )
-from .executor import ExecutorClosedError, JobCancelledError
+from .executor import CallerGoneError, ExecutorBusyError, ExecutorClosedError, JobCancelledError
 
 _MAX_MESSAGE = 4000
 
@@ -35,6 +35,8 @@ _CODES: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (ModelRunError, FaultCode.MODEL_FAILED),
     (BackendError, FaultCode.MODEL_FAILED),
     (JobCancelledError, FaultCode.CANCELLED),
+    (CallerGoneError, FaultCode.CANCELLED),
+    (ExecutorBusyError, FaultCode.BUSY),
     (ExecutorClosedError, FaultCode.STOPPING),
 )
 _TOO_LARGE = {"frame_too_large", "header_too_large", "tensors_too_large", "too_many_tensors"}
@@ -78,7 +80,7 @@ def _narrowed(code: FaultCode, error: BaseException) -> FaultCode:
 def _fault(code: FaultCode, message: str, error: BaseException) -> Fault:
     where = places(error) if code in {FaultCode.MODEL_FAILED, FaultCode.INTERNAL} else None
     altered = isinstance(error, FrameError) and error.malformation == ALTERED
-    retryable = code is FaultCode.STOPPING or altered
+    retryable = code in {FaultCode.BUSY, FaultCode.STOPPING} or altered
     return Fault(code=code, message=message[:_MAX_MESSAGE], retryable=retryable, traceback=where)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -16,6 +17,7 @@ from ..protocol.messages import Forward
 from .answers import Finish, answered, reply_codec, result_of
 from .backends.base import Backend, Computed
 from .call_tensors import CallTensors
+from .callers import PATIENT, Caller, Waiting
 from .executor import Executor, Turn
 from .faults import missing_tensors
 from .histories import Histories, Tracked, unknown_history
@@ -48,17 +50,17 @@ class ForwardCalls:
         self._replies = ReplyCache()
         self._histories = Histories()
 
-    def begin(self, message: Forward, envelope: Envelope, started: float) -> Finish:
-        """Queues the call; `started`: when its frame came.
+    def begin(self, message: Forward, envelope: Envelope, started: float, caller: Caller = PATIENT) -> Finish:
+        """Queue the call; `started`: when its frame came, `caller`: who waits for it.
 
         Raises:
             MessageError, FrameError: it is no forward call.
             RefusedError: this worker lacks something for it.
         """
-        known = self._replies.get(message.request)
+        known = self._replies.join(message.request)
         if known is not None:
             logger.debug("request %s asked for again", message.request)
-            return known.result
+            return partial(self._joined, known, caller)
         codec = reply_codec(message.reply_codec)
         patches, hooks = self._uploads.patch_set(message.patches), self._uploads.hook_set(message.hooks)
         (args, kwargs), tracked = self._call_of(message, envelope)
@@ -72,8 +74,17 @@ class ForwardCalls:
 
         reply, first = self._replies.claim(message.request)
         if not first:
-            return reply.result
-        return partial(self._answer, message, reply, self._executor.enter(message.client, message.request), run)
+            return partial(self._joined, reply, caller)
+        waiting = _Joinable(caller, self._replies, message.request, reply)
+        turn = self._executor.enter(message.client, message.request, f"a call of {message.model.name}", waiting)
+        return partial(self._answer, message, reply, turn, run)
+
+    def _joined(self, reply: PendingReply, caller: Caller) -> EncodedFrame:
+        """Return the reply that another request of the same name makes."""
+        try:
+            return reply.result(caller)
+        finally:
+            self._replies.leave(reply)
 
     def _call_of(self, message: Forward, envelope: Envelope) -> tuple[_Call, Tracked | None]:
         """The arguments and keyword arguments, and the history that they are of."""
@@ -89,9 +100,9 @@ class ForwardCalls:
     def _answer(self, message: Forward, reply: PendingReply, turn: Turn, run: _Job) -> EncodedFrame:
         try:
             # One that failed is to be computed again when it is asked for again.
-            frame = answered(turn, run, failed=lambda: self._replies.forget(message.request))
+            frame = answered(turn, run, failed=lambda: self._replies.forget(message.request, reply))
         except BaseException as error:  # others may wait for it too
-            self._replies.forget(message.request)
+            self._replies.forget(message.request, reply)
             reply.set_exception(error)
             raise
         self._replies.finish(message.client, message.request, reply, frame)
@@ -111,6 +122,24 @@ class ForwardCalls:
         if tracked is not None:
             coded, parts = self._histories.finish(tracked, parts)
         return seal_parts(result_of(message, self._instance, done, waited, coded), packed.skeleton, parts, codec)
+
+
+@dataclass(frozen=True)
+class _Joinable:
+    """The caller of a call that others, who ask for it under the same name, may wait for as well."""
+
+    caller: Caller
+    replies: ReplyCache
+    request: str
+    reply: PendingReply
+
+    def is_gone(self) -> bool:
+        """See `Caller`."""
+        return self.caller.is_gone() and self.replies.abandon(self.request, self.reply)
+
+    def tell(self, waiting: Waiting) -> bool:
+        """See `Caller`."""
+        return self.caller.tell(waiting)
 
 
 def _checked(value: Any) -> _Call:

@@ -15,6 +15,7 @@ from ..protocol.messages import LONGEST_PATH, MAX_SKIPPED, Hello, Skipped, Skipp
 from ..version import __version__
 from .answers import Finish, answered
 from .backends.base import Backend, Described, Listing
+from .callers import PATIENT, Caller
 from .executor import Executor
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ class Handshake:
         self._instance = instance
         self._limits = limits
 
-    def begin(self, hello: Hello) -> Finish:
-        """Queues the loading of the model that is asked for; what needs none waits for nobody."""
+    def begin(self, hello: Hello, caller: Caller = PATIENT) -> Finish:
+        """Queue the loading of the model that `caller` asks for; what needs none waits for nobody."""
         ref = hello.model
         if ref is None:
             welcome = seal(self._welcome(None, hello.request))
@@ -47,7 +48,9 @@ class Handshake:
             parts = parts_of(packed, STRIDES in hello.codecs)
             return seal_parts(self._welcome(described, hello.request), packed.skeleton, parts)
 
-        turn = self._executor.enter(hello.client, hello.request or secrets.token_hex(16))
+        name = hello.request or secrets.token_hex(16)
+        place = f"{ref.weight_dtype} {ref.name}"  # the same when it is asked for again
+        turn = self._executor.enter(hello.client, name, f"loading {ref.name}", caller, place=place)
         return lambda: answered(turn, describe)
 
     def _welcome(self, described: Described | None, request: str | None) -> Welcome:

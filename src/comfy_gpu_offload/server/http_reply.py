@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
@@ -21,14 +21,14 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Clien
 class Reply(NamedTuple):
     """A status and a body, sent from its buffers' own memory; with `stream`, piece by piece as they come.
 
-    `after_s`: how long it is kept back, on its connection alone.
+    `stream` is closed when nobody takes it any more. `after_s`: how long it is kept back, on its connection alone.
     """
 
     status: int
     buffers: Sequence[Buffer] = ()
     media_type: str = "text/plain"
     headers: Mapping[str, str] = MappingProxyType({})
-    stream: Iterator[Sequence[Buffer]] | None = None
+    stream: Generator[Sequence[Buffer]] | None = None
     after_s: float = 0.0
 
 

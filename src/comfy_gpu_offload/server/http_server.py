@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
@@ -203,7 +203,8 @@ class HttpServer:
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
         if reply.stream is not None and request.method != "HEAD":
             keep_alive = keep_alive and request.is_http_1_1
-            send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)
+            with closing(reply.stream):
+                send_stream(sock, reply, reply.stream, keep_alive=keep_alive, chunked=request.is_http_1_1)
         else:
             send_reply(sock, reply, keep_alive=keep_alive, head_only=request.method == "HEAD")
         if not keep_alive:
@@ -220,6 +221,7 @@ class HttpServer:
     def _warmly(self, sock: socket.socket, request: Request) -> Reply:
         # Two threads must not use one TLS connection at a time: while a body is read, nothing else is sent.
         is_free = (lambda: request.body.ended) if isinstance(sock, ssl.SSLSocket) else (lambda: True)
+        request.connection.say = lambda headers: self._warmth.say(sock, headers)
         with self._warmth.kept(sock, is_free):
             reply = self._reply(request)
         return reply._replace(headers={**reply.headers, "Keep-Warm": OFFERED})

@@ -12,11 +12,12 @@ from ..io.frame import EncodedFrame
 from ..protocol.envelope import seal
 from ..protocol.messages import Probe, Probed
 from .answers import Finish, answered
+from .callers import PATIENT, Caller
 from .executor import Executor
 
 
-def begin_probe(executor: Executor, message: Probe, started: float) -> Finish:
-    """Queues the making of what is asked for; `started`: when its frame came."""
+def begin_probe(executor: Executor, message: Probe, started: float, caller: Caller = PATIENT) -> Finish:
+    """Queue the making of what `caller` asks for; `started`: when its frame came."""
 
     def answer(_: float) -> EncodedFrame:
         noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, message.reply_bytes))), dtype=torch.uint8)
@@ -25,5 +26,6 @@ def begin_probe(executor: Executor, message: Probe, started: float) -> Finish:
 
     if not message.reply_bytes:  # nothing to make: it need not wait for other clients' calls
         return lambda: answer(0.0)
-    turn = executor.enter(message.client, message.request or secrets.token_hex(16))
+    name = message.request or secrets.token_hex(16)
+    turn = executor.enter(message.client, name, "a measurement of the link", caller, place="probe")
     return lambda: answered(turn, answer)

@@ -6,14 +6,20 @@ import threading
 from collections import OrderedDict, deque
 
 from ..io.frame import EncodedFrame
+from .callers import PATIENT, Caller
+from .executor import CallerGoneError
+
+# How often whoever waits for a reply that another makes looks whether it still has to.
+_LOOK_EVERY_S = 0.5
 
 
 class PendingReply:
     """A reply under way, for all who wait for it; made to be cheap where nobody does."""
 
-    __slots__ = ("_error", "_frame", "_made")
+    __slots__ = ("_error", "_frame", "_made", "joined")
 
     def __init__(self) -> None:
+        self.joined = 0  # how many wait for it besides whoever makes it
         self._frame: EncodedFrame | None = None
         self._error: BaseException | None = None
         self._made = threading.Lock()
@@ -29,14 +35,17 @@ class PendingReply:
         self._error = error
         self._made.release()
 
-    def result(self) -> EncodedFrame:
-        """The reply, waited for.
+    def result(self, caller: Caller = PATIENT) -> EncodedFrame:
+        """Return the reply, waited for while `caller` is there.
 
         Raises:
+            CallerGoneError: nobody waits here any more.
             What kept it from being made.
         """
-        with self._made:  # whoever waits besides comes next
-            pass
+        while not self._made.acquire(timeout=_LOOK_EVERY_S):
+            if caller.is_gone():
+                raise CallerGoneError("Nobody waits for this call any more.")
+        self._made.release()  # whoever waits besides comes next
         if self._frame is None:
             raise self._error or RuntimeError("a reply that is neither made nor failed")
         return self._frame
@@ -62,15 +71,36 @@ class ReplyCache:
         self._used_bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, request: str) -> PendingReply | None:
-        """The reply to that request, under way or finished, or None."""
-        return self._replies.get(request)
-
-    def claim(self, request: str) -> tuple[PendingReply, bool]:
-        """The reply to that request, and whether it is asked for the first time: then the caller must finish it."""
+    def join(self, request: str) -> PendingReply | None:
+        """Return the reply to that request, under way or finished, or None. Whoever joins one must `leave` it."""
+        if request not in self._replies:  # the usual case, without a lock
+            return None
         with self._lock:
             reply = self._replies.get(request)
             if reply is not None:
+                reply.joined += 1
+            return reply
+
+    def leave(self, reply: PendingReply) -> None:
+        """Note that somebody who joined it waits no more."""
+        with self._lock:
+            reply.joined -= 1
+
+    def abandon(self, request: str, reply: PendingReply) -> bool:
+        """Forget a reply under way whose maker has nobody to make it for; False where somebody joined it."""
+        with self._lock:
+            if reply.joined:
+                return False
+            if self._replies.get(request) is reply:
+                self._drop(request)
+            return True
+
+    def claim(self, request: str) -> tuple[PendingReply, bool]:
+        """Return the reply to that request, and whether it is new: then it must be finished, else be left."""
+        with self._lock:
+            reply = self._replies.get(request)
+            if reply is not None:
+                reply.joined += 1
                 return reply, False
             reply = self._replies[request] = PendingReply()
             return reply, True
@@ -90,10 +120,11 @@ class ReplyCache:
             while len(self._finished) > self._count or self._used_bytes > self._budget_bytes:
                 self._drop(next(iter(self._finished)))
 
-    def forget(self, request: str) -> None:
+    def forget(self, request: str, reply: PendingReply) -> None:
         """Asked for again, this request is to be computed again."""
         with self._lock:
-            self._drop(request)
+            if self._replies.get(request) is reply:
+                self._drop(request)
 
     def _drop(self, request: str) -> None:
         self._replies.pop(request, None)

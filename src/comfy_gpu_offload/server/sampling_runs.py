@@ -11,13 +11,14 @@ from ..errors import MessageError
 from ..io import tree
 from ..io.frame import EncodedFrame
 from ..protocol.envelope import Envelope, parts_of, seal, seal_parts
-from ..protocol.messages import Fault, FaultCode, Follow, Progress, SampleJob
+from ..protocol.messages import Follow, Progress, SampleJob
+from .abandoned_runs import AbandonedRuns
 from .answers import Finish, answered, on_a_thread, refusal, reply_codec, result_of
 from .backends.base import Backend
 from .call_tensors import CallTensors
+from .callers import PATIENT, Caller
 from .executor import Executor
-from .faults import RefusedError
-from .run_store import Run, RunStore, Step
+from .run_store import Run, RunStore, Step, unknown_run
 from .uploads import Uploads
 
 logger = logging.getLogger(__name__)
@@ -28,16 +29,25 @@ class SamplingRuns:
 
     Args:
         instance: this start of the worker.
+        abandoned: ends the runs that nobody follows.
     """
 
     def __init__(
-        self, backend: Backend, executor: Executor, tensors: CallTensors, uploads: Uploads, instance: str
+        self,
+        backend: Backend,
+        executor: Executor,
+        tensors: CallTensors,
+        uploads: Uploads,
+        instance: str,
+        *,
+        abandoned: AbandonedRuns,
     ) -> None:
         self._backend = backend
         self._executor = executor
         self._tensors = tensors
         self._uploads = uploads
         self._instance = instance
+        self._abandoned = abandoned
         self._runs = RunStore()
 
     def begin(self, envelope: Envelope, started: float) -> Finish:
@@ -50,14 +60,17 @@ class SamplingRuns:
         run, _, _ = self._run_of(envelope, started)
         return run.wait
 
-    def frames(self, envelope: Envelope, started: float) -> Iterator[EncodedFrame]:
-        """`begin`, with all that there is to tell of the run; the last one ends it.
+    def frames(
+        self, envelope: Envelope, started: float, caller: Caller = PATIENT, *, tells_waiting: bool = False
+    ) -> Iterator[EncodedFrame]:
+        """`begin`, with all that there is to tell `caller` of the run; the last one ends it.
 
         Raises:
             As `begin`, before anything is told.
         """
         run, request, after = self._run_of(envelope, started)
-        return (_progress(request, item) if isinstance(item, Step) else item for item in run.follow(after))
+        for item in run.follow(after, caller.is_gone):
+            yield _progress(request, item, tells_waiting=tells_waiting) if isinstance(item, Step) else item
 
     def progress(self, request: str, after: int) -> tuple[int, EncodedFrame] | None:
         """How far that run has come, where that is further than step `after`: the step, and what to tell of it."""
@@ -72,8 +85,7 @@ class SamplingRuns:
         if isinstance(message, Follow):
             known = self._runs.get(message.request)
             if known is None:
-                text = "This worker does not have that run: it was restarted, or is another one."
-                raise RefusedError(Fault(code=FaultCode.UNKNOWN_RUN, message=text, retryable=True))
+                raise unknown_run()
             return known, message.request, message.after
         if isinstance(message, SampleJob):
             return self._sample(message, envelope, started), message.request, 0
@@ -90,9 +102,11 @@ class SamplingRuns:
         run, is_new = self._runs.claim(job.request, job.steps)
         if not is_new:
             return run
-        turn = self._executor.enter(job.client, job.request)
+        turn = self._executor.enter(job.client, job.request, f"a run of {job.model.name}", run)
+        self._abandoned.watch(run, turn, forget=lambda: self._runs.forget(job.request, run))
 
         def sample(queue_s: float) -> EncodedFrame:
+            run.begins()
             logger.info("run %s begins: %d steps of %s", job.request, job.steps, job.sampler)
             done = self._backend.sample(job, tensors, run.report, patches=patches)
             result = result_of(job, self._instance, done, (decode_s, queue_s))
@@ -101,9 +115,9 @@ class SamplingRuns:
 
         def work() -> None:
             try:
-                frame = answered(turn, sample, failed=lambda: self._runs.forget(job.request))
+                frame = answered(turn, sample, failed=lambda: self._runs.forget(job.request, run))
             except BaseException as error:  # whoever follows must see an end
-                self._runs.forget(job.request)
+                self._runs.forget(job.request, run)
                 run.finish(refusal(error, job.request))
                 raise
             run.finish(frame)
@@ -112,8 +126,10 @@ class SamplingRuns:
         return run
 
 
-def _progress(request: str, step: Step) -> EncodedFrame:
-    return seal(Progress(request=request, step=step.step, of=step.of), tree.pack(step.preview, "preview"))
+def _progress(request: str, step: Step, *, tells_waiting: bool = False) -> EncodedFrame:
+    waiting = None if step.waiting is None or not tells_waiting else str(step.waiting)[:256]
+    progress = Progress(request=request, step=step.step, of=step.of, waiting=waiting)
+    return seal(progress, tree.pack(step.preview, "preview"))
 
 
 def _mapping_of(value: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import ssl
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from .backends.base import Backend
 from .handler import Handler, HandlerOptions
 from .http_server import HttpServer
 from .memory import keep_freed_memory
+from .signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +44,10 @@ class ServeOptions:
 async def serve_until_signalled(
     state: WorkerState, make_backend: Callable[[], Backend], options: ServeOptions
 ) -> bool:
-    """`serve` until SIGTERM or SIGINT. For a process of its own: it also tunes the process's memory."""
+    """`serve` until `Signals` say stop. For a process of its own: it also tunes the process's memory."""
     keep_freed_memory()
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, stopping.set)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
+    Signals(state, stopping).listen()
     return await serve(state, make_backend, options, stopping)
 
 

@@ -25,7 +25,8 @@ OFFERED = "crlf"
 # What a proxy adds to a request that it passes on. Some take an interim response for the reply, and to one that
 # closes idle connections a trickle would look like work.
 _PASSED_ON = ("via", "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip")
-_INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
+_INTERIM = "HTTP/1.1 102 Processing\r\n{}\r\n"
+_PLAIN = _INTERIM.format("").encode("ascii")
 _EVERY_S = 0.1
 
 
@@ -40,6 +41,7 @@ class Warmth:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[socket.socket, tuple[threading.Lock, Callable[[], bool]]] = {}
+        self._said: dict[socket.socket, str] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -58,7 +60,16 @@ class Warmth:
         finally:
             with self._lock:
                 del self._waiting[sock]
+                self._said.pop(sock, None)
             sending.acquire()  # whatever is on its way leaves whole; it is never given back
+
+    def say(self, sock: socket.socket, headers: str) -> bool:
+        """Send these header lines once with the next interim response on `sock`; False where none are sent."""
+        with self._lock:
+            if sock not in self._waiting:
+                return False
+            self._said[sock] = headers
+            return True
 
     def _run(self) -> None:
         idle = threading.Event()
@@ -74,5 +85,10 @@ class Warmth:
                     # A client that has stopped reading is not waited for: the others would cool down.
                     with suppress(OSError, ValueError):  # closed meanwhile
                         if has_room(sock):
-                            sock.sendall(_INTERIM)
+                            sock.sendall(self._next(sock))
                     sending.release()
+
+    def _next(self, sock: socket.socket) -> bytes:
+        with self._lock:
+            headers = self._said.pop(sock, None)
+        return _PLAIN if headers is None else _INTERIM.format(headers).encode("ascii")

@@ -78,12 +78,17 @@ class Follow(Message):
 
 
 class Progress(Message):
-    """One step of a run is done. The frame's tree holds a preview, as encoded picture bytes, or None."""
+    """One step of a run is done. The frame's tree holds a preview, as encoded picture bytes, or None.
+
+    `waiting`: what the run waits for, for people to read; left out where it does not, or for a client that has not
+    said that it knows of it.
+    """
 
     type: Literal["progress"] = "progress"
     request: Identifier
     step: Annotated[int, Field(ge=0)]
     of: Annotated[int, Field(ge=0)]
+    waiting: ShortText | None = None
 
 
 class WorkerTimings(Message):

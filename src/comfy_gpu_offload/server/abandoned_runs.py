@@ -1,0 +1,75 @@
+"""Ends sampling runs that nobody follows: their client is gone, and others may be waiting for the device."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import sleep
+
+from .executor import Executor, Turn
+from .run_store import Run
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Grace:
+    """Seconds that a run goes on without anybody who follows it, for whom a lost connection is made again.
+
+    Attributes:
+        alone_s: while nobody else wants the device; as long as a client tries again.
+        others_wait_s: while others do.
+    """
+
+    alone_s: float = 120.0
+    others_wait_s: float = 15.0
+
+
+class AbandonedRuns:
+    """Looks after runs that are under way, on one thread while there are any. Thread-safe.
+
+    Args:
+        interrupt: ends the running call of the backend.
+    """
+
+    def __init__(self, executor: Executor, interrupt: Callable[[], None], grace: Grace) -> None:
+        self._executor = executor
+        self._interrupt = interrupt
+        self._grace = grace
+        self._runs: dict[Run, tuple[Turn, Callable[[], None]]] = {}
+        self._is_looking = False
+        self._lock = threading.Lock()
+
+    def watch(self, run: Run, turn: Turn, forget: Callable[[], None]) -> None:
+        """Look after a run until it ends. `forget` is called before one is ended that nobody follows."""
+        with self._lock:
+            self._runs[run] = turn, forget
+            if self._is_looking:
+                return
+            self._is_looking = True
+        threading.Thread(target=self._look, name="comfy-gpu-offload-abandoned", daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            sleep(_LOOK_EVERY_S)
+            with self._lock:
+                self._runs = {run: ends for run, ends in self._runs.items() if run.end is None}
+                runs = list(self._runs.items())
+                if not runs:
+                    self._is_looking = False
+                    return
+            for run, (turn, forget) in runs:
+                if self._is_over(run) and run.abandon():
+                    forget()
+                    state = self._executor.cancel_turn(turn, self._interrupt)
+                    logger.info("run %s is ended: nobody has followed it for a while (%s)", turn.name, state)
+
+    def _is_over(self, run: Run) -> bool:
+        alone_s = run.alone_s
+        if alone_s < self._grace.others_wait_s:
+            return False
+        return alone_s >= self._grace.alone_s or self._executor.has_waiting()

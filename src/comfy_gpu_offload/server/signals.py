@@ -1,0 +1,66 @@
+"""What SIGTERM and Ctrl-C ask of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from .app import WorkerState
+
+logger = logging.getLogger(__name__)
+
+# As a shell has it: ended by SIGINT.
+_INTERRUPTED = 130
+
+
+class Signals:
+    """SIGTERM stops after the running call; so does a first Ctrl-C, a second ends the call, a third the process.
+
+    Args:
+        stopping: set when the worker is to stop.
+    """
+
+    def __init__(self, state: WorkerState, stopping: asyncio.Event) -> None:
+        self._state = state
+        self._stopping = stopping
+        self._interrupts = 0
+
+    def listen(self) -> None:
+        """Take the signals from now on, in the running event loop."""
+        loop = asyncio.get_running_loop()
+        for number, act in ((signal.SIGTERM, self._stopping.set), (signal.SIGINT, self.interrupted)):
+            try:
+                loop.add_signal_handler(number, act)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda *_, act=act: loop.call_soon_threadsafe(act))
+
+    def interrupted(self) -> None:
+        """Do what the next Ctrl-C asks for."""
+        self._interrupts += 1
+        handler = self._state.handler
+        running = None if handler is None else handler.running()
+        if self._interrupts >= 3:
+            _leave_at_once()
+        if self._interrupts == 2 and handler is not None and running is not None:
+            logger.warning("%s is ended at the model's next block; Ctrl-C once more stops at once", running.running)
+            handler.stop_running()
+        elif running is not None:
+            logger.warning(
+                "stopping when %s has finished, which has run for %.0f s; Ctrl-C again ends it at the model's next "
+                "block, and a third time stops at once",
+                running.running,
+                running.running_s,
+            )
+        else:
+            logger.warning("stopping")
+        self._stopping.set()
+
+
+def _leave_at_once() -> None:
+    logger.warning("stopped at once")
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(_INTERRUPTED)

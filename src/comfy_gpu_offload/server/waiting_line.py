@@ -1,0 +1,122 @@
+"""Whose turn is next: clients take turns, one job each, and a client's own jobs keep their order."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from time import monotonic
+from typing import Generic, Protocol, TypeVar
+
+
+class Job(Protocol):
+    """What waits."""
+
+    @property
+    def client(self) -> str:
+        """Whose it is."""
+
+    @property
+    def name(self) -> str:
+        """What it is cancelled by."""
+
+    @property
+    def place(self) -> str:
+        """By which it finds a place that was kept for it."""
+
+
+JobT = TypeVar("JobT", bound=Job)
+
+
+class WaitingLine(Generic[JobT]):
+    """The jobs that wait, and places kept for jobs that will be asked for again. Used under its owner's lock."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, deque[JobT]] = OrderedDict()
+        self._left: dict[JobT, float] = {}  # places without a job, and until when they are kept
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[JobT]:
+        return (job for jobs in self._clients.values() for job in jobs if job not in self._left)
+
+    def __contains__(self, job: JobT) -> bool:
+        return job not in self._left and job in self._clients.get(job.client, ())
+
+    def count(self, client: str) -> int:
+        """Return how many jobs of that client wait."""
+        return sum(job not in self._left for job in self._clients.get(client, ()))
+
+    def has_place(self, client: str, place: str) -> bool:
+        """Return whether a place is kept for that job."""
+        return any(job.client == client and job.place == place for job in self._left)
+
+    def add(self, job: JobT) -> None:
+        """Put a job into the place that is kept for it, or behind its client's others."""
+        jobs = self._clients.setdefault(job.client, deque())
+        for position, each in enumerate(jobs):
+            if each in self._left and each.place == job.place:
+                del self._left[each]
+                jobs[position] = job
+                return
+        jobs.append(job)
+
+    def leave(self, job: JobT, kept_s: float) -> None:
+        """Keep the job's place for so long, for one that goes by it."""
+        self._left[job] = monotonic() + kept_s
+
+    def find(self, name: str) -> JobT | None:
+        """Return the job of that name."""
+        return next((job for job in self if job.name == name), None)
+
+    def discard(self, job: JobT) -> bool:
+        """Take the job out; False if it is not there."""
+        if job not in self:
+            return False
+        self._take(job)
+        return True
+
+    def remove(self, client: str, place: str) -> None:
+        """Give up the place that is kept for that job."""
+        for job in [job for job in self._left if job.client == client and job.place == place]:
+            self._take(job)
+
+    def ahead_of(self, job: JobT) -> int:
+        """Return how many jobs of the line run before that one, if none joins it or leaves."""
+        clients = list(self._clients)
+        row, own = clients.index(job.client), self._clients[job.client].index(job)
+        others = ((index, len(self._clients[client])) for index, client in enumerate(clients) if index != row)
+        return own + sum(min(length, own + (index < row)) for index, length in others)
+
+    def next(self) -> JobT | None:
+        """Take out the job whose turn it is. A kept place is passed over and stays where it is."""
+        self._forget_old_places()
+        for client, jobs in self._clients.items():
+            if jobs[0] in self._left:
+                continue
+            job = jobs.popleft()
+            if jobs:
+                self._clients.move_to_end(client)
+            else:
+                del self._clients[client]
+            return job
+        return None
+
+    def take_all(self) -> list[JobT]:
+        """Take out all jobs."""
+        jobs = list(self)
+        self._clients.clear()
+        self._left.clear()
+        return jobs
+
+    def _forget_old_places(self) -> None:
+        now = monotonic()
+        for job in [job for job, until in self._left.items() if until < now]:
+            self._take(job)
+
+    def _take(self, job: JobT) -> None:
+        self._left.pop(job, None)
+        jobs = self._clients[job.client]
+        jobs.remove(job)
+        if not jobs:
+            del self._clients[job.client]
