@@ -16,6 +16,10 @@ class BreakingProxy:
         up, down: bytes forwarded so far, to the worker and from it.
         connections: how many were accepted.
         break_after_up, break_after_down: closes the connection that takes the count over it, once.
+        silent_after_up, silent_after_down: forwards no more on the connection that takes the count over it, once,
+            and leaves it open.
+        silent: the same of all connections, while it is set.
+        hung: how many connections have gone silent.
         alter_after_up, alter_after_down: changes the last byte of the piece that takes the count over it, once.
         rate: bytes a second, each way of each connection; None for as many as go.
     """
@@ -25,6 +29,10 @@ class BreakingProxy:
         self.up = self.down = self.connections = 0
         self.break_after_up: int | None = None
         self.break_after_down: int | None = None
+        self.silent_after_up: int | None = None
+        self.silent_after_down: int | None = None
+        self.silent = False
+        self.hung = 0
         self.alter_after_up: int | None = None
         self.alter_after_down: int | None = None
         self.rate: float | None = None
@@ -49,10 +57,11 @@ class BreakingProxy:
                 client.close()
                 continue
             self._open += [client, server]
+            is_silent = threading.Event()
             for source, sink, way in ((client, server, "up"), (server, client, "down")):
-                threading.Thread(target=self._forward, args=(source, sink, way), daemon=True).start()
+                threading.Thread(target=self._forward, args=(source, sink, way, is_silent), daemon=True).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, way: str, is_silent: threading.Event) -> None:
         with suppress(OSError):
             while piece := source.recv(65536):
                 setattr(self, way, getattr(self, way) + len(piece))
@@ -60,6 +69,14 @@ class BreakingProxy:
                 if limit is not None and getattr(self, way) > limit:
                     setattr(self, f"break_after_{way}", None)
                     break
+                limit = getattr(self, f"silent_after_{way}")
+                if limit is not None and getattr(self, way) > limit:
+                    setattr(self, f"silent_after_{way}", None)
+                    self._hang(is_silent)
+                if self.silent:
+                    self._hang(is_silent)
+                if is_silent.is_set():  # a tunnel that hung forgets what went into it
+                    continue
                 limit = getattr(self, f"alter_after_{way}")
                 if limit is not None and getattr(self, way) > limit:
                     setattr(self, f"alter_after_{way}", None)
@@ -71,6 +88,18 @@ class BreakingProxy:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def _hang(self, is_silent: threading.Event) -> None:
+        if not is_silent.is_set():
+            is_silent.set()
+            self.hung += 1
+
+    def start_again(self) -> None:
+        """As a tunnel is: what hung is closed, and what comes passes."""
+        self.silent = False
+        for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> BreakingProxy:
         return self

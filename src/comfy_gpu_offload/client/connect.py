@@ -61,7 +61,7 @@ def connect_from(
         WorkerFaultError: it refused.
     """
     target = configured(settings)
-    call = Timeouts(settings.connect_timeout_s, settings.call_timeout_s)
+    call = Timeouts(settings.connect_timeout_s, settings.call_timeout_s, settings.silence_s)
     limit_s = _POD_EXCHANGE_S if isinstance(target, Direct) and target.is_pod else None
     if limit_s is not None:
         call = replace(call, exchange_s=min(call.exchange_s, limit_s))

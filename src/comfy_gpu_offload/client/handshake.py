@@ -48,7 +48,7 @@ class Handshake:
         self.client = client
         judge = when_awaited if options.await_worker else when_connecting
         self.welcome, _ = Retries(options.retry, judge, check, _Waiting(options).tell).run(
-            lambda: self._hello(None, options.call, check)
+            lambda: self._hello(None, replace(options.call, prompt=True), check)
         )
 
     def renew(self, check: Check | None = None) -> Welcome:
@@ -58,7 +58,7 @@ class Handshake:
             As the first time.
         """
         hello = Retries(self._options.retry, when_connecting, check)
-        self.welcome, _ = hello.run(lambda: self._hello(None, self._options.call, check))
+        self.welcome, _ = hello.run(lambda: self._hello(None, replace(self._options.call, prompt=True), check))
         return self.welcome
 
     def load(self, ref: ModelRef, check: Check | None) -> tuple[ModelDescription, Any]:
@@ -100,7 +100,11 @@ class Handshake:
     def _load_timeouts(self, deadline: float) -> Timeouts:
         left = max(1.0, deadline - monotonic())
         longest = self._options.exchange_limit_s
-        return replace(self._options.call, exchange_s=left if longest is None else min(left, longest))
+        return replace(
+            self._options.call,
+            exchange_s=left if longest is None else min(left, longest),
+            setting="COMFY_GPU_OFFLOAD_LOAD_TIMEOUT_S",
+        )
 
     def _hello(self, ref: ModelRef | None, timeouts: Timeouts, check: Check | None) -> tuple[Welcome, Any]:
         request = new_request()

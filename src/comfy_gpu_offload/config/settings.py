@@ -55,6 +55,8 @@ class Settings(BaseSettings):
         compression: how tensors are stored. `auto` takes the lossless way whose step is the shortest, by what the
             session measures.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
+        silence_s: how long a connection may stay open with nothing on it, not even a sign of life, until a call is
+            made again on another.
         retry_s: how long a call is tried again while the worker cannot be reached.
         capture_dir: where a run leaves the tensors of each forward call, as safetensors files that hold the user's
             data; None for nowhere.
@@ -90,6 +92,7 @@ class Settings(BaseSettings):
     connect_timeout_s: Seconds = 10.0
     call_timeout_s: Seconds = 330.0
     load_timeout_s: Seconds = 900.0
+    silence_s: Annotated[float, Field(ge=1, le=3600)] = 15.0
     retry_s: Seconds = 120.0
     capture_dir: Path | None = None
     capture_bytes: Bytes = 4 * 1024**3

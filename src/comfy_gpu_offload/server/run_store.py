@@ -15,8 +15,8 @@ from .callers import Waiting
 from .faults import RefusedError
 
 # Often enough for the shortest idle timeout of a proxy in use (nginx: 60 s), and for a client to notice a worker
-# that hangs.
-HEARTBEAT_S = 10.0
+# that hangs: it gives a connection up after 15 s without a byte.
+HEARTBEAT_S = 5.0
 # How often one who follows is looked after.
 _LOOK_EVERY_S = 1.0
 # A picture of the run so far: often enough to look live, seldom enough not to slow the loop.

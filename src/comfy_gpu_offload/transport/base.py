@@ -20,10 +20,17 @@ CHECK_INTERVAL_S = 0.1
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. `connect_s` for a connection, `exchange_s` from its first byte to the reply's last."""
+    """Seconds. `connect_s` for a connection, `exchange_s` from its first byte to the reply's last.
+
+    `silence_s` for which a connection may stay open with nothing on it; twice that for a reply that is `prompt`,
+    since nothing is computed for it, where another connection is answered. `setting`: what sets `exchange_s`.
+    """
 
     connect_s: float = 10.0
     exchange_s: float = 330.0
+    silence_s: float = 15.0
+    prompt: bool = False
+    setting: str = "COMFY_GPU_OFFLOAD_CALL_TIMEOUT_S"
 
 
 class Transport(Protocol):

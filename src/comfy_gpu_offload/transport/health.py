@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ..errors import TransportError
-from .connection import address_of
+from .connection import Address, address_of
 
 
 class Health(StrEnum):
@@ -32,7 +32,11 @@ def ping(
     Raises:
         ConfigError: `url` is no address, or `ca_file` cannot be read.
     """
-    address = address_of(url, ca_file)
+    return health_of(address_of(url, ca_file), bearer=bearer, timeout_s=timeout_s)
+
+
+def health_of(address: Address, *, bearer: SecretStr | None = None, timeout_s: float = 5.0) -> Health:
+    """Return how the worker there is: see `ping`."""
     headers = {} if bearer is None else {"Authorization": f"Bearer {bearer.get_secret_value()}"}
     try:
         with closing(address.connect(timeout_s)) as connection:

@@ -19,15 +19,25 @@ from weakref import WeakSet
 
 from pydantic import SecretStr
 
-from ..errors import ConnectionLostError, FrameError, HttpStatusError, TlsError, TransportError
+from ..errors import (
+    ConnectionLostError,
+    ExchangeTimeoutError,
+    FrameError,
+    HttpStatusError,
+    SilentConnectionError,
+    TlsError,
+    TransportError,
+)
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
 from ..io.sockets import notice_loss, prefer_bbr
 from ..version import __version__
 from .base import Check, Route, Timeouts
 from .connection import address_of, has_ended
+from .health import Health, health_of
 from .polled import PolledSocket
 from .response import Response, StreamedResponse, read_response
+from .silence import Silence
 
 MEDIA_TYPE = "application/octet-stream"
 # A connection idle for longer may have been dropped by a proxy without a word; opening one is then cheaper
@@ -52,7 +62,13 @@ class _Connection:
 
 
 class Front:
-    """What stands between this side and the worker: here nothing, or a proxy that says nothing of itself."""
+    """What stands between this side and the worker: here nothing, or a proxy that says nothing of itself.
+
+    Attributes:
+        passes_pings: whether `/ping` is answered at once as long as the way to the worker is open.
+    """
+
+    passes_pings = True
 
     def request_headers(self) -> str:
         """Header lines to add to the next request."""
@@ -109,6 +125,8 @@ class HttpTransport:
         self._idle: list[_Connection] = []
         self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
         self._was_answered = False
+        # What the last reply said of signs of life, and whether a connection was silent since.
+        self._gives_signs = self._is_silenced = False
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
@@ -120,10 +138,11 @@ class HttpTransport:
             reply = self._converse(polled, route, frame)
         except BaseException as error:
             connection.http.close()
-            self._raise_ours(error)
+            self._raise_ours(error, timeouts)
             raise
         self._was_answered = True
-        connection.warming = _EMPTY_LINE if reply.headers.get("keep-warm") == "crlf" else b""
+        self._gives_signs, self._is_silenced = reply.headers.get("keep-warm") == "crlf", False
+        connection.warming = _EMPTY_LINE if self._gives_signs else b""
         if reply.kept_alive:
             self._give_back(connection)
         else:
@@ -148,7 +167,7 @@ class HttpTransport:
                 polled.extend(timeouts.exchange_s)
         except BaseException as error:
             response = None
-            self._raise_ours(error)
+            self._raise_ours(error, timeouts)
             raise
         finally:
             if response is not None and response.kept_alive:
@@ -187,7 +206,23 @@ class HttpTransport:
 
     def _polled(self, connection: _Connection, timeouts: Timeouts, check: Check | None) -> PolledSocket:
         deadline = monotonic() + timeouts.exchange_s
-        return PolledSocket(connection.sock, deadline, check, warming=connection.warming)
+        return PolledSocket(
+            connection.sock,
+            deadline,
+            check,
+            warming=connection.warming,
+            silence=Silence(
+                self.url,
+                timeouts.silence_s,
+                # Over TLS they come only once the request has been read, which a slow link may take long for.
+                expected=self._gives_signs and not self._is_silenced and self._address.tls is None,
+                answers=self._answers if self._front.passes_pings else None,
+                prompt=timeouts.prompt or self._is_silenced,
+            ),
+        )
+
+    def _answers(self) -> bool:
+        return health_of(self._address) is not Health.UNREACHABLE
 
     def _take(self) -> _Connection | None:
         with self._lock:
@@ -210,8 +245,17 @@ class HttpTransport:
         notice_loss(connection.sock)
         return _Connection(connection, connection.sock, monotonic())
 
-    def _raise_ours(self, error: BaseException) -> None:
+    def _raise_ours(self, error: BaseException, timeouts: Timeouts) -> None:
         """Raises ours for what sockets and TLS raise. Anything else is ours already, or the caller's own."""
+        if isinstance(error, SilentConnectionError):
+            self._is_silenced = self._gives_signs  # though the next one may go through a proxy that is new
+            self.close()  # the idle ones lead the same way
+            raise error
+        if isinstance(error, ExchangeTimeoutError):
+            raise ExchangeTimeoutError(
+                f"{self.url} gave no complete reply in the time allowed, {timeouts.exchange_s:.4g} s. Its log says "
+                f"whether it still computes; {timeouts.setting} allows more."
+            ) from error
         if isinstance(error, OSError | ConnectionLostError) and not self._was_answered:
             self._refuse_tls()
         if isinstance(error, OSError):

@@ -40,7 +40,12 @@ _POLL_S = 1.0
 
 
 class LoadBalancerFront(Front):
-    """The edge: it prefers the worker that a request names, and it speaks for workers that are not there."""
+    """The edge: it prefers the worker that a request names, and it speaks for workers that are not there.
+
+    It ends an exchange of its own accord, and may hold a ping back as long as its one worker computes.
+    """
+
+    passes_pings = False
 
     def __init__(self) -> None:
         self._worker: str | None = None

@@ -16,6 +16,7 @@ from ..errors import ExchangeTimeoutError
 from ..io.buffers import Buffer
 from ..io.sockets import has_room
 from .base import CHECK_INTERVAL_S, Check
+from .silence import Silence
 
 # Smaller buffers are joined: one system call, and one packet, for headers and a small body.
 _JOIN_BELOW_BYTES = 16 * 1024
@@ -28,17 +29,28 @@ class PolledSocket:
 
     Raises from every method:
         ExchangeTimeoutError: the deadline has passed.
+        SilentConnectionError: nothing has moved for too long.
         OSError: as sockets do.
         Whatever `check` raises.
     """
 
-    def __init__(self, sock: socket.socket, deadline: float, check: Check | None, *, warming: bytes = b"") -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        deadline: float,
+        check: Check | None,
+        *,
+        warming: bytes = b"",
+        silence: Silence | None = None,
+    ) -> None:
         """`warming` is sent ten times a second of waiting for a reply, to keep the way up warm."""
         self._sock = sock
         self._deadline = deadline
         self._tended_at = monotonic()
         self._check = check
         self._warming = warming
+        self._silence = silence
+        self._is_silent = self._was_heard = False
         if sock.gettimeout() != CHECK_INTERVAL_S:  # a system call
             sock.settimeout(CHECK_INTERVAL_S)
 
@@ -74,18 +86,35 @@ class PolledSocket:
 
     def receive_into(self, view: memoryview) -> int:
         """Up to `len(view)` bytes, at least one unless the other side has closed."""
-        return self._sliced(lambda: self._sock.recv_into(view), self._warming)
+        count = self._sliced(lambda: self._sock.recv_into(view), self._warming, awaits_reply=True)
+        self._was_heard = True
+        return count
 
-    def _sliced(self, operation: Any, warming: bytes = b"") -> int:
+    def _sliced(self, operation: Any, warming: bytes = b"", *, awaits_reply: bool = False) -> int:
         while True:
             if monotonic() - self._tended_at >= CHECK_INTERVAL_S:
                 self._tend(warming)
             try:
-                return int(operation())
+                count = int(operation())
             except TimeoutError as error:
                 if error.errno == ETIMEDOUT:  # the system's word: the other side is gone
                     raise
                 self._tend(warming)
+                self._still(awaits_reply)
+                continue
+            if self._is_silent:
+                self._moves()
+            return count
+
+    def _still(self, awaits_reply: bool) -> None:
+        self._is_silent = True
+        if self._silence is not None:
+            self._silence.lasts(awaits_reply=awaits_reply, was_heard=self._was_heard)
+
+    def _moves(self) -> None:
+        self._is_silent = False
+        if self._silence is not None:
+            self._silence.broken()
 
     def _tend(self, warming: bytes) -> None:
         """What is done ten times a second, whether something came meanwhile or not."""

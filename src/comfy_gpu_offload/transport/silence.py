@@ -1,0 +1,91 @@
+"""Tells a worker that computes from a connection that stayed open and leads nowhere: a tunnel that hangs.
+
+A worker gives signs of life: interim responses while a call waits or is computed, progress in a run's stream. Where
+they came and stopped, the connection is given up. Where none came they may not pass (a proxy need not let interim
+responses through), so whoever answers at the address is asked on another connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from ..errors import SilentConnectionError
+
+
+class Silence:
+    """Watches one exchange's connection.
+
+    Args:
+        url: where the worker is.
+        limit_s: how long nothing may move before that is looked into.
+        expected: whether signs of life come this way for certain while a reply is awaited.
+        answers: says whether anybody answers on another connection, within seconds; None where nobody can be asked,
+            and whoever stands in between ends what is dead.
+        prompt: whether a reply, or a sign of life, is overdue where another connection is answered.
+    """
+
+    def __init__(
+        self, url: str, limit_s: float, *, expected: bool, answers: Callable[[], bool] | None, prompt: bool = False
+    ) -> None:
+        self._url = url
+        self._limit_s = limit_s
+        self._expected = expected
+        self._answers = answers
+        self._prompt = prompt
+        self._was_answered = False
+        self._since: float | None = None
+        self._question: _Question | None = None
+
+    def broken(self) -> None:
+        """Something moves."""
+        self._since = self._question = None
+        self._was_answered = False
+
+    def lasts(self, *, awaits_reply: bool, was_heard: bool) -> None:
+        """Nothing moves. `was_heard`: something came in this exchange.
+
+        Raises:
+            SilentConnectionError: for too long.
+        """
+        now = monotonic()
+        if self._since is None:
+            self._since = now
+        elif now - self._since >= self._limit_s:
+            if awaits_reply and (was_heard or self._expected):
+                raise self._error(now - self._since)
+            self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        if self._prompt and self._was_answered:
+            raise self._error(2 * self._limit_s)
+        if self._answers is None:
+            return
+        if self._question is None:
+            self._question = _Question(self._answers)
+        answer = self._question.answer
+        if answer is False:
+            raise self._error(now - (self._since or now))
+        if answer:
+            self.broken()
+            self._was_answered = True
+
+    def _error(self, seconds: float) -> SilentConnectionError:
+        return SilentConnectionError(
+            f"{self._url} has been silent for {seconds:.0f} s, though the connection is open: a tunnel that hangs "
+            "(ssh -o ServerAliveInterval=5 ends by itself then), or a machine that sleeps. "
+            f"COMFY_GPU_OFFLOAD_SILENCE_S={self._limit_s:g} sets how long that is waited for."
+        )
+
+
+class _Question:
+    """A question that is asked on a thread of its own. `answer` is None until there is one."""
+
+    def __init__(self, ask: Callable[[], bool]) -> None:
+        self.answer: bool | None = None
+
+        def run() -> None:
+            self.answer = ask()
+
+        threading.Thread(target=run, name="comfy-gpu-offload-ping", daemon=True).start()
