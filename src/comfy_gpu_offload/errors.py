@@ -178,7 +178,8 @@ class RemoteWeightError(RemoteWeightsError):
     """A weight at the worker that something here would read or change.
 
     Attributes:
-        key: the weight's name in its model.
+        name: the model's.
+        key: the weight's name in it.
         by: whose code it is.
     """
 
@@ -188,6 +189,7 @@ class RemoteWeightError(RemoteWeightsError):
             f"{by} would read or change {key}, a weight of the remote model {name!r} and so at the worker. Bypass "
             "that node, or load the model here: Remote Model Loader with use_runpod off, or ComfyUI's own loader.",
         )
+        self.name = name
         self.key = key
         self.by = by
 

@@ -57,3 +57,22 @@ def test_what_needs_no_data_is_answered_as_by_a_weight_that_is_here(found: Found
 
 def test_runs_after_all_of_it_are_as_ever(found: Found) -> None:
     assert found["after all"] == {"each step": True, "whole loop": True}
+
+
+@pytest.mark.parametrize("name", ["read", "read by another's method"])
+def test_a_weight_that_a_node_goes_on_without_is_said_with_each_run(found: Found, name: str) -> None:
+    run = found["caught"][name]
+    said = (
+        "__main__: <lambda> was refused diffusion_model.x_embedder.proj.weight, which is at the worker, and went "
+        "on: what it does may be missing."
+    )
+    assert run == {"same": [True, True], "refused": [], "said": [said, said], "loaded anew": False}
+
+
+@pytest.mark.parametrize("name", ["in a method", "in an operator", "in a part", "in its data"])
+def test_a_change_that_a_node_goes_on_without_is_refused_with_each_run(found: Found, name: str) -> None:
+    run = found["caught"][name]
+    assert len(run["refused"]) == 2
+    for said in run["refused"]:
+        assert said.startswith("RemoteWeightError: __main__: <lambda> would read or change")
+    assert run["loaded anew"]

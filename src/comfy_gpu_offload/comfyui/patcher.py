@@ -14,6 +14,7 @@ from ..client.remote_model import RemoteModel
 from ..client.weight_patches import HookPatches
 from ..errors import RemoteWeightsError
 from ..server.backends.comfyui_patch_writer import PatchData
+from . import swallowed
 from .control import refusing_readers
 from .hooks import RunHooks, refuse_unknown
 from .left_out import Origins, tell_of_nothing
@@ -163,6 +164,7 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """
         refuse_unless_it_travels(self)
         tell_of_data(self._patch_weights(), self)
+        swallowed.tell(self.remote)
         self._run_hooks = RunHooks(self)
         self._tell_hooks(self._run_hooks.without)
         self.model.diffusion_model.__dict__["told_of_control"] = False

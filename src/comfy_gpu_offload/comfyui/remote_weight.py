@@ -12,6 +12,7 @@ from torch import nn
 
 from ..client.remote_model import RemoteModel
 from ..errors import OffloadError, RemoteMergeError, RemoteWeightError
+from . import swallowed
 from .caller import calling_code
 
 # Setting these of a tensor's properties leaves its data alone.
@@ -66,6 +67,9 @@ _MADE_LIKE = frozenset(
     {"empty_like", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros"}
     | {"ones_like", "rand_like", "randint_like", "randn_like", "zeros_like"}
 )
+# Python's operators that write, as torch's methods are named.
+_IN_PLACE = frozenset(f"i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"))
+_IN_PLACE |= frozenset(f"i{name}__" for name in ("and", "or", "xor", "lshift", "rshift"))
 _WITHOUT_DATA = _FACTS | _SHAPES | _MADE_LIKE
 
 
@@ -102,7 +106,7 @@ class RemoteWeight(torch.Tensor):
             OffloadError: the operation needs the data (`refusal`).
         """
         if not _needs_no_data(func):
-            _refuse(args, kwargs)
+            refuse(_weight_in(args, kwargs), is_change=_writes(func) and isinstance(args[0], RemoteWeight))
         if _property(func) in _OF_DEVICE:
             return _OF_DEVICE[_property(func)](comfy.model_management.get_torch_device())
         given = dict(kwargs or {})
@@ -114,8 +118,8 @@ class RemoteWeight(torch.Tensor):
             except NotImplementedError:  # what torch raises where a tensor on the meta device has no data
                 result = NotImplemented
         if result is NotImplemented:
-            _refuse(args, kwargs)
-        return _standing_for(next(_weights_in((args, given))), result)
+            refuse(_weight_in(args, kwargs))
+        return _standing_for(_weight_in(args, given), result)
 
     def refusal(self, by: str) -> OffloadError:
         """Return the error of who would read the data."""
@@ -131,7 +135,7 @@ class RemoteWeight(torch.Tensor):
 
     def __reduce_ex__(self, _: Any) -> NoReturn:
         """Refuse to be written to a file."""
-        raise self.refusal(calling_code())
+        refuse(self)
 
 
 class MergedWeight(RemoteWeight):
@@ -163,7 +167,7 @@ def _refuse_loading(module: nn.Module, *_: Any) -> None:
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     weight = next((each for each in own if isinstance(each, RemoteWeight)), None)
     if weight is not None:
-        raise weight.refusal(calling_code())
+        refuse(weight, is_change=True)
 
 
 def _as_parameter(weight: RemoteWeight) -> None:
@@ -191,8 +195,24 @@ def _needs_no_data(func: Callable[..., Any]) -> bool:
     return name == "__get__" or name in _WITHOUT_DATA
 
 
-def _refuse(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> NoReturn:
-    raise next(_weights_in((args, kwargs))).refusal(calling_code())
+def _writes(func: Callable[..., Any]) -> bool:
+    """Return whether torch writes to the first tensor that `func` is given."""
+    name = func.__name__
+    if name.startswith("__"):
+        return name in {"__set__", "__delete__", "__setitem__"} or name[2:] in _IN_PLACE
+    return name.endswith("_")
+
+
+def refuse(weight: RemoteWeight, *, is_change: bool = False) -> NoReturn:
+    """Raise the weight's refusal, in the name of the code that calls."""
+    error = weight.refusal(calling_code())
+    if isinstance(error, RemoteWeightError):
+        swallowed.note(weight.remote, error, is_change=is_change)
+    raise error
+
+
+def _weight_in(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> RemoteWeight:
+    return next(_weights_in((args, kwargs)))
 
 
 def _weights_in(value: Any) -> Iterator[RemoteWeight]:

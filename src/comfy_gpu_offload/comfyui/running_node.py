@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import folder_paths
@@ -34,15 +35,20 @@ class RunningNode:
         return f"{self.kind} (node {self.id})"
 
 
+def prompt_id() -> str | None:
+    """Return the id of the prompt that runs on this thread; None where there is none."""
+    context = _context()
+    return None if context is None else str(context.prompt_id)
+
+
 def running_node() -> RunningNode | None:
     """Return the node that runs on this thread; None where there is none, or no server that has its prompt."""
     instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
-    queue = getattr(instance, "prompt_queue", None)
-    context = importlib.import_module("comfy_execution.utils").get_executing_context()
+    queue, context = getattr(instance, "prompt_queue", None), _context()
     if queue is None or context is None:
         return None
-    for _, prompt_id, prompt, *_ in list(queue.currently_running.values()):
-        node = prompt.get(context.node_id) if prompt_id == context.prompt_id else None
+    for _, running, prompt, *_ in list(queue.currently_running.values()):
+        node = prompt.get(context.node_id) if running == context.prompt_id else None
         if node is not None:
             return RunningNode(context.node_id, str(node["class_type"]), node["inputs"])
     return None
@@ -50,10 +56,19 @@ def running_node() -> RunningNode | None:
 
 def patches_of() -> str:
     """Return what the patches of the node that runs are from: its LoRA's file, the node, or ""."""
+    context = _context()
+    return "" if context is None else _patches_of(context.prompt_id, context.node_id)
+
+
+# Some nodes add their patches weight by weight.
+@lru_cache(maxsize=16)
+def _patches_of(_: str, __: str) -> str:
     node = running_node()
-    if node is None:
-        return ""
-    return " or ".join(node.files[:3]) or str(node)
+    return "" if node is None else " or ".join(node.files[:3]) or str(node)
+
+
+def _context() -> Any:
+    return importlib.import_module("comfy_execution.utils").get_executing_context()
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -19,7 +19,7 @@ from ..client.timings import CallTimings
 from ..client.weight_patches import WeightPatches
 from ..errors import MessageError, ModelChangedError, UnsupportedRunError
 from ..server.backends.comfyui_values import from_plain
-from . import generation
+from . import generation, swallowed
 from .sample_job import job_tree, ratio_keys, whole_loop_obstacle
 from .travel import refuse_unless_it_travels
 from .weights import data_of, tell_of_data, travelling
@@ -64,6 +64,7 @@ def run_whole_loop(
     obstacle = whole_loop_obstacle(patcher, positive, negative, latent, **names)
     if obstacle is not None:
         raise UnsupportedRunError(obstacle)
+    swallowed.tell(patcher.remote)
     tree = job_tree(patcher, positive, negative, latent)
     fields = {"preview": comfy_args.preview_method.value, **fields}
     try:

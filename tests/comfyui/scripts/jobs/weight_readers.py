@@ -7,9 +7,11 @@ Prints JSON, for test_weight_readers.py to judge.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
+import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +20,11 @@ from typing import Any
 import sides
 import torch
 from comfy import lora, model_management
+from patch_forms import logged
 from sessions import Pair, sampled, sampled_whole
 from sides import MMDIT, UNET, WAN, case, noise
 
+from comfy_gpu_offload.comfyui import generation
 from comfy_gpu_offload.errors import OffloadError
 
 _KEY = "diffusion_model.text_embedding.0.weight"
@@ -88,8 +92,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def refused() -> dict[str, str]:
-    pair = Pair.of(WAN)
-    return {name: said(lambda use=use: use(pair.remote)) for name, use in READERS.items()}
+    # Each with a model of its own, which remembers what it has refused.
+    return {name: said(lambda use=use: use(Pair.of(WAN).remote)) for name, use in READERS.items()}
 
 
 def said(use: Callable[[], Any]) -> str:
@@ -154,6 +158,43 @@ def after_all() -> dict[str, bool]:
     }
 
 
+CAUGHT: dict[str, Callable[[Any], Any]] = {
+    "read": lambda weight: weight.mean().item(),
+    "in a method": lambda weight: weight.mul_(2),
+    "in an operator": lambda weight: operator.imul(weight, 2),
+    "in a part": lambda weight: operator.setitem(weight, 0, 0.0),
+    "in its data": lambda weight: setattr(weight, "data", torch.zeros(1)),
+    "read by another's method": lambda weight: torch.zeros(weight.shape).add_(weight),
+}
+
+
+def caught() -> dict[str, Any]:
+    """A node that catches what is raised, and goes on: the runs after it, and what is said of that."""
+    found = {}
+    for name, use in CAUGHT.items():
+        pair = Pair.of(MMDIT)
+        expected = sampled(pair.stock, case(MMDIT))
+        with contextlib.suppress(Exception):
+            use(pair.remote.model.diffusion_model.x_embedder.proj.weight)
+        before = generation.current()
+        ways = {"each step": sampled, "whole loop": sampled_whole}
+        runs, texts = logged(lambda pair=pair, ways=ways: {way: ran(run, pair.remote) for way, run in ways.items()})
+        found[name] = {
+            "same": [isinstance(run, torch.Tensor) and torch.equal(run, expected) for run in runs.values()],
+            "refused": [run for run in runs.values() if isinstance(run, str)],
+            "said": texts,
+            "loaded anew": generation.current() > before,
+        }
+    return found
+
+
+def ran(run: Callable[[Any, Any], torch.Tensor], model: Any) -> torch.Tensor | str:
+    try:
+        return run(model, case(MMDIT))
+    except OffloadError as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def diff_control_net() -> str:
     """ComfyUI's own loader of a ControlNet that is made of differences to a model's weights."""
     loader = sides.nodes.DiffControlNetLoader()
@@ -175,6 +216,7 @@ if __name__ == "__main__":
         "refused": refused(),
         "works": works(),
         "after all": after_all(),
+        "caught": caught(),
         "diff": diff_control_net(),
         "loaded": loaded_into_a_layer(),
     }
