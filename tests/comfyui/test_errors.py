@@ -8,7 +8,7 @@ import pytest
 
 from .harness.api import PromptRejectedError
 from .harness.checkouts import Checkout
-from .harness.site import ComfyUI, Site, await_comfyui, begin_comfyui, install_pack
+from .harness.site import ComfyUI, Site, await_comfyui, begin_comfyui, free_port, install_pack
 from .harness.workflow import DIGITS, MMDIT, Model, Sampling, Scene
 
 pytestmark = pytest.mark.comfyui
@@ -36,12 +36,16 @@ def test_a_wrong_token(site: Site, listed: Callable[[Model], str]) -> None:
     assert site.token not in message
 
 
-def test_no_worker_at_the_address(site: Site, listed: Callable[[Model], str]) -> None:
-    name = listed(FRESH)
+def test_a_worker_that_is_not_there_yet_is_waited_for(site: Site, listed: Callable[[Model], str]) -> None:
+    scene = Scene.of(FRESH)
+    scene.sample("KSampler", scene.workflow.remote(listed(FRESH)), Sampling(steps=1), "awaited")
     with site.proxy.down():
-        message = failure(site.comfyui, name)
-    assert site.proxy.url in message
-    assert "Is it running" in message
+        prompt = site.comfyui.api.queue(scene.workflow.graph)
+        waiting = site.comfyui.process.wait_for_line(r"(waiting for the worker, .*)$", 60)
+    outcome = site.comfyui.api.wait(prompt)
+    assert outcome.succeeded, outcome.summary
+    assert site.proxy.url in waiting[1]
+    assert "COMFY_GPU_OFFLOAD_RETRY_S" in waiting[1]
 
 
 def test_an_unknown_model(site: Site) -> None:
@@ -76,6 +80,19 @@ def unconfigured(
 def test_nothing_is_configured(unconfigured: ComfyUI) -> None:
     assert "IMPORT FAILED" not in unconfigured.process.output
     assert "COMFY_GPU_OFFLOAD_URL" in failure(unconfigured, "digits.safetensors")
+
+
+def test_no_worker_at_the_address(unconfigured: ComfyUI) -> None:
+    """Said once it has been waited for."""
+    url = f"http://127.0.0.1:{free_port()}"
+    file = unconfigured.base / "custom_nodes" / "comfy-gpu-offload" / ".env"
+    file.write_text(f"COMFY_GPU_OFFLOAD_URL={url}\nCOMFY_GPU_OFFLOAD_RETRY_S=1\n")
+    try:
+        message = failure(unconfigured, "digits.safetensors")
+    finally:
+        file.unlink()
+    assert url in message
+    assert "Is it running" in message
 
 
 def test_local_loading_needs_no_configuration(unconfigured: ComfyUI) -> None:

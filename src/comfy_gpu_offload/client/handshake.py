@@ -135,7 +135,8 @@ class _Waiting:
 
     def tell(self, error: OffloadError) -> None:
         now = monotonic()
-        if now - self._told_at < _NOTIFY_EVERY_S:
+        is_refusal = not getattr(error, "retryable", False)  # looked at once more, and not waited for
+        if is_refusal or now - self._told_at < _NOTIFY_EVERY_S:
             return
         self._told_at = now
         text = (

@@ -48,7 +48,7 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    session = _sessions.opened(load_settings(), check)
+    session = _sessions.opened(load_settings(), check, await_worker=True)
     remote = session.model(name, weight_dtype, check=check)
     _log_warnings(remote)
     return remote_patcher(remote, session.welcome.comfyui)
@@ -61,7 +61,7 @@ def load_remote_control_net(name: str) -> RemoteControlNet:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the control net.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    remote = _sessions.opened(load_settings(), check).model(PREFIX + name, check=check)
+    remote = _sessions.opened(load_settings(), check, await_worker=True).model(PREFIX + name, check=check)
     _log_warnings(remote)
     return RemoteControlNet(remote)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..client.connect import connect_from
 from ..client.session import Session
 from ..config.settings import Settings
-from ..transport.base import Check
+from ..errors import ConnectError
+from ..transport.base import CHECK_INTERVAL_S, Check
 from . import release, status
 
 # What no session reads: the price of a GPU, and what a worker on this machine would keep.
@@ -19,6 +22,25 @@ _UNREAD = {"gpu_rate", "store_bytes", "upload_folder", "upload_bytes", "model_by
 class _Place:
     lock: threading.Lock = field(default_factory=threading.Lock)
     session: Session | None = None
+    awaits: str | None = None  # what whoever holds the lock waits for
+
+    @contextmanager
+    def taken(self, check: Check | None, *, await_worker: bool) -> Iterator[None]:
+        """Hold the lock. Who does not await a worker does not wait for one who does, either."""
+        while not self.lock.acquire(timeout=CHECK_INTERVAL_S):
+            if check is not None:
+                check()
+            if self.awaits is not None and not await_worker:
+                raise ConnectError(f"The worker is not there yet, and a run waits for it: {self.awaits}")
+        try:
+            yield
+        finally:
+            self.awaits = None
+            self.lock.release()
+
+    def announce(self, text: str) -> None:
+        self.awaits = text
+        status.announce(text)
 
 
 class Sessions:
@@ -29,10 +51,11 @@ class Sessions:
         self._places: dict[Settings, _Place] = {}
         self._followed: Settings | None = None
 
-    def opened(self, settings: Settings, check: Check | None = None) -> Session:
+    def opened(self, settings: Settings, check: Check | None = None, *, await_worker: bool = False) -> Session:
         """Return the session for `settings`, opening it where there is none.
 
-        `check` is called while a worker starts; what it raises ends the wait.
+        `check` is called while a worker starts; what it raises ends the wait. `await_worker`: waits for one that
+        does not answer yet, and says so on the node that runs.
 
         Raises:
             ConfigError: no worker is configured.
@@ -41,9 +64,10 @@ class Sessions:
         """
         with self._lock:
             place = self._places.setdefault(_read_by_sessions(settings), _Place())
-        with place.lock:
+        with place.taken(check, await_worker=await_worker):
             if place.session is None:
-                place.session = connect_from(settings, release.here(), status.announce, check)
+                here = release.here()
+                place.session = connect_from(settings, here, place.announce, check, await_worker=await_worker)
             return place.session
 
     def known(self, settings: Settings) -> Session | None:
