@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
-from comfy_gpu_offload.protocol.messages import Cancel, Fault, FaultCode, SampleJob
+from comfy_gpu_offload.protocol.messages import Cancel, Fault, FaultCode, Follow, Forward, Hello, Message, SampleJob
 from comfy_gpu_offload.server.faults import RefusedError, fault_of
 from comfy_gpu_offload.server.handler import Handler
 
@@ -71,7 +71,7 @@ class QueueJobs:
             finally:
                 if telling is not None:
                     telling.cancel()
-            return self._output(reply)
+            return self._output(reply, frame)
         except Exception as error:  # the SDK would log an exception's text, and show it to the user
             fault = fault_of(error)
             logger.info("a job ended with the fault %s", fault.code.value)
@@ -112,16 +112,17 @@ class QueueJobs:
             cancel = seal(Cancel(request=request)).joined()
             await asyncio.wrap_future(await asyncio.to_thread(self._handler.submit, cancel))
 
-    def _output(self, reply: EncodedFrame) -> JobOutput:
+    def _output(self, reply: EncodedFrame, asked: bytes) -> JobOutput:
         fault = _fault_in(reply)
         if fault is not None:
             return _error(fault, reply)
         size = _encoded_bytes(reply.size_bytes) + _OUTPUT_AROUND_BYTES
         if size > self._output_bytes:
+            asked_for = _message_of(asked)
             raise _too_large(
                 f"The reply takes {size / 1e6:.1f} MB as a queue job's output; {self._output_bytes / 1e6:.1f} MB "
-                "arrive whole. Let the whole loop run on the worker (Remote Sampler, offload: whole loop), or use "
-                "a load-balancing endpoint."
+                f"arrive whole. {_advice(asked_for)}, or a load-balancing endpoint.",
+                getattr(asked_for, "request", None),
             )
         return {"frame": _text(reply)}
 
@@ -148,22 +149,35 @@ def _frame_of(job_input: object) -> bytes:
         raise _bad("The input's frame is not base64.") from error
 
 
-def _request_of(frame: bytes) -> str | None:
-    """The name of the call that the frame asks for, if it is one."""
+def _advice(asked: Message | None) -> str:
+    """Return what to do about a reply that is too large, as far as an endpoint of another kind."""
+    if isinstance(asked, Forward):
+        return (
+            "This is one step's call: let the whole loop run on the worker (Remote Sampler, offload: whole loop), "
+            "use a smaller batch or picture"
+        )
+    if isinstance(asked, SampleJob | Follow):
+        return "This is a whole loop already: use a smaller batch or picture"
+    return "Use fewer models in the worker's folders" if isinstance(asked, Hello) else "Ask for less"
+
+
+def _message_of(frame: bytes) -> Message | None:
     try:
-        message = open_frame(frame).message
+        return open_frame(frame).message
     except OffloadError:
         return None
+
+
+def _request_of(frame: bytes) -> str | None:
+    """The name of the call that the frame asks for, if it is one."""
+    message = _message_of(frame)
     request = getattr(message, "request", None)
     return request if isinstance(request, str) and not isinstance(message, Cancel) else None
 
 
 def _run_of(frame: bytes) -> str | None:
     """The name of the sampling run that the frame asks for, if it does."""
-    try:
-        message = open_frame(frame).message
-    except OffloadError:
-        return None
+    message = _message_of(frame)
     return message.request if isinstance(message, SampleJob) else None
 
 
@@ -197,5 +211,5 @@ def _bad(message: str) -> RefusedError:
     return RefusedError(Fault(code=FaultCode.BAD_MESSAGE, message=message))
 
 
-def _too_large(message: str) -> RefusedError:
-    return RefusedError(Fault(code=FaultCode.TOO_LARGE, message=message))
+def _too_large(message: str, request: str | None = None) -> RefusedError:
+    return RefusedError(Fault(code=FaultCode.TOO_LARGE, message=message, request=request))

@@ -463,12 +463,20 @@ class WorkerFaultError(OffloadError):
         code: the fault's code (`protocol.FaultCode`).
         worker_traceback: where in the worker's code it happened, or None. For a log at DEBUG.
         retryable: whether the same request may succeed later.
+        unread: whether the worker could not read what it was asked, so that the way may have altered it.
     """
 
     def __init__(
-        self, message: str, *, code: str, worker_traceback: str | None = None, retryable: bool = False
+        self,
+        message: str,
+        *,
+        code: str,
+        worker_traceback: str | None = None,
+        retryable: bool = False,
+        unread: bool = False,
     ) -> None:
         super().__init__(message)
+        self.unread = unread
         self.code = code
         self.worker_traceback = worker_traceback
         self.retryable = retryable

@@ -86,7 +86,7 @@ def failing(*errors: OffloadError) -> Callable[[], int]:
 BUSY = WorkerFaultError("busy", code="busy", retryable=True)
 PASSING = HttpStatusError("bad gateway", 502, retryable=True)
 REFUSED = HttpStatusError("not found", 404, retryable=False)
-TOKEN = UnauthorizedError("wrong token", code="unauthorized")
+TOKEN = UnauthorizedError("wrong token", code="unauthorized", unread=True)
 CASES: list[tuple[OffloadError, Again, Again, Again, Again]] = [
     (LOST, Again.YES, Again.YES, Again.YES, Again.YES),
     (SilentConnectionError("silent"), Again.YES, Again.YES, Again.YES, Again.YES),
@@ -100,8 +100,9 @@ CASES: list[tuple[OffloadError, Again, Again, Again, Again]] = [
     (REFUSED, *[Again.ONCE] * 4),
     (TOKEN, *[Again.ONCE] * 4),
     (FrameError("bad_magic", "no frame"), *[Again.ONCE] * 4),
-    (WorkerFaultError("truncated", code="bad_frame"), *[Again.ONCE] * 4),
-    (TooLargeError("too large", code="too_large"), *[Again.ONCE] * 4),
+    (WorkerFaultError("truncated", code="bad_frame", unread=True), *[Again.ONCE] * 4),
+    (TooLargeError("too large a frame", code="too_large", unread=True), *[Again.ONCE] * 4),
+    (TooLargeError("too large a reply, and computed", code="too_large"), *[Again.NO] * 4),
     (ProtocolSkewError("unsupported_protocol", "99"), *[Again.NO] * 4),
     (TlsError("certificate"), *[Again.NO] * 4),
     (UnknownModelError("no such model", code="unknown_model"), *[Again.NO] * 4),

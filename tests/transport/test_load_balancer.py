@@ -166,6 +166,15 @@ def test_too_much_is_refused_before_it_is_sent(session: Session, edge: LoadBalan
         model(torch.zeros(29_000_000, dtype=torch.uint8))
     assert len(edge.requests) == before
     assert caught.value.limit_bytes == 28_000_000
+    assert "offload: whole loop" in str(caught.value)
+
+
+def test_a_whole_loop_that_is_too_much_is_not_told_to_be_one(session: Session) -> None:
+    latent = torch.zeros(29_000_000, dtype=torch.uint8)
+    fields = {"sampler": "echo", "scheduler": "simple", "seed": 3, "steps": 1, "cfg": 1.0}
+    with pytest.raises(RunPodPayloadTooLargeError, match="whole loop already") as caught:
+        session.model("echo").sample(fields, {"latent": latent, "positive": [], "negative": []})
+    assert "offload: whole loop" not in str(caught.value)
 
 
 def test_a_reply_that_the_edge_cuts_off_is_asked_for_again(

@@ -201,8 +201,11 @@ def test_a_call_that_is_interrupted_cancels_its_job_and_the_worker_is_free(
 def test_too_much_is_refused_before_it_is_sent(model: RemoteModel, gateway: RunPodGateway) -> None:
     before = gateway.count("run") + gateway.count("runsync")
     noise = torch.randint(0, 256, (15_000_000,), dtype=torch.uint8)
-    with pytest.raises(RunPodPayloadTooLargeError, match="MB"):
+    with pytest.raises(RunPodPayloadTooLargeError, match=r"MB.*offload: whole loop"):
         model(noise)
+    fields = {"sampler": "ddim", "scheduler": "simple", "seed": 3, "steps": 1, "cfg": 1.0}
+    with pytest.raises(RunPodPayloadTooLargeError, match="whole loop already"):
+        model.sample(fields, {"latent": noise, "positive": [], "negative": []})
     # An earlier call's last look at its job may come at any time.
     assert gateway.count("run") + gateway.count("runsync") == before
 

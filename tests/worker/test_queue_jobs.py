@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.backend import FunctionBackend
+from tests.support.backend import FINGERPRINT, FunctionBackend
 from tests.support.frames import CLIENT, forward_frame, malformed_frames
 from worker.queue_jobs import QueueJobs
 
 from comfy_gpu_offload.io.frame import EncodedFrame
+from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import Envelope, open_frame, seal
 from comfy_gpu_offload.protocol.messages import (
     Cancel,
@@ -23,6 +24,7 @@ from comfy_gpu_offload.protocol.messages import (
     Hello,
     ModelRef,
     Result,
+    SampleJob,
     Welcome,
 )
 from comfy_gpu_offload.server.handler import Handler
@@ -161,6 +163,34 @@ def test_an_output_that_would_be_lost_is_an_error_that_says_what_to_do(handler: 
     assert "MB" in fields["message"]
     assert "whole loop" in fields["message"]
     assert "load-balancing endpoint" in fields["message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "advice", "not_advised"),
+    [
+        ("forward", "offload: whole loop", "already"),
+        ("sample", "This is a whole loop already", "offload: whole loop"),
+        ("hello", "load-balancing endpoint", "whole loop"),
+    ],
+)
+def test_advice_about_a_reply_that_is_too_large_fits_what_was_asked_for(
+    handler: Handler, asked: str, advice: str, not_advised: str
+) -> None:
+    reference = ModelRef(name="echo")
+    common = {"client": CLIENT, "model": reference, "fingerprint": FINGERPRINT, "reply_codec": "raw"}
+    run = {"sampler": "echo", "scheduler": "simple", "seed": 1, "steps": 1, "cfg": 1.0}
+    frames = {
+        "forward": lambda: forward_frame(torch.randn(1000), request="request-9"),
+        "sample": lambda: seal(SampleJob(request="request-9", **common, **run), pack({"latent": torch.ones(1000)})),
+        "hello": lambda: seal(
+            Hello(request="request-9", client=CLIENT, package="1", torch="2", codecs=("raw",), model=reference)
+        ),
+    }
+    fields, fault = error(answered(QueueJobs(handler, output_bytes=100), job(frames[asked]())))
+    assert fields["code"] == "too_large"
+    assert advice in fields["message"]
+    assert not_advised not in fields["message"]
+    assert fault.request == "request-9"
 
 
 def test_an_output_over_what_runpod_keeps_is_refused_by_default(jobs: QueueJobs, backend: FunctionBackend) -> None:

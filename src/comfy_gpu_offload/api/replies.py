@@ -131,9 +131,7 @@ class Replies:
 def payload_too_large(size: int, limit: int, *, status: int | None = None) -> RunPodPayloadTooLargeError:
     """The error for a request body of `size` bytes where `limit` are allowed."""
     return RunPodPayloadTooLargeError(
-        f"This job takes {size / 1e6:.1f} MB as JSON, and RunPod's queue takes {limit / 1e6:.1f} MB on this route. "
-        "Use a smaller batch or picture, let the whole loop run on the worker (Remote Sampler, offload: whole "
-        "loop), or use a load-balancing endpoint.",
+        f"This job takes {size / 1e6:.1f} MB as JSON, and RunPod's queue takes {limit / 1e6:.1f} MB on this route.",
         size_bytes=size,
         limit_bytes=limit,
         status=status,

@@ -50,7 +50,13 @@ def error_of(fault: Fault, peer: str = "") -> WorkerFaultError:
     """Return the error to raise for `fault`. Its message names `peer`, who answered, where that is known."""
     kind = _ERRORS.get(fault.code, WorkerFaultError)
     text = f"The worker at {peer}: {fault.message}" if peer else fault.message
-    return kind(text, code=fault.code.value, worker_traceback=fault.traceback, retryable=fault.retryable)
+    return kind(
+        text,
+        code=fault.code.value,
+        worker_traceback=fault.traceback,
+        retryable=fault.retryable,
+        unread=fault.request is None,
+    )
 
 
 def expect_answer(message: Message, kind: type[MessageT], peer: str = "") -> MessageT:

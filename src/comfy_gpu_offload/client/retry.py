@@ -16,9 +16,7 @@ from ..errors import (
     HttpStatusError,
     NoWorkerError,
     OffloadError,
-    TooLargeError,
     TransportError,
-    UnauthorizedError,
     WorkerFaultError,
 )
 from ..protocol.envelope import ProtocolSkewError
@@ -28,6 +26,7 @@ from ..transport.base import CHECK_INTERVAL_S, Check
 T = TypeVar("T")
 
 _RANDOM = SystemRandom()
+_OF_WHAT_IS_UNREAD = {FaultCode.BAD_FRAME, FaultCode.TOO_LARGE, FaultCode.UNAUTHORIZED}
 
 
 class Again(Enum):
@@ -72,9 +71,9 @@ def _may_be_damage(error: OffloadError) -> bool:
     """Whether a head or a frame that was altered on its way can have led to it, in either direction."""
     if isinstance(error, ProtocolSkewError):
         return False
-    if isinstance(error, HttpStatusError | FrameError | UnauthorizedError | TooLargeError):
-        return True
-    return isinstance(error, WorkerFaultError) and error.code == FaultCode.BAD_FRAME
+    if isinstance(error, WorkerFaultError):
+        return error.unread and error.code in _OF_WHAT_IS_UNREAD
+    return isinstance(error, HttpStatusError | FrameError)
 
 
 @dataclass(frozen=True)

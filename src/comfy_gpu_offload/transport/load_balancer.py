@@ -17,7 +17,6 @@ from ..errors import (
     NoWorkerError,
     RunPodAuthError,
     RunPodError,
-    RunPodPayloadTooLargeError,
     RunPodRateLimitError,
     RunPodWrongKindError,
     TransportError,
@@ -25,6 +24,7 @@ from ..errors import (
 from ..io.frame import EncodedFrame
 from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
 from .http import Front, HttpTransport
+from .too_large import too_large
 
 # 30 MB is the edge's limit either way; what is left is for headers and for how it counts.
 MAX_REQUEST_BYTES = 28_000_000
@@ -163,9 +163,11 @@ class LoadBalancerTransport:
 
     def _ready_for(self, route: Route, frame: EncodedFrame, check: Check | None) -> _Waking:
         if frame.size_bytes > MAX_REQUEST_BYTES:
-            raise RunPodPayloadTooLargeError(
-                f"This call takes {frame.size_bytes / 1e6:.1f} MB, and a load-balancing endpoint takes "
-                f"{MAX_REQUEST_BYTES / 1e6:.0f} MB: use a smaller batch or picture, or a pod, which has no limit.",
+            raise too_large(
+                route,
+                f"This request takes {frame.size_bytes / 1e6:.1f} MB, and a load-balancing endpoint takes "
+                f"{MAX_REQUEST_BYTES / 1e6:.0f} MB.",
+                "a pod, which has no limit",
                 size_bytes=frame.size_bytes,
                 limit_bytes=MAX_REQUEST_BYTES,
             )

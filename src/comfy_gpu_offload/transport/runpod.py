@@ -22,11 +22,13 @@ from ..errors import (
     RunPodError,
     RunPodJobFailedError,
     RunPodJobUnfinishedError,
+    RunPodPayloadTooLargeError,
     RunPodReplyError,
 )
 from ..io.buffers import allocate
 from ..io.frame import EncodedFrame
 from .base import Check, Notify, Route, Timeouts
+from .too_large import too_large
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ _RUN_FRAME_BYTES = (RUN_BODY_BYTES - 1024) // 4 * 3
 _WAIT_S = 2.0
 # Of a whole sampling run as one job.
 _WHOLE_RUN_S = 3600.0
+_ELSEWHERE = "a load-balancing endpoint, which takes 28 MB, or a pod, which has no limit"
 # For the output of a job that has ended.
 _FETCH_S = 60.0
 _QUIET_S = 3.0
@@ -86,6 +89,8 @@ class QueueTransport:
             return self._received(self._output(done, total_s, watch))
         except RunPodJobFailedError as error:
             return self._fault(error)
+        except RunPodPayloadTooLargeError as error:
+            raise _advised(error, route) from error
         except RunPodError as error:
             if route == "forward" and error.maybe_submitted:
                 # A forward call is pure: sent again it may be billed twice, and the picture is the same.
@@ -102,7 +107,10 @@ class QueueTransport:
         total_s = _WHOLE_RUN_S + self._wake_s
         watch = _Watch(self._notify, check)
         policy = JobPolicy(execution_timeout_s=_WHOLE_RUN_S, ttl_s=total_s)
-        job = self._api.submit_job(_payload(frame), policy=policy, check=watch)
+        try:
+            job = self._api.submit_job(_payload(frame), policy=policy, check=watch)
+        except RunPodPayloadTooLargeError as error:
+            raise _advised(error, route) from error
         try:
             for output in self._api.stream(job.id, timeout_s=total_s, check=watch):
                 watch.quieten()
@@ -187,6 +195,11 @@ class QueueTransport:
                 "least and bills the time between calls. A load-balancing endpoint has neither; so has the whole "
                 "loop as one job (Remote Sampler, offload: whole loop)."
             )
+
+
+def _advised(error: RunPodPayloadTooLargeError, route: Route) -> RunPodPayloadTooLargeError:
+    sizes = {"size_bytes": error.size_bytes, "limit_bytes": error.limit_bytes}
+    return too_large(route, str(error), _ELSEWHERE, **sizes)
 
 
 def _payload(frame: EncodedFrame) -> dict[str, str]:
