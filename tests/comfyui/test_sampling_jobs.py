@@ -305,6 +305,16 @@ def test_conditioning_of_several_kinds_at_once(found: Found) -> None:
     assert len({tuple(run["first"]) for run in runs.values()}) == len(runs)
 
 
+def test_a_network_at_the_worker_sees_the_order_in_memory_that_one_here_does(found: Found) -> None:
+    assert found["memory_orders"] == {
+        "conditioning": {"each step": True, "whole loop": True},
+        "each step": True,
+        "matters": True,
+        "seen": True,
+        "channels last": [[1024, 1, 64, 4]],
+    }
+
+
 def test_a_model_of_quantised_weights_is_patched_and_merged_into_as_here(found: Found) -> None:
     runs = found["quantised"]
     for name in ("alone", "with a LoRA", "merged into"):

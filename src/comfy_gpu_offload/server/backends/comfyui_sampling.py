@@ -170,9 +170,10 @@ def _noise(latent: Any, job: SampleJob, inputs: Inputs) -> Any:
         return inputs.noise
     if not job.disable_noise:
         return comfy.sample.prepare_noise(latent, job.seed, inputs.batch_index)
-    if isinstance(latent, torch.Tensor):
-        return torch.zeros_like(latent, device=_CPU)
-    return comfy.sample.prepare_empty_noise(latent)
+    if hasattr(comfy.sample, "prepare_empty_noise"):
+        return comfy.sample.prepare_empty_noise(latent)
+    # As 0.3.64's `common_ksampler` does: not in the latent's order in memory.
+    return torch.zeros(latent.size(), dtype=latent.dtype, device=_CPU)
 
 
 def _merge_options(patcher: Any, options: Mapping[str, Any]) -> None:

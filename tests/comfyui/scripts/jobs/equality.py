@@ -33,7 +33,7 @@ def parts_of(samples: Any) -> list[torch.Tensor]:
 
 
 def same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
-    return torch.equal(mine, theirs) and mine.dtype == theirs.dtype
+    return torch.equal(mine, theirs) and (mine.dtype, mine.stride()) == (theirs.dtype, theirs.stride())
 
 
 def of_samplers() -> Iterator[tuple[str, Case]]:
@@ -81,6 +81,11 @@ def of_latents() -> Iterator[tuple[str, Case]]:
     yield "a batch", case(MMDIT, latent=three)
     yield "a batch with its indices", case(MMDIT, latent={**three, "batch_index": [0, 5, 2]})
     yield "a batch with one index twice", case(MMDIT, latent={**three, "batch_index": [1, 1, 0]}, denoise=0.7)
+    last = {"samples": noise(UNET.latent, 9).to(memory_format=torch.channels_last)}
+    yield "a latent with its channels last", case(UNET, latent=last, denoise=0.6)
+    yield "a latent with its channels last, without noise", case(UNET, latent=last, denoise=0.6, disable_noise=True)
+    part = {"samples": noise((2, 8, 6, 6), 10)[:, 2:6, 1:5, 1:5]}
+    yield "a part of a latent, without noise", case(UNET, latent=part, denoise=0.6, disable_noise=True)
     yield "in half precision", case(MMDIT, latent={"samples": noise(MMDIT.latent, 6).half()}, denoise=0.5)
     yield "video", case(WAN)
     yield "video, sde", case(WAN, sampler="dpmpp_2m_sde", scheduler="simple")

@@ -19,6 +19,7 @@ from behaviour import containers, given, independence, interrupted, previews, re
 from conditioning import conditioning
 from equality import equality
 from low_memory import low_memory
+from memory_orders import memory_orders
 from merges import bad_merges, quantised, short_of_memory
 from obstacles import obstacles, unknown_stock_names
 from step_caches import step_caches
@@ -49,6 +50,7 @@ if __name__ == "__main__":
         "step_caches": step_caches(),
         "two_clients": two_clients(),
         "conditioning": conditioning(),
+        "memory_orders": memory_orders(),
         # Last: it has every model leave memory.
         "low_memory": low_memory(),
     }
