@@ -14,14 +14,13 @@ from typing import Any
 
 import diffusers
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from ...io.dtypes import DTYPES
 from .base import ModelFileError, ModelNotFoundError, ModelRunError
+from .diffusers_weights import INDEX, WEIGHTS, stored_dtype, taken
 from .model_folders import FoundFile, Skips, files_in, is_offerable
 
 _CONFIG = "config.json"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 _DEEPEST = 4
@@ -30,7 +29,7 @@ _MAX_CONFIG_BYTES = 4 * 1024**2
 
 @dataclass(frozen=True)
 class DiffusersModel:
-    """A model on disk: `folder` holds its config, `files` its weights, `class_name` is diffusers' class."""
+    """A model on disk: `folder` holds its config, `files` the weights loaded, `class_name` is diffusers' class."""
 
     name: str
     folder: Path
@@ -54,8 +53,9 @@ def find_models(root: Path, skips: Skips) -> Iterator[DiffusersModel]:
     for file in files_in(root, lambda name: name == _CONFIG or name.endswith(_SUFFIX), skips, _DEEPEST):
         folders[file.path.parent].append(file)
     for folder, files in sorted(folders.items()):
-        weights = [file for file in files if file.path.name != _CONFIG]
-        has_config = len(weights) < len(files)
+        by_name = {file.path.name: file for file in files}
+        has_config = by_name.pop(_CONFIG, None) is not None
+        weights = [by_name[file] for file in taken(folder, by_name)]
         class_name = _class_name(folder, skips) if weights and has_config else None
         if class_name is None or _lacks_weights(folder, root, skips):
             continue
@@ -70,7 +70,7 @@ def _lacks_weights(folder: Path, root: Path, skips: Skips) -> bool:
     below = folder.relative_to(root).as_posix()
     prefix = "" if below == "." else f"{below}/"
     passed_over = [name.removeprefix(prefix) for name in skips.entries if name.startswith(prefix)]
-    return any(name == _WEIGHTS or _SHARD.fullmatch(name) for name in passed_over)
+    return any(name == WEIGHTS or _SHARD.fullmatch(name) for name in passed_over)
 
 
 def _class_name(folder: Path, skips: Skips) -> str | None:
@@ -102,16 +102,9 @@ def choose_dtype(model: DiffusersModel, weight_dtype: str, device: torch.device)
         raise ModelRunError(
             f"weight_dtype {weight_dtype!r}: the diffusers backend takes default, {', '.join(named)}."
         )
-    stored = _stored_dtype(model.files[0])
+    stored = stored_dtype(model.files)
     # Most CPUs compute float16 by way of float32, slower than either.
     return torch.bfloat16 if device.type == "cpu" and stored is torch.float16 else stored
-
-
-def _stored_dtype(file: Path) -> torch.dtype:
-    with safe_open(file, framework="pt") as tensors:
-        names = [tensors.get_slice(key).get_dtype() for key in tensors.keys()]  # noqa: SIM118  # no mapping
-    floats = [DTYPES[name] for name in names if name in {"F16", "BF16", "F32"}]
-    return max(set(floats), key=floats.count) if floats else torch.float32
 
 
 def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
@@ -143,11 +136,12 @@ def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> tor
 @contextmanager
 def _standard_folder(model: DiffusersModel) -> Iterator[Path]:
     """A folder in which diffusers finds the model: its own, or one of links, for weights of another name."""
-    if len(model.files) > 1 or model.files[0].name == _WEIGHTS:
+    is_standard = model.files[0].name == WEIGHTS and not (model.folder / INDEX).exists()
+    if len(model.files) > 1 or is_standard:
         yield model.folder
         return
     with TemporaryDirectory(prefix="comfy-gpu-offload-") as name:
         folder = Path(name)
         (folder / _CONFIG).symlink_to((model.folder / _CONFIG).resolve())
-        (folder / _WEIGHTS).symlink_to(model.files[0].resolve())
+        (folder / WEIGHTS).symlink_to(model.files[0].resolve())
         yield folder
