@@ -15,7 +15,7 @@ from comfy_gpu_offload.io import prediction
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.io.prediction import Column, Floats
 from comfy_gpu_offload.io.tree import map_tensors
-from comfy_gpu_offload.protocol.messages import ModelRef
+from comfy_gpu_offload.protocol.messages import Autocast, ModelRef
 from comfy_gpu_offload.server.app import WorkerState
 from comfy_gpu_offload.server.backends.base import Computed, HookSet, PatchSet
 from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
@@ -36,9 +36,10 @@ class LastBitBackend(DiffusersBackend):
         *,
         patches: PatchSet | None = None,
         hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
     ) -> Computed:
         """See `Backend`."""
-        done = super().forward(ref, fingerprint, args, kwargs, patches=patches, hooks=hooks)
+        done = super().forward(ref, fingerprint, args, kwargs, patches=patches, hooks=hooks, autocast=autocast)
         return Computed(map_tensors(done.result, _last_bit_off), done.load_s, done.compute_s)
 
 

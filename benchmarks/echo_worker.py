@@ -14,7 +14,7 @@ from time import sleep
 from typing import Any
 
 from comfy_gpu_offload.io.frame import FrameLimits
-from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
+from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.app import WorkerState
 from comfy_gpu_offload.server.backends.base import (
     BackendInfo,
@@ -58,6 +58,7 @@ class EchoBackend:
         *,
         patches: PatchSet | None = None,
         hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
     ) -> Computed:
         if self._pace_s:
             sleep(self._pace_s)

@@ -27,7 +27,7 @@ from comfy_gpu_offload.digits.conditioning import conditioning, unconditional
 from comfy_gpu_offload.digits.latent import CHANNELS, LATENT_SIZE
 from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.digits.sampling import TIMESTEPS, schedule
-from comfy_gpu_offload.protocol.messages import ModelRef
+from comfy_gpu_offload.protocol.messages import Autocast, ModelRef
 from comfy_gpu_offload.server.backends.base import Computed, Described, HookSet, PatchSet
 from echo_worker import EchoBackend, worker_of
 
@@ -83,6 +83,7 @@ class MosaicBackend(EchoBackend):
         *,
         patches: PatchSet | None = None,
         hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
     ) -> Computed:
         """`args`: a latent and a timestep. See `server.backends.base.Backend`."""
         started = perf_counter()

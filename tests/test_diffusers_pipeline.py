@@ -121,3 +121,23 @@ def test_a_picture_drawn_from_a_picture_is_the_local_one(
     assert torch.equal(picture_from_picture(remote, vae, dtype), expected)
     assert remote.calls == 4
     assert expected.std() > 0.05
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("caches", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_around_a_remote_network_is_autocast_around_a_local_one(
+    session: Session, models: Path, dtype: torch.dtype, caches: bool, mode: type
+) -> None:
+    local = diffusers.UNet2DModel.from_pretrained(models / "unet", low_cpu_mem_usage=False)
+    remote = session.model("unet")
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    with mode():
+        plain = local(x, 10).sample
+        with torch.autocast("cpu", dtype=dtype, cache_enabled=caches):
+            expected, found = local(x, 10).sample, remote(x, 10).sample
+        again = remote(x, 10).sample
+    assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
+    assert torch.equal(found, expected)
+    assert not torch.equal(expected.float(), plain)
+    assert torch.equal(again, plain)

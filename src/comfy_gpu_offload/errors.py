@@ -3,6 +3,7 @@
 OffloadError
 ├── ConfigError            a setting is missing or wrong; names it and says what it should look like
 ├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
+├── UnsupportedStateError  torch's state around a call, which the worker does not follow; says what to do
 ├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
 ├── UnsupportedCodecError  the worker cannot read what the compression asked for makes; says what it can
@@ -100,6 +101,10 @@ class UnsupportedValueError(OffloadError):
         self.path = path
         self.kind = kind
         self.why = why
+
+
+class UnsupportedStateError(OffloadError):
+    """Torch's state around a call, which would change what a local model computes and does not travel."""
 
 
 class UnsupportedPatchError(OffloadError):

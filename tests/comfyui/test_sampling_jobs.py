@@ -315,6 +315,10 @@ def test_a_network_at_the_worker_sees_the_order_in_memory_that_one_here_does(fou
     }
 
 
+def test_a_network_at_the_worker_casts_as_one_here_does(found: Found) -> None:
+    assert found["autocast"] == {"same": True, "matters": True, "over": True}
+
+
 def test_a_model_of_quantised_weights_is_patched_and_merged_into_as_here(found: Found) -> None:
     runs = found["quantised"]
     for name in ("alone", "with a LoRA", "merged into"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
+from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.backends.base import (
     BackendInfo,
     Computed,
@@ -20,6 +20,7 @@ from comfy_gpu_offload.server.backends.base import (
     ModelNotFoundError,
     PatchSet,
     Report,
+    casting,
     model_errors,
     on_device,
 )
@@ -77,6 +78,7 @@ class FunctionBackend:
         *,
         patches: PatchSet | None = None,
         hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
     ) -> Computed:
         if fingerprint != self.fingerprint:
             raise ModelMismatchError("The model has changed.")
@@ -86,7 +88,8 @@ class FunctionBackend:
         self.hooks.append(hooks)
         with model_errors(ref.name, lambda: None):
             placed = on_device((args, dict(kwargs)), torch.device("cpu"))
-            return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 1e-5)
+            with casting(torch.device("cpu"), autocast):
+                return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 1e-5)
 
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None

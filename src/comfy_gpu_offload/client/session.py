@@ -12,7 +12,7 @@ import torch
 from ..errors import ExchangeTimeoutError, OffloadError
 from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
-from ..protocol.abilities import STRIDES
+from ..protocol.abilities import AUTOCAST, STRIDES
 from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
@@ -30,6 +30,7 @@ from .remote_model import OnProgress, RemoteModel
 from .sampling_runs import SamplingRuns
 from .skew import warn_of_skew
 from .timings import CallTimings
+from .torch_state import autocast_on, refuse_default_dtype
 from .upload_exchange import UploadExchange
 from .ways import Ways
 from .weight_patches import HookPatches, PatchUploads, WeightPatches
@@ -37,6 +38,7 @@ from .weight_patches import HookPatches, PatchUploads, WeightPatches
 __all__ = ["Session", "SessionOptions"]
 
 _CPU = torch.device("cpu")
+_OLDER = "this worker's release knows of none, so install the same on both sides"
 
 
 class Session:
@@ -170,6 +172,7 @@ class Session:
 
         Raises:
             UnsupportedValueError: an argument cannot travel.
+            UnsupportedStateError: torch's state around the call cannot.
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
@@ -187,6 +190,7 @@ class Session:
             patches=None if patches is None else patches.ref,
             hooks=None if hooks is None else hooks.ref,
             reply_strides=self._knows(STRIDES) or None,
+            autocast=autocast_on(device or _CPU, None if self._knows(AUTOCAST) else _OLDER),
         )
         call = Call(message, packed, host, device or _CPU, codec, patches, way, hooks)
         call.tracked = self._ways.track(call)
@@ -220,10 +224,12 @@ class Session:
 
         Raises:
             UnsupportedValueError: something in `job` cannot travel.
+            UnsupportedStateError: torch's state around the run cannot.
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
         started = perf_counter()
+        autocast_on(device or _CPU, "a whole loop at the worker computes without, so run each step")
         packed, host = self._travelling(pack(job, "job"))
         codec = self._ways.codec
         message = SampleJob(
@@ -254,6 +260,7 @@ class Session:
     def _travelling(self, packed: PackedTree) -> tuple[PackedTree, tuple[torch.Tensor, ...]]:
         """Return what travels, and its tensors on the CPU."""
         refuse_gradients(packed)
+        refuse_default_dtype()
         host = tuple([on_host(tensor) for tensor in packed.tensors])
         return packed, host if self._knows(STRIDES) else plain_tensors(packed, host)
 

@@ -21,7 +21,7 @@ from ..io.strides import with_strides
 from .messages import PROTOCOL_VERSION, Message, parse
 
 # Fields that a side which does not know of them would refuse, even where there is nothing in them.
-_LEFT_OUT = ("prediction", "hooks", "skipped", "folders", "reply_strides", "request", "waiting")
+_LEFT_OUT = ("prediction", "hooks", "skipped", "folders", "reply_strides", "autocast", "request", "waiting")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ class ForwardCalls:
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
             named = (message.model, message.fingerprint)
-            done = self._backend.forward(*named, args, kwargs, patches=patches, hooks=hooks)
+            done = self._backend.forward(
+                *named, args, kwargs, patches=patches, hooks=hooks, autocast=message.autocast
+            )
             return self._result(message, codec, done, (decode_s, queue_s), tracked)
 
         reply, first = self._replies.claim(message.request)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ...errors import MessageError
 from .base import LONGEST_PATH, PROTOCOL_VERSION, Message, MessageT
-from .calls import Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJob, WorkerTimings
+from .calls import Autocast, Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJob, WorkerTimings
 from .faults import Fault, FaultCode
 from .handshake import (
     MAX_SKIPPED,
@@ -34,6 +34,7 @@ __all__ = [
     "MAX_WARNINGS",
     "PROTOCOL_VERSION",
     "WARNING_CHARACTERS",
+    "Autocast",
     "Cancel",
     "Cancelled",
     "Coded",

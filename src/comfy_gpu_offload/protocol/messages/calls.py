@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 
+from ...io.dtypes import TORCH_DTYPES
 from .base import Identifier, Message, Seconds, ShortText
 from .handshake import ModelRef
 from .patches import HookRef, PatchRef
 from .prediction import Coded, Prediction
+
+
+class Autocast(Message):
+    """What `torch.autocast` does around a call.
+
+    Attributes:
+        caches: whether weights are cast once; cast copies with a gradient take other kernels.
+        gradients: the mode of the caller's thread, which decides whether they have one.
+    """
+
+    dtype: Literal["bfloat16", "float16"]
+    caches: bool
+    gradients: Literal["on", "off", "inference"]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch's."""
+        return TORCH_DTYPES[self.dtype]
 
 
 class Forward(Message):
@@ -20,6 +40,7 @@ class Forward(Message):
 
     Attributes:
         reply_strides: True where the reply's tensors are wanted with the strides they have.
+        autocast: None where it is off.
     """
 
     type: Literal["forward"] = "forward"
@@ -32,6 +53,7 @@ class Forward(Message):
     hooks: HookRef | None = None
     prediction: Prediction | None = None
     reply_strides: bool | None = None
+    autocast: Autocast | None = None
 
 
 class SampleJob(Message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import torch
 from ...io.buffers import aligned
 from ...io.strides import moved
 from ...io.tree import map_tensors
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob, SkippedEntry
+from ...protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob, SkippedEntry
 
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 
@@ -163,10 +163,12 @@ class Backend(Protocol):
         *,
         patches: PatchSet | None = None,
         hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
     ) -> Computed:
         """Runs the model; loads it first if need be. Tensors come on the CPU and may be used as they like.
 
-        `patches` are on its weights for this call alone, and over them those of `hooks`.
+        `patches` are on its weights for this call alone, and over them those of `hooks`. `autocast` is on
+        around the model, for the backend's own device.
 
         Raises:
             BadPatchesError: `patches` or `hooks` do not fit it; the model is as it was.
@@ -201,6 +203,25 @@ class Backend(Protocol):
 def on_device(tree: Any, device: torch.device) -> Any:
     """Return the tree with every tensor on `device`, strides kept, in memory fit to compute with (`aligned`)."""
     return map_tensors(tree, lambda tensor: aligned(moved(tensor, device)))
+
+
+def casting(device: torch.device, autocast: Autocast | None) -> AbstractContextManager[object]:
+    """Return `torch.autocast` for that device; for None, what does nothing."""
+    if autocast is None:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=autocast.torch_dtype, cache_enabled=autocast.caches)
+
+
+@contextmanager
+def computing_for(device: torch.device, autocast: Autocast | None) -> Iterator[None]:
+    """Compute as a caller under `autocast` does, with weights that require gradients.
+
+    Without it all modes compute the same; with it they do not, since cast copies of weights have gradients or not.
+    """
+    gradients = "inference" if autocast is None else autocast.gradients
+    inference, on = gradients == "inference", gradients == "on"
+    with torch.inference_mode(inference), torch.set_grad_enabled(on), casting(device, autocast):
+        yield
 
 
 def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from ...errors import UnsupportedValueError
 from ...io import tree
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
+from ...protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from . import comfyui_process
 from .base import (
     BackendInfo,
@@ -28,13 +28,14 @@ from .base import (
     ModelRunError,
     PatchSet,
     Report,
+    casting,
     model_errors,
     on_device,
     stop_at_blocks,
 )
 from .comfyui_beside import weights_beside
 from .comfyui_clones import LoadedModel
-from .comfyui_control_data import PREFIX
+from .comfyui_control_data import PREFIX, net_of
 from .comfyui_load_log import warnings_while_loading
 from .comfyui_methods import called
 from .comfyui_patch_reader import merged_models
@@ -127,10 +128,13 @@ class ComfyUIBackend:
         *,
         patches: PatchSet | None = None,
         hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
     ) -> Computed:
         """See `Backend`. In `kwargs`, ``control`` is as `comfyui_control_data` has it."""
         control = kwargs.get("control")
         started = perf_counter()
+        if autocast is not None and net_of(control) is not None:
+            raise ModelRunError("A ControlNet at the worker is not computed under torch.autocast: leave that out.")
         # First, so that the model is the last to leave memory for them.
         chain = self._chains.read_chain(control, self._net)
         nets_s = perf_counter() - started
@@ -146,7 +150,9 @@ class ComfyUIBackend:
                 call_kwargs["control"] = chain.compute(patcher, call_args[0] if call_args else None)
             elif control is not None:
                 call_kwargs["control"] = on_device(from_data(control), patcher.load_device)
-            result = called(patcher.model.diffusion_model, call_kwargs)(*call_args, **call_kwargs)
+            # Around the network alone: weights that are patched meanwhile stay for calls without.
+            with casting(patcher.load_device, autocast):
+                result = called(patcher.model.diffusion_model, call_kwargs)(*call_args, **call_kwargs)
             # Moving the result waits for the device, so the time is the model's own.
             result = on_device(result, torch.device("cpu"))
         return Computed(result, nets_s + load_s + placed - started, perf_counter() - placed)

@@ -14,7 +14,8 @@ import psutil
 import torch
 
 from ...digits.model import FOLDER as DIGITS_FOLDER
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
+from ...io.tree import map_tensors
+from ...protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from . import diffusers_sampling
 from .base import (
     BackendInfo,
@@ -27,6 +28,7 @@ from .base import (
     ModelNotFoundError,
     PatchSet,
     Report,
+    computing_for,
     model_errors,
     on_device,
     stop_at_blocks,
@@ -116,12 +118,13 @@ class DiffusersBackend:
         *,
         patches: PatchSet | None = None,
         hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
     ) -> Computed:
         """See `Backend`."""
         _refuse_patches(patches, hooks)
         loaded, load_s = self._current(ref, fingerprint)
         started = perf_counter()
-        with torch.inference_mode(), model_errors(ref.name, torch.cuda.empty_cache):
+        with computing_for(self._device, autocast), model_errors(ref.name, torch.cuda.empty_cache):
             moved = on_device((args, dict(kwargs)), self._device)
             result = _on_cpu(loaded.module(*moved[0], **moved[1]))
         return Computed(result, load_s, perf_counter() - started)
@@ -207,4 +210,4 @@ def _on_cpu(result: Any) -> Any:
         for key, value in result.items():
             result[key] = _on_cpu(value)
         return result
-    return on_device(result, _CPU)
+    return on_device(map_tensors(result, torch.Tensor.detach), _CPU)

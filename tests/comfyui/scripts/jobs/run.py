@@ -16,10 +16,10 @@ from bad_controls import bad_controls
 from bad_patches import bad_patches
 from bad_stock_patches import bad_stock_patches
 from behaviour import containers, given, independence, interrupted, previews, refusals
+from beside_values import autocast, memory_orders
 from conditioning import conditioning
 from equality import equality
 from low_memory import low_memory
-from memory_orders import memory_orders
 from merges import bad_merges, quantised, short_of_memory
 from obstacles import obstacles, unknown_stock_names
 from step_caches import step_caches
@@ -51,6 +51,7 @@ if __name__ == "__main__":
         "two_clients": two_clients(),
         "conditioning": conditioning(),
         "memory_orders": memory_orders(),
+        "autocast": autocast(),
         # Last: it has every model leave memory.
         "low_memory": low_memory(),
     }

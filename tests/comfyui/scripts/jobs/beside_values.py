@@ -1,4 +1,4 @@
-"""Tensors whose elements lie in another order in memory than torch's own: does the network see it at the worker?"""
+"""What a network at the worker sees besides values: tensors' order in memory, and `torch.autocast` around calls."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def memory_orders() -> dict[str, Any]:
         "matters": not torch.equal(expected, sampled(pair.stock, this)),
         "seen": seen_here == seen_there,
         "channels last": [list(strides) for strides in sorted(seen_here)],
+    }
+
+
+def autocast() -> dict[str, bool]:
+    """Whether a network at the worker casts as one here does, and no longer than it should."""
+    pair = Pair.of(_KIND)
+    this = case(_KIND)
+    plain = sampled(pair.stock, this)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, found = sampled(pair.stock, this), sampled(pair.remote, this)
+    return {
+        "same": torch.equal(expected, found),
+        "matters": not torch.equal(expected, plain),
+        "over": torch.equal(sampled(pair.remote, this), plain),
     }
 
 
