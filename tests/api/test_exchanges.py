@@ -142,7 +142,7 @@ def test_a_proxy_that_refuses_was_not_submitted(monkeypatch: pytest.MonkeyPatch)
         api.url = "https://nowhere.invalid/v2"
         with pytest.raises(RunPodNetworkError, match="HTTPS_PROXY") as caught:
             api.client(clock=FakeClock().clock).submit_job(PAYLOAD)
-        thread.join(10)
+        thread.join(60)
     assert not caught.value.connected
     assert not caught.value.maybe_submitted
 
@@ -241,7 +241,7 @@ def test_requests_may_overlap() -> None:
     together = threading.Barrier(4)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        together.wait(20)
+        together.wait(60)
         says(200, job_reply("RUNNING"))(handler)
 
     results: list[str] = []
@@ -328,7 +328,7 @@ def test_a_job_that_had_ended_by_then_is_not_cancelled(
         gate.set()
         for thread in threading.enumerate():
             if thread.name == "comfy-gpu-offload-runpod":
-                thread.join(20)
+                thread.join(60)
         assert len(api.requests) == 1
 
 

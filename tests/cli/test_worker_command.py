@@ -133,7 +133,7 @@ def test_nothing_secret_is_in_any_log_line(tmp_path: Path, caplog: pytest.LogCap
             connect(worker.url, "wrong-" + token)
         for frame in malformed_frames().values():
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"}
-            requests.post(f"{worker.url}/v1/forward", data=frame, headers=headers, timeout=10)
+            requests.post(f"{worker.url}/v1/forward", data=frame, headers=headers, timeout=60)
         worker.terminate()
         log = "".join(worker.log) + caplog.text
     assert "answered with the fault" in log

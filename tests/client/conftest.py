@@ -25,5 +25,5 @@ def worker(backend: FunctionBackend) -> Iterator[ThreadWorker]:
 
 @pytest.fixture
 def session(worker: ThreadWorker) -> Iterator[Session]:
-    with connect(worker.url, retry_s=10) as made:
+    with connect(worker.url, retry_s=60) as made:
         yield made

@@ -45,7 +45,7 @@ def worker(backend: FunctionBackend) -> Iterator[ThreadWorker]:
 
 @pytest.fixture
 def session(worker: ThreadWorker) -> Iterator[Session]:
-    with connect(worker.url, compression="planes", retry_s=10) as made:
+    with connect(worker.url, compression="planes", retry_s=60) as made:
         yield made
 
 
@@ -252,7 +252,7 @@ def test_a_worker_of_other_arithmetic_costs_no_resend_in_every_run(
 def test_a_lost_reply_is_asked_for_again_and_the_run_stays_foretold(
     worker: ThreadWorker, backend: FunctionBackend
 ) -> None:
-    with BreakingProxy(worker.port) as proxy, connect(proxy.url, compression="planes", retry_s=10) as session:
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, compression="planes", retry_s=60) as session:
         model = session.model("velocity")
         run = steps(model)
         for step in range(STEPS - 1):
@@ -291,7 +291,7 @@ def forgetful_worker(backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch) 
 def test_runs_that_drive_each_other_out_at_the_worker_go_on_without_prediction(
     forgetful_worker: ThreadWorker,
 ) -> None:
-    with connect(forgetful_worker.url, compression="planes", retry_s=10) as session:
+    with connect(forgetful_worker.url, compression="planes", retry_s=60) as session:
         model = session.model("velocity")
         runs = [steps(model, seed) for seed in (1, 2)]
         for _ in range(STEPS):
@@ -306,7 +306,7 @@ def test_runs_that_drive_each_other_out_at_the_worker_go_on_without_prediction(
 def test_a_run_beside_which_nothing_runs_is_foretold_by_a_forgetful_worker(
     forgetful_worker: ThreadWorker,
 ) -> None:
-    with connect(forgetful_worker.url, compression="planes", retry_s=10) as session:
+    with connect(forgetful_worker.url, compression="planes", retry_s=60) as session:
         model = session.model("velocity")
         for seed in (1, 2):
             assert torch.equal(last_of(steps(model, seed)), last_of(steps(velocity, seed)))

@@ -91,7 +91,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(
     worker: ThreadWorker, backend: FunctionBackend, at: int
 ) -> None:
     paced(backend)
-    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10) as session:
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=60) as session:
         model = session.model("echo")
         proxy.break_after_down = proxy.down + at
         seen: Seen = []
@@ -107,7 +107,7 @@ def test_a_result_that_was_lost_or_altered_is_fetched_and_not_computed_again(
     worker: ThreadWorker, backend: FunctionBackend, what: str
 ) -> None:
     large = torch.randn(1, 4, 256, 256)
-    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=10, compression="none") as session:
+    with BreakingProxy(worker.port) as proxy, connect(proxy.url, retry_s=60, compression="none") as session:
         model = session.model("echo")
         setattr(proxy, f"{what}_after_down", proxy.down + 500_000)
         result, timings = model.sample(fields(steps=2), job(large))
@@ -124,7 +124,7 @@ def test_a_worker_that_was_restarted_begins_anew_and_gives_the_same(
     with (
         ThreadWorker(fresh) as second,
         BreakingProxy(worker.port) as proxy,
-        connect(proxy.url, retry_s=10) as session,
+        connect(proxy.url, retry_s=60) as session,
     ):
         model = session.model("echo")
 
@@ -146,7 +146,7 @@ def test_a_run_whose_worker_is_back_says_so_with_its_next_step(
     paced(backend)
     told: list[str] = []
     with BreakingProxy(worker.port) as proxy:
-        session = connect_from(given_settings(url=proxy.url, retry_s=10), notify=told.append)
+        session = connect_from(given_settings(url=proxy.url, retry_s=60), notify=told.append)
 
         def on_progress(step: int, *_: Any) -> None:
             if step == 2 and proxy.break_after_down is None:
@@ -191,7 +191,7 @@ def test_a_check_that_raises_ends_the_run_here_and_at_the_worker(
         with pytest.raises(InterruptedError):
             model.sample(fields(steps=100), job(), on_progress)
         assert steps[-1] < 50
-        assert backend.interrupted.wait(5)
+        assert backend.interrupted.wait(60)
         stop.clear()
         result, _ = model.sample(fields(), job())
     assert torch.equal(result, expected())
@@ -260,5 +260,5 @@ def test_a_forward_call_of_another_client_waits_for_the_run(
                 calling.start()
 
         model.sample(fields(steps=8), job(), on_progress)
-        calling.join(10)
+        calling.join(60)
     assert steps_before == [8]

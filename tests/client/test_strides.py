@@ -41,7 +41,7 @@ VIEWS = {
 
 @pytest.fixture(params=["none", "planes", "auto"])
 def coded(request: pytest.FixtureRequest, worker: ThreadWorker) -> Iterator[Session]:
-    with connect(worker.url, compression=request.param, retry_s=10) as made:
+    with connect(worker.url, compression=request.param, retry_s=60) as made:
         yield made
 
 

@@ -13,12 +13,12 @@ from .harness.workflow import DIGITS, UNET, Model, Sampling, Scene
 
 pytestmark = pytest.mark.comfyui
 
-# The button is looked for ten times a second, and the first look after it was pressed ends the wait. How long the
-# whole takes depends on what else the machine does, so looks are counted: at least two a second.
+# The first look for the button after it was pressed ends the wait. How often it is looked for depends on what else
+# the machine does, so looks are counted within one wait. The times only end what hangs: nothing but the button ends
+# the waits below.
 LOOKS = 20
-LOOKS_WITHIN_S = 10.0
-# Far less than what is waited for below, far more than ComfyUI itself takes to end a prompt.
-ENDS_WITHIN_S = 10.0
+LOOKS_WITHIN_S = 120.0
+ENDS_WITHIN_S = 120.0
 
 
 def stop(site: Site, prompt: str, looks: int = LOOKS) -> None:
@@ -43,7 +43,7 @@ def test_a_waiting_call_ends_and_the_worker_is_told(site: Site, listed: Callable
         prompt = queue(site, node, listed(DIGITS), seed)
         site.proxy.wait_for("forward")
         stop(site, prompt)
-        site.proxy.wait_for("cancel", timeout_s=5)
+        site.proxy.wait_for("cancel", timeout_s=60)
         assert len(site.proxy.exchanges("forward")) == 1
     scene = Scene.of(DIGITS, seed=seed)
     scene.sample("KSampler", scene.workflow.local(DIGITS), Sampling(seed=seed), "stock")

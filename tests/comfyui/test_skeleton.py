@@ -1,4 +1,4 @@
-"""No weights on the client: what the stand-in of a large model costs."""
+"""No weights on the client: the memory of a large model's stand-in. Its time: benchmarks/stand_in.py."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def run(site: Site, *arguments: str | Path) -> str:
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("qwen-image-20b", 20e9), ("wan-14b", 14e9)])
-def test_a_large_models_stand_in_is_quick_and_small(
-    site: Site, tmp_path: Path, name: str, parameters: float
-) -> None:
+def test_a_large_models_stand_in_is_small(site: Site, tmp_path: Path, name: str, parameters: float) -> None:
     frame = tmp_path / "description.bin"
     run(site, "describe", name, frame)
     cost = json.loads(run(site, "build", frame).splitlines()[-1])
@@ -40,4 +38,3 @@ def test_a_large_models_stand_in_is_quick_and_small(
     assert cost["weights"] > parameters
     assert cost["resident"] == 0
     assert cost["grown_bytes"] < 50e6
-    assert cost["seconds"] < 1.0

@@ -63,7 +63,7 @@ def test_where_it_cannot_be_had_nothing_happens() -> None:
 def test_the_loss_of_the_other_side_is_noticed_whether_or_not_something_was_sent(sent: bytes) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_connection(listener.getsockname(), timeout=20) as near,
+        socket.create_connection(listener.getsockname(), timeout=60) as near,
         listener.accept()[0] as far,
     ):
         notice_loss(near, gone_s=1)

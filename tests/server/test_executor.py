@@ -18,11 +18,11 @@ class Bench:
         self.holding = threading.Event()
         self.executor = Executor()
         self.first = self.submit("holder", "hold", self._hold)
-        assert self.holding.wait(10)
+        assert self.holding.wait(60)
 
     def _hold(self, _: float) -> str:
         self.holding.set()
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         return "held"
 
     def submit(self, client: str, name: str, function: Any = None) -> Future[Any]:

@@ -143,7 +143,7 @@ def test_a_request_that_failed_is_computed_again(handler: Handler, backend: Func
 def test_a_request_asked_for_again_while_it_runs_joins_it(handler: Handler, backend: FunctionBackend) -> None:
     frame = forward_frame(torch.ones(2), model="wait").joined()
     first = handler.submit(frame)
-    assert backend.started.wait(10)
+    assert backend.started.wait(60)
     second = handler.submit(bytes(frame))
     backend.release.set()
     assert first.result(10).joined() == second.result(10).joined()
@@ -297,7 +297,7 @@ def test_a_result_that_cannot_travel_is_named(handler: Handler, backend: Functio
 
 def test_cancel_ends_a_running_call(handler: Handler, backend: FunctionBackend) -> None:
     running = handler.submit(forward_frame(torch.ones(1), model="wait").joined())
-    assert backend.started.wait(10)
+    assert backend.started.wait(60)
     answer = ask(handler, seal(Cancel(request="request-1"))).message
     assert answer == Cancelled(request="request-1", state="running")
     ended = open_frame(running.result(10).joined()).message
@@ -308,7 +308,7 @@ def test_cancel_ends_a_running_call(handler: Handler, backend: FunctionBackend) 
 
 def test_cancel_takes_a_waiting_call_out(handler: Handler, backend: FunctionBackend) -> None:
     running = handler.submit(forward_frame(torch.ones(1), model="wait").joined())
-    assert backend.started.wait(10)
+    assert backend.started.wait(60)
     waiting = handler.submit(forward_frame(torch.ones(1), request="request-2").joined())
     assert ask(handler, seal(Cancel(request="request-2"))).message.state == "queued"
     ended = open_frame(waiting.result(10).joined()).message
@@ -321,7 +321,7 @@ def test_cancel_takes_a_waiting_call_out(handler: Handler, backend: FunctionBack
 def test_stopping_finishes_the_running_call_and_refuses_the_rest(backend: FunctionBackend) -> None:
     handler = Handler(backend)
     running = handler.submit(forward_frame(torch.ones(1), model="wait").joined())
-    assert backend.started.wait(10)
+    assert backend.started.wait(60)
     assert not handler.close(0.01)
     refused = fault(handler, forward_frame(torch.ones(1), request="request-2"))
     assert (refused.code, refused.retryable) == (FaultCode.STOPPING, True)

@@ -34,7 +34,7 @@ def server() -> Iterator[HttpServer]:
 
 def converse(server: HttpServer, *pieces: bytes) -> bytes:
     """Everything the server answers to these bytes until it closes the connection."""
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         for piece in pieces:
             sock.sendall(piece)
         sock.shutdown(socket.SHUT_WR)
@@ -72,7 +72,7 @@ def test_requests_one_after_another_are_answered_in_order(server: HttpServer) ->
 
 
 def test_a_client_that_waits_to_be_asked_for_the_body_is_asked(server: HttpServer) -> None:
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
         assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"abc")
@@ -80,7 +80,7 @@ def test_a_client_that_waits_to_be_asked_for_the_body_is_asked(server: HttpServe
 
 
 def test_http_1_0_gets_one_answer_and_a_closed_connection(server: HttpServer) -> None:
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(b"GET /a HTTP/1.0\r\n\r\n")
         answer = bytearray()
         while data := sock.recv(1000):
@@ -141,7 +141,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
 
 def test_a_client_that_stalls_holds_up_nobody_and_is_let_go() -> None:
     server = HttpServer(echo, "127.0.0.1", 0, limits=ServerLimits(idle_s=0.5, progress_s=0.2))
-    with socket.create_connection(server.address, timeout=10) as stalled:
+    with socket.create_connection(server.address, timeout=60) as stalled:
         stalled.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
         assert status_of(converse(server, b"GET /b HTTP/1.1\r\n\r\n")) == 200
         assert stalled.recv(10) == b""
@@ -170,10 +170,10 @@ def trusting(request: Request) -> Reply:
 
 def test_more_connections_than_allowed_are_refused() -> None:
     server = HttpServer(trusting, "127.0.0.1", 0, limits=ServerLimits(connections=1))
-    with socket.create_connection(server.address, timeout=10) as first:
+    with socket.create_connection(server.address, timeout=60) as first:
         first.sendall(b"GET /1 HTTP/1.1\r\n\r\n")
         assert first.recv(1000)
-        with socket.create_connection(server.address, timeout=10) as second:
+        with socket.create_connection(server.address, timeout=60) as second:
             assert second.recv(10) == b""
     server.close()
 
@@ -184,18 +184,18 @@ def test_closing_lets_a_reply_on_its_way_finish_and_ends_idle_connections() -> N
     def slow(request: Request) -> Reply:
         if request.path == "/slow":
             begun.set()
-            go_on.wait(10)
+            go_on.wait(60)
         return Reply(200, (b"done",))
 
     server = HttpServer(slow, "127.0.0.1", 0)
     with (
-        socket.create_connection(server.address, timeout=10) as busy,
-        socket.create_connection(server.address, timeout=10) as idle,
+        socket.create_connection(server.address, timeout=60) as busy,
+        socket.create_connection(server.address, timeout=60) as idle,
     ):
         idle.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert idle.recv(1000)
         busy.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
-        assert begun.wait(10)
+        assert begun.wait(60)
         closing = threading.Thread(target=server.close)
         closing.start()
         assert idle.recv(10) == b""
@@ -203,9 +203,9 @@ def test_closing_lets_a_reply_on_its_way_finish_and_ends_idle_connections() -> N
         answer = busy.recv(1000)
         assert answer.endswith(b"done")
         assert b"Connection: close" in answer
-    closing.join(10)
+    closing.join(60)
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(server.address, timeout=10)
+        socket.create_connection(server.address, timeout=60)
 
 
 def test_empty_lines_before_a_request_are_passed_over(server: HttpServer) -> None:
@@ -264,13 +264,13 @@ def test_the_last_reply_arrives_whole_though_empty_lines_came_meanwhile() -> Non
 
     def slow(_: Request) -> Reply:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return Reply(200, (body,))
 
     server = HttpServer(slow, "127.0.0.1", 0)
     with small_buffered(server) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nKeep-Warm: 102\r\n\r\n")
-        assert begun.wait(10)
+        assert begun.wait(60)
         sock.sendall(b"\r\n")
         closing = threading.Thread(target=server.close)
         closing.start()
@@ -278,5 +278,5 @@ def test_the_last_reply_arrives_whole_though_empty_lines_came_meanwhile() -> Non
             threading.Event().wait(0.01)
         go_on.set()
         assert read_slowly(sock) > len(body)
-    closing.join(10)
+    closing.join(60)
     assert not closing.is_alive()

@@ -78,7 +78,7 @@ def test_a_worker_that_ends_refuses_what_waits_and_finishes_the_call_that_runs()
 
         try:
             running = threads.submit(answer, "wait")
-            assert backend.started.wait(10)
+            assert backend.started.wait(60)
             waiting = threads.submit(answer, "double")
             ending = threads.submit(worker.stop)
             refused = waiting.result(10).message

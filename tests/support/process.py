@@ -72,7 +72,7 @@ class WorkerProcess:
     def _read_to_the_end(self) -> None:
         """What it said last may still be in the pipe when it has ended."""
         for reader in self._readers:
-            reader.join(10)
+            reader.join(60)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class LoopbackApi:
 
     def wait_for(self, request: tuple[str, str]) -> bool:
         with self.asked:
-            return self.asked.wait_for(lambda: request in self.requests, timeout=20)
+            return self.asked.wait_for(lambda: request in self.requests, timeout=60)
 
 
 @contextmanager
@@ -135,4 +135,4 @@ def loopback_api(*answers: Answer, tls: ssl.SSLContext | None = None, reads: boo
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)

@@ -78,12 +78,12 @@ def edge(worker: EchoWorker) -> Iterator[LoadBalancerEdge]:
 
 def ask(edge: LoadBalancerEdge, data: Any = b"hello", path: str = "/echo", **headers: str) -> requests.Response:
     sent = {"Authorization": f"Bearer {edge.key}", "Content-Type": "application/octet-stream", **headers}
-    return requests.post(edge.url + path, data=data, headers=sent, timeout=20)
+    return requests.post(edge.url + path, data=data, headers=sent, timeout=60)
 
 
 def health(edge: LoadBalancerEdge) -> dict[str, int]:
     headers = {"Authorization": f"Bearer {edge.key}"}
-    reply = requests.get(f"{edge.base_url}/{ENDPOINT}/health", headers=headers, timeout=20)
+    reply = requests.get(f"{edge.base_url}/{ENDPOINT}/health", headers=headers, timeout=60)
     assert reply.status_code == 200
     return {state: count for state, count in reply.json()["workers"].items() if count}
 
@@ -154,7 +154,7 @@ def test_a_reply_over_the_limit_is_refused(edge: LoadBalancerEdge, worker: EchoW
 
 def test_a_reply_of_unknown_length_comes_through_piece_by_piece(edge: LoadBalancerEdge, worker: EchoWorker) -> None:
     headers = {"Authorization": f"Bearer {edge.key}"}
-    with requests.post(f"{edge.url}/stream", headers=headers, stream=True, timeout=20) as reply:
+    with requests.post(f"{edge.url}/stream", headers=headers, stream=True, timeout=60) as reply:
         assert reply.raw.read(3) == b"one"  # while the worker still waits to send the rest
         worker.release.set()
         assert reply.raw.read() == b"twothree"
@@ -295,7 +295,7 @@ def test_a_fault_can_be_of_one_path(edge: LoadBalancerEdge) -> None:
     assert ask(edge).status_code == 200
     assert ask(edge, path="/other").status_code == 502
     url = f"{edge.base_url}/{ENDPOINT}/health"
-    assert requests.get(url, timeout=20).status_code == 429
+    assert requests.get(url, timeout=60).status_code == 429
 
 
 @pytest.mark.parametrize("after_bytes", [None, 300_000])
@@ -347,6 +347,6 @@ def test_the_apis_side_tells_the_two_kinds_of_endpoints_apart(edge: LoadBalancer
 
 def test_the_apis_side_asks_for_the_key_and_the_endpoint(edge: LoadBalancerEdge) -> None:
     url = f"{edge.base_url}/{ENDPOINT}/health"
-    assert requests.get(url, timeout=20).status_code == 401
+    assert requests.get(url, timeout=60).status_code == 401
     headers = {"Authorization": f"Bearer {edge.key}"}
-    assert requests.get(f"{edge.base_url}/another/health", headers=headers, timeout=20).status_code == 404
+    assert requests.get(f"{edge.base_url}/another/health", headers=headers, timeout=60).status_code == 404

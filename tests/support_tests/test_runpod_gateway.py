@@ -63,7 +63,7 @@ def status(gateway: RunPodGateway, job_id: str) -> dict[str, Any]:
 def from_worker(gateway: RunPodGateway, method: str, path: str, body: Any = None) -> requests.Response:
     """As the SDK asks: no key, and a query that goes on."""
     url = f"{gateway.base_url}/{ENDPOINT}/{path}&job_in_progress=0"
-    return requests.request(method, url, data=json.dumps(body), timeout=20)
+    return requests.request(method, url, data=json.dumps(body), timeout=60)
 
 
 def take(gateway: RunPodGateway, worker: str = "w1") -> Any:

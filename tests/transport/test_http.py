@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from time import monotonic
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ from comfy_gpu_offload.transport.base import Timeouts
 from comfy_gpu_offload.transport.health import Health, ping
 from comfy_gpu_offload.transport.http import HttpTransport
 
-QUICK = Timeouts(connect_s=2.0, exchange_s=5.0)
+QUICK = Timeouts(connect_s=60.0, exchange_s=60.0)
 CANCEL = seal(Cancel(request="nothing-1"))
 
 
@@ -287,10 +286,11 @@ def test_nothing_of_a_call_that_failed_is_kept() -> None:
 def test_a_check_also_ends_an_upload_nobody_reads() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     frame = forward_frame(torch.zeros(20_000_000))
-    started = monotonic()
+    looks = []
 
     def check() -> None:
-        if monotonic() - started > 0.3:
+        looks.append(None)
+        if len(looks) == 3:
             raise StopError
 
     with pytest.raises(StopError):

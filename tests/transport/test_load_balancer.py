@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -144,12 +143,11 @@ def test_waiting_for_a_worker_can_be_interrupted() -> None:
         if stop.is_set():
             raise InterruptedError
 
-    with LoadBalancerEdge(limits=EdgeLimits(hold_s=30)) as edge:
+    # The edge lets go of nothing before the test's end: only the check can end the wait.
+    with LoadBalancerEdge(limits=EdgeLimits(hold_s=3600)) as edge:
         threading.Timer(0.5, stop.set).start()
-        started = monotonic()
         with pytest.raises(InterruptedError):
             connect_from(settings(edge), check=check)
-        assert monotonic() - started < 15, "it was noticed only when the edge let go"
 
 
 def test_another_400_is_not_taken_for_a_start(session: Session, edge: LoadBalancerEdge) -> None:

@@ -59,7 +59,7 @@ def test_nothing_is_sent_on_a_connection_while_a_request_is_read_from_it(
     worker = HttpServer(slow, "127.0.0.1", 0, server)
     trusting = ssl.create_default_context(cafile=str(certificate[0]))
     with (
-        socket.create_connection(worker.address, timeout=10) as plain,
+        socket.create_connection(worker.address, timeout=60) as plain,
         trusting.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
     ):
         sock.sendall(b"POST / HTTP/1.1\r\nKeep-Warm: 102\r\nContent-Length: 2\r\n\r\na")

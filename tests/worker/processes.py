@@ -72,7 +72,7 @@ class ServerProcess:
         """Waits for its end; the exit status."""
         status = self.process.wait(60)
         for reader in self._readers:
-            reader.join(10)
+            reader.join(60)
         return status
 
     def terminate(self) -> int:

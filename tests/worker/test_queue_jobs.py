@@ -209,7 +209,7 @@ def test_cancelling_a_job_stops_the_model_and_the_next_job_runs(jobs: QueueJobs,
             await waiting
         assert backend.interrupted.is_set()
         following = job(forward_frame(torch.ones(3), model="double", request="request-2"))
-        return await asyncio.wait_for(jobs.answer(following), 10)
+        return await asyncio.wait_for(jobs.answer(following), 60)
 
     assert torch.equal(opened(asyncio.run(scene())).unpack(), torch.ones(3) * 2)
 
@@ -226,7 +226,7 @@ def test_cancelling_a_job_that_waits_its_turn_leaves_the_running_one_alone(
         with pytest.raises(asyncio.CancelledError):
             await queued
         backend.release.set()
-        return await asyncio.wait_for(running, 10)
+        return await asyncio.wait_for(running, 60)
 
     assert torch.equal(opened(asyncio.run(scene())).unpack(), torch.ones(1))
     assert [name for name, _, _ in backend.calls] == ["wait"]
@@ -240,7 +240,7 @@ def test_a_job_cancelled_before_its_frame_was_read_ends_its_call(
 
     def slowly(frame: Any) -> Any:
         reading.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return submit(frame)
 
     monkeypatch.setattr(handler, "submit", slowly)
@@ -283,7 +283,7 @@ def test_a_cancel_may_come_as_a_job_too(jobs: QueueJobs, backend: FunctionBacken
         running = asyncio.ensure_future(jobs.answer(job(forward_frame(torch.ones(1), model="wait"))))
         assert await begun(backend)
         cancelled = await jobs.answer(job(seal(Cancel(request="request-1"))))
-        return cancelled, await asyncio.wait_for(running, 10)
+        return cancelled, await asyncio.wait_for(running, 60)
 
     cancelled, ended = asyncio.run(scene())
     assert opened(cancelled).message == Cancelled(request="request-1", state="running")

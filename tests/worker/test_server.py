@@ -52,7 +52,7 @@ def test_ping_says_204_until_the_model_is_loaded_and_then_200_on_both_ports(tmp_
     with server_process(tmp_path, **ENDPOINT, **given) as server:
         assert states_until_ready(server, port, health) == [[204, 200], [204, 200]]
         server.ready()
-        assert requests.post(f"http://127.0.0.1:{health}/v1/hello", timeout=10).status_code == 404
+        assert requests.post(f"http://127.0.0.1:{health}/v1/hello", timeout=60).status_code == 404
         assert server.terminate() == 0
     assert "loading digits" in "".join(server.log)
     assert pinged(port) is pinged(health) is None

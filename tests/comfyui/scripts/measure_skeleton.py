@@ -1,6 +1,7 @@
 """What the stand-in of a large model costs: time and resident memory.
 
-    PYTHON measure_skeleton.py COMFYUI_ROOT describe MODEL FILE    what a worker would say of the model
+    PYTHON measure_skeleton.py COMFYUI_ROOT describe MODEL FILE    what a worker would say of the model; prints
+                                                                   the seconds that ComfyUI took to build it
     PYTHON measure_skeleton.py COMFYUI_ROOT build FILE             builds the stand-in; prints JSON
 
 Two processes, so that the description's making is no part of what is measured.
@@ -54,7 +55,9 @@ def describe(name: str, file: Path) -> None:
     kind, unet_config = MODELS[name]
     config = getattr(comfy.supported_models, kind)(dict(unet_config))
     config.set_inference_dtype(torch.bfloat16, None)
+    started = perf_counter()
     model = config.get_model({}, "", device="meta")
+    print(json.dumps({"seconds": perf_counter() - started}))
     file.write_bytes(encode({}, pack(_details(model, name)).skeleton).joined())
 
 

@@ -164,7 +164,7 @@ def test_threads_encode_and_decode_at_the_same_time() -> None:
     started = threading.Barrier(len(latents))
 
     def there_and_back(latent: torch.Tensor) -> bool:
-        started.wait(timeout=10)
+        started.wait(timeout=60)
         for _ in range(5):
             frame = encode({}, None, [Part("x", latent)], codecs.PLANES)
             (received,) = decode(frame.joined()).tensors
