@@ -17,7 +17,7 @@ from worker.queue_jobs import JobOutput, QueueJobs
 from worker.settings import WorkerSettings, load_worker_settings
 from worker.start import exit_status, handler_options, ready_backend
 
-from comfy_gpu_offload.config.settings import load_settings
+from comfy_gpu_offload.config.findings import checked_settings
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.server.memory import keep_freed_memory
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def _run() -> None:
-    worker, settings = load_worker_settings(), load_settings()
+    worker, settings = load_worker_settings(), checked_settings()
     if importlib.util.find_spec("runpod") is None:
         raise ConfigError(
             f"RunPod's SDK is not installed for {sys.executable}: install worker/requirements.txt there."

@@ -18,7 +18,8 @@ from worker.settings import WorkerSettings, load_worker_settings
 from worker.start import exit_status, handler_options, ready_backend
 
 from comfy_gpu_offload.cli.worker_command import serve_process
-from comfy_gpu_offload.config.settings import PREFIX, Settings, load_settings
+from comfy_gpu_offload.config.findings import checked_settings
+from comfy_gpu_offload.config.settings import PREFIX, Settings
 from comfy_gpu_offload.config.token_strength import advice, weakness
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.app import Routes, WorkerState
@@ -39,7 +40,7 @@ def main() -> int:
 
 
 def _run() -> None:
-    worker, settings = load_worker_settings(), load_settings()
+    worker, settings = load_worker_settings(), checked_settings()
     options = handler_options(settings)
     token = _token(worker, settings)
     # Without a token only the edge can reach this, under names that are the platform's to choose.

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.support.backend import FunctionBackend
+from tests.support.process import environment
 from tests.support.runpod_edge import EdgeLimits, LoadBalancerEdge
 from tests.support.runpod_gateway import ENDPOINT, KEY, RunPodGateway
 from tests.support.runpod_worker import SdkWorker
@@ -13,8 +18,10 @@ from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload.cli.main import main
 from comfy_gpu_offload.config.settings import Settings, variable
+from comfy_gpu_offload.server.backends.base import BackendInfo
 from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
 
+ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-that-nobody-may-see"
 
 
@@ -103,7 +110,7 @@ def test_what_is_passed_over_is_told(
     said = capsys.readouterr().out
     assert str(tmp_path / ".env") in lines(said)["settings"]
     assert "URL wins over RUNPOD_ENDPOINT_ID" in said
-    assert "COMFY_GPU_OFFLOAD_TOKENS is no setting of this command; did you mean COMFY_GPU_OFFLOAD_TOKEN?" in said
+    assert "COMFY_GPU_OFFLOAD_TOKENS is no setting and does nothing; did you mean COMFY_GPU_OFFLOAD_TOKEN?" in said
 
 
 def test_plain_http_where_a_worker_speaks_https_is_told(
@@ -139,6 +146,64 @@ def test_a_worker_without_models_is_no_use(
         assert "no models: put one into /srv/models" in capsys.readouterr().err
         assert main(["models"]) == 0
         assert "put one into /srv/models" in capsys.readouterr().out
+
+
+class OfRelease(DiffusersBackend):
+    """A worker whose ComfyUI is of some release."""
+
+    def info(self) -> BackendInfo:
+        return replace(super().info(), comfyui="0.33.0")
+
+
+@pytest.mark.parametrize(
+    ("here", "says"),
+    [
+        ("0.33.0", "ComfyUI 0.33.0, "),
+        ("0.3.64", "ComfyUI is 0.3.64 here and 0.33.0 at the worker"),
+        (None, "--comfyui PATH names it"),
+    ],
+)
+def test_both_sides_comfyui_is_compared(
+    here: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = []
+    if here is not None:
+        (tmp_path / "comfyui_version.py").write_text(f'# generated\n__version__ = "{here}"\n')
+        options = ["--comfyui", str(tmp_path)]
+    with ThreadWorker(OfRelease()) as worker:
+        monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url)
+        assert main(["doctor", *options]) == 0
+    said = capsys.readouterr().out
+    assert says in said
+    assert ("at the worker: pictures of one seed may differ" in said) is (here == "0.3.64")
+
+
+def test_the_comfyui_that_the_pack_lies_in_is_found(tmp_path: Path) -> None:
+    """As a user runs it: from a copy in custom_nodes, whatever else is named."""
+    pack = tmp_path / "ComfyUI" / "custom_nodes" / "comfy-gpu-offload"
+    shutil.copytree(ROOT / "src", pack / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "ComfyUI" / "comfyui_version.py").write_text('__version__ = "0.3.64"\n')
+    with ThreadWorker(OfRelease()) as worker:
+        (pack / ".env").write_text(f"COMFY_GPU_OFFLOAD_URL={worker.url}\nCOMFY_GPU_OFFLOAD_TOKENS=1\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "comfy_gpu_offload", "doctor"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**environment(), "PYTHONPATH": str(pack / "src")},
+            cwd=tmp_path,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "ComfyUI is 0.3.64 here and 0.33.0 at the worker" in done.stdout
+    assert "COMFY_GPU_OFFLOAD_TOKENS is no setting and does nothing" in done.stdout
+
+
+def test_what_is_no_comfyui_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", "http://127.0.0.1:9")
+    assert main(["doctor", "--comfyui", str(tmp_path)]) == 2
+    assert "no ComfyUI folder" in capsys.readouterr().err
 
 
 def test_a_queue_endpoint_is_told_by_its_counts_and_tried(

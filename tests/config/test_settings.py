@@ -9,10 +9,8 @@ from comfy_gpu_offload.config.settings import (
     PREFIX,
     Settings,
     checked_url,
-    env_files,
     given_settings,
     load_settings,
-    unknown_variables,
     variable,
 )
 from comfy_gpu_offload.errors import ConfigError
@@ -77,14 +75,6 @@ def test_a_folder_may_begin_with_the_users_own(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv(variable(name), "~nobody-of-that-name/here")
     with pytest.raises(ConfigError, match=variable(name)):
         load_settings()
-
-
-def test_what_looks_like_a_setting_and_is_none_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMFY_GPU_OFFLOAD_UR", "http://127.0.0.1:1")
-    monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", "http://127.0.0.1:1")
-    (tmp_path / ".env").write_text("COMFY_GPU_OFFLOAD_TOKENS=1\nOTHER=2\nCOMFY_GPU_OFFLOAD_RETRY_S=7\n")
-    assert unknown_variables() == ["COMFY_GPU_OFFLOAD_TOKENS", "COMFY_GPU_OFFLOAD_UR"]
-    assert env_files()[-1] == tmp_path / ".env"
 
 
 def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

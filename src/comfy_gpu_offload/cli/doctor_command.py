@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import platform
+import re
 import socket
 import statistics
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -22,10 +23,11 @@ from ..client.connect import connect_from
 from ..client.remote_model import RemoteModel
 from ..client.session import Session
 from ..config.endpoint import Direct, Serverless, configured
+from ..config.findings import found
 from ..config.proxies import proxy_for
-from ..config.settings import PREFIX, Settings, env_files, load_settings, unknown_variables, variable
+from ..config.settings import Settings, env_files, load_settings
 from ..digits.conditioning import conditioning
-from ..errors import ConnectError, OffloadError
+from ..errors import ConfigError, ConnectError, OffloadError
 from ..transport.configured import kind_of
 from ..transport.health import Health, ping
 from ..version import __version__
@@ -45,6 +47,9 @@ _MEANINGS = {
     Health.UNREACHABLE: "no answer. An https worker (--tls-cert) needs https:// in the address, any other http://",
 }
 
+# Read, not run: it may be anything.
+_RELEASE = re.compile(r"""^__version__\s*=\s*["']([\w.+-]{1,40})["']""", re.MULTILINE)
+
 T = TypeVar("T")
 
 
@@ -52,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument(
         "--model", type=short_text(256), help="also load this model there, and call it where that is known how"
+    )
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        metavar="PATH",
+        help="the ComfyUI that is used here, to compare its release with the worker's; need not be said where the "
+        "pack lies in it",
     )
     parser.epilog = "Exit status: 0 if a forward call would work, 1 if not, 2 if a setting is wrong."
 
@@ -63,8 +75,11 @@ def run(options: argparse.Namespace) -> int:
         OffloadError: what failed, and what to do about it.
     """
     logging.getLogger().setLevel(logging.ERROR)
+    for finding in found():
+        if not finding.is_error:  # which ends it below
+            _doubt("settings", finding.text)
     settings = _checked("settings", load_settings)
-    _unknown()
+    here = _checked("--comfyui", lambda: _comfyui_here(options.comfyui))
     target = _settings(settings)
     _network(target)
     if isinstance(target, Serverless):
@@ -72,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         _ping(target, settings)
     with _session(settings) as session:
-        _versions(session)
+        _versions(session, here)
         _models(session, options.model)
         round_trip_s = _link(session)
         call_s = _forward(session, options.model)
@@ -101,8 +116,6 @@ def _settings(settings: Settings) -> Direct | Serverless:
     if isinstance(target, Direct):
         token = "with a token" if target.token is not None else "without a token"
         _say("settings", f"a worker at {target.url}, {token}{_source()}")
-        if settings.runpod_endpoint_id is not None:
-            _doubt("settings", f"{PREFIX}URL wins over RUNPOD_ENDPOINT_ID: empty it to use the endpoint")
     else:
         _say("settings", f"RunPod endpoint {target.endpoint_id}, kind: {target.kind}{_source()}")
     return target
@@ -111,15 +124,6 @@ def _settings(settings: Settings) -> Direct | Serverless:
 def _source() -> str:
     files = env_files()
     return f" (read: {', '.join(map(str, files))})" if files else ""
-
-
-def _unknown() -> None:
-    """Names what looks like a setting and is none: it would be passed over in silence."""
-    known = {variable(name).removeprefix(PREFIX): variable(name) for name in Settings.model_fields}
-    for name in unknown_variables():
-        close = difflib.get_close_matches(name.removeprefix(PREFIX), known, 1)
-        meant = f"; did you mean {known[close[0]]}?" if close else ""
-        _doubt("settings", f"{name} is no setting of this command{meant}")
 
 
 def _network(target: Direct | Serverless) -> None:
@@ -195,14 +199,40 @@ def _session(settings: Settings) -> Session:
     return _checked("handshake", lambda: connect_from(settings, notify=progress))
 
 
-def _versions(session: Session) -> None:
+def _comfyui_here(named: Path | None) -> str | None:
+    """Return the release of the ComfyUI that this pack lies in, or that is `named`; None where none is found.
+
+    Raises:
+        ConfigError: no ComfyUI is at `named`.
+    """
+    around = [folder.parent for folder in Path(__file__).absolute().parents if folder.name == "custom_nodes"]
+    for root in around if named is None else [named]:
+        file = root / "comfyui_version.py"
+        match = _RELEASE.search(file.read_text("utf-8", "replace")) if file.is_file() else None
+        if match is not None:
+            return match[1]
+    if named is not None:
+        raise ConfigError(f"--comfyui {named}: this is no ComfyUI folder; name the one that holds main.py.")
+    return None
+
+
+def _versions(session: Session, comfyui_here: str | None) -> None:
     there = session.welcome
     _say("handshake", f"backend {there.backend} on {there.device}")
-    print(f"      here:  comfy-gpu-offload {__version__}, torch {torch.__version__}, {platform.platform()}")
+    local = f", ComfyUI {comfyui_here}" if comfyui_here else ""
+    print(f"      here:  comfy-gpu-offload {__version__}, torch {torch.__version__}{local}, {platform.platform()}")
     comfyui = f", ComfyUI {there.comfyui}" if there.comfyui else ""
     print(f"      there: comfy-gpu-offload {there.package}, torch {there.torch}{comfyui}", flush=True)
     if there.package != __version__:
-        print("      Install the same release of comfy-gpu-offload on both sides.", flush=True)
+        _doubt("handshake", "install the same release of comfy-gpu-offload on both sides")
+    if there.comfyui and comfyui_here is None:
+        print("      Whether ComfyUI here is the same release cannot be told: --comfyui PATH names it.", flush=True)
+    elif there.comfyui and there.comfyui != comfyui_here:
+        _doubt(
+            "handshake",
+            f"ComfyUI is {comfyui_here} here and {there.comfyui} at the worker: pictures of one seed may differ, "
+            "and new models and nodes may not work; install the same release on both sides",
+        )
 
 
 def _models(session: Session, wanted: str | None) -> None:

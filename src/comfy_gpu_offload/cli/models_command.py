@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ..client.connect import connect_from
-from ..config.settings import load_settings
+from ..config.findings import checked_settings
 from ..protocol.messages import Skipped
 
 
@@ -21,7 +21,7 @@ def run(_: argparse.Namespace) -> int:
     Raises:
         OffloadError: no worker is configured, or it cannot be reached.
     """
-    with connect_from(load_settings()) as session:
+    with connect_from(checked_settings()) as session:
         welcome = session.welcome
     for entry in welcome.models:
         print(f"{entry.size_bytes / 1e9:9.3f} GB  {entry.folder:<18}  {entry.name}")

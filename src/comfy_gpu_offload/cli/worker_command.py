@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config.settings import Settings, is_loopback, load_settings
+from ..config.findings import checked_settings
+from ..config.settings import Settings, is_loopback
 from ..config.token_strength import advice, weakness
 from ..errors import ConfigError
 from ..io.frame import FrameLimits
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: a setting or an option is wrong, or the worker would be open to the network.
     """
-    settings = load_settings()
+    settings = checked_settings()
     _check(options, settings)
     tls = _tls(options)
     if options.backend == "comfyui":

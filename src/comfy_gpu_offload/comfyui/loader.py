@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 
 from ..client.remote_model import RemoteModel
+from ..config.findings import checked_settings, told_with_errors
 from ..config.settings import load_settings
 from ..errors import OffloadError
 from ..protocol.messages import ModelEntry
@@ -41,6 +42,7 @@ def version(use_runpod: bool | None = True) -> float:
     return generation.current()
 
 
+@told_with_errors()
 def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
     """The configured worker's model of that name.
 
@@ -48,12 +50,13 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    session = _sessions.opened(load_settings(), check, await_worker=True)
+    session = _sessions.opened(checked_settings(), check, await_worker=True)
     remote = session.model(name, weight_dtype, check=check)
     _log_warnings(remote)
     return remote_patcher(remote, session.welcome.comfyui)
 
 
+@told_with_errors()
 def load_remote_control_net(name: str) -> RemoteControlNet:
     """The configured worker's control net of that name.
 
@@ -61,7 +64,7 @@ def load_remote_control_net(name: str) -> RemoteControlNet:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the control net.
     """
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    remote = _sessions.opened(load_settings(), check, await_worker=True).model(PREFIX + name, check=check)
+    remote = _sessions.opened(checked_settings(), check, await_worker=True).model(PREFIX + name, check=check)
     _log_warnings(remote)
     return RemoteControlNet(remote)
 

@@ -15,7 +15,7 @@ from ..transport.base import CHECK_INTERVAL_S, Check
 from . import release, status
 
 # What no session reads: the price of a GPU, and what a worker on this machine would keep.
-_UNREAD = {"gpu_rate", "store_bytes", "upload_folder", "upload_bytes", "model_bytes"}
+_UNREAD = {"gpu_rate", "store_bytes", "upload_folder", "upload_bytes", "model_bytes", "comfyui_python"}
 
 
 @dataclass

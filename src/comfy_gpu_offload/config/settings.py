@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,6 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
-    DotEnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -231,17 +229,15 @@ def env_files() -> list[Path]:
     return list(dict.fromkeys(file.resolve() for file in _ENV_FILES if file.is_file()))
 
 
+def env_places() -> list[Path]:
+    """Return where a `.env` is looked for, whatever is there."""
+    return list(dict.fromkeys(file.absolute() for file in _ENV_FILES))
+
+
 def env_file_to_write() -> Path:
     """Where settings belong: the pack's `.env`, or one here where the package was installed without its folder."""
     in_pack = (_PACK_FOLDER / ".env.example").is_file()
     return _ENV_FILES[0] if in_pack else _ENV_FILES[1].resolve()
-
-
-def unknown_variables() -> list[str]:
-    """The variables of the environment and of `.env` under this package's prefix that are no settings of it."""
-    known = {variable(name) for name in Settings.model_fields}
-    given = {name.upper() for name in (*os.environ, *DotEnvSettingsSource(Settings).env_vars)}
-    return sorted(name for name in given - known if name.startswith(PREFIX))
 
 
 def given_settings(**values: Any) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import routes
+from . import findings_route, routes
 from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader
 from .sampler import RemoteSampler
@@ -19,5 +19,6 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 }
 
 routes.register()
+findings_route.register()
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
