@@ -168,3 +168,51 @@ def test_what_of_merges_cannot_travel_is_counted_by_layer() -> None:
     patches = {key: [merge_of("local")] for key in shapes}
     ((error, count),) = read(patches, shapes, stands_for).refused
     assert (str(error), count) == ("a merge with what is local", 3)
+
+
+MISFIT = ("diff", (TENSORS[UP],))
+
+
+@pytest.mark.parametrize(
+    ("offset", "left", "kind", "values", "shape"),
+    [
+        (None, (8, 4), "diff", [None, False], None),
+        # Made larger before ComfyUI failed with it, and kept so where it is no part.
+        (None, (8, 6), "pad", [[8, 6]], (8, 6)),
+        ((0, 0, 2), (8, 6), "diff", [None, False], None),
+    ],
+)
+def test_in_place_of_what_comfyui_passes_over_travels_what_adds_nothing(
+    offset: Any, left: Any, kind: str, values: list[Any], shape: Any
+) -> None:
+    right = (0.5, ("diff", (TENSORS[WHOLE],)), 1.0, None, None)
+    patches = {KEY: [(0.7, MISFIT, 0.25, offset, None)], "diffusion_model.other": [right]}
+    shapes = {**SHAPES, "diffusion_model.other": (8, 4)}
+    data = to_data(patches, shapes, digest, stands_for, lambda *_: left)
+    ((position, *entry),) = data.template[KEY]
+    assert data.strengths[position] == (0.0, 0.25)
+    assert entry == [kind, values, None if offset is None else list(offset), None]
+    assert data.grown == ({} if shape is None else {KEY: shape})
+    assert [(each.key, each.value) for each in data.left_out] == [(KEY, MISFIT)]
+    assert UP not in data.tensors
+    (patch, *_), _ = build(patch_set(data.template, tuple(data.strengths)), shapes).values()
+    assert (patch[0], patch[2]) == (0.0, 0.25)
+    tensor = patch[1][1][0]
+    assert tensor is None or tuple(tensor.shape) == shape
+
+
+def test_what_comfyui_does_not_pass_over_is_refused() -> None:
+    found = read({KEY: [(0.7, MISFIT, 1.0, None, None)]}, SHAPES, stands_for)
+    ((error, count),) = found.refused
+    assert ("do not fit" in str(error), count, found.left_out) == (True, 1, [])
+
+
+def test_a_patch_without_a_tensor_there_and_back() -> None:
+    patches = {KEY: [(0.0, (None,), 0.25, None, None), (0, ("diff", (None,)), 2, (0, 0, 4), None)]}
+    data = to_data(patches, SHAPES, digest, stands_for)
+    assert data.tensors == {}
+    made = build(patch_set(data.template, tuple(data.strengths)), SHAPES)[KEY]
+    nothing = ("diff", (None,))
+    assert made == [(0.0, nothing, 0.25, None, None), (0.0, nothing, 2.0, (0, 0, 4), None)]
+    found = read({KEY: [(0.5, (None,), 1.0, None, None)]}, SHAPES, stands_for)
+    assert "strength is not 0" in str(found.refused[0][0])
