@@ -41,6 +41,7 @@ OffloadError
 │           ├── RunPodJobCancelledError    it was cancelled
 │           └── RunPodJobUnfinishedError   it has not ended within the time it was waited for
 └── WorkerFaultError       the worker answered with a fault; `code` says which
+    ├── WorkerBusyError        others' calls come first; asked again, it gets its turn
     ├── UnauthorizedError      wrong or missing token
     ├── VersionSkewError       the two sides speak different protocols
     ├── UnknownModelError      the worker has no such model
@@ -485,6 +486,10 @@ class WorkerFaultError(OffloadError):
         self.code = code
         self.worker_traceback = worker_traceback
         self.retryable = retryable
+
+
+class WorkerBusyError(WorkerFaultError):
+    """Others' calls come first, or the worker still starts. Asked again, a call gets its turn."""
 
 
 class UnauthorizedError(WorkerFaultError):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from time import monotonic
 
-from ..errors import OffloadError, TransportError
+from ..errors import OffloadError, TransportError, WorkerBusyError
 from ..protocol.messages import Fault, FaultCode
 from ..transport.base import Check, Notify
 from .faults import error_of
@@ -71,6 +71,9 @@ class Attempts:
         self._retries.after(error)
 
     def _tell_of(self, error: OffloadError) -> None:
+        if isinstance(error, WorkerBusyError) and self._notify is not None:
+            self._notify(str(error))
+            return
         if not (isinstance(error, TransportError) and error.retryable):
             logger.info("A call is made again: %s", error)
             return

@@ -12,6 +12,7 @@ from ..errors import (
     UnauthorizedError,
     UnknownModelError,
     VersionSkewError,
+    WorkerBusyError,
     WorkerFaultError,
 )
 from ..io.buffers import Buffer
@@ -26,6 +27,7 @@ _ERRORS: dict[FaultCode, type[WorkerFaultError]] = {
     FaultCode.MODEL_CHANGED: ModelChangedError,
     FaultCode.TOO_LARGE: TooLargeError,
     FaultCode.CANCELLED: CallCancelledError,
+    FaultCode.BUSY: WorkerBusyError,
     FaultCode.OUT_OF_MEMORY: ModelFailedError,
     FaultCode.MODEL_FAILED: ModelFailedError,
 }

@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-from ..errors import ExchangeTimeoutError, HttpStatusError, MessageError, OffloadError, TooLargeError
+from ..errors import (
+    ExchangeTimeoutError,
+    HttpStatusError,
+    MessageError,
+    OffloadError,
+    TooLargeError,
+    WorkerBusyError,
+)
 from ..io import codecs
 from ..io.frame import EncodedFrame
 from ..protocol.abilities import ABILITIES
@@ -77,6 +84,9 @@ class Handshake:
         while True:
             try:
                 welcome, details = self._hello(ref, self._load_timeouts(deadline), check)
+            except WorkerBusyError as error:
+                losses.after(error)
+                deadline = monotonic() + self._options.load_s  # time in others' turn is none of its own
             except (HttpStatusError, ExchangeTimeoutError) as error:
                 losses.begin_anew()  # whoever answers is there
                 loading.after(error)
@@ -140,8 +150,12 @@ class _Waiting:
             return
         self._told_at = now
         text = (
-            f"waiting for the worker, {now - self._started:.0f} s of up to {self._options.retry.total_s:g} s "
-            f"(COMFY_GPU_OFFLOAD_RETRY_S): {error}"
+            str(error)
+            if isinstance(error, WorkerBusyError)
+            else (
+                f"waiting for the worker, {now - self._started:.0f} s of up to {self._options.retry.total_s:g} s "
+                f"(COMFY_GPU_OFFLOAD_RETRY_S): {error}"
+            )
         )
         if self._options.notify is None:
             logger.info("%s", text)

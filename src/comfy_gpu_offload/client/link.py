@@ -14,7 +14,7 @@ from ..transport.base import Check
 from .exchanges import Exchanges, new_request
 from .faults import expect_answer
 from .options import SessionOptions
-from .retry import Retries, RetryPolicy, when_connecting
+from .retry import Retries, RetryPolicy, when_measuring
 
 # What is measured can be measured later, and a call that follows has more patience.
 _RETRY = RetryPolicy(total_s=10.0)
@@ -46,4 +46,4 @@ class Link:
             elapsed = perf_counter() - started
             return max(0.0, elapsed - expect_answer(envelope.message, Probed).worker_s)
 
-        return Retries(_RETRY, when_connecting, check).run(attempt)
+        return Retries(_RETRY, when_measuring, check).run(attempt)

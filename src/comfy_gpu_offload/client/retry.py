@@ -17,6 +17,7 @@ from ..errors import (
     NoWorkerError,
     OffloadError,
     TransportError,
+    WorkerBusyError,
     WorkerFaultError,
 )
 from ..protocol.envelope import ProtocolSkewError
@@ -36,13 +37,17 @@ class Again(Enum):
     ONCE = "once"
     """It is believed when it is said twice: what was altered on its way can look like it."""
     YES = "yes"
+    IN_TURN = "in turn"
+    """Whoever answers is there, and says that others come first: that takes none of the time for attempts."""
 
 
 Judge = Callable[[OffloadError], Again]
 
 
 def after_any(error: OffloadError) -> Again:
-    """Judge an attempt that may be made as often as one likes: an upload, a probe, a hello."""
+    """Judge an attempt that may be made as often as one likes: an upload, a hello."""
+    if isinstance(error, WorkerBusyError):
+        return Again.IN_TURN
     if isinstance(error, TransportError | WorkerFaultError) and error.retryable:
         return Again.YES
     return Again.ONCE if _may_be_damage(error) else Again.NO
@@ -55,6 +60,13 @@ def after_call(error: OffloadError) -> Again:
 
 def when_connecting(error: OffloadError) -> Again:
     """Judge a first hello by somebody who wants to know at once that no worker is there."""
+    if isinstance(error, WorkerBusyError):  # a hello waits for nobody: the worker still starts
+        return Again.YES
+    return when_measuring(error)
+
+
+def when_measuring(error: OffloadError) -> Again:
+    """Judge a probe: what is measured can be measured later, but it takes its turn as a call does."""
     return Again.NO if isinstance(error, ConnectError | NoWorkerError) else after_any(error)
 
 
@@ -142,16 +154,19 @@ class Retries:
         if verdict is Again.NO or (verdict is Again.ONCE and self._doubted):
             raise error
         self._doubted = self._doubted or verdict is Again.ONCE
-        self._wait(error)
+        if verdict is Again.IN_TURN:
+            self._deadline = None
+        self._wait(error, in_turn=verdict is Again.IN_TURN)
 
-    def _wait(self, error: OffloadError) -> None:
+    def _wait(self, error: OffloadError, *, in_turn: bool) -> None:
         now = self._clock()
-        if self._deadline is None:
-            self._deadline = now + self._policy.total_s
         until = now + self._policy.delay_s(self._attempt)
         self._attempt += 1
-        if until > self._deadline:
-            raise error
+        if not in_turn:
+            if self._deadline is None:
+                self._deadline = now + self._policy.total_s
+            if until > self._deadline:
+                raise error
         self._on_wait(error)
         while (left := until - self._clock()) > 0:
             if self._check is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
@@ -11,7 +12,7 @@ from ..io.frame import EncodedFrame, Part
 from ..io.tree import Tree
 from ..protocol.envelope import Envelope, seal, seal_parts
 from ..protocol.messages import Fault, Follow, Progress, Result, expect
-from ..transport.base import Check
+from ..transport.base import Check, Notify
 from .attempts import Attempts
 from .call import Call
 from .exchanges import Exchanges
@@ -22,12 +23,15 @@ from .remote_model import OnProgress
 from .timings import CallTimings
 from .weight_patches import PatchUploads
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Following:
     """How far a run has come, as far as this side knows."""
 
     on_progress: OnProgress
+    notify: Notify
     step: int = 0
     is_known: bool = False
 
@@ -42,6 +46,8 @@ class Following:
         if preview is not None and not isinstance(preview, bytes):
             raise MessageError("a preview must be an encoded picture")
         self.is_known = True
+        if message.waiting is not None and message.waiting.isprintable():
+            self.notify(message.waiting)
         if message.step > self.step:  # the last step comes again as a sign of life
             self.step = message.step
             self.on_progress(message.step, message.of, preview)
@@ -89,7 +95,7 @@ class SamplingRuns:
             attempts.answered()
             on_progress(step, of, picture)
 
-        following, came_to = Following(progressed), 0
+        following, came_to = Following(progressed, self._options.notify or _log), 0
         while True:
             try:
                 answer = self._attempt(call, following, check)
@@ -145,3 +151,7 @@ class SamplingRuns:
                 if check is not None:  # steps may come faster than a transport looks for an interrupt
                     check()
         raise ConnectionLostError("The worker's stream ended before the run did.")
+
+
+def _log(text: str) -> None:
+    logger.info("%s", text)

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ..errors import ExchangeTimeoutError, OffloadError
+from ..errors import ExchangeTimeoutError, MessageError, OffloadError, UnsupportedRunError
 from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
 from ..protocol.abilities import AUTOCAST, STRIDES
-from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome
+from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
 from .cancel import tell_of_cancel
@@ -106,11 +106,14 @@ class Session:
         and cancels it at the worker.
 
         Raises:
+            MessageError: no model has a name of that length.
             UnknownModelError: the worker has no such model.
             ModelFailedError: it cannot load it.
             TransportError: the worker cannot be reached.
         """
-        description, details = self._handshake.load(ModelRef(name=name, weight_dtype=weight_dtype), check)
+        description, details = self._handshake.load(
+            made(ModelRef, {"name": name, "weight_dtype": weight_dtype}), check
+        )
         return RemoteModel(self, description, details, check=check)
 
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
@@ -223,6 +226,7 @@ class Session:
         taken up again where it broke; a worker that was restarted begins anew, and gives the same result.
 
         Raises:
+            UnsupportedRunError: a field has a value that no worker takes.
             UnsupportedValueError: something in `job` cannot travel.
             UnsupportedStateError: torch's state around the run cannot.
             TransportError: the worker could not be reached for as long as the retry policy says.
@@ -230,18 +234,21 @@ class Session:
         """
         started = perf_counter()
         autocast_on(device or _CPU, "a whole loop at the worker computes without, so run each step")
-        packed, host = self._travelling(pack(job, "job"))
         codec = self._ways.codec
-        message = SampleJob(
-            request=new_request(),
-            client=self.client,
-            model=ref,
-            fingerprint=fingerprint,
-            reply_codec=codec.name,
-            patches=None if patches is None else patches.ref,
-            reply_strides=self._knows(STRIDES) or None,
-            **fields,
-        )
+        own = {
+            "request": new_request(),
+            "client": self.client,
+            "model": ref,
+            "fingerprint": fingerprint,
+            "reply_codec": codec.name,
+            "patches": None if patches is None else patches.ref,
+            "reply_strides": self._knows(STRIDES) or None,
+        }
+        try:
+            message = made(SampleJob, {**own, **fields})
+        except MessageError as error:
+            raise UnsupportedRunError(f"a worker does not take its {error}") from None
+        packed, host = self._travelling(pack(job, "job"))
         call = Call(message, packed, host, device or _CPU, codec, patches)
         call.pack_s = perf_counter() - started
         try:

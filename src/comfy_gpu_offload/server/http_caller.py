@@ -12,7 +12,7 @@ from .connections import Connection
 # The request header of a client that knows of progress which says what a run waits for.
 _HEADER = "takes-waiting"
 # How often it is told how long it has been, where nothing else changed.
-_TELL_EVERY_S = 2.0
+_TELL_EVERY_S = 1.0
 
 
 class HttpCaller:

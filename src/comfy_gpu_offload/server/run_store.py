@@ -17,6 +17,8 @@ from .faults import RefusedError
 # Often enough for the shortest idle timeout of a proxy in use (nginx: 60 s), and for a client to notice a worker
 # that hangs: it gives a connection up after 15 s without a byte.
 HEARTBEAT_S = 5.0
+# How often one who follows a run that waits is told for how long.
+_WAITING_EVERY_S = 2.0
 # How often one who follows is looked after.
 _LOOK_EVERY_S = 1.0
 # A picture of the run so far: often enough to look live, seldom enough not to slow the loop.
@@ -175,9 +177,10 @@ class Run:
                 return
             now = monotonic()
             is_news = waiting is not None and not waiting.is_like(told)
+            pause_s = HEARTBEAT_S if waiting is None else _WAITING_EVERY_S
             if new:
                 told_at = now
-            elif is_news or now - told_at >= HEARTBEAT_S:
+            elif is_news or now - told_at >= pause_s:
                 yield Step(max(after, latest.step), latest.of, waiting=waiting)
                 told, told_at = waiting, now
 

@@ -30,7 +30,7 @@ def transport_for(settings: Settings, notify: Notify | None = None) -> Transport
     """
     target = configured(settings)
     if isinstance(target, Direct):
-        return _http(settings, target)
+        return _http(settings, target, notify)
     notify = notify or _log
     api = RunPodClient(target.key, target.endpoint_id, base_url=target.base_url, ca_file=settings.ca_file)
     kind = target.kind if target.kind != "auto" else kind_of(api)
@@ -57,7 +57,7 @@ def kind_of(api: RunPodClient) -> Literal["queue", "load-balancer"]:
     return "queue"
 
 
-def _http(settings: Settings, target: Direct) -> HttpTransport:
+def _http(settings: Settings, target: Direct, notify: Notify | None) -> HttpTransport:
     return HttpTransport(
         target.url,
         target.token,
@@ -65,6 +65,7 @@ def _http(settings: Settings, target: Direct) -> HttpTransport:
         max_frame_bytes=settings.frame_bytes,
         # With this machine's own address too, which may be a tunnel's.
         keep_warm=not target.is_pod,
+        notify=notify,
     )
 
 

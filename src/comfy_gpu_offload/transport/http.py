@@ -7,6 +7,7 @@ those cost more than the rest of the client together (benchmarks/http_clients.py
 from __future__ import annotations
 
 import http.client
+import logging
 import socket
 import threading
 from collections.abc import Generator, Mapping
@@ -14,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from weakref import WeakSet
 
 from pydantic import SecretStr
@@ -32,18 +33,21 @@ from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
 from ..io.sockets import notice_loss, prefer_bbr
 from ..version import __version__
-from .base import Check, Route, Timeouts
+from .base import Check, Notify, Route, Timeouts
 from .connection import address_of, has_ended
 from .health import Health, health_of
 from .polled import PolledSocket
 from .response import Response, StreamedResponse, read_response
 from .silence import Silence
 
+logger = logging.getLogger(__name__)
+
 MEDIA_TYPE = "application/octet-stream"
 # A connection idle for longer may have been dropped by a proxy without a word; opening one is then cheaper
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
 _MAX_TEXT_BYTES = 2048
+_MAX_WAITING = 256
 # http is for this machine and for tunnels, where a handshake takes a round trip or two.
 _TLS_LOOK_S = 3.0
 # What passes: too slow or too much at this moment, and whatever fails in between. A worker of ours answers with a
@@ -109,10 +113,13 @@ class HttpTransport:
         max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
         front: Front | None = None,
         keep_warm: bool = False,
+        notify: Notify | None = None,
     ) -> None:
         """`keep_warm`: keeps connections from slowing down while the worker computes; only where nothing but the
-        network lies in between, since a proxy need not take an empty line before a request."""
+        network lies in between, since a proxy need not take an empty line before a request. `notify`: told what a
+        call waits for at the worker; by default the log is."""
         self.carries_cancel = True
+        self._notify: Notify = notify or _log
         self._address = address_of(url, ca_file)
         self.url = self.peer = self._address.url
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
@@ -274,7 +281,14 @@ class HttpTransport:
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
         self._send(polled, route, frame)
-        return read_response(polled, self._limits.frame_bytes)
+        return read_response(polled, self._limits.frame_bytes, lambda headers: self._wait_on(headers, polled))
+
+    def _wait_on(self, headers: Mapping[str, str], polled: PolledSocket) -> None:
+        """Pass on what the call waits for. Time in which others' calls run is none that this one takes."""
+        text = unquote(headers.get("waiting", ""))[:_MAX_WAITING]
+        if text and text.isprintable():
+            polled.begin_anew()
+            self._notify(text)
 
     def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
         head = (
@@ -301,6 +315,10 @@ class HttpTransport:
         return reply.body
 
 
+def _log(text: str) -> None:
+    logger.info("%s", text)
+
+
 def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> str:
     lines = [
         f"Host: {host}",
@@ -308,6 +326,7 @@ def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> st
         f"Content-Type: {MEDIA_TYPE}",
         f"Accept: {MEDIA_TYPE}",
         "Accept-Encoding: identity",
+        "Takes-Waiting: 1",
     ]
     if keep_warm:
         lines.append("Keep-Warm: 102")

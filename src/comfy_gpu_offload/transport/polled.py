@@ -46,6 +46,7 @@ class PolledSocket:
         """`warming` is sent ten times a second of waiting for a reply, to keep the way up warm."""
         self._sock = sock
         self._deadline = deadline
+        self._allowed_s = deadline - monotonic()
         self._tended_at = monotonic()
         self._check = check
         self._warming = warming
@@ -57,6 +58,10 @@ class PolledSocket:
     def extend(self, seconds: float) -> None:
         """Sets a new deadline, `seconds` from now."""
         self._deadline = monotonic() + seconds
+
+    def begin_anew(self) -> None:
+        """Allow as much time again as there was at first: what was waited for so far does not count."""
+        self.extend(self._allowed_s)
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Sends all buffers, small neighbours in one piece, large ones from their own memory."""

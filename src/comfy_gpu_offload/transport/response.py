@@ -7,7 +7,7 @@ needed here is the status, three headers and the body.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from .polled import PolledSocket
 _MAX_HEAD_BYTES = 64 * 1024
 _FIRST_HEAD_BYTES = 4 * 1024
 _HEAD_END = b"\r\n\r\n"
+
+# Given the headers of an interim (1xx) response.
+OnInterim = Callable[[Mapping[str, str]], None]
 # RFC 9112, 4 and 5: a reply that was altered on its way must not be taken for another one.
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00\r\n]*)?")
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00\r\n]*)")
@@ -35,15 +38,15 @@ class Response(NamedTuple):
     kept_alive: bool
 
 
-def read_response(polled: PolledSocket, max_body_bytes: int) -> Response:
-    """The next response on the connection.
+def read_response(polled: PolledSocket, max_body_bytes: int, on_interim: OnInterim = lambda _: None) -> Response:
+    """Return the next response on the connection; `on_interim` is given the headers of those before it.
 
     Raises:
         ConnectionLostError: it ended early, is not HTTP, or is larger than allowed.
         What `polled` raises.
     """
     reader = _Reader(polled, max_body_bytes)
-    status, headers = reader.head()
+    status, headers = reader.head(on_interim)
     if status in {204, 304}:
         body = memoryview(bytearray())
     elif "chunked" in headers.get("transfer-encoding", "").lower():
@@ -146,12 +149,14 @@ class _Reader:
     def has_surplus(self) -> bool:
         return self._start < self._end
 
-    def head(self) -> tuple[int, Mapping[str, str]]:
-        """Status and headers, names in lower case; of interim (1xx) responses only the final one's."""
+    def head(self, on_interim: OnInterim = lambda _: None) -> tuple[int, Mapping[str, str]]:
+        """Return the final response's status and headers, names in lower case."""
         while True:
             status, headers = _parsed(self._until(_HEAD_END))
             if status >= 200:
                 return status, headers
+            if headers:
+                on_interim(headers)
 
     def body(self, size: int) -> memoryview:
         if size > self._max_body_bytes:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from ...errors import MessageError
 from .base import LONGEST_PATH, PROTOCOL_VERSION, Message, MessageT
-from .calls import Autocast, Cancel, Cancelled, Follow, Forward, Progress, Result, SampleJob, WorkerTimings
+from .calls import (
+    MAX_STEPS,
+    Autocast,
+    Cancel,
+    Cancelled,
+    Follow,
+    Forward,
+    Progress,
+    Result,
+    SampleJob,
+    WorkerTimings,
+)
 from .faults import Fault, FaultCode
 from .handshake import (
     MAX_SKIPPED,
@@ -31,6 +43,7 @@ __all__ = [
     "LONGEST_PATH",
     "MAX_HOOK_GROUPS",
     "MAX_SKIPPED",
+    "MAX_STEPS",
     "MAX_WARNINGS",
     "PROTOCOL_VERSION",
     "WARNING_CHARACTERS",
@@ -66,6 +79,7 @@ __all__ = [
     "WorkerLimits",
     "WorkerTimings",
     "expect",
+    "made",
     "parse",
 ]
 
@@ -101,9 +115,24 @@ def parse(fields: dict[str, Any]) -> Message:
     try:
         return model.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
     except ValidationError as error:
-        # Names and reasons only: the values may be a user's.
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])):.80}: {e['msg']}" for e in error.errors()[:5])
-        raise MessageError(f"a {kind} message that is not of its form: {wrong}") from None
+        raise MessageError(f"a {kind} message that is not of its form: {_wrong(error)}") from None
+
+
+def made(kind: type[MessageT], fields: Mapping[str, Any]) -> MessageT:
+    """Return the message of `kind` with these fields, some of which a user gave.
+
+    Raises:
+        MessageError: one is not of its form; names it and what it may be.
+    """
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise MessageError(_wrong(error)) from None
+
+
+def _wrong(error: ValidationError) -> str:
+    # Names and reasons only: the values may be a user's.
+    return "; ".join(f"{'.'.join(map(str, e['loc'])):.80}: {e['msg']}" for e in error.errors()[:5])
 
 
 def expect(message: Message, kind: type[MessageT]) -> MessageT:

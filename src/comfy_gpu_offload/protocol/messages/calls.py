@@ -56,6 +56,10 @@ class Forward(Message):
     autocast: Autocast | None = None
 
 
+# As ComfyUI's samplers take; a mistyped number would keep the device for days.
+MAX_STEPS = 10_000
+
+
 class SampleJob(Message):
     """Asks for a whole sampling run. Fields as KSampler (Advanced) has them.
 
@@ -79,11 +83,11 @@ class SampleJob(Message):
     sampler: ShortText
     scheduler: ShortText
     seed: Annotated[int, Field(ge=0, lt=2**64)]
-    steps: Annotated[int, Field(ge=1, le=10_000)]
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
     cfg: Annotated[float, Field(allow_inf_nan=False)]
     denoise: Annotated[float, Field(ge=0, le=1)] = 1.0
-    start_step: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    last_step: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    start_step: Annotated[int, Field(ge=0, le=MAX_STEPS)] | None = None
+    last_step: Annotated[int, Field(ge=0, le=MAX_STEPS)] | None = None
     force_full_denoise: bool = False
     disable_noise: bool = False
     preview: ShortText = "none"

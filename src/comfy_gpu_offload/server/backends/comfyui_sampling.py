@@ -22,7 +22,7 @@ from comfy.cli_args import LatentPreviewMethod
 from comfy.cli_args import args as comfy_args
 from PIL import Image, ImageOps
 
-from ...protocol.messages import SampleJob
+from ...protocol.messages import MAX_STEPS, SampleJob
 from . import comfyui_model_sampling, comfyui_stock_guidance
 from .base import InterruptedCallError, ModelRunError, Report, on_device
 from .comfyui_control_data import RunNet
@@ -251,7 +251,9 @@ def _is_batch_index(value: Any) -> bool:
 
 
 def _is_sigmas(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() == 1 and value.is_floating_point()
+    if not isinstance(value, torch.Tensor) or value.dim() != 1 or not value.is_floating_point():
+        return False
+    return value.numel() <= MAX_STEPS + 1
 
 
 def _is_options(value: Any) -> bool:
