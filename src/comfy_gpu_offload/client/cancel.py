@@ -7,9 +7,10 @@ import threading
 
 from ..errors import OffloadError
 from ..protocol.envelope import seal
-from ..protocol.messages import Cancel
+from ..protocol.messages import Cancel, Cancelled
 from ..transport.base import Timeouts
 from .exchanges import Exchanges
+from .faults import expect_answer
 from .retry import Retries, RetryPolicy, when_connecting
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,13 @@ def tell_of_cancel(exchanges: Exchanges, request: str) -> None:
 
     def tell() -> None:
         frame = seal(Cancel(request=request))
+
+        def attempt() -> Cancelled:
+            envelope, _ = exchanges.ask("cancel", request, frame, _TIMEOUTS)
+            return expect_answer(envelope.message, Cancelled)
+
         try:
-            Retries(_RETRY, when_connecting, None).run(lambda: exchanges.ask("cancel", request, frame, _TIMEOUTS))
+            Retries(_RETRY, when_connecting, None).run(attempt)
         except OffloadError as error:
             logger.debug("the worker could not be told of a cancelled call: %s", type(error).__name__)
 
