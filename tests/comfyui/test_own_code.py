@@ -23,21 +23,21 @@ def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
 
 
 @pytest.mark.parametrize(
-    ("change", "part"),
+    ("change", "part", "by"),
     [
-        ("a method for a call", "forward_orig"),
-        ("blocks for a call", "blocks"),
-        ("a block's forward", "blocks.0.forward"),
-        ("a block's hook", "blocks.0.hooks"),
-        ("every attention", "blocks.0.self_attn.forward"),
-        ("weights", "weights"),
+        ("a method for a call", "forward_orig", "own_code: _method_for_a_call.wrapper"),
+        ("blocks for a call", "blocks", "own_code: _blocks_for_a_call.wrapper"),
+        ("a block's forward", "blocks.0.forward", "own_code: _forward_of_a_block.<lambda>"),
+        ("a block's hook", "blocks.0.hooks", "own_code: _hook_of_a_block.<lambda>"),
+        ("every attention", "blocks.0.self_attn.forward", "own_code: _every_attention.<lambda>"),
+        ("weights", "weights", "own_code: _weights"),
     ],
 )
-def test_what_a_node_puts_into_the_network_is_refused(found: Found, change: str, part: str) -> None:
+def test_what_a_node_puts_into_the_network_is_refused(found: Found, change: str, part: str, by: str) -> None:
     run = found["put in"][change]
     assert run["mattered"]
     assert run["said"].startswith("UnsupportedPatchError")
-    assert f"the change to the network's {part} (TeaCache" in run["said"]
+    assert f"the change to the network's {part} ({by})" in run["said"]
     assert run["calls"] == 0
 
 
@@ -46,18 +46,36 @@ def test_a_network_that_something_stays_in_is_made_anew_with_the_next_prompt(fou
     assert found["put in"][change]["loaded anew"]
 
 
-def test_a_method_of_comfyuis_class_is_refused_and_warned_of_with_the_next_model(found: Found) -> None:
+def test_a_method_of_comfyuis_class_is_refused_as_long_as_it_stays(found: Found) -> None:
     run = found["of the class"]
-    assert "the change to the network's WanModel.forward_orig" in run["said"]
-    assert run["calls"] == 0
-    (warned,) = run["warned"]
-    assert warned.startswith("WanModel.forward_orig of ComfyUI is replaced here by a node pack (__main__)")
+    for each in (run, run["following"]):
+        assert "the change to the network's WanModel.forward_orig, for every model in this ComfyUI" in each["said"]
+        assert each["calls"] == 0
     assert run["same after it"]
+
+
+@pytest.mark.parametrize("way", ["each step", "whole loop"])
+def test_what_packs_replaced_before_any_prompt_is_warned_of_once_a_run(found: Found, way: str) -> None:
+    same, said, shown = found["before prompts"][way]
+    assert same
+    assert len(said) == len(shown) == 1
+    for text in (*said, *shown):
+        assert "own_code (" in text
+        assert "WanModel.forward_orig" in text
+        assert "comfy.ldm.wan.model.optimized_attention" in text
+        # Nothing of ComfyUI's knows it.
+        assert "a_packs_own" not in text
+        # In a loop that runs here it does what it does.
+        assert ("comfy.samplers.calc_cond_batch" in text) == (way == "whole loop")
+
+
+def test_a_loop_whose_code_a_pack_replaced_is_run_here_unless_asked_otherwise(found: Found) -> None:
+    assert found["before prompts"]["auto"] is False
 
 
 def test_an_injection_is_refused_before_it_is_put_in(found: Found) -> None:
     run = found["injected"]
-    assert "the injection 'bypass' (bypass LoRA loaders" in run["said"]
+    assert "the injection 'bypass' (own_code: injected.put)" in run["said"]
     assert "TeaCache" not in run["said"]
     assert run["calls"] == 0
     assert run["same after it"]

@@ -31,7 +31,7 @@ def refuse_unknown(hooks: Sequence[Any]) -> None:
     Raises:
         UnsupportedPatchError: some would change the network, or have a strength that cannot travel.
     """
-    found = tuple(obstacles.of_hook(type(hook).__name__) for hook in hooks if hook.hook_type not in _KNOWN)
+    found = tuple(obstacles.of_hook(hook) for hook in hooks if hook.hook_type not in _KNOWN)
     keyframes = (keyframe for hook in hooks for keyframe in hook.hook_keyframe.keyframes)
     if not all(_is_strength(keyframe.strength) for keyframe in keyframes):
         found += (obstacles.HOOK_STRENGTH,)

@@ -1,66 +1,82 @@
-"""Which nodes usually put a patch there that cannot travel, and what to do instead; for messages only."""
+"""What to say of a patch that cannot travel: what it is, whose it is, and what to do; for messages only.
+
+Whose it is, its own code tells (`origin`): many nodes use the same names for their patches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..errors import Obstacle
+from . import origin
 
 _BYPASS = "Bypass the node, or load the model here (use_runpod off)."
 _SPEED = "Bypass the node: it only saves time on a GPU that is here."
+_CACHES = "Bypass the node, or load the model here (use_runpod off). EasyCache and LazyCache work: they run here."
 _GUIDANCE = (
     "Bypass the node; ComfyUI's own PerturbedAttentionGuidance and SkipLayerGuidance work, and guidance that "
     "changes predictions (RescaleCFG, CFGZeroStar)."
 )
-_SHRINK = (
-    "Deep Shrink of a node pack",
-    "Use ComfyUI's own PatchModelAddDownscale, which works.",
-)
+_SHRINK = "Use ComfyUI's own PatchModelAddDownscale, which works."
 _IMAGE_PROMPT = "Bypass the node; pictures in conditioning (unCLIP, Redux, reference latents) travel."
 _CONTROL = "Bypass the node; a ControlNet file of the model works with Remote ControlNet Loader."
+_ATTENTION = "Bypass the node: attention is computed at the worker, in the worker's way."
+_GLOBAL = (
+    "Bypass the node that does it, and restart ComfyUI if it stays so, or load the model here (use_runpod off)."
+)
+_CHANGE_ITSELF = "a node that changes the network itself"
 
-# By the name under which ComfyUI keeps the patch.
-_KNOWN: Mapping[str, tuple[str, str]] = {
-    "output_block_patch": ("FreeU of a node pack", "Use ComfyUI's own FreeU or FreeU_V2, which work."),
-    "input_block_patch": _SHRINK,
-    "input_block_patch_after_skip": _SHRINK,
-    "attn1_patch": ("HyperTile, ToMe", _SPEED),
-    "attn2_patch": ("IPAdapter, regional prompting", f"{_IMAGE_PROMPT} So do conditions with areas and masks."),
-    "attn1_output_patch": ("ToMe, HyperTile", _SPEED),
-    "attn2_output_patch": ("ToMe", _SPEED),
-    "attn1": ("Self-Attention Guidance, Perturbed-Attention Guidance of a node pack", _GUIDANCE),
-    "attn2": ("IPAdapter", _IMAGE_PROMPT),
-    "dit": ("IPAdapter for DiT models, SkipLayerGuidance of a node pack", _GUIDANCE),
-    "middle_patch": ("GLIGENTextBoxApply", "Bypass the node; conditions with areas and masks travel."),
-    "double_block": ("Union ControlNet model patches", _CONTROL),
-    "noise_refiner": ("Union ControlNet model patches", _CONTROL),
-    "post_input": ("USO style reference, Flux KV cache", _IMAGE_PROMPT),
-    "mlp_patch": ("Anima LLLite", _CONTROL),
-    "optimized_attention_override": (
-        "SageAttention and other attention overrides",
-        "Bypass the node: attention is computed at the worker, in the worker's way.",
-    ),
+# By what the name of a node's code has in it, in lower case.
+_REMEDIES: Mapping[str, str] = {
+    "freeu": "Use ComfyUI's own FreeU or FreeU_V2, which work.",
+    "deepshrink": _SHRINK,
+    "deep_shrink": _SHRINK,
+    "kohya": _SHRINK,
+    "hypertile": _SPEED,
+    "tomepatchmodel": _SPEED,
+    "tomesd": _SPEED,
+    "teacache": _CACHES,
+    "magcache": _CACHES,
+    "blockcache": _CACHES,
+    "deepcache": _CACHES,
+    "wavespeed": _CACHES,
+    "ipadapter": _IMAGE_PROMPT,
+    "pulid": _IMAGE_PROMPT,
+    "usostylereference": _IMAGE_PROMPT,
+    "selfattentionguidance": _GUIDANCE,
+    "perturbed": _GUIDANCE,
+    "guidance": _GUIDANCE,
+    "gligen": "Bypass the node; conditions with areas and masks travel.",
+    "controlnet": _CONTROL,
+    "lllite": _CONTROL,
+    "sage": _ATTENTION,
 }
+# By the name under which ComfyUI keeps a patch that says what it is for, whoever's it is.
+_REMEDIES_BY_KEY: Mapping[str, str] = {"optimized_attention_override": _ATTENTION}
+# The names that ComfyUI reads of `transformer_options` as code.
+_CODE = frozenset({"optimized_attention_override"})
 
 
-def of_patch(what: str, name: str) -> Obstacle:
-    """A patch of the network under that name."""
-    nodes, remedy = _KNOWN.get(name, ("a node that patches the network", _BYPASS))
-    return Obstacle(f"{what} {name}", nodes, remedy)
+def of_patch(what: str, name: str, patches: Iterable[Any]) -> Obstacle:
+    """Return what a patch, or several, of the network under that name are."""
+    nodes = _owners(patches) or "a node that patches the network"
+    return Obstacle(f"{what} {name}", nodes, _REMEDIES_BY_KEY.get(name) or _remedy(nodes))
 
 
-def is_known(name: str) -> bool:
-    """Whether nodes are known that use this name."""
-    return name in _KNOWN
+def is_code(name: str) -> bool:
+    """Return whether an entry of `transformer_options` under that name is code."""
+    return name in _CODE
 
 
-def of_option(what: str) -> Obstacle:
-    """Something in `transformer_options` that is no data."""
-    return Obstacle(what, "a node that hands objects to the network", _BYPASS)
+def of_option(what: str, value: Any) -> Obstacle:
+    """Return what something in `transformer_options` is that is no data."""
+    nodes = _owners([value]) or "a node that hands objects to the network"
+    return Obstacle(what, nodes, _remedy(nodes))
 
 
 def of_state(key: str) -> Obstacle:
-    """Where a network keeps what it computed for its next call."""
+    """Return what it is where a network keeps what it computed for its next call."""
     return Obstacle(
         f"{key}: the model keeps its state from call to call there",
         "nodes for autoregressive video, Wan Animate 2",
@@ -68,42 +84,75 @@ def of_state(key: str) -> Obstacle:
     )
 
 
-def of_guidance(node: str) -> Obstacle:
-    """A guidance function that patches the network only while it samples."""
+def of_guidance(function: Any) -> Obstacle:
+    """Return what a guidance function is that patches the network only while it samples."""
+    node = origin.name_of(function) or "a guidance node"
     return Obstacle(
         f"the guidance of {node}, which replaces attention or skips blocks while it samples", node, _GUIDANCE
     )
 
 
-def of_object(name: str) -> Obstacle:
-    """Something put in the place of a part of the network."""
+def of_object(name: str, value: Any) -> Obstacle:
+    """Return what was put in the place of a part of the network by an object patch."""
     if name.startswith("manual_cast_dtype"):
         remedy = "Bypass the node, and choose weight_dtype in Remote Model Loader."
         return Obstacle(f"the object patch on {name}", "ModelComputeDtype", remedy)
-    return Obstacle(f"the object patch on {name}", "a node that replaces a part of the network", _BYPASS)
+    nodes = _owners([value]) or "a node that replaces a part of the network"
+    return Obstacle(f"the object patch on {name}", nodes, _remedy(nodes))
 
 
-def of_network(part: str) -> Obstacle:
-    """Something that a node puts into the network by itself, not by ComfyUI's patches."""
-    return Obstacle(
-        f"the change to the network's {part}",
-        "TeaCache, First Block Cache and others that put their own code into a network",
-        "Bypass the node, or load the model here (use_runpod off). EasyCache and LazyCache work: they run here.",
-    )
+def of_network(part: str, value: Any = None, by: str | None = None) -> Obstacle:
+    """Return what a node changes of the network by itself, not by ComfyUI's patches.
+
+    Args:
+        value: what it puts there, whose code may name it.
+        by: whose code did it, where that is known.
+    """
+    nodes = by or _owners([value]) or _CHANGE_ITSELF
+    return Obstacle(f"the change to the network's {part}", nodes, _remedy(nodes))
 
 
-def of_injection(name: str) -> Obstacle:
-    """Code that is put into the network when it is loaded."""
-    nodes = "bypass LoRA loaders, and nodes that put code into the network"
+def of_code(name: str, value: Any) -> Obstacle:
+    """Return what has been put in the place of ComfyUI's or torch's own code while nodes ran."""
+    nodes = _owners([value]) or _CHANGE_ITSELF
+    return Obstacle(f"the change to the network's {name}, for every model in this ComfyUI", nodes, _GLOBAL)
+
+
+def of_injection(name: str, injections: Iterable[Any]) -> Obstacle:
+    """Return what code is that is put into the network when it is loaded."""
+    functions = [getattr(each, "inject", None) for each in injections]
+    nodes = _owners(functions) or "bypass LoRA loaders, and nodes that put code into the network"
     return Obstacle(
         f"the injection {name!r}", nodes, "Use a LoRA loader that patches weights, or load the model here."
     )
 
 
-def of_hook(kind: str) -> Obstacle:
-    """A hook that changes more than weights and options."""
-    what = f"a hook of the kind {kind}, which changes the network"
-    return Obstacle(what, "a node that makes hooks of its own", _BYPASS)
+def of_hook(hook: Any) -> Obstacle:
+    """Return what a hook is that changes more than weights and options."""
+    kind = type(hook).__name__
+    nodes = origin.packs_name_of(type(hook)) or "a node that makes hooks of its own"
+    return Obstacle(f"a hook of the kind {kind}, which changes the network", nodes, _BYPASS)
+
+
+def of_weight_wrappers(wrappers: Mapping[str, Iterable[Any]]) -> Obstacle:
+    """Return what functions are that change weights as they are used."""
+    nodes = _owners(function for each in wrappers.values() for function in each)
+    return Obstacle("weight wrappers", nodes or "a node that changes weights as they are used", _BYPASS)
+
+
+def of_transform(what: str) -> Obstacle:
+    """Return what a call is that torch would have to follow into the network."""
+    return Obstacle(what, origin.caller() or "a sampler or guidance that differentiates the network", _BYPASS)
+
+
+def _owners(values: Iterable[Any]) -> str:
+    names = dict.fromkeys(name for name in map(origin.name_of, values) if name is not None)
+    return ", ".join(names)
+
+
+def _remedy(nodes: str) -> str:
+    lowered = nodes.lower()
+    return next((remedy for word, remedy in _REMEDIES.items() if word in lowered), _BYPASS)
 
 
 HOOK_STRENGTH = Obstacle(
@@ -111,7 +160,6 @@ HOOK_STRENGTH = Obstacle(
     "a node that makes keyframes of its own",
     "Use Create Hook Keyframe or one of its kin.",
 )
-WEIGHT_WRAPPERS = Obstacle("weight wrappers", "a node that changes weights as they are used", _BYPASS)
 COMPILED = Obstacle(
     "torch.compile: the network is at the worker, and would have to be compiled there",
     "TorchCompileModel",

@@ -10,7 +10,7 @@ import torch
 
 from ..client.plan import RunShape, calls_of
 from ..client.remote_model import RemoteModel
-from . import release
+from . import origin, release
 from .sample_job import whole_loop_obstacle
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
         sampler_name=inputs["sampler_name"],
         scheduler=inputs["scheduler"],
     )
+    obstacle = obstacle or _foreign(patcher)
     if obstacle is not None:
         logger.info("each step, since the whole loop cannot travel: %s", obstacle)
         return False
@@ -61,6 +62,14 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     plan = patcher.remote.plan(shape)
     logger.info("%s", plan.summary())
     return bool(plan.whole_loop)
+
+
+def _foreign(patcher: Any) -> str | None:
+    """Return what packs have replaced of ComfyUI's sampling: in a loop that runs here it does what it does."""
+    found = [
+        f"{change.part} ({origin.name_of(change.value)})" for change in patcher.model.__dict__["_as_loaded"].foreign
+    ]
+    return f"a node pack has replaced {', '.join(found)}" if found else None
 
 
 def draws_noise_on_its_device(sampler: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -12,17 +13,19 @@ import torch
 
 from ..client.remote_model import RemoteModel
 from ..client.weight_patches import HookPatches
-from ..errors import RemoteWeightsError
+from ..errors import RemoteWeightsError, UnsupportedPatchError
 from ..server.backends.comfyui_patch_writer import PatchData
 from . import swallowed
 from .control import refusing_readers
+from .foreign_code import warn_of_foreign
 from .hooks import RunHooks, refuse_unknown
 from .left_out import Origins, tell_of_nothing
+from .model_state import ModelState
 from .remote_weight import MergedWeight, RemoteWeight, as_it_is, stand_in_for_weights
 from .running_node import patches_of
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
 from .stand_in import RemoteDiffusionModel
-from .travel import refuse_unless_it_travels
+from .travel import of_network, refuse_unless_it_travels
 from .weights import data_of, tell_of_added, tell_of_data, travelling
 
 _NETWORK = "diffusion_model."
@@ -78,8 +81,8 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         """
         if force_patch_weights:
             self._refuse_reading()
-        # What is injected stays in the network that all clones share until this clone takes it out.
-        if self.patches or self.injections:
+        # What is injected or put over a part stays in the network, which all clones share, until it is taken out.
+        if self.patches or self.injections or self.object_patches:
             refuse_unless_it_travels(self)
         self._patch_weights()
         self._tell_hooks(None)
@@ -167,14 +170,22 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         swallowed.tell(self.remote)
         self._run_hooks = RunHooks(self)
         self._tell_hooks(self._run_hooks.without)
+        warn_of_foreign(self.model)
         self.model.diffusion_model.__dict__["told_of_control"] = False
         return super().pre_run(*args, **kwargs)
 
     def cleanup(self) -> None:
-        """Called once after each sampling."""
+        """Called once after each sampling.
+
+        Raises:
+            UnsupportedPatchError: a node changed the network around the calls of a run that had no other error.
+        """
+        changed = tuple(of_network(self.model.diffusion_model))
         super().cleanup()
         self._tell_hooks(None)
         self._run_hooks = None
+        if changed and sys.exc_info()[0] is None:
+            raise UnsupportedPatchError(changed)
 
     def register_all_hook_patches(self, *args: Any, **kwargs: Any) -> Any:
         """Makes known what a run's hooks put on weights.
@@ -230,7 +241,7 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
     @property
     def remote(self) -> RemoteModel:
         """The worker's model behind this one."""
-        remote: RemoteModel = self.model.diffusion_model.__dict__["remote"]
+        remote: RemoteModel = self.model.__dict__["remote"]
         return remote
 
 
@@ -249,7 +260,9 @@ def remote_patcher(remote: RemoteModel, release: str | None = None) -> RemoteMod
         MessageError: the worker's description is malformed.
     """
     worker = WorkerModel.of(remote.details)
-    model = build_skeleton(worker)
+    # Weights that are made in inference mode do not count what is written to them.
+    with torch.inference_mode(False):
+        model = build_skeleton(worker)
     stand_in_for_weights(remote, model.diffusion_model, _NETWORK)
     weights = {
         key: RemoteWeight.of(remote, _NETWORK + key, weight) for key, weight in meta_state_dict(worker).items()
@@ -260,4 +273,6 @@ def remote_patcher(remote: RemoteModel, release: str | None = None) -> RemoteMod
     device = comfy.model_management.get_torch_device()
     model.device = device
     model.worker_release = release
+    model.__dict__["remote"] = remote
+    model.__dict__["_as_loaded"] = ModelState(model)
     return RemoteModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))

@@ -21,7 +21,7 @@ from ..errors import UnsupportedValueError
 from ..io.tree import pack
 from ..server.backends import comfyui_model_sampling, comfyui_stock_guidance
 from ..server.backends.comfyui_values import to_plain
-from . import control_net
+from . import control_net, origin
 from .control_net import ControlTable
 from .travel import refused_patches, travelling_options
 
@@ -61,6 +61,7 @@ def whole_loop_obstacle(
         _of_loop(patcher),
         _of_options(patcher.model_options),
         _of_objects(patcher),
+        changes_of_model(patcher),
         *(_of_conditioning(side, conditions) for side, conditions in conditioning.items()),
         _of_latent(latent),
     )
@@ -130,8 +131,7 @@ def _sampler_function(name: str) -> Any:
 
 def _is_stock(function: Any) -> bool:
     """Node packs add their own to ComfyUI's lists, and put some in the place of ComfyUI's."""
-    function = getattr(function, "func", function)
-    return getattr(function, "__module__", None) in _STOCK_MODULES
+    return origin.module_of(function) in _STOCK_MODULES and origin.packs_name_of(function) is None
 
 
 def _of_loop(patcher: Any) -> Iterator[str]:
@@ -147,7 +147,8 @@ def _of_functions(kind: str, found: Mapping[str, Mapping[Any, list[Any]]]) -> It
     for where, by_key in found.items():
         for key, functions in by_key.items():
             if functions:
-                node = _WRAPPER_NODES.get(key) or (str(key) if key is not None else _owner(functions[0]))
+                owner = _owner(functions[0])
+                node = _WRAPPER_NODES.get(key) or (owner if key is None else f"{key} ({owner})")
                 yield f"{node}, whose {where} {kind} runs in the sampling loop"
 
 
@@ -169,6 +170,18 @@ def _of_objects(patcher: Any) -> Iterator[str]:
             comfyui_model_sampling.to_data(value)
         except UnsupportedValueError as error:
             yield f"the model's sampling, a {error.kind}: {error.why}"
+
+
+def changes_of_model(patcher: Any) -> Iterator[str]:
+    """Yield what a node has done to the model itself: in a loop that runs here it works, as for a local model."""
+    network, state = patcher.model.diffusion_model, patcher.model.__dict__["_as_loaded"]
+    hooks = [*network._forward_pre_hooks.values(), *network._forward_hooks.values()]
+    if hooks:
+        yield f"a hook of {_owner(hooks[0])}, which runs around each call of the network"
+    changed = state.changed(patcher.object_patches_backup)
+    if changed is not None:
+        by = origin.name_of(changed.value) or "a node that changes the model itself"
+        yield f"the change to the model's {changed.part} ({by}), which works in the sampling loop"
 
 
 def _of_conditioning(side: str, conditioning: Any) -> Iterator[str]:
@@ -203,9 +216,8 @@ def _is_data(value: Any) -> bool:
 
 
 def _owner(function: Any) -> str:
-    """The node that a function was made in, as far as its name says so."""
-    name = str(getattr(function, "__qualname__", type(function).__name__))
-    return name.split(".", maxsplit=1)[0]
+    """The node or the pack that a function is of, as far as its code says so."""
+    return origin.name_of(function) or type(function).__name__
 
 
 def _conditioning(conditioning: Any, controls: ControlTable | None = None) -> list[Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 import comfy.patcher_extension
 import torch
@@ -15,13 +15,14 @@ from torch import nn
 
 from ..client.remote_model import RemoteModel
 from ..client.weight_patches import WeightPatches
-from ..errors import ModelChangedError, Obstacle, UnsupportedPatchError
+from ..errors import ModelChangedError, Obstacle, RemoteWeightsError, UnsupportedPatchError
 from ..server.backends.comfyui_methods import METHOD, METHODS
-from . import generation, obstacles
+from . import generation, loaded_code, obstacles, origin, spoilt
 from .control import travelling_control, warn_of_residuals
-from .network_parts import NetworkParts
+from .network_parts import Change, NetworkParts
 from .remade import without_remade
 from .remote_weight import RemoteWeight
+from .transforms import refuse_transforms
 from .travel import travelling_options
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,9 @@ _PREFIX = "diffusion_model."
 class RemoteDiffusionModel(nn.Module):
     """A network whose forward pass is remote. May be called by many threads.
 
-    What nodes put into it, or into the skeleton's parts, would be nowhere when the worker computes: it is refused.
+    To nodes it is the network: its parts are the skeleton's, and so is its `__class__`. What they change of it, or
+    of the skeleton's parts, would be nowhere when the worker computes: it is refused. A write that was refused
+    spoils this object for good, because a node may take what it wrote before for proof that all is done.
 
     Attributes:
         weight_patches: are on the weights in every call until the next patcher is loaded, as with a network that is
@@ -57,7 +60,7 @@ class RemoteDiffusionModel(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        # Set past nn.Module: as children these would be moved, counted and saved like weights.
+        # Set past nn.Module: as a child it would be saved like weights.
         self.__dict__["remote"] = remote
         self.__dict__["weight_patches"] = None
         self.__dict__["hooks"] = None
@@ -67,13 +70,11 @@ class RemoteDiffusionModel(nn.Module):
         self.__dict__["_grown"] = {}
         self.__dict__["shapes"] = {_PREFIX + key: tuple(weight.shape) for key, weight in state_dict.items()}
         self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
-        self.__dict__["_parts"] = parts = NetworkParts(network)
-        for method, module in parts.foreign():
-            logger.warning(
-                "%s of ComfyUI is replaced here by a node pack (%s): at the worker it is ComfyUI's own.",
-                method,
-                module,
-            )
+        self.__dict__["_parts"] = NetworkParts(network)
+        self.__dict__["_code"] = loaded_code.of_network(network, RemoteDiffusionModel, RemoteModel)
+        # The skeleton's own: whoever walks over the parts finds them, and what is put into them is seen.
+        for store in ("_modules", "_parameters", "_buffers"):
+            self.__dict__[store] = vars(network)[store]
 
     def forward(self, x: Any, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the real network: `x` is a latent [B, C, …] or a list of them, in the compute dtype.
@@ -94,22 +95,55 @@ class RemoteDiffusionModel(nn.Module):
         return executor.execute(x, timesteps, *args, **kwargs)
 
     def put_in(self) -> Obstacle | None:
-        """What a node has put into the skeleton's network; None for nothing.
+        """Return what a node has changed of the network, or of the code that it runs; None for nothing.
 
-        It stays there, and ComfyUI keeps the loader's output: a loader that runs again gets a network without it.
+        It stays so, and ComfyUI keeps the loader's output: a loader that runs again gets a network without it.
         """
+        found = spoilt.reason(self.__dict__["remote"])
+        if found is not None:
+            return found
         parts: NetworkParts = self.__dict__["_parts"]
+        return self._noticed(parts)
+
+    def put_in_between(self) -> Obstacle | None:
+        """As `put_in`, with what takes longer to compare: for the beginning and the end of a run."""
+        found = self.put_in()
+        if found is not None:
+            return found
+        parts: NetworkParts = self.__dict__["_parts"]
+        changed = parts.changed_between()
+        return None if changed is None else self._spoil(obstacles.of_network(changed.part, changed.value))
+
+    def _noticed(self, parts: NetworkParts) -> Obstacle | None:
         changed = parts.changed()
-        if changed is None:
+        if changed is not None:
+            return self._spoil(obstacles.of_network(changed.part, changed.value))
+        code: loaded_code.UsedCode = self.__dict__["_code"]
+        replaced = code.replaced()
+        if replaced is None:
             return None
         generation.advance()
-        return obstacles.of_network(changed)
+        return obstacles.of_code(replaced.part, replaced.value)
+
+    @property
+    def foreign(self) -> tuple[Change, ...]:
+        """What packs had replaced of the network's code before any prompt ran."""
+        code: loaded_code.UsedCode = self.__dict__["_code"]
+        return code.foreign
+
+    def _spoil(self, obstacle: Obstacle) -> Obstacle:
+        return spoilt.spoil(self.__dict__["remote"], obstacle)
+
+    def _refuse(self, part: str, value: Any = None) -> NoReturn:
+        obstacle = obstacles.of_network(part, value, origin.caller())
+        raise UnsupportedPatchError((self._spoil(obstacle),))
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         # Some nodes put their own into the network for the length of a call only.
         found = self.put_in()
         if found is not None:
             raise UnsupportedPatchError((found,))
+        refuse_transforms(args, kwargs)
         if "transformer_options" in kwargs:
             kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
         remote: RemoteModel = self.__dict__["remote"]
@@ -153,47 +187,75 @@ class RemoteDiffusionModel(nn.Module):
             shapes: by key, of those that are larger.
         """
         grown: dict[str, torch.Tensor] = self.__dict__["_grown"]
+        if not grown and not shapes:
+            return
+        if (found := self.put_in_between()) is not None:
+            raise UnsupportedPatchError((found,))
         for key in [*grown, *(key.removeprefix(_PREFIX) for key in shapes)]:
             shape = shapes.get(_PREFIX + key, self.shapes[_PREFIX + key])
             _reshape(self.__dict__["skeleton"], key, shape)
         self.__dict__["_grown"] = {key.removeprefix(_PREFIX): self._as_large(key, shapes[key]) for key in shapes}
+        parts: NetworkParts = self.__dict__["_parts"]
+        parts.accept_weights()
 
     def _as_large(self, key: str, shape: tuple[int, ...]) -> RemoteWeight:
         weight = torch.empty(shape, dtype=self.in_file(key).dtype, device="meta")
         return RemoteWeight.of(self.__dict__["remote"], key, weight)
 
     def load_state_dict(self, *_: Any, **__: Any) -> Any:
-        """Refused: the weights are at the worker.
+        """Refuse: the weights are at the worker.
 
         Raises:
             UnsupportedPatchError: always.
         """
-        raise UnsupportedPatchError((obstacles.of_network("weights"),))
+        self._refuse("weights")
 
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Module]]:
-        """This one, and the skeleton's parts: what a node changes of them is seen then."""
-        yield from super().named_modules(memo, prefix, remove_duplicate)
-        skeleton: nn.Module = self.__dict__["skeleton"]
-        for name, child in skeleton.named_children():
-            yield from child.named_modules(memo, f"{prefix}.{name}".removeprefix("."), remove_duplicate)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Sets what is no part of the network.
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Stand where nn.Module moves and converts its weights: there is nothing to move.
 
         Raises:
-            UnsupportedPatchError: the network has something of that name, which is at the worker.
+            UnsupportedPatchError: another dtype or memory format is asked for.
         """
-        skeleton = self.__dict__.get("skeleton")
-        if skeleton is not None and name != "training" and hasattr(skeleton, name):
-            raise UnsupportedPatchError((obstacles.of_network(name),))
+        probe = torch.empty((1, 2, 2, 2), dtype=self.dtype)
+        made = fn(probe)
+        if made.dtype is not probe.dtype:
+            self._refuse(f"dtype, to {made.dtype}")
+        if not made.is_meta and made.stride() != probe.stride():
+            self._refuse("memory format")
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        """Refuse a network of one's own to change.
+
+        Raises:
+            RemoteWeightsError: always.
+        """
+        raise RemoteWeightsError(self.__dict__["remote"].description.ref.name, "to copy the network")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what is no part of the network.
+
+        Raises:
+            UnsupportedPatchError: the network has something of that name, or asks for it, and is at the worker.
+        """
+        parts: NetworkParts | None = self.__dict__.get("_parts")
+        if parts is not None and name != "training" and parts.reads(name):
+            self._refuse(name, value)
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
         # unittest.mock takes back what could not be set, and its error would hide the refusal.
-        if name in vars(self) or name in self._modules:
+        if name in vars(self):
             super().__delattr__(name)
+        elif hasattr(self.__dict__["skeleton"], name):
+            self._spoil(obstacles.of_network(name, by=origin.caller()))
+
+    def _kind(self) -> type:
+        skeleton = self.__dict__.get("skeleton")
+        return RemoteDiffusionModel if skeleton is None else type(skeleton)
+
+    # For whoever asks for the network's class, or for its name, as `isinstance` does too.
+    __class__ = property(_kind)
 
     def __getattr__(self, name: str) -> Any:
         try:

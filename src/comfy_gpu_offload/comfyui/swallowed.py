@@ -37,7 +37,11 @@ _refused: weakref.WeakKeyDictionary[RemoteModel, dict[str, _Refusal]] = weakref.
 
 
 def note(remote: RemoteModel, error: RemoteWeightError, *, is_change: bool) -> None:
-    """Remember a refusal until a run shows whether it ended its prompt."""
+    """Remember a refusal until a run shows whether it ended its prompt.
+
+    If it did, what the node wrote before it (a mark of its own) must not let it pass: the loader runs again.
+    """
+    generation.advance()
     kept = RemoteWeightError(error.name, error.key, error.by)  # without the frames that the raised one holds
     with _lock:
         found = _refused.setdefault(remote, {})

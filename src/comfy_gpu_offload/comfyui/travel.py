@@ -48,27 +48,34 @@ def refused_patches(patcher: Any) -> Iterator[Obstacle]:
     """Everything of a patcher that no way of offloading takes to the worker."""
     yield from _of_weights(patcher)
     yield from _of_objects(patcher)
-    put_in: Obstacle | None = patcher.model.diffusion_model.put_in()
-    if put_in is not None:
-        yield put_in
+    yield from of_network(patcher.model.diffusion_model)
     yield from _of_options(patcher.model_options)
+
+
+def of_network(network: Any) -> Iterator[Obstacle]:
+    """Yield what a node has changed of a remote model's network by itself."""
+    put_in_between = getattr(network, "put_in_between", None)
+    # Else a node has put another network there.
+    found = obstacles.of_network("whole", network) if put_in_between is None else put_in_between()
+    if found is not None:
+        yield found
 
 
 def _of_weights(patcher: Any) -> Iterator[Obstacle]:
     yield from refused_weights(patcher)
     yield from refused_hooks(patcher)
     if getattr(patcher, "weight_wrapper_patches", None):
-        yield obstacles.WEIGHT_WRAPPERS
+        yield obstacles.of_weight_wrappers(patcher.weight_wrapper_patches)
     if any(_COMPILE_KEY in wrappers for wrappers in getattr(patcher, "wrappers", {}).values()):
         yield obstacles.COMPILED
-    for name in getattr(patcher, "injections", {}):
-        yield obstacles.of_injection(name)
+    for name, injections in getattr(patcher, "injections", {}).items():
+        yield obstacles.of_injection(name, injections)
 
 
 def _of_objects(patcher: Any) -> Iterator[Obstacle]:
-    for name in patcher.object_patches:
+    for name, value in patcher.object_patches.items():
         if name.split(".")[0] in {"diffusion_model", "manual_cast_dtype"}:
-            yield obstacles.of_object(name)
+            yield obstacles.of_object(name, value)
 
 
 def _of_options(model_options: Mapping[str, Any]) -> Iterator[Obstacle]:
@@ -82,7 +89,7 @@ def _of_guidance(model_options: Mapping[str, Any]) -> Iterator[Obstacle]:
         for function in value if isinstance(value, list) else [value]:
             code = getattr(function, "__code__", None)
             if isinstance(code, CodeType) and _patches_inside(code) and not _patches_as_known(function):
-                yield obstacles.of_guidance(function.__qualname__.split(".")[0])
+                yield obstacles.of_guidance(function)
 
 
 def _patches_inside(code: CodeType) -> bool:
@@ -99,6 +106,10 @@ def _patches_as_known(function: FunctionType) -> bool:
     return bool(made) and _are_known(made)
 
 
+def _values(patches: Any) -> list[Any]:
+    return list(patches.values() if isinstance(patches, dict) else patches)
+
+
 def _are_known(patches: Iterable[Any]) -> bool:
     return all(comfyui_stock_patches.is_known(patch) for patch in patches)
 
@@ -110,12 +121,13 @@ def refused_options(options: Mapping[str, Any]) -> Iterator[Obstacle]:
             continue
         if key in _PATCHES:
             for name, patches in value.items():
-                if not _are_known(patches.values() if isinstance(patches, dict) else patches):
-                    yield obstacles.of_patch(_PATCHES[key], name)
+                unknown = [patch for patch in _values(patches) if not comfyui_stock_patches.is_known(patch)]
+                if unknown:
+                    yield obstacles.of_patch(_PATCHES[key], name, unknown)
         elif key in _STATE:
             yield obstacles.of_state(key)
-        elif obstacles.is_known(key):
-            yield obstacles.of_patch("the option", key)
+        elif obstacles.is_code(key):
+            yield obstacles.of_patch("the option", key, [value])
         else:
             yield from _unless_data(key, _plain(key, value))
 
@@ -128,7 +140,7 @@ def _unless_data(key: str, value: Any) -> Iterator[Obstacle]:
     try:
         pack(value, f"transformer_options[{key!r}]")
     except UnsupportedValueError as error:
-        yield obstacles.of_option(f"{error.path}: a {error.kind}, which is no plain data")
+        yield obstacles.of_option(f"{error.path}: a {error.kind}, which is no plain data", value)
 
 
 def _is_empty(value: Any) -> bool:

@@ -20,7 +20,8 @@ from ..client.weight_patches import WeightPatches
 from ..errors import MessageError, ModelChangedError, UnsupportedRunError
 from ..server.backends.comfyui_values import from_plain
 from . import generation, swallowed
-from .sample_job import job_tree, ratio_keys, whole_loop_obstacle
+from .foreign_code import warn_of_foreign
+from .sample_job import changes_of_model, job_tree, ratio_keys, whole_loop_obstacle
 from .travel import refuse_unless_it_travels
 from .weights import data_of, tell_of_data, travelling
 
@@ -63,8 +64,12 @@ def run_whole_loop(
     names = {"sampler_name": fields["sampler"], "scheduler": fields["scheduler"]}
     obstacle = whole_loop_obstacle(patcher, positive, negative, latent, **names)
     if obstacle is not None:
+        if any(changes_of_model(patcher)):
+            # They stay, and ComfyUI keeps the loader's output: a loader that runs again gets a model without them.
+            generation.advance()
         raise UnsupportedRunError(obstacle)
     swallowed.tell(patcher.remote)
+    warn_of_foreign(patcher.model, whole_loop=True)
     tree = job_tree(patcher, positive, negative, latent)
     fields = {"preview": comfy_args.preview_method.value, **fields}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..comfyui import loaded_code
 from . import findings_route, routes
 from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader
@@ -20,5 +21,6 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 
 routes.register()
 findings_route.register()
+loaded_code.remember_before_prompts()
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

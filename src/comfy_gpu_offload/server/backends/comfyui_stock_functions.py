@@ -76,9 +76,12 @@ def _name_of(function: Any, table: Table) -> str | None:
     """The name that the other end will find it by."""
     if type(function) is not FunctionType:
         return None
-    name = f"{function.__qualname__.partition('.')[0]}.{function.__name__}"
+    # Of its code: `functools.wraps` gives another function the names of the one that it wraps.
+    code, module = function.__code__, function.__globals__.get("__name__")
+    name = f"{code.co_qualname.partition('.')[0]}.{code.co_name}"
     stem = table.get(name)
-    return name if stem is not None and comfyui_nodes.is_of(function.__module__, stem) else None
+    is_nodes = stem is not None and isinstance(module, str) and comfyui_nodes.is_of(module, stem)
+    return name if is_nodes else None
 
 
 def _is_class_of(name: str, stem: str, value: Any) -> bool:

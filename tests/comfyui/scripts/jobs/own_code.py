@@ -7,6 +7,7 @@ Prints JSON, for test_own_code.py to judge.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -19,15 +20,17 @@ from unittest import mock
 # First: it makes ComfyUI importable.
 import sides
 import torch
-from comfy import controlnet
+from comfy import controlnet, samplers
+from comfy.ldm.wan import model as wan
 from comfy.patcher_extension import PatcherInjection
 from comfy_extras import nodes_lora_extract as extracting
 from comfy_extras import nodes_model_merging as merging
 from comfy_extras import nodes_train as training
-from sessions import Pair, sampled
+from sessions import Pair, sampled, sampled_whole
 from sides import FOLDER, MMDIT, UNET, WAN, Case, Patch, case, noise
 
-from comfy_gpu_offload.comfyui import generation, stand_in
+from comfy_gpu_offload.comfyui import foreign_code, generation, loaded_code
+from comfy_gpu_offload.comfyui.offload import AUTO, runs_whole
 from comfy_gpu_offload.errors import OffloadError
 
 _TINY = replace(UNET, latent=(1, 4, 8, 6))
@@ -115,18 +118,61 @@ def put_in() -> dict[str, Any]:
 
 
 def of_the_class() -> dict[str, Any]:
-    """A method of ComfyUI's own class, replaced while a model is loaded, and before the next one is."""
+    """A method of ComfyUI's own class, replaced while prompts run: of the model that is loaded, and of the next."""
     pair = Pair.of(WAN)
     kind = type(pair.stock.model.diffusion_model)
-    said: list[str] = []
-    logged = mock.patch.object(stand_in.logger, "warning", lambda text, *given: said.append(text % given))
     with mock.patch.object(kind, "forward_orig", lambda _, x, *__, **___: torch.zeros_like(x)):
         refused = _refused(pair, lambda: sampled(pair.remote, case(WAN)))
-        with logged:
-            Pair.of(WAN)
-    with logged:
-        same = torch.equal(sampled(Pair.of(WAN).stock, case(WAN)), sampled(pair.remote, case(WAN)))
-    return {**refused, "warned": said, "same after it": same}
+        following = _refused(another := Pair.of(WAN), lambda: sampled(another.remote, case(WAN)))
+    same = torch.equal(sampled(Pair.of(WAN).stock, case(WAN)), sampled(pair.remote, case(WAN)))
+    return {**refused, "following": following, "same after it": same}
+
+
+def _passed_on(function: Any) -> Any:
+    """A pack's function around one of ComfyUI's, under its name."""
+
+    @functools.wraps(function)
+    def around(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return around
+
+
+def before_prompts() -> dict[str, Any]:
+    """What was replaced already when ComfyUI began to run prompts: it is warned of, once a run."""
+    kind = type(Pair.of(WAN).stock.model.diffusion_model)
+    own, attention = kind.forward_orig, wan.optimized_attention
+
+    said: list[str] = []
+    shown: list[str] = []
+    with (
+        mock.patch.object(kind, "forward_orig", _passed_on(own)),
+        mock.patch.object(wan, "optimized_attention", _passed_on(attention)),
+        mock.patch.object(kind, "a_packs_own", _passed_on(own), create=True),
+        mock.patch.object(samplers, "calc_cond_batch", _passed_on(samplers.calc_cond_batch)),
+        mock.patch.dict(loaded_code._known, clear=True),
+        mock.patch.object(foreign_code.logger, "warning", lambda text, *given: said.append(text % given)),
+        mock.patch.object(foreign_code.status, "show", shown.append),
+    ):
+        loaded_code.remember()
+        pair = Pair.of(WAN)
+        expected = sampled(pair.stock, case(WAN, steps=2))
+        outcomes = {
+            name: [torch.equal(sample(pair.remote, case(WAN, steps=2)), expected), *_taken(said, shown)]
+            for name, sample in (("each step", sampled), ("whole loop", sampled_whole))
+        }
+        inputs = {"steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+        this = case(WAN)
+        inputs |= {"positive": this.positive, "negative": this.negative, "latent_image": this.latent}
+        auto = runs_whole(pair.remote, AUTO, inputs)
+    return {**outcomes, "auto": auto}
+
+
+def _taken(said: list[str], shown: list[str]) -> list[list[str]]:
+    taken = [list(said), list(shown)]
+    said.clear()
+    shown.clear()
+    return taken
 
 
 def injected() -> dict[str, Any]:
@@ -219,6 +265,7 @@ if __name__ == "__main__":
     facts = {
         "put in": put_in(),
         "of the class": of_the_class(),
+        "before prompts": before_prompts(),
         "injected": injected(),
         "read": read(),
         "controls": controls(),

@@ -1,0 +1,116 @@
+"""Workflows whose node changes a remote network by itself: three prompts in a row, then one without the node.
+
+    PYTHON changed_network.py COMFYUI_ROOT MODELS_FOLDER DiT|UNet
+
+Prints JSON, for test_changed_network.py to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+# First: it makes ComfyUI importable.
+import sides
+import torch
+from network_changes import LOCAL, REFUSED, Change, changing
+from sessions import SESSION, sampled, sampled_whole
+from sides import UNET, WAN, Case, Kind, Patch, case
+
+from comfy_gpu_offload.comfyui import generation, loaded_code
+from comfy_gpu_offload.comfyui.patcher import remote_patcher
+from comfy_gpu_offload.errors import OffloadError
+from comfy_gpu_offload.server.backends import comfyui_models
+
+_KINDS = {"DiT": WAN, "UNet": replace(UNET, latent=(1, 4, 8, 6))}
+_PROMPTS = 3
+
+
+@dataclass(frozen=True)
+class Way:
+    """A loader and a sampler."""
+
+    load: Callable[[Kind], Any]
+    sample: Callable[[Any, Case], torch.Tensor]
+
+
+def _stock(kind: Kind) -> Any:
+    return comfyui_models.load_patcher(comfyui_models.find_model(kind.file), "default")
+
+
+def _remote(kind: Kind) -> Any:
+    return remote_patcher(SESSION.model(kind.file, "default"))
+
+
+_HERE = Way(_stock, sampled)
+_WAYS = {"each step": Way(_remote, sampled), "whole loop": Way(_remote, sampled_whole)}
+
+
+class Workflow:
+    """A loader whose output ComfyUI keeps until its `IS_CHANGED` says otherwise, a node, and a sampler."""
+
+    def __init__(self, kind: Kind, way: Way) -> None:
+        self._kind, self._way = kind, way
+        self._loaded: tuple[int, Any] = (-1, None)
+
+    def run(self, patch: Patch = lambda model: model) -> torch.Tensor | str:
+        """The latent, or what was said in its place."""
+        try:
+            with torch.inference_mode():
+                return self._way.sample(patch(self._model().clone()), case(self._kind, steps=2))
+        except OffloadError as error:
+            return f"{type(error).__name__}: {error}"
+        except Exception as error:
+            return f"by torch or Python: {type(error).__name__}: {error}"
+
+    def _model(self) -> Any:
+        if self._loaded[0] != generation.current():
+            self._loaded = (generation.current(), self._way.load(self._kind))
+        return self._loaded[1]
+
+
+def _prompts(kind: Kind, way: Way, change: Change) -> list[torch.Tensor | str]:
+    """Three prompts with the node in one workflow, and one without it."""
+    workflow = Workflow(kind, way)
+    with changing(change) as patch:
+        outcomes = [workflow.run(patch) for _ in range(_PROMPTS)]
+    return [*outcomes, workflow.run()]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
+
+
+def compared(kind: Kind, change: Change, plain: Any) -> dict[str, Any]:
+    """What prompts with the node give, each way, beside what they give here."""
+    here = _prompts(kind, _HERE, change)
+    found: dict[str, Any] = {"mattered": not _alike(here[0], plain)}
+    for name, way in _WAYS.items():
+        outcomes = _prompts(kind, way, change)
+        found[name] = {
+            "said": [each if isinstance(each, str) else "" for each in outcomes],
+            "as here": [_alike(one, other) for one, other in zip(outcomes, here, strict=True)],
+            "plain after it": _alike(outcomes[-1], plain),
+        }
+    return found
+
+
+def main(kind: Kind) -> dict[str, Any]:
+    """All changes to a network of that kind."""
+    sides.SIDES.stock(kind)
+    loaded_code.remember()
+    plain = Workflow(kind, _HERE).run()
+    return {
+        group: {name: {**compared(kind, change, plain), "to say": said} for name, (change, said) in changes.items()}
+        for group, changes in (("refused", REFUSED), ("local", LOCAL))
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(_KINDS[sys.argv[3]])), flush=True)
+    # As in run.py.
+    os._exit(0)
