@@ -66,6 +66,7 @@ def test_a_run_without_the_node_is_as_here_after_refusals(found: Found, way: str
 
 def test_a_change_of_the_sampling_loop_works_where_that_runs_here(found: Found) -> None:
     runs = {name: run["each step"] for name, run in found["local"].items()}
+    assert all(len(run["as here"]) == PROMPTS + 1 for run in runs.values())
     assert {name: run for name, run in runs.items() if not all(run["as here"])} == {}
 
 

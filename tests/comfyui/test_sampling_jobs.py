@@ -124,6 +124,8 @@ def test_a_model_that_is_merged_leaves_memory_when_it_must_and_not_while_it_is_n
         ("too many", "ModelRunError: There are over 16 ControlNets"),
         ("a place that is not there", "ModelRunError: .*names a control net that is not there"),
         ("a table that is none", "ModelRunError: The control_nets of the run"),
+        ("of another kind of model", "ModelRunError: The ControlNet 'edges.safetensors' raised RuntimeError"),
+        ("a run of another kind of model", "ModelRunError: The ControlNet 'edges.safetensors' raised RuntimeError"),
     ],
 )
 def test_a_control_net_that_is_wrong_is_refused(found: Found, name: str, said: str) -> None:
@@ -236,7 +238,7 @@ def test_data_is_no_obstacle(found: Found, change: str) -> None:
         ("wrapper", "EasyCache"),
         ("callback", "somebody's"),
         ("context windows", "Context Windows"),
-        ("block patch", "FreeU"),
+        ("block patch", r"the block patch output_block_patch \(obstacles: obstacles\)"),
         ("weights", "LoRA"),
         ("latent format", "latent_format"),
         ("own sampling class", "own_sampling.*a node's own"),

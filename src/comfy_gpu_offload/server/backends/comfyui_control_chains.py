@@ -15,12 +15,13 @@ import comfy.controlnet
 import torch
 
 from ...io.strides import copied, moved
-from .base import ModelRunError, on_device
+from .base import BackendError, ModelRunError, is_out_of_memory, on_device
 from .comfyui_control_data import MAX_CHAIN, AppliedNet, CallInputs, RunNet, net_of
 from .comfyui_residuals import from_data
 from .fingerprints import fingerprint
 
 _CPU = torch.device("cpu")
+_CHECK = "Check that the ControlNet was made for this kind of model."
 # Of one net, each with another hint or another size; they keep the hint on the device.
 _MAX_PREPARED = 4
 
@@ -99,7 +100,7 @@ class Chain:
         for loaded, applied, inputs in self.nets:
             x, timestep, cond = _inputs(loaded.net, inputs, latent, patcher.load_device)
             net = _prepared(loaded, applied, patcher, (tuple(x.shape), inputs.chunks))
-            with _running(net, applied, patcher, control):
+            with net_errors(applied.net), _running(net, applied, patcher, control):
                 control = net.get_control(x, timestep, cond, inputs.chunks, {})
         return control
 
@@ -136,10 +137,39 @@ def build(table: Sequence[RunNet], load: Load) -> list[Any]:
         loaded = load(entry.applied.net, entry.applied.fingerprint)
         net = _set_up(loaded.net, entry.applied, (entry.start, entry.end))
         net.extra_args.update(_arguments(entry.applied))
+        # Of this copy alone, which serves one run.
+        net.get_control = _naming_errors(net.get_control, entry.applied.net)
+        net.pre_run = _naming_errors(net.pre_run, entry.applied.net)
         if entry.previous is not None:
             net.set_previous_controlnet(made[entry.previous])
         made.append(net)
     return made
+
+
+@contextmanager
+def net_errors(name: str) -> Iterator[None]:
+    """Map what a control net raises to an error that names it, and not the model that it is for.
+
+    Raises:
+        ModelRunError: the net does not go with this model, or with these inputs.
+    """
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        text = f"{type(error).__name__}: {str(error)[:500]}"
+        raise ModelRunError(f"The ControlNet {name!r} raised {text}. {_CHECK}") from error
+
+
+def _naming_errors(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def named(*args: Any, **kwargs: Any) -> Any:
+        with net_errors(name):
+            return function(*args, **kwargs)
+
+    return named
 
 
 class _Encoded:

@@ -73,6 +73,7 @@ def bad_controls() -> dict[str, Any]:
         "unknown conditioning": _net(conds={"gate": torch.zeros(2)}),
         "encoded": _net(encoded=True),
         "too many": deep,
+        "of another kind of model": _net(context=noise((2, 6, 1024), 91)),
     }
     said = {name: _said(lambda net=net: _forward({KEY: net})) for name, net in calls.items()}
     job = job_of(UNET, settings({}))
@@ -81,6 +82,12 @@ def bad_controls() -> dict[str, Any]:
     runs = {
         "a place that is not there": {**tree, "negative": [], "control_nets": [entry]},
         "a table that is none": {**tree, "negative": [], "control_nets": {"0": entry}},
+        "a run of another kind of model": {
+            **tree,
+            "positive": [[noise((1, 6, 1024), 94), {"control": 0}]],
+            "negative": [[noise((1, 6, 1024), 94), {"control": 0}]],
+            "control_nets": [entry],
+        },
     }
     said |= {name: _said(lambda run=run: BACKEND.sample(job, run, lambda *_: None)) for name, run in runs.items()}
     return {

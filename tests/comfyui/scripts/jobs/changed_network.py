@@ -61,7 +61,7 @@ class Workflow:
         """The latent, or what was said in its place."""
         try:
             with torch.inference_mode():
-                return self._way.sample(patch(self._model().clone()), case(self._kind, steps=2))
+                return self._way.sample(patch(self._model().clone()), case(self._kind, steps=1))
         except OffloadError as error:
             return f"{type(error).__name__}: {error}"
         except Exception as error:
@@ -73,11 +73,11 @@ class Workflow:
         return self._loaded[1]
 
 
-def _prompts(kind: Kind, way: Way, change: Change) -> list[torch.Tensor | str]:
-    """Three prompts with the node in one workflow, and one without it."""
+def _prompts(kind: Kind, way: Way, change: Change, count: int = _PROMPTS) -> list[torch.Tensor | str]:
+    """Prompts with the node in one workflow, and one without it."""
     workflow = Workflow(kind, way)
     with changing(change) as patch:
-        outcomes = [workflow.run(patch) for _ in range(_PROMPTS)]
+        outcomes = [workflow.run(patch) for _ in range(count)]
     return [*outcomes, workflow.run()]
 
 
@@ -85,15 +85,14 @@ def _alike(one: Any, other: Any) -> bool:
     return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
 
 
-def compared(kind: Kind, change: Change, plain: Any) -> dict[str, Any]:
+def compared(kind: Kind, change: Change, plain: Any, here: list[Any]) -> dict[str, Any]:
     """What prompts with the node give, each way, beside what they give here."""
-    here = _prompts(kind, _HERE, change)
     found: dict[str, Any] = {"mattered": not _alike(here[0], plain)}
     for name, way in _WAYS.items():
         outcomes = _prompts(kind, way, change)
         found[name] = {
             "said": [each if isinstance(each, str) else "" for each in outcomes],
-            "as here": [_alike(one, other) for one, other in zip(outcomes, here, strict=True)],
+            "as here": [_alike(one, other) for one, other in zip(outcomes, here, strict=False)],
             "plain after it": _alike(outcomes[-1], plain),
         }
     return found
@@ -104,10 +103,14 @@ def main(kind: Kind) -> dict[str, Any]:
     sides.SIDES.stock(kind)
     loaded_code.remember()
     plain = Workflow(kind, _HERE).run()
-    return {
-        group: {name: {**compared(kind, change, plain), "to say": said} for name, (change, said) in changes.items()}
-        for group, changes in (("refused", REFUSED), ("local", LOCAL))
-    }
+    found: dict[str, Any] = {}
+    # What is refused need be run here once, to see that it matters.
+    for group, changes, prompts in (("refused", REFUSED, 1), ("local", LOCAL, _PROMPTS)):
+        found[group] = {
+            name: {**compared(kind, change, plain, _prompts(kind, _HERE, change, prompts)), "to say": said}
+            for name, (change, said) in changes.items()
+        }
+    return found
 
 
 if __name__ == "__main__":
