@@ -110,6 +110,16 @@ def test_without_a_token_it_refuses_to_be_open_to_all(tmp_path: Path, given: dic
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize("given", [POD, {}])
+def test_a_token_that_can_be_guessed_is_refused_with_how_to_make_one(tmp_path: Path, given: dict[str, str]) -> None:
+    with server_process(tmp_path, **given, PORT="0", COMFY_GPU_OFFLOAD_TOKEN="aaaaaaaaaaaaaaaaaaaa") as server:
+        assert server.ended() == 2
+    log = "".join(server.log)
+    assert "too easy to guess" in log
+    assert "secrets.token_urlsafe(32)" in log
+    assert "aaaaaaaaaa" not in log
+
+
 def test_a_model_to_preload_that_is_not_there_ends_the_worker_with_the_reason(tmp_path: Path) -> None:
     with server_process(tmp_path, **ENDPOINT, PORT="0", COMFY_GPU_OFFLOAD_PRELOAD="nobody") as server:
         assert server.ended() == 2

@@ -184,7 +184,7 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         # Without a password it would ask for one at the terminal, where there may be nobody.
-        context.load_cert_chain(options.tls_cert, options.tls_key, password="")
+        context.load_cert_chain(options.tls_cert, options.tls_key, password="")  # nosec B106
     except OSError as error:
         raise ConfigError(f"--tls-cert, --tls-key: these do not make a certificate: {error}") from error
     return context
