@@ -33,6 +33,7 @@ class Direct:
     """A transport to a handler in this process, which can be replaced, and can lose what is sent."""
 
     carries_cancel = True
+    peer = "a worker in this process"
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler

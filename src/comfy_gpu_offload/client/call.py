@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
 
 import torch
 
@@ -14,10 +17,11 @@ from ..io.strides import moved
 from ..io.tree import PackedTree, Tree, map_tensors
 from ..protocol.envelope import Envelope
 from ..protocol.messages import FaultCode, Forward, Result, SampleJob
+from ..transport.waits import waited_s
 from .codec_choice import Way
 from .prediction import Tracked
 from .timings import CallTimings
-from .weight_patches import HookPatches, WeightPatches
+from .weight_patches import HookPatches, PatchUploads, WeightPatches
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Call:
         device: where the result's tensors are wanted.
         codec: of its frames, both ways.
         way: see `Ways`.
+        begun: when its caller began to wait for it, by `perf_counter`.
         raw_up, raw_down: bytes of the tensors whose data the last frame had, and the reply, as they are.
     """
 
@@ -40,6 +45,8 @@ class Call:
     patches: WeightPatches | None = None
     way: Way | None = None
     hooks: HookPatches | None = None
+    begun: float = field(default_factory=perf_counter)
+    upload_s: float = 0.0
     pack_s: float = 0.0
     encode_s: float = 0.0
     exchange_s: float = 0.0
@@ -78,13 +85,38 @@ class Call:
     def model_key(self) -> str:
         return f"{self.message.model.name}\n{self.message.model.weight_dtype}"
 
+    @contextmanager
+    def uploading(self, uploads: PatchUploads) -> Iterator[None]:
+        """Count what the block uploads ahead of this call."""
+        before, started = uploads.bytes_up, perf_counter()
+        yield
+        self.upload_s += perf_counter() - started
+        self.bytes_up += uploads.bytes_up - before
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Count an exchange, without its wait for a worker to start; a call whose connection was lost not at all.
+
+        A run goes on meanwhile, and is followed over further connections.
+        """
+        started, waited, lost = perf_counter(), waited_s(), True
+        try:
+            yield
+            lost = False
+        finally:
+            if not lost or isinstance(self.message, SampleJob):
+                self.exchange_s += perf_counter() - started - (waited_s() - waited)
+
     def value_of(self, reply: Envelope) -> Tree:
         """The tree of its reply, with the tensors where they are wanted."""
         return map_tensors(reply.unpack(), lambda tensor: aligned(moved(tensor, self.device)))
 
     def finish(self, result: Result, decode_s: float) -> CallTimings:
         worker = result.timings
+        known = (self.upload_s, self.pack_s, self.encode_s, self.exchange_s, decode_s)
         return CallTimings(
+            upload_s=self.upload_s,
+            waited_s=max(0.0, perf_counter() - self.begun - sum(known)),
             pack_s=self.pack_s,
             encode_s=self.encode_s,
             exchange_s=self.exchange_s,

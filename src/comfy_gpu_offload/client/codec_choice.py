@@ -95,6 +95,8 @@ _FADING = 0.93
 _GUESS_WEIGHT = 3e-5
 # So many exchanges that all differ from those before them are no accident.
 _CHANGED = 3
+# Every call gets ready for a moment; one that takes longer has moved weights, and its link has cooled down.
+_LOADING_S = 0.1
 # A way gains at least this share of what the call takes beyond computing, and this many seconds, or it stays.
 _LEAST_SHARE, _LEAST_S = 0.1, 0.002
 
@@ -226,7 +228,7 @@ class CodecChoice:
 
     def called(self, way: Way, timings: CallTimings, raw: tuple[int, int, int]) -> None:
         """A call that went that way. `raw`: bytes as they are: its first tensor's, all that went, the reply's."""
-        if timings.exchanges != 1 or timings.load_s:
+        if timings.exchanges != 1 or timings.load_s > _LOADING_S:
             return
         first, up, down = raw
         transfer, coding = seen_in(timings, up, down)

@@ -60,7 +60,8 @@ class ForwardCalls:
             check,
             notify=self._options.notify,
         )
-        attempts.begin()
+        with call.uploading(self._uploads):
+            attempts.begin()
         while True:
             try:
                 answer = self._attempt(call, check)
@@ -91,11 +92,9 @@ class ForwardCalls:
         call.raw_up = sum(host.nbytes for host, part in zip(call.host, parts, strict=True) if not part.held)
         call.bytes_up += frame.size_bytes
         call.exchanges += 1
-        try:
+        with call.exchanging():
             envelope, size = self._exchanges.ask("forward", call.message.request, frame, self._options.call, check)
-        finally:
-            t3 = perf_counter()
-            call.exchange_s += t3 - t2
+        t3 = perf_counter()
         if isinstance(envelope.message, Fault):
             return envelope.message
         call.bytes_down += size

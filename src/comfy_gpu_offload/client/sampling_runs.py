@@ -89,7 +89,8 @@ class SamplingRuns:
             check,
             notify=self._options.notify,
         )
-        attempts.begin()
+        with call.uploading(self._uploads):
+            attempts.begin()
 
         def progressed(step: int, of: int, picture: bytes | None) -> None:
             attempts.answered()
@@ -118,18 +119,16 @@ class SamplingRuns:
         if following.is_known:
             frame = seal(Follow(request=call.message.request, after=following.step))
         else:
+            call.exchange_s = 0.0  # what earlier ones did is lost
             parts = self._recurrence.parts(call.model_key, call.packed, call.host)
             frame = seal_parts(call.message, call.packed.skeleton, parts, call.codec)
             self._handshake.refuse_too_large(frame)
-        t1 = perf_counter()
-        call.encode_s += t1 - t0
+        call.encode_s += perf_counter() - t0
         call.bytes_up += frame.size_bytes
         call.exchanges += 1
-        try:
+        with call.exchanging():
             envelope = self._last_of_stream(call, frame, following, check)
-        finally:
-            t2 = perf_counter()
-            call.exchange_s += t2 - t1
+        t2 = perf_counter()
         if isinstance(envelope.message, Fault):
             return envelope.message
         result = expect(envelope.message, Result)

@@ -197,7 +197,7 @@ class Session:
         )
         call = Call(message, packed, host, device or _CPU, codec, patches, way, hooks)
         call.tracked = self._ways.track(call)
-        call.pack_s = perf_counter() - started
+        call.begun, call.pack_s = started, perf_counter() - started
         try:
             value, timings = self._calls.answer(call, check)
         except BaseException as error:
@@ -250,7 +250,7 @@ class Session:
             raise UnsupportedRunError(f"a worker does not take its {error}") from None
         packed, host = self._travelling(pack(job, "job"))
         call = Call(message, packed, host, device or _CPU, codec, patches)
-        call.pack_s = perf_counter() - started
+        call.begun, call.pack_s = started, perf_counter() - started
         try:
             return self._runs.answer(call, on_progress, check)
         except BaseException as error:

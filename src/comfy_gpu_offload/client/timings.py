@@ -11,18 +11,23 @@ class CallTimings:
 
     Attributes:
         pack_s: taking the arguments apart, moving tensors to the CPU, hashing those that recur.
+        upload_s: uploading patches ahead of it.
         encode_s, decode_s: tensors to frame, and frame to tensors on the caller's device.
-        exchange_s: from sending to the reply's last byte, the worker's times included.
+        exchange_s: from sending to the reply's last byte, the worker's times included; of the exchange that brought
+            the result.
+        waited_s: for a worker to start or to come back, exchanges that were lost included.
         worker_decode_s, queue_s, load_s, compute_s: at the worker: reading the frame, waiting for the device,
-            loading or moving weights, the model itself.
+            getting ready (above all loading or moving weights), the model itself.
         bytes_up, bytes_down: whole frames.
         exchanges: 1, and 1 more for each resend.
     """
 
     pack_s: float = 0.0
+    upload_s: float = 0.0
     encode_s: float = 0.0
     exchange_s: float = 0.0
     decode_s: float = 0.0
+    waited_s: float = 0.0
     worker_decode_s: float = 0.0
     queue_s: float = 0.0
     load_s: float = 0.0
@@ -34,7 +39,14 @@ class CallTimings:
     @property
     def total_s(self) -> float:
         """The whole call, as the caller waited for it."""
-        return self.pack_s + self.encode_s + self.exchange_s + self.decode_s
+        coding_s = self.pack_s + self.encode_s + self.decode_s
+        return coding_s + self.upload_s + self.waited_s + self.exchange_s
+
+    @property
+    def transfer_s(self) -> float:
+        """Return what moving the tensors took: coding at both ends, and the wire."""
+        coding_s = self.pack_s + self.encode_s + self.worker_decode_s + self.decode_s
+        return coding_s + self.upload_s + self.wire_s
 
     @property
     def wire_s(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,12 +23,18 @@ logger = logging.getLogger(__name__)
 
 
 class UploadExchange:
-    """See `weight_patches.Exchange`. For messages that may be sent twice, and make the worker compute nothing."""
+    """See `weight_patches.Exchange`. For messages that may be sent twice, and make the worker compute nothing.
+
+    Attributes:
+        bytes_up: of all frames so far.
+    """
 
     def __init__(self, exchanges: Exchanges, options: SessionOptions, handshake: Handshake) -> None:
         self._exchanges = exchanges
         self._options = options
         self._handshake = handshake
+        self._counting = threading.Lock()
+        self.bytes_up = 0
 
     def __call__(
         self,
@@ -49,6 +56,8 @@ class UploadExchange:
         self._handshake.refuse_too_large(frame)
 
         def attempt() -> Envelope:
+            with self._counting:  # parts go on threads of their own
+                self.bytes_up += frame.size_bytes
             envelope, _ = self._exchanges.ask("hello", request, frame, self._options.call, check)
             fault = envelope.message
             if isinstance(fault, Fault) and fault.code is not FaultCode.MISSING_TENSORS:

@@ -91,7 +91,13 @@ class HookPatches:
 
 
 class Exchange(Protocol):
-    """Has one message answered, tried again where that helps."""
+    """Has one message answered, tried again where that helps.
+
+    Attributes:
+        bytes_up: of all frames so far.
+    """
+
+    bytes_up: int
 
     def __call__(
         self,
@@ -127,6 +133,11 @@ class PatchUploads:
         self._at_once = at_once
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def bytes_up(self) -> int:
+        """Return the bytes of all frames so far."""
+        return self._exchange.bytes_up
 
     def ensure(self, named: Iterable[WeightPatches], check: Check | None) -> None:
         """`define` for those for which this session has not done it before."""

@@ -14,7 +14,7 @@ from ..io import codecs, tree
 from ..io.frame import EncodedFrame
 from ..protocol.envelope import Envelope, parts_of, seal_parts
 from ..protocol.messages import Forward
-from .answers import Finish, answered, reply_codec, result_of
+from .answers import Finish, answered, prepared, reply_codec, result_of
 from .backends.base import Backend, Computed
 from .call_tensors import CallTensors
 from .callers import PATIENT, Caller, Waiting
@@ -69,8 +69,10 @@ class ForwardCalls:
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
             named = (message.model, message.fingerprint)
-            done = self._backend.forward(
-                *named, args, kwargs, patches=patches, hooks=hooks, autocast=message.autocast
+            done = prepared(
+                lambda: self._backend.forward(
+                    *named, args, kwargs, patches=patches, hooks=hooks, autocast=message.autocast
+                )
             )
             return self._result(message, codec, done, (decode_s, queue_s), tracked)
 

@@ -13,7 +13,7 @@ from ..io.frame import EncodedFrame
 from ..protocol.envelope import Envelope, parts_of, seal, seal_parts
 from ..protocol.messages import Follow, Progress, SampleJob
 from .abandoned_runs import AbandonedRuns
-from .answers import Finish, answered, on_a_thread, refusal, reply_codec, result_of
+from .answers import Finish, answered, on_a_thread, prepared, refusal, reply_codec, result_of
 from .backends.base import Backend
 from .call_tensors import CallTensors
 from .callers import PATIENT, Caller
@@ -108,7 +108,7 @@ class SamplingRuns:
         def sample(queue_s: float) -> EncodedFrame:
             run.begins()
             logger.info("run %s begins: %d steps of %s", job.request, job.steps, job.sampler)
-            done = self._backend.sample(job, tensors, run.report, patches=patches)
+            done = prepared(lambda: self._backend.sample(job, tensors, run.report, patches=patches))
             result = result_of(job, self._instance, done, (decode_s, queue_s))
             packed = tree.pack(done.result, "result")
             return seal_parts(result, packed.skeleton, parts_of(packed, job.reply_strides), codec)

@@ -22,6 +22,7 @@ from ..errors import (
     TransportError,
 )
 from ..io.frame import EncodedFrame
+from . import waits
 from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
 from .http import Front, HttpTransport
 from .too_large import too_large
@@ -140,7 +141,8 @@ class LoadBalancerTransport:
                 self._answered_at = None
                 if route == "cancel":
                     raise
-                waking.wait(check)
+                with waits.counted():
+                    waking.wait(check)
                 continue
             self._answered_at = monotonic()
             return reply
@@ -157,7 +159,8 @@ class LoadBalancerTransport:
                     yield reply
             except NoWorkerError:
                 self._answered_at = None
-                waking.wait(check)
+                with waits.counted():
+                    waking.wait(check)
                 continue
             return
 
@@ -173,7 +176,8 @@ class LoadBalancerTransport:
             )
         waking = _Waking(self._wake_s, self._notify, self._workers)
         if route != "cancel" and not self._is_awake():
-            self._wake(waking, check)
+            with waits.counted():
+                self._wake(waking, check)
         return waking
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from ..errors import (
 )
 from ..io.buffers import allocate
 from ..io.frame import EncodedFrame
+from . import waits
 from .base import Check, Notify, Route, Timeouts
 from .too_large import too_large
 
@@ -135,7 +136,10 @@ class QueueTransport:
         self._api.forked()
 
     def _output(self, result: JobResult, total_s: float, watch: _Watch) -> Any:
-        return output_of(result) if result.status.is_final else self._result(result.id, total_s, watch)
+        if not result.status.is_final:
+            return self._result(result.id, total_s, watch)
+        waits.add((result.delay_ms or 0) / 1000)
+        return output_of(result)
 
     def _result(self, job_id: str, total_s: float, watch: _Watch) -> Any:
         try:

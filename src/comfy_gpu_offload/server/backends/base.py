@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -239,6 +240,22 @@ def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> Non
         if isinstance(part, torch.nn.ModuleList):
             for block in part:
                 block.register_forward_pre_hook(stop)
+
+
+@contextmanager
+def first_call(module: torch.nn.Module) -> Iterator[list[float]]:
+    """Give a list that holds the time of the module's first call within the block, once it was called."""
+    began: list[float] = []
+
+    def note(*_: object) -> None:
+        if not began:
+            began.append(perf_counter())
+
+    hook = module.register_forward_pre_hook(note)
+    try:
+        yield began
+    finally:
+        hook.remove()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

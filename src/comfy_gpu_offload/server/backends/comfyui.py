@@ -29,6 +29,7 @@ from .base import (
     PatchSet,
     Report,
     casting,
+    first_call,
     model_errors,
     on_device,
     stop_at_blocks,
@@ -173,8 +174,10 @@ class ComfyUIBackend:
             loaded, patcher, load_s = self._patched(job.model, job.fingerprint, patches)
             loaded.hooks.remove()
             started = perf_counter()
-            result = sampling.run(patcher, job, inputs, report, self._interrupted)
-        return Computed(result, nets_s + load_s, perf_counter() - started)
+            with first_call(patcher.model.diffusion_model) as began:
+                result = sampling.run(patcher, job, inputs, report, self._interrupted)
+            computing = began[0] if began else started  # before it, ComfyUI brings the weights to the device
+        return Computed(result, nets_s + load_s + computing - started, perf_counter() - computing)
 
     def interrupt(self) -> None:
         """See `Backend`. Takes effect at the model's next block."""
