@@ -48,13 +48,16 @@ OffloadError
     ├── ModelChangedError      the model is not the one the session was opened with
     ├── TooLargeError          over one of the worker's limits
     ├── CallCancelledError     the call was cancelled
-    └── ModelFailedError       the model itself raised, or ran out of memory
+    └── ModelFailedError       the model itself raised; a RuntimeError too, as it would be here
+        └── WorkerMemoryError      the worker's device ran out of memory; a torch.OutOfMemoryError too
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -516,5 +519,12 @@ class CallCancelledError(WorkerFaultError):
     """The call was cancelled."""
 
 
-class ModelFailedError(WorkerFaultError):
-    """The model itself raised, or ran out of memory."""
+class ModelFailedError(WorkerFaultError, RuntimeError):
+    """The model itself raised.
+
+    A `RuntimeError`, so that what handles a local model's errors by their class does so: ComfyUI's tips, a script.
+    """
+
+
+class WorkerMemoryError(ModelFailedError, torch.OutOfMemoryError):
+    """The worker's device ran out of memory."""

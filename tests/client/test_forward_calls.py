@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 import threading
+from time import sleep
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,15 @@ from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.config.settings import given_settings
 from comfy_gpu_offload.errors import (
     ConnectError,
+    ConnectionLostError,
+    ModelFailedError,
     TooLargeError,
 )
-from comfy_gpu_offload.io.frame import FrameLimits
+from comfy_gpu_offload.io.frame import EncodedFrame, FrameLimits
+from comfy_gpu_offload.server.backends.base import Computed
+from comfy_gpu_offload.server.handler import Handler
+from comfy_gpu_offload.transport.base import Route
+from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
 CONTEXT = torch.randn(2, 77, 64)
 
@@ -125,7 +133,57 @@ def test_timings_add_up(session: Session) -> None:
     assert timings.bytes_up > 4000
     assert timings.bytes_down > 4000
     assert timings.compute_s == 1e-5
-    parts = timings.pack_s + timings.encode_s + timings.exchange_s + timings.decode_s
-    assert timings.total_s == parts
+    moving = timings.pack_s + timings.encode_s + timings.upload_s + timings.exchange_s + timings.decode_s
+    assert timings.total_s == pytest.approx(moving + timings.waited_s)
+    told = timings.transfer_s + timings.compute_s + timings.load_s + timings.queue_s + timings.waited_s
+    assert timings.total_s == pytest.approx(told)
     assert 0 < timings.wire_s < timings.exchange_s
     assert (timings + timings).bytes_up == 2 * timings.bytes_up
+
+
+def test_what_a_call_waits_for_is_no_transfer(worker: ThreadWorker, backend: FunctionBackend) -> None:
+    """A lost exchange, a wait for the next, and a worker that gets ready; each is far longer than the transfer."""
+    lost_s, ready_s = 0.4, 0.3
+    losses = iter([ConnectionLostError("cut")])
+
+    class Losing(LoopbackTransport):
+        def exchange(self, route: Route, frame: EncodedFrame, *further: Any) -> memoryview:
+            if route == "forward":
+                for error in losses:
+                    sleep(lost_s)
+                    raise error
+            return super().exchange(route, frame, *further)
+
+    compute = backend.forward
+
+    def slow(*args: Any, **kwargs: Any) -> Computed:
+        sleep(ready_s)
+        return compute(*args, **kwargs)
+
+    backend.forward = slow  # type: ignore[method-assign]
+    with Session(Losing(Handler(backend))) as session:
+        model = session.model("echo")
+        model(torch.randn(1000))
+        timings = model.last_timings
+    assert timings is not None
+    assert timings.waited_s >= lost_s
+    assert timings.load_s >= ready_s
+    assert timings.total_s >= timings.waited_s + timings.load_s + timings.transfer_s
+
+
+def test_what_a_models_error_is_known_by(session: Session, backend: FunctionBackend) -> None:
+    """ComfyUI and scripts know errors by torch's own classes, and give their tips by them."""
+
+    def mismatched(x: torch.Tensor) -> torch.Tensor:
+        return torch.randn(77, 768) @ torch.randn(2048, 320)
+
+    def full(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend.functions |= {"mismatched": mismatched, "full": full}
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes") as raised:
+        session.model("mismatched")(torch.randn(3))
+    assert isinstance(raised.value, ModelFailedError)
+    with pytest.raises(torch.OutOfMemoryError, match="The worker's device has too little memory") as raised:
+        session.model("full")(torch.randn(3))
+    assert isinstance(raised.value, ModelFailedError)

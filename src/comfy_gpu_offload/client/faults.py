@@ -14,6 +14,7 @@ from ..errors import (
     VersionSkewError,
     WorkerBusyError,
     WorkerFaultError,
+    WorkerMemoryError,
 )
 from ..io.buffers import Buffer
 from ..io.frame import ALTERED, FrameLimits
@@ -28,7 +29,7 @@ _ERRORS: dict[FaultCode, type[WorkerFaultError]] = {
     FaultCode.TOO_LARGE: TooLargeError,
     FaultCode.CANCELLED: CallCancelledError,
     FaultCode.BUSY: WorkerBusyError,
-    FaultCode.OUT_OF_MEMORY: ModelFailedError,
+    FaultCode.OUT_OF_MEMORY: WorkerMemoryError,
     FaultCode.MODEL_FAILED: ModelFailedError,
 }
 
