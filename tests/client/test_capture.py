@@ -13,6 +13,7 @@ from tests.support.backend import FunctionBackend
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect
+from comfy_gpu_offload.errors import ConfigError
 
 X = torch.randn(2, 4, 8, 8).bfloat16()
 
@@ -70,11 +71,21 @@ def test_it_stops_at_the_limit_over_all_sessions_and_says_so_once(
 def test_a_folder_that_cannot_be_written_fails_no_call_and_is_told_of_once(
     worker: ThreadWorker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "file").write_text("")
-    with connect(worker.url, capture_dir=tmp_path / "file") as session:
+    folder = tmp_path / "captured"
+    with connect(worker.url, capture_dir=folder) as session:
+        folder.rmdir()
+        folder.write_text("")
         for _ in range(2):
             assert torch.equal(session.model("twice")(X, X)["out"], X * 2)
     assert sum("No more" in record.message for record in caplog.records) == 1
+
+
+def test_a_folder_that_can_never_be_written_is_refused_before_any_call(
+    worker: ThreadWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"COMFY_GPU_OFFLOAD_CAPTURE_DIR is .*/runs, and nothing can be written"):
+        connect(worker.url, capture_dir=tmp_path / "file" / "runs")
 
 
 def test_nothing_is_left_without_the_setting(

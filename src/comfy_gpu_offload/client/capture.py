@@ -9,10 +9,12 @@ import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from safetensors.torch import save
 
+from ..errors import ConfigError
 from ..io.tree import Tree, pack
 
 logger = logging.getLogger(__name__)
@@ -30,8 +32,11 @@ class Capture:
     or when the limit is reached, a warning says so and no more is written.
 
     Args:
-        folder: made when the first call comes; it and its files are for this user alone.
+        folder: made at once; it and its files are for this user alone.
         limit_bytes: what all such files there may take together, those of earlier sessions too.
+
+    Raises:
+        ConfigError: nothing can be written into the folder.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -45,6 +50,18 @@ class Capture:
         self._used_bytes: int | None = None
         self._ended = False
         self._lock = threading.Lock()
+        self._make_folder()
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"COMFY_GPU_OFFLOAD_CAPTURE_DIR is {self._folder}, and nothing can be written there "
+                f"({error.strerror or type(error).__name__}): name another folder, or take the setting out."
+            ) from error
 
     def forked(self) -> None:
         """Begin a series of files of its own, in a process that was forked from the one that made this."""
@@ -65,7 +82,6 @@ class Capture:
         named |= dict(zip(packed.paths, packed.tensors, strict=True))
         size = sum(tensor.nbytes for tensor in named.values())
         if self._used_bytes is None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._used_bytes = sum(file.stat().st_size for file in self._folder.glob(f"*{SUFFIX}"))
             logger.warning("The tensors of every call are left in %s: they hold your pictures' data.", self._folder)
         if self._used_bytes + size > self._limit_bytes:

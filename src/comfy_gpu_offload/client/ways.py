@@ -82,8 +82,12 @@ class Ways:
 
     def called(self, call: Call, timings: CallTimings) -> None:
         """Learns from a forward call that is done."""
-        if self._choice is not None and call.way is not None and call.host:
+        if self._choice is None or call.way is None or not call.host:
+            return
+        try:
             self._choice.called(call.way, timings, (call.host[0].nbytes, call.raw_up, call.raw_down))
+        except Exception as error:  # the call is done, and worth more than what it teaches
+            logger.warning("A call's times could not be learned from: %s", type(error).__name__)
 
     @property
     def _way(self) -> Way | None:
