@@ -64,8 +64,10 @@ class RemoteControlNetLoader:
             OffloadError: the ControlNet cannot be had.
         """
         if not use_runpod:
-            return (loader.load_local_control_net(control_net_name),)
-        status.show("asking the worker for the ControlNet …", unique_id)
-        net = loader.load_remote_control_net(control_net_name)
-        status.show(f"on the worker{loader.warned(net.remote)}", unique_id)
+            with status.line("loading the ControlNet on this machine …", unique_id) as line:
+                line.result = "on this machine"
+                return (loader.load_local_control_net(control_net_name),)
+        with status.line("asking the worker for the ControlNet …", unique_id) as line:
+            net = loader.load_remote_control_net(control_net_name)
+            line.result = f"on the worker{loader.warned(net.remote)}"
         return (net,)

@@ -75,10 +75,11 @@ class RemoteModelLoader:
             OffloadError: the model cannot be had.
         """
         if not use_runpod:
-            return (loader.load_local(model_name, weight_dtype),)
-        status.show("asking the worker for the model …", unique_id)
-        patcher = loader.load_remote(model_name, weight_dtype)
-        description = patcher.remote.description
-        text = f"on the worker, computing in {description.compute_dtype}{loader.warned(patcher.remote)}"
-        status.show(text, unique_id)
+            with status.line("loading the model on this machine …", unique_id) as line:
+                line.result = "on this machine"
+                return (loader.load_local(model_name, weight_dtype),)
+        with status.line("asking the worker for the model …", unique_id) as line:
+            patcher = loader.load_remote(model_name, weight_dtype)
+            dtype = patcher.remote.description.compute_dtype
+            line.result = f"on the worker, computing in {dtype}{loader.warned(patcher.remote)}"
         return (patcher,)

@@ -19,7 +19,7 @@ from ..errors import OffloadError
 
 
 class RemoteSampler:
-    """KSampler, with a word on how a remote model is to be used."""
+    """KSampler with a choice of where the loop runs."""
 
     DESCRIPTION = (
         "Samples as KSampler does. With a model from Remote Model Loader the network runs on the worker: each "
@@ -51,67 +51,116 @@ class RemoteSampler:
     def sample(
         self, model: Any, offload: str = offloading.AUTO, unique_id: str | None = None, **inputs: Any
     ) -> Any:
-        """The node's function: `inputs` are KSampler's.
+        """Sample; `inputs` are KSampler's.
 
         Raises:
-            OffloadError: `offload` is no choice, or the worker failed.
+            OffloadError: `offload` is no choice, a setting is wrong, or the worker failed.
         """
         if offload not in offloading.CHOICES:
             raise OffloadError(f"offload {offload!r}: there are {', '.join(offloading.CHOICES)}.")
         remote = getattr(model, "remote", None)
         if remote is None:
-            return importlib.import_module("nodes").KSampler().sample(model, **inputs)
-        started = perf_counter()
-        whole = offloading.runs_whole(model, offload, inputs)
-        latent, timings = _whole(model, inputs) if whole else _each(model, remote, inputs)
-        mode = offloading.WHOLE_LOOP if whole else offloading.EACH_STEP
-        status.show(summary(mode, timings, perf_counter() - started, load_settings().gpu_rate), unique_id)
+            return _here(model, inputs, unique_id)
+        # All settings now: one that is wrong must not cost a run that is done.
+        gpu_rate = load_settings().gpu_rate
+        run = _Run(model, remote, inputs)
+        with status.line("asking the worker …", unique_id, run.so_far) as line:
+            started = perf_counter()
+            mode = offloading.WHOLE_LOOP if offloading.runs_whole(model, offload, inputs) else offloading.EACH_STEP
+            status.announce(f"{mode}: sampling on the worker …")
+            latent = run.whole() if mode == offloading.WHOLE_LOOP else run.each()
+            line.result = summary(mode, run.timings, perf_counter() - started, gpu_rate)
         return latent
 
 
-def _each(model: Any, remote: RemoteModel, inputs: Mapping[str, Any]) -> tuple[Any, list[CallTimings]]:
-    before = remote.calls
-    latent = importlib.import_module("nodes").KSampler().sample(model, **inputs)
-    return latent, remote.timings_since(before)
+def _here(model: Any, inputs: Mapping[str, Any], node_id: str | None) -> Any:
+    with status.line("sampling on this machine …", node_id) as line:
+        line.result = "on this machine"
+        return importlib.import_module("nodes").KSampler().sample(model, **inputs)
 
 
-def _whole(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, list[CallTimings]]:
-    timings: list[CallTimings] = []
+class _Run:
+    """One run of the sampler with a model at the worker.
 
-    def sample(
-        fields: Mapping[str, Any], job: Any, on_progress: OnProgress, *, patches: WeightPatches | None
+    Attributes:
+        timings: of its calls, once it is done.
+    """
+
+    def __init__(self, model: Any, remote: RemoteModel, inputs: Mapping[str, Any]) -> None:
+        self._model = model
+        self._remote = remote
+        self._inputs = inputs
+        self._calls_before = remote.calls
+        self._step = 0
+        self.timings: list[CallTimings] = []
+
+    def so_far(self) -> str:
+        """Return how far it has come, for the line of a run that did not end well."""
+        if self._step:
+            return f"at step {self._step} of {self._inputs['steps']}"
+        calls = self._remote.calls - self._calls_before
+        return f"after {_counted(calls)}" if calls else ""
+
+    def each(self) -> Any:
+        """Sample here, with a call at each step."""
+        latent = importlib.import_module("nodes").KSampler().sample(self._model, **self._inputs)
+        self.timings = self._remote.timings_since(self._calls_before)
+        return latent
+
+    def whole(self) -> Any:
+        """Sample at the worker, as one job."""
+        latent = run_whole_loop(
+            self._sample,
+            self._model,
+            _fields(self._inputs),
+            positive=self._inputs["positive"],
+            negative=self._inputs["negative"],
+            latent=self._inputs["latent_image"],
+        )
+        return (latent,)
+
+    def _sample(
+        self, fields: Mapping[str, Any], job: Any, on_progress: OnProgress, *, patches: WeightPatches | None
     ) -> tuple[Any, CallTimings]:
-        result, timing = model.remote.sample(fields, job, on_progress, patches=patches)
-        timings.append(timing)
+        def progressed(step: int, of: int, picture: bytes | None) -> None:
+            self._step = max(self._step, step)
+            on_progress(step, of, picture)
+
+        result, timing = self._remote.sample(fields, job, progressed, patches=patches)
+        self.timings = [timing]
         return result, timing
 
-    fields = {name: inputs[name] for name in ("seed", "steps", "cfg", "scheduler")}
-    fields |= {
+
+def _fields(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `SampleJob` for KSampler's inputs."""
+    return {
+        **{name: inputs[name] for name in ("seed", "steps", "scheduler")},
         "sampler": inputs["sampler_name"],
         "cfg": float(inputs["cfg"]),
         "denoise": inputs.get("denoise", 1.0),
     }
-    latent = run_whole_loop(
-        sample,
-        model,
-        fields,
-        positive=inputs["positive"],
-        negative=inputs["negative"],
-        latent=inputs["latent_image"],
-    )
-    return (latent,), timings
 
 
 def summary(mode: str, timings: list[CallTimings], seconds: float, gpu_rate: float) -> str:
-    """How it ran, what crossed, where the time went, what that cost at `gpu_rate` dollars a second.
+    """Return how a run went: what crossed the wire, where the time went, what that cost.
 
-    Short, because the frontend shows two lines of a node's width.
+    Args:
+        seconds: of the whole run, as its user waited for it.
+        gpu_rate: dollars a second.
     """
     total = sum(timings, CallTimings())
-    transfer_s = max(0.0, total.total_s - total.compute_s - total.load_s - total.queue_s)
-    calls = f"{total.exchanges} call{'' if total.exchanges == 1 else 's'}"
-    cost = f", ${gpu_rate * seconds:.4f}" if gpu_rate else ""
-    return (
-        f"{mode}: {calls}, ↑{total.bytes_up / 1e6:.2f} ↓{total.bytes_down / 1e6:.2f} MB; "
-        f"compute {total.compute_s:.1f}, transfer {transfer_s:.1f} s{cost}"
-    )
+    times = {
+        "compute": total.compute_s,
+        "transfer": total.transfer_s,
+        "loading": total.load_s,
+        "waiting": total.queue_s + total.waited_s,
+    }
+    # The first two are there in every run; of the others only what can be read.
+    said = [f"{name} {s:.1f}" for name, s in times.items() if s >= 0.05 or name in {"compute", "transfer"}]
+    crossed = f"↑{total.bytes_up / 1e6:.2f} ↓{total.bytes_down / 1e6:.2f} MB"
+    cost = f"\n≈ ${gpu_rate * seconds:.4f} without idle time" if gpu_rate else ""
+    return f"{mode}: {_counted(total.exchanges)}, {crossed}\n{', '.join(said)} s{cost}"
+
+
+def _counted(calls: int) -> str:
+    return f"{calls} call{'' if calls == 1 else 's'}"

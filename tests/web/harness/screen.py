@@ -191,10 +191,18 @@ class Screen:
         texts: list[str] = self.page.evaluate("() => offloadTest.drawn()")
         return texts
 
+    def lines(self) -> dict[int, str]:
+        """Return what the pack says under the nodes of the graph that is open, by node."""
+        self.page.evaluate("() => window.app.canvas.draw(true, true)")
+        found = self.page.evaluate(
+            """() => [...document.querySelectorAll(".comfy-gpu-offload-line")].map(
+                (element) => [Number(element.dataset.node), element.innerText])"""
+        )
+        return {int(node): str(text) for node, text in found}
+
     def line(self, node: int) -> str | None:
-        """Return the line of text that a run left on a node, or None where there is none."""
-        value: str | None = self.values(node).get("$$node-text-preview")
-        return value
+        """Return what the pack says under a node, or None where it says nothing."""
+        return self.lines().get(node)
 
     def locate(self, selector: str) -> Locator:
         return self.page.locator(selector)
