@@ -43,7 +43,7 @@ def test_nodes_explain_themselves(comfyui: ComfyUI, node: str) -> None:
 
 def test_the_loader_follows_the_contract(comfyui: ComfyUI) -> None:
     given = inputs(comfyui, "RemoteModelLoader")
-    # The combo comes last: see the node. Prompts name their inputs, so the order is no part of the contract.
+    # Prompts name their inputs, so the order is no part of the contract.
     assert set(given) == {"model_name", "use_runpod", "weight_dtype"}
     assert comfyui.api.object_info("RemoteModelLoader")["output"] == ["MODEL"]
     assert given["use_runpod"][0] == "BOOLEAN"
@@ -67,8 +67,7 @@ def test_the_sampler_has_ksamplers_inputs_and_offload(comfyui: ComfyUI) -> None:
 
 
 def test_the_loaders_combo_is_filled_from_the_worker(comfyui: ComfyUI) -> None:
-    remote = inputs(comfyui, "RemoteModelLoader")["model_name"][1]["remote"]
-    assert remote["refresh_button"] is True
+    assert inputs(comfyui, "RemoteModelLoader")["model_name"][1]["worker_list"] == "models"
     names = comfyui.offered_models()
     for model in MODELS:
         assert len([name for name in names if name.endswith(model.file)]) == 1, names
@@ -76,9 +75,8 @@ def test_the_loaders_combo_is_filled_from_the_worker(comfyui: ComfyUI) -> None:
 
 
 def test_control_nets_have_a_combo_of_their_own(comfyui: ComfyUI) -> None:
-    combo = inputs(comfyui, "RemoteControlNetLoader")["control_net_name"][1]["remote"]
-    assert combo["refresh_button"] is True
-    names = comfyui.api.get(combo["route"])
+    assert inputs(comfyui, "RemoteControlNetLoader")["control_net_name"][1]["worker_list"] == "control_nets"
+    names = comfyui.offered("control_nets")
     assert "edges.safetensors" in names
     assert set(names).isdisjoint(comfyui.offered_models())
 

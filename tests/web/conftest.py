@@ -25,6 +25,9 @@ from tests.comfyui.harness.installation import Installation
 from .harness.chromium import NONE_FOUND, find_browser
 from .harness.screen import Screen
 
+# A name on the internet that has this machine's address, as an attacker's can (DNS rebinding).
+_ARGUMENTS = ["--host-resolver-rules=MAP rebound.example 127.0.0.1"]
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -33,7 +36,7 @@ def browser() -> Iterator[Browser]:
     if program is None:
         pytest.skip(NONE_FOUND)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program)
+        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
         yield browser
         browser.close()
 

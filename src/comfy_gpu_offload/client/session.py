@@ -95,9 +95,12 @@ class Session:
         """What the worker last said of itself."""
         return self._handshake.welcome
 
-    def models(self) -> tuple[ModelEntry, ...]:
-        """What the worker can load, asked anew."""
-        return self._handshake.renew().models
+    def models(self, *, check: Check | None = None) -> tuple[ModelEntry, ...]:
+        """Ask the worker anew for what it can load.
+
+        `check` is called several times a second while it is waited for; what it raises ends the wait.
+        """
+        return self._handshake.renew(check).models
 
     def model(self, name: str, weight_dtype: str = "default", *, check: Check | None = None) -> RemoteModel:
         """The worker's model of that name, loaded there if it is not.

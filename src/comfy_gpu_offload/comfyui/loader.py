@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import importlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import folder_paths
 
 from ..client.remote_model import RemoteModel
+from ..client.session import Session
 from ..config.findings import checked_settings, told_with_errors
 from ..config.settings import load_settings
 from ..errors import OffloadError
-from ..protocol.messages import ModelEntry
 from ..server.backends.base import BackendError
-from ..server.backends.comfyui_control_data import FOLDER, PREFIX
+from ..server.backends.comfyui_control_data import PREFIX
 from . import generation
 from .control_net import RemoteControlNet
+from .kept_lists import KeptLists
 from .patcher import RemoteModelPatcher, remote_patcher
 from .sessions import Sessions
+from .worker_lists import CONTROL_NETS, MODELS, Lists, WorkerLists
+
+
+def _lists_here() -> Lists:
+    models = importlib.import_module("..server.backends.comfyui_models", __package__)
+    nets = importlib.import_module("..server.backends.comfyui_control_nets", __package__)
+    return {
+        MODELS: tuple(file.name for file in models.find_models()),
+        CONTROL_NETS: tuple(file.name for file in nets.find_control_nets()),
+    }
+
 
 logger = logging.getLogger(__name__)
 
 _sessions = Sessions()
+# Beside the folders of ComfyUI's users, under a name that is none's: no route gives out what lies there.
+_KEPT = Path(folder_paths.get_user_directory()) / "__comfy_gpu_offload" / "lists.json"
+lists = WorkerLists(_sessions, KeptLists(_KEPT), _lists_here)
 
 
 def version(use_runpod: bool | None = True) -> float:
@@ -49,10 +66,7 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
     Raises:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
     """
-    check = comfy.model_management.throw_exception_if_processing_interrupted
-    session = _sessions.opened(checked_settings(), check, await_worker=True)
-    remote = session.model(name, weight_dtype, check=check)
-    _log_warnings(remote)
+    session, remote = _loaded(name, weight_dtype)
     return remote_patcher(remote, session.welcome.comfyui)
 
 
@@ -63,10 +77,20 @@ def load_remote_control_net(name: str) -> RemoteControlNet:
     Raises:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the control net.
     """
-    check = comfy.model_management.throw_exception_if_processing_interrupted
-    remote = _sessions.opened(checked_settings(), check, await_worker=True).model(PREFIX + name, check=check)
-    _log_warnings(remote)
+    _, remote = _loaded(PREFIX + name)
     return RemoteControlNet(remote)
+
+
+def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteModel]:
+    check = comfy.model_management.throw_exception_if_processing_interrupted
+    settings = checked_settings()
+    session = _sessions.opened(settings, check, await_worker=True)
+    try:
+        remote = session.model(name, weight_dtype, check=check)
+    finally:
+        lists.keep(settings, session.welcome.models)
+    _log_warnings(remote)
+    return session, remote
 
 
 def warned(remote: RemoteModel) -> str:
@@ -104,33 +128,3 @@ def load_local(name: str, weight_dtype: str) -> Any:
         return models.load_patcher(models.find_model(name), weight_dtype)
     except BackendError as error:
         raise OffloadError(str(error)) from error
-
-
-def remote_models() -> tuple[ModelEntry, ...]:
-    """The models that the configured worker can load, asked anew.
-
-    Raises:
-        OffloadError: no worker is configured, or it cannot be reached.
-    """
-    return tuple(entry for entry in _sessions.opened(load_settings()).models() if entry.folder != FOLDER)
-
-
-def remote_control_nets() -> tuple[ModelEntry, ...]:
-    """The control nets that the configured worker can load, asked anew.
-
-    Raises:
-        OffloadError: no worker is configured, or it cannot be reached.
-    """
-    return tuple(entry for entry in _sessions.opened(load_settings()).models() if entry.folder == FOLDER)
-
-
-def local_models() -> list[str]:
-    """The names of what this machine's own folders hold."""
-    models = importlib.import_module("..server.backends.comfyui_models", __package__)
-    return [file.name for file in models.find_models()]
-
-
-def local_control_nets() -> list[str]:
-    """The names of the control nets in this machine's own folders."""
-    nets = importlib.import_module("..server.backends.comfyui_control_nets", __package__)
-    return [file.name for file in nets.find_control_nets()]

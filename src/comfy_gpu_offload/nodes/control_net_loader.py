@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..comfyui import loader, status
-from .routes import CONTROL_NETS_ROUTE, listed_by
+from ..comfyui.worker_lists import CONTROL_NETS
+from .routes import listed
 
 
 class RemoteControlNetLoader:
@@ -35,13 +36,8 @@ class RemoteControlNetLoader:
                         "name in this machine's own folders is loaded here.",
                     },
                 ),
-                # Last: see Remote Model Loader.
-                "control_net_name": (
-                    "COMBO",
-                    {
-                        "remote": listed_by(CONTROL_NETS_ROUTE),
-                        "tooltip": "A file in the worker's controlnet folder. The button asks the worker again.",
-                    },
+                "control_net_name": listed(
+                    CONTROL_NETS, "A file in the worker's controlnet folder. The button asks again."
                 ),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},
@@ -49,8 +45,12 @@ class RemoteControlNetLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, control_net_name: str) -> bool | str:  # noqa: N802  # ComfyUI's name
-        """The list of names lives at the worker, so any name may be asked for; an empty one may not."""
-        return True if control_net_name else "Choose a ControlNet; the refresh button asks the worker for its list."
+        """Return True for any name, since the list is the worker's, and what to do where there is none."""
+        return (
+            True
+            if control_net_name
+            else "Choose a ControlNet; the button on the node asks the worker for its list."
+        )
 
     @classmethod
     def IS_CHANGED(cls, use_runpod: bool | None = None, **_: Any) -> float:  # noqa: N802  # ComfyUI's name

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..comfyui import loader, status
-from .routes import MODELS_ROUTE, listed_by
+from ..comfyui.worker_lists import MODELS
+from .routes import listed
 
 
 class RemoteModelLoader:
@@ -42,15 +43,8 @@ class RemoteModelLoader:
                         "they take and changes pictures."
                     },
                 ),
-                # Last, because the frontend puts widgets of its own behind a combo like this (a button, a toggle)
-                # and saves their values in the workflow: what stood after it would be read from their places.
-                "model_name": (
-                    "COMBO",
-                    {
-                        "remote": listed_by(MODELS_ROUTE),
-                        "tooltip": "A model in the worker's diffusion_models or checkpoints folder. The button "
-                        "asks the worker again.",
-                    },
+                "model_name": listed(
+                    MODELS, "A model in the worker's diffusion_models or checkpoints folder. The button asks again."
                 ),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},
@@ -58,8 +52,8 @@ class RemoteModelLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, model_name: str) -> bool | str:  # noqa: N802  # ComfyUI's name
-        """The list of names lives at the worker, so any name may be asked for; an empty one may not."""
-        return True if model_name else "Choose a model; the refresh button asks the worker for its list."
+        """Return True for any name, since the list is the worker's, and what to do where there is none."""
+        return True if model_name else "Choose a model; the button on the node asks the worker for its list."
 
     @classmethod
     def IS_CHANGED(cls, use_runpod: bool | None = None, **_: Any) -> float:  # noqa: N802  # ComfyUI's name

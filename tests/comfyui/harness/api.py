@@ -70,6 +70,12 @@ class ComfyApi:
         reply.raise_for_status()
         return reply.json()
 
+    def post(self, path: str, body: Any) -> Any:
+        """The JSON that a POST of `body` as JSON is answered with."""
+        reply = self._http.post(self.url + path, json=body, timeout=240)
+        reply.raise_for_status()
+        return reply.json()
+
     def status_of(self, path: str) -> tuple[int, str]:
         """HTTP status and text of a GET that may fail."""
         reply = self._http.get(self.url + path, timeout=60)

@@ -88,14 +88,14 @@ class ComfyUI:
         file.unlink()
         return samples
 
+    def offered(self, kind: str, reason: str = "click") -> list[str]:
+        """Return the names that a combo of that kind offers; the worker is asked, as by the node's button."""
+        names: list[str] = self.api.post("/comfy_gpu_offload/lists", {"reason": reason})["lists"][kind]
+        return names
+
     def offered_models(self) -> list[str]:
         """The models that the frontend lists in our loader's combo."""
-        info = self.api.object_info("RemoteModelLoader")
-        remote = info["input"]["required"]["model_name"][1]["remote"]
-        answer = self.api.get(remote["route"])
-        key = remote.get("response_key")
-        names: list[str] = answer[key] if key else answer
-        return names
+        return self.offered("models")
 
     def run(self, graph: Graph, timeout_s: float = 180.0) -> Outcome:
         """Runs a prompt that must succeed."""

@@ -123,6 +123,34 @@ class OffloadTestSaveLatent:
         return {}
 
 
+class OffloadTestSeveralLists:
+    """Several combos that are filled from the worker, before, between and behind others: a text encoder's, say."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ()
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "first": ([], {"worker_list": "models"}),
+                "strength": ("FLOAT", {"default": 1.0}),
+                "second": ([], {"worker_list": "models"}),
+                "net": ([], {"worker_list": "control_nets"}),
+                "kind": (["one", "other"],),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, first: str, second: str, net: str) -> bool:
+        return True
+
+    def show(self, **inputs: Any) -> dict[str, Any]:
+        return {"ui": {"given": [inputs]}}
+
+
 class _CountedLooks:
     """Stands where ComfyUI's question after the stop button stood, asks it, and counts how often it was asked."""
 
@@ -147,5 +175,11 @@ async def looks(_: web.Request) -> web.Response:
 
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
-    for node in (OffloadTestConditioning, OffloadTestImage, OffloadTestLatent, OffloadTestSaveLatent)
+    for node in (
+        OffloadTestConditioning,
+        OffloadTestImage,
+        OffloadTestLatent,
+        OffloadTestSaveLatent,
+        OffloadTestSeveralLists,
+    )
 }

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from playwright.sync_api import Locator, Page, Request, Response
+from tests.comfyui.harness.api import Graph
 from tests.comfyui.harness.installation import Installation
 
 # These only end a hang: both cores may be busy with other tests.
@@ -16,6 +17,7 @@ _START_MS = 180_000
 _STEP_MS = 60_000
 _RUN_MS = 240_000
 _SCRIPT = Path(__file__).with_name("screen.js")
+_LIST_BUTTON = "button:has(.comfy-gpu-offload-list)"
 _EMPTY: dict[str, Any] = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "version": 0.4}
 _READY = "() => window.app?.vueAppReady && window.app.graph && !document.querySelector('#splash-loader')"
 
@@ -89,6 +91,10 @@ class Screen:
     def load(self, workflow: dict[str, Any]) -> None:
         """Open a workflow, as dropping its file on the page does."""
         self.page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+
+    def load_prompt(self, graph: Graph) -> None:
+        """Open a prompt in the API's format, as dropping its file on the page does."""
+        self.page.evaluate("graph => window.app.loadApiJson(graph, 'prompt')", graph)
 
     def saved(self) -> dict[str, Any]:
         """Return the workflow as it would be saved."""
@@ -185,6 +191,13 @@ class Screen:
     def text(self) -> str:
         """Return all text of the page that is no canvas's: dialogs, toasts, panels, and nodes made of DOM."""
         return self.page.inner_text("body")
+
+    def button(self) -> str:
+        """Return what the button says that asks the worker for its list, on the only node that has one."""
+        return self.page.locator(_LIST_BUTTON).inner_text()
+
+    def press_button(self) -> None:
+        self.page.locator(_LIST_BUTTON).click()
 
     def drawn(self) -> list[str]:
         """Return each text that is drawn on the canvases now."""

@@ -1,0 +1,146 @@
+// Fills the combos that a node's definition marks with `worker_list` from the worker's lists. The name in a workflow
+// stays, whatever the worker has and whether or not it can be reached.
+import { app } from "../../scripts/app.js";
+import { ListButton } from "./list_button.js";
+import { ask, offer, offered, watch, worker } from "./worker_lists.js";
+
+// What workflows hold in a name's place that were saved with this pack's earlier combo while no worker answered.
+const LOST = new Set([null, undefined, "Loading..."]);
+
+const listedInputs = new Map(); // by node type: [name, kind] of its inputs
+const listedNodes = new WeakMap(); // by node: its combos, its button, whether it came from a workflow
+
+function collect(definition) {
+  const found = [];
+  for (const group of [definition.input?.required, definition.input?.optional]) {
+    for (const [name, spec] of Object.entries(group ?? {})) {
+      const kind = spec?.[1]?.worker_list;
+      if (!kind) continue;
+      spec[0] = offered(kind);
+      found.push([name, kind]);
+    }
+  }
+  if (found.length) listedInputs.set(definition.name, found);
+}
+
+function* allNodes() {
+  const root = app.rootGraph ?? app.graph;
+  for (const graph of [root, ...(root?.subgraphs?.values() ?? [])]) yield* graph?.nodes ?? [];
+}
+
+// Marks a combo as one that offers a list. The mark stands in its options because the frontend copies those, with the
+// values that they have at the time, for a combo that a subgraph shows.
+function mark(widget, kind) {
+  widget.options.worker_list = kind;
+  widget.options.values = offered(kind);
+}
+
+// A primitive node's combo is a copy of the one that it is connected to.
+function markPrimitives(node, combos) {
+  for (const input of node.inputs ?? []) {
+    const combo = combos.find(({ widget }) => widget.name === input.widget?.name);
+    const link = combo && input.link != null && node.graph?.getLink?.(input.link);
+    const origin = link && node.graph.getNodeById(link.origin_id);
+    if (origin?.type !== "PrimitiveNode" || !origin.widgets?.[0]?.options) continue;
+    mark(origin.widgets[0], combo.kind);
+    origin.refreshComboInNode = () => {}; // it would take the first value, or a letter, for a name that no list has
+  }
+}
+
+function namesInUse(nodes) {
+  const names = new Map();
+  for (const widget of nodes.flatMap((node) => node.widgets ?? [])) {
+    const kind = widget.options?.worker_list;
+    if (!kind) continue;
+    mark(widget, kind);
+    if (typeof widget.value !== "string" || !widget.value) continue;
+    if (!names.has(kind)) names.set(kind, new Set());
+    names.get(kind).add(widget.value);
+  }
+  return names;
+}
+
+function update() {
+  const nodes = [...allNodes()];
+  for (const node of nodes) {
+    const listed = listedNodes.get(node);
+    if (!listed) continue;
+    for (const { widget, kind } of listed.combos) {
+      if (!listed.saved && !widget.value) widget.value = worker.lists[kind]?.[0] ?? "";
+    }
+    markPrimitives(node, listed.combos);
+    listed.button.show(said(node, listed.combos));
+  }
+  offer(namesInUse(nodes));
+  app.canvas?.setDirty(true, true);
+}
+
+function said(node, combos) {
+  if (worker.asking) return { text: "asking the worker …", disabled: true };
+  if (worker.text) return { text: `${worker.text} (${worker.state === "failed" ? "retry" : "ask again"})`, warns: true };
+  const here = node.widgets.find((widget) => widget.name === "use_runpod")?.value === false;
+  const absent = combos.filter(({ widget, kind }) => widget.value && worker.lists[kind]?.includes(widget.value) === false);
+  if (absent.length && !here) {
+    const names = absent.map(({ widget }) => widget.value).join(", ");
+    return { text: `not in the worker's list: ${names} (ask again)`, warns: true };
+  }
+  return { text: "ask the worker for its list" };
+}
+
+function chain(object, name, after) {
+  const before = object[name];
+  object[name] = function (...parameters) {
+    const result = before?.apply(this, parameters);
+    after();
+    return result;
+  };
+}
+
+function attach(node, inputs) {
+  const combos = inputs
+    .map(([name, kind]) => ({ kind, widget: node.widgets?.find((widget) => widget.name === name) }))
+    .filter(({ widget }) => widget);
+  const listed = { combos, saved: false, button: new ListButton(node, () => ask("click")) };
+  listedNodes.set(node, listed);
+  for (const { widget, kind } of combos) {
+    mark(widget, kind);
+    if (LOST.has(widget.value)) widget.value = worker.lists[kind]?.[0] ?? "";
+    chain(widget, "callback", update);
+  }
+  chain(node, "onConfigure", () => {
+    listed.saved = true;
+    for (const { widget, kind } of combos) {
+      if (LOST.has(widget.value)) widget.value = "";
+      else if (widget.value && !offered(kind).includes(widget.value)) offered(kind).push(widget.value);
+    }
+  });
+  chain(node, "onConnectionsChange", () => queueMicrotask(update));
+  listed.button.show(said(node, combos));
+  if (worker.state === "unknown") ask("open");
+}
+
+const isUsed = () => [...allNodes()].some((node) => listedNodes.has(node));
+
+app.registerExtension({
+  name: "comfy-gpu-offload.listed-combos",
+  setup() {
+    watch(update);
+    app.api.addEventListener("execution_success", () => isUsed() && ask("run"));
+  },
+  beforeRegisterNodeDef(_, definition) {
+    collect(definition);
+  },
+  nodeCreated(node) {
+    const inputs = listedInputs.get(node.comfyClass);
+    if (inputs) attach(node, inputs);
+  },
+  afterConfigureGraph() {
+    update();
+    if (isUsed()) ask("open");
+  },
+  refreshComboInNodes(definitions) {
+    Object.values(definitions).forEach(collect);
+    update();
+    if (isUsed()) ask("refresh");
+  },
+});
