@@ -16,7 +16,8 @@ from .harness.screen import Screen
 
 pytestmark = pytest.mark.comfyui
 
-ROUTE = "/comfy_gpu_offload/lists"
+LISTS = "/comfy_gpu_offload/lists"
+ROUTES = (LISTS, "/comfy_gpu_offload/findings")
 BODY = '{"reason": "click"}'
 # Each way that a page can make a request to another site without being asked; what it can read of each reply.
 REQUESTS = """async (url) => {
@@ -82,8 +83,9 @@ def elsewhere() -> Iterator[str]:
 def test_another_sites_page(installation: Installation, backend: Counted, elsewhere: str, screen: Screen) -> None:
     before = backend.listings
     screen.page.goto(elsewhere)
-    for prefix in ("", "/api"):
-        assert not any(screen.page.evaluate(REQUESTS, installation.url + prefix + ROUTE))
+    for route in ROUTES:
+        for prefix in ("", "/api"):
+            assert not any(screen.page.evaluate(REQUESTS, installation.url + prefix + route))
     assert backend.listings == before
 
 
@@ -93,11 +95,13 @@ def test_a_page_whose_name_is_rebound_to_this_machine(
     before = backend.listings
     rebound = installation.url.replace("127.0.0.1", "rebound.example")
     screen.page.goto(f"{rebound}/system_stats")
-    for prefix in ("", "/api"):
-        assert not any(screen.page.evaluate(REQUESTS, rebound + prefix + ROUTE))
+    for route in ROUTES:
+        for prefix in ("", "/api"):
+            assert not any(screen.page.evaluate(REQUESTS, rebound + prefix + route))
     assert backend.listings == before
 
 
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -120,12 +124,12 @@ def test_a_page_whose_name_is_rebound_to_this_machine(
     ids=str,
 )
 def test_where_a_request_comes_from(
-    installation: Installation, backend: Counted, headers: dict[str, str], status: int
+    installation: Installation, backend: Counted, headers: dict[str, str], status: int, route: str
 ) -> None:
     port = installation.url.rsplit(":", 1)[1]
     sent = {name: value.replace("{port}", port) for name, value in headers.items()}
     reply = requests.post(
-        installation.url + ROUTE, data=BODY, headers={"Content-Type": "application/json", **sent}, timeout=60
+        installation.url + route, data=BODY, headers={"Content-Type": "application/json", **sent}, timeout=60
     )
     assert reply.status_code == status, reply.text
 
@@ -135,7 +139,7 @@ def test_where_a_request_comes_from(
 )
 def test_a_body_that_is_none(installation: Installation, backend: Counted, body: str) -> None:
     reply = requests.post(
-        installation.url + ROUTE, data=body, headers={"Content-Type": "application/json"}, timeout=60
+        installation.url + LISTS, data=body, headers={"Content-Type": "application/json"}, timeout=60
     )
     assert reply.status_code == 400
     assert "reason" in reply.json()["error"]
