@@ -121,7 +121,7 @@ def test_a_silent_connection_is_waited_for_no_longer_than_its_patience(ends: lis
 def test_wrong_tokens_are_counted_logged_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with ThreadWorker(FunctionBackend(), token=TOKEN) as worker:
-        for wrong in ("wrong-token-1", "wrong-token-2", None):
+        for wrong in ("wrong-token-1", None):  # each is sent twice: damage on the way can look like a refusal
             with pytest.raises(UnauthorizedError, match="COMFY_GPU_OFFLOAD_TOKEN"):
                 connect(worker.url, wrong)
         with connect(worker.url, TOKEN) as session:
