@@ -163,18 +163,24 @@ def test_the_queue_is_bounded_in_all_and_for_each_client(backend: FunctionBacken
             sock.close()
 
 
-def test_who_cannot_be_told_is_asked_to_come_again_and_keeps_its_place(backend: FunctionBackend) -> None:
+@pytest.mark.parametrize("headers", [{}, {"keep_warm": "102"}], ids=["plain", "with interim responses"])
+def test_who_waits_long_is_asked_to_come_again_and_keeps_its_place(
+    backend: FunctionBackend, headers: dict[str, str]
+) -> None:
+    """Also who asks for interim responses, which a proxy may keep to itself."""
     with ThreadWorker(backend, queue=QueueLimits(untold_s=0.1)) as worker, begin(worker, backend):
-        with send(worker.port, call(request="request-first", client="client-b")) as first:
+        line = worker.handler._executor._line
+        with send(worker.port, call(request="request-first", client="client-b"), **headers) as first:
             fault = read_reply(first)
         assert isinstance(fault, Fault)
         assert fault.code is FaultCode.BUSY
         assert "behind 1 other: a call of wait" in fault.message
-        # Direct, so that it is told and waits; it came later, and comes later.
-        other = send(worker.port, call("echo", "request-other", "client-c"), keep_warm="102")
-        until(lambda: waiting(worker) == 1)
-        again = send(worker.port, call(request="request-first", client="client-b"), keep_warm="102")
-        until(lambda: waiting(worker) == 2)
+        worker.handler._executor.limits = QueueLimits()
+        # It came later, and comes later.
+        other = send(worker.port, call("echo", "request-other", "client-c"))
+        until(lambda: len(line) == 1)
+        again = send(worker.port, call(request="request-first", client="client-b"))
+        until(lambda: len(line) == 2)
         backend.release.set()
         for sock in (again, other):
             assert not isinstance(read_reply(sock), Fault)

@@ -36,7 +36,7 @@ class Caller(Protocol):
         """Return whether nobody waits any more, so that the job need not run."""
 
     def tell(self, waiting: Waiting) -> bool:
-        """Pass on what the job waits for; False where there is no way to, so that it is asked to come again."""
+        """Pass on what the job waits for; False where that may not arrive, so that it is asked to come again."""
 
 
 class PatientCaller:

@@ -28,14 +28,12 @@ class HttpCaller:
         return self._connection.has_hung_up()
 
     def tell(self, waiting: Waiting) -> bool:
-        """See `Caller`."""
+        """See `Caller`. False in any case: a proxy may keep interim responses to itself, without a word."""
         now = monotonic()
-        if waiting.is_like(self._told) and now - self._told_at < _TELL_EVERY_S:
-            return True
-        if not self._connection.say(f"Waiting: {quote(str(waiting)[:256])}\r\n"):
-            return False
-        self._told, self._told_at = waiting, now
-        return True
+        is_news = not waiting.is_like(self._told) or now - self._told_at >= _TELL_EVERY_S
+        if is_news and self._connection.say(f"Waiting: {quote(str(waiting)[:256])}\r\n"):
+            self._told, self._told_at = waiting, now
+        return False
 
 
 def takes_waiting(headers: Mapping[str, str]) -> bool:
