@@ -40,8 +40,8 @@ class QueueLimits:
 
     Attributes:
         waiting, waiting_each: at most so many in all, and of one client.
-        untold_s: how long a job waits whose caller may not have been told so; shorter than the patience of any proxy
-            in use (nginx: 60 s). It keeps its place for `place_s`, to be asked for again.
+        untold_s: how long a job waits whose caller may not have been told so; below the patience of any proxy in
+            use (nginx: 60 s). It keeps its place for `place_s`, to be asked for again.
     """
 
     waiting: int = 128
