@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, FunctionType, MethodType
 from typing import Any
@@ -74,13 +74,31 @@ def packs_name_of(value: Any) -> str | None:
 
 def caller() -> str | None:
     """Return whose code is running: the innermost frame that is a node pack's; None where none is."""
+    return next(_running(is_packs), None)
+
+
+def calling_node() -> str:
+    """Return the same, of ComfyUI's own nodes too ("nodes: KSampler.sample"); "ComfyUI" where none is running."""
+    return next(_running(lambda file: is_packs(file) or _is_stock_nodes(file)), _STOCK)
+
+
+def _running(is_asked_for: Callable[[Path], bool]) -> Iterator[str]:
+    """Yield the names of the code that is running and in such a file, the innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if is_packs(file):
-            return f"{_pack_of(file)}: {_readable(frame.f_code.co_qualname)}"
+        if is_asked_for(file):
+            home = file.stem if _is_stock_nodes(file) else _pack_of(file)
+            yield f"{home}: {_readable(frame.f_code.co_qualname)}"
         frame = frame.f_back
-    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_stock_nodes(file: Path) -> bool:
+    resolved = file.resolve()
+    return resolved == _COMFYUI / "nodes.py" or any(
+        resolved.is_relative_to(_COMFYUI / folder) for folder in ("comfy_extras", "comfy_api_nodes")
+    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -13,7 +13,7 @@ from torch import nn
 from ..client.remote_model import RemoteModel
 from ..errors import OffloadError, RemoteMergeError, RemoteWeightError
 from . import swallowed
-from .caller import calling_code
+from .origin import calling_node
 
 # Setting these of a tensor's properties leaves its data alone.
 _SETTABLE = frozenset({"requires_grad", "grad", "_grad", "names", "_backward_hooks", "retains_grad"})
@@ -205,7 +205,7 @@ def _writes(func: Callable[..., Any]) -> bool:
 
 def refuse(weight: RemoteWeight, *, is_change: bool = False) -> NoReturn:
     """Raise the weight's refusal, in the name of the code that calls."""
-    error = weight.refusal(calling_code())
+    error = weight.refusal(calling_node())
     if isinstance(error, RemoteWeightError):
         swallowed.note(weight.remote, error, is_change=is_change)
     raise error
