@@ -63,8 +63,8 @@ def test_runs_after_all_of_it_are_as_ever(found: Found) -> None:
 def test_a_weight_that_a_node_goes_on_without_is_said_with_each_run(found: Found, name: str) -> None:
     run = found["caught"][name]
     said = (
-        "weight_readers: <lambda> was refused diffusion_model.x_embedder.proj.weight, which is at the worker, and went "
-        "on: what it does may be missing."
+        "weight_readers: <lambda> was refused diffusion_model.x_embedder.proj.weight, which is at the worker, and "
+        "went on: what it does may be missing."
     )
     assert run == {"same": [True, True], "refused": [], "said": [said, said], "loaded anew": False}
 

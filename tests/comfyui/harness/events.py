@@ -16,7 +16,8 @@ from PIL import Image
 
 from .api import Graph
 
-_PREVIEW_IMAGE, _TEXT = 1, 3  # ComfyUI's BinaryEventTypes
+_PREVIEW_IMAGE = 1  # of ComfyUI's BinaryEventTypes
+_LINE = "comfy_gpu_offload.line"
 _TIMEOUT_S = 120.0
 
 
@@ -46,14 +47,14 @@ async def _run(url: str, graph: Graph) -> Mapping[str, Shown]:
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
                 nodes.setdefault(running, Shown()).previews += _preview(message.data)
-                for node, text in _text(message.data):
-                    nodes.setdefault(node, Shown()).texts.append(text)
                 continue
             kind, data = _event(message.data)
             if kind == "executing":
                 running = data["node"]
             elif kind == "progress":
                 nodes.setdefault(data["node"], Shown()).progress.append((data["value"], data["max"]))
+            elif kind == _LINE:
+                nodes.setdefault(data["node"], Shown()).texts.append(data["text"])
             elif kind in {"execution_success", "execution_error"}:
                 assert kind == "execution_success", data
                 break
@@ -68,11 +69,3 @@ def _event(text: str) -> tuple[str, dict[str, Any]]:
 def _preview(message: bytes) -> list[tuple[int, int]]:
     kind, _ = struct.unpack(">II", message[:8])
     return [Image.open(io.BytesIO(message[8:])).size] if kind == _PREVIEW_IMAGE else []
-
-
-def _text(message: bytes) -> list[tuple[str, str]]:
-    """The node and what is shown on it."""
-    kind, length = struct.unpack(">II", message[:8])
-    if kind != _TEXT:
-        return []
-    return [(message[8 : 8 + length].decode(), message[8 + length :].decode())]
