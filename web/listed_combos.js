@@ -7,6 +7,9 @@ import { ask, offer, offered, watch, worker } from "./worker_lists.js";
 // What workflows hold in a name's place that were saved with this pack's earlier combo while no worker answered.
 const LOST = new Set([null, undefined, "Loading..."]);
 
+// What a click on the button does, by the state that the lists are in.
+const AGAIN = { failed: "retry", unasked: "ask now" };
+
 const listedInputs = new Map(); // by node type: [name, kind] of its inputs
 const listedNodes = new WeakMap(); // by node: its combos, its button, whether it came from a workflow
 
@@ -77,7 +80,7 @@ function update() {
 
 function said(node, combos) {
   if (worker.asking) return { text: "asking the worker …", disabled: true };
-  if (worker.text) return { text: `${worker.text} (${worker.state === "failed" ? "retry" : "ask again"})`, warns: true };
+  if (worker.text) return { text: `${worker.text} (${AGAIN[worker.state] ?? "ask again"})`, warns: true };
   const here = node.widgets.find((widget) => widget.name === "use_runpod")?.value === false;
   const absent = combos.filter(({ widget, kind }) => widget.value && worker.lists[kind]?.includes(widget.value) === false);
   if (absent.length && !here) {
@@ -115,8 +118,8 @@ function attach(node, inputs) {
     }
   });
   chain(node, "onConnectionsChange", () => queueMicrotask(update));
-  listed.button.show(said(node, combos));
   if (worker.state === "unknown") ask("open");
+  listed.button.show(said(node, combos));
 }
 
 const isUsed = () => [...allNodes()].some((node) => listedNodes.has(node));

@@ -42,6 +42,7 @@ def test_an_endpoint_is_asked_on_a_click_alone(gateway: RunPodGateway, screen: S
     assert screen.values(1)["model_name"] == NAME
     assert screen.toasts() == [] or "missing" not in " ".join(screen.toasts()).lower()
     assert asked(gateway) == 0
+    assert screen.button().endswith("(ask now)")
     screen.picture("unasked")
 
     screen.press_button()

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Lists = Mapping[str, tuple[str, ...]]
 # Why a page asks: it or a workflow was opened, all nodes are refreshed, the user clicked on a node, a run ended.
 Reason = Literal["open", "refresh", "click", "run"]
-State = Literal["listed", "kept", "here", "failed"]
+State = Literal["listed", "kept", "here", "unasked", "failed"]
 
 MODELS = "models"
 CONTROL_NETS = "control_nets"
@@ -47,7 +47,8 @@ class Answer:
     """What the combos offer.
 
     Attributes:
-        state: `listed` by the worker, `kept` from the last time, from `here`, or `failed`: the last ones known.
+        state: the lists are as `listed` by the worker, `kept` from the last time, those of `here`, none since the
+            worker is `unasked`, or the last ones known since asking it `failed`.
         text: what the user should know of it, or nothing.
     """
 
@@ -91,7 +92,7 @@ class WorkerLists:
     def _known(self, target: Direct | Serverless) -> Answer:
         lists = self._kept.get(_name(target))
         if lists is None:
-            return Answer({}, "failed", _UNASKED if isinstance(target, Serverless) else "")
+            return Answer({}, "unasked", _UNASKED if isinstance(target, Serverless) else "")
         return Answer(lists, "kept")
 
     def _fresh(self, settings: Settings) -> Answer:
