@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,14 @@ class Shown:
     texts: list[str] = field(default_factory=list)
 
 
-def shown_while_running(url: str, graph: Graph) -> Mapping[str, Shown]:
-    """Runs a prompt as the frontend does; what was shown, by node."""
-    return asyncio.run(asyncio.wait_for(_run(url, graph), _TIMEOUT_S))
+def shown_while_running(
+    url: str, graph: Graph, on_text: Callable[[str], None] = lambda _: None
+) -> Mapping[str, Shown]:
+    """Run a prompt as the frontend does; return what was shown, by node. `on_text` is given each line at once."""
+    return asyncio.run(asyncio.wait_for(_run(url, graph, on_text), _TIMEOUT_S))
 
 
-async def _run(url: str, graph: Graph) -> Mapping[str, Shown]:
+async def _run(url: str, graph: Graph, on_text: Callable[[str], None]) -> Mapping[str, Shown]:
     client, nodes, running = uuid.uuid4().hex, dict[str, Shown](), ""
     async with (
         aiohttp.ClientSession(url) as session,
@@ -55,6 +57,7 @@ async def _run(url: str, graph: Graph) -> Mapping[str, Shown]:
                 nodes.setdefault(data["node"], Shown()).progress.append((data["value"], data["max"]))
             elif kind == _LINE:
                 nodes.setdefault(data["node"], Shown()).texts.append(data["text"])
+                on_text(data["text"])
             elif kind in {"execution_success", "execution_error"}:
                 assert kind == "execution_success", data
                 break
