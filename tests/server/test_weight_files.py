@@ -54,6 +54,18 @@ def test_a_damaged_file_is_named_with_what_it_is(tmp_path: Path, whole: bytes, d
     assert str(file) in str(raised.value)
 
 
+@pytest.mark.parametrize("sign", [b"\x80\x02", b"\x20\x80\x02"])
+def test_a_header_of_a_length_that_another_kind_of_file_begins_with_is_read(tmp_path: Path, sign: bytes) -> None:
+    length = sign.ljust(8, b"\0")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(
+        length
+        + b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(int.from_bytes(length, "little"))
+        + b"1"
+    )
+    check_weight_file(file)
+
+
 def test_whole_files_pass(tmp_path: Path) -> None:
     check_weight_file(WEIGHTS)
     save_file({"a": torch.zeros(100), "empty": torch.zeros(0)}, tmp_path / "zeros.safetensors")

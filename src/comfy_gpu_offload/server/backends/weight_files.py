@@ -40,9 +40,12 @@ def _wrong_with(file: BinaryIO, path: Path) -> str | None:
     if not beginning:
         return f"is empty (0 bytes). {_AGAIN}"
     is_safetensors = path.suffix.lower() in SAFETENSORS
+    # A length may be the bytes that another kind of file begins with; what follows those makes no length of one.
+    if is_safetensors and size >= _LENGTH_BYTES and _is_length(beginning):
+        return _wrong_safetensors(file, beginning, size)
     another = _another_kind(beginning, is_safetensors=is_safetensors)
     if another is None and is_safetensors:
-        return _wrong_safetensors(file, beginning, size)
+        return f"is no safetensors file: it does not begin with the length of a header. {_AGAIN}"
     if another is None and beginning.startswith(_ZIP) and not zipfile.is_zipfile(path):
         return f"is cut off ({size} bytes, without the end of its archive). {_AGAIN}"
     return another
@@ -83,10 +86,12 @@ _KINDS_NOT_SAFETENSORS: tuple[tuple[tuple[bytes, ...], str], ...] = (
 )
 
 
+def _is_length(beginning: bytes) -> bool:
+    return 2 <= int.from_bytes(beginning[:_LENGTH_BYTES], "little") <= _MAX_HEADER_BYTES
+
+
 def _wrong_safetensors(file: BinaryIO, beginning: bytes, size: int) -> str | None:
     length = int.from_bytes(beginning[:_LENGTH_BYTES], "little")
-    if size < _LENGTH_BYTES or not 2 <= length <= _MAX_HEADER_BYTES:
-        return f"is no safetensors file: it does not begin with the length of a header. {_AGAIN}"
     if length > size - _LENGTH_BYTES:
         return f"is cut off: its header takes {length} bytes, and the file has {size} in all. {_AGAIN}"
     file.seek(_LENGTH_BYTES)
