@@ -65,12 +65,20 @@ def test_what_packs_replaced_before_any_prompt_is_warned_of_once_a_run(found: Fo
         assert "comfy.ldm.wan.model.optimized_attention" in text
         # Nothing of ComfyUI's knows it.
         assert "a_packs_own" not in text
+        # That runs here, and that is a library's.
+        assert "load_lora" not in text
+        assert "rearrange" not in text
         # In a loop that runs here it does what it does.
         assert ("comfy.samplers.calc_cond_batch" in text) == (way == "whole loop")
 
 
 def test_a_loop_whose_code_a_pack_replaced_is_run_here_unless_asked_otherwise(found: Found) -> None:
     assert found["before prompts"]["auto"] is False
+
+
+def test_what_no_call_runs_may_be_replaced_while_nodes_run(found: Found) -> None:
+    ways = ("load", "reset_parameters", "model_lora_keys_unet", "torch.compile")
+    assert found["no call's"] == dict.fromkeys(ways, True)
 
 
 def test_an_injection_is_refused_before_it_is_put_in(found: Found) -> None:

@@ -43,6 +43,17 @@ _SAMPLING = frozenset(
     }
 )
 _TORCH = (torch, torch.Tensor, nn.functional)
+# What runs here alone, or in no forward pass. Libraries replace it for good while other models are loaded, and
+# torch.compile replaces `Module.__init__`.
+_RUNS_HERE = {
+    "torch": frozenset({"compile", "load", "manual_seed", "save", "seed"}),
+    "comfy.lora": frozenset({"load_lora", "model_lora_keys_clip", "model_lora_keys_unet"}),
+}
+_MAKES_MODULES = frozenset(
+    {"__getstate__", "__init__", "__repr__", "__setstate__", "extra_repr", "register_buffer", "register_parameter"}
+    | {"_load_from_state_dict", "_save_to_state_dict", "load_state_dict", "state_dict"}
+    | {"_reset_parameters", "reset_parameters"}
+)
 # Python makes these as it is asked for them.
 _PYTHONS = frozenset(vars(type("Any", (), {}))) | {"__annotations__", "__abstractmethods__", "__annotate__"}
 _CONSTANTS = (bool, int, float, str, bytes, tuple)
@@ -83,7 +94,7 @@ class _Namespace:
         for name, value in self.was.items():
             by = replaces_torchs(value) if of_torch else packs_name_of(value)
             # Others add names of their own, which ComfyUI's code does not know.
-            if by is not None and self._had(name):
+            if by is not None and not _runs_here(self.owner, name) and self._had(name):
                 yield Change(f"{self.name}.{name}", value)
 
     def _had(self, name: str) -> bool:
@@ -96,6 +107,8 @@ class _Namespace:
         return names is None or name in names or any(hasattr(base, name) for base in owner.__bases__)
 
     def _matters(self, name: str, value: Any) -> bool:
+        if _runs_here(self.owner, name):
+            return False
         was = self.was.get(name, _ABSENT)
         if isinstance(self.owner, ModuleType):
             return self._matters_in_module(name, was, value)
@@ -205,7 +218,10 @@ def _namespace(owner: ModuleType | type) -> _Namespace:
     with _lock:
         found = _known.get(id(owner))
         if found is None:
-            found = _known[id(owner)] = _Namespace(owner, dict(vars(owner)))
+            found = _Namespace(owner, dict(vars(owner)))
+            # ComfyUI makes classes for each model with quantised weights: kept, they would add up.
+            if isinstance(owner, ModuleType) or "<locals>" not in owner.__qualname__:
+                _known[id(owner)] = found
         return found
 
 
@@ -258,6 +274,13 @@ def _codes_in(code: CodeType) -> Iterator[CodeType]:
 def _is_torchs(owner: ModuleType | type) -> bool:
     name = owner.__name__ if isinstance(owner, ModuleType) else owner.__module__
     return name.partition(".")[0] == "torch"
+
+
+def _runs_here(owner: ModuleType | type, name: str) -> bool:
+    """Return whether what `owner` has by that name is nothing to a forward pass at the worker."""
+    if isinstance(owner, ModuleType):
+        return name in _RUNS_HERE.get(owner.__name__, ())
+    return _is_torchs(owner) and name in _MAKES_MODULES
 
 
 def _stored_by(module: ModuleType | type) -> frozenset[str]:

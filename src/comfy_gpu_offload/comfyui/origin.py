@@ -9,6 +9,7 @@ import functools
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from types import FrameType, FunctionType, MethodType
 from typing import Any
@@ -27,6 +28,8 @@ _LIBRARIES = tuple(
         key=lambda folder: -len(folder.parts),
     )
 )
+# A user's own, and the system's below a virtual environment, are in none of them.
+_INSTALLED = frozenset({"dist-packages", "site-packages"})
 _STOCK = "ComfyUI"
 # Code of ComfyUI's own that does not bear its node's name.
 _STOCK_NODES = {
@@ -57,11 +60,7 @@ def name_of(value: Any) -> str | None:
         return None
     code, file = found
     pack = _pack_of(file)
-    if (
-        code is type(value)
-        and any(file.resolve().is_relative_to(home) for home in _LIBRARIES)
-        and not is_packs(file)
-    ):
+    if code is type(value) and _library_of(file.resolve()) is not None and not is_packs(file):
         return None  # a tensor, say
     return _stock_name(code) if pack == _STOCK else f"{pack}: {_qualname(code)}"
 
@@ -111,7 +110,13 @@ def is_packs(file: Path) -> bool:
         return False
     if _in_custom_nodes(file) is not None:
         return True
-    return not any(resolved.is_relative_to(home) for home in (_COMFYUI, _TORCH, *_LIBRARIES))
+    return _library_of(resolved) is None and not any(map(resolved.is_relative_to, (_COMFYUI, _TORCH)))
+
+
+def _library_of(file: Path) -> Path | None:
+    """Return the folder of libraries that a file lies in."""
+    homes = chain((folder for folder in file.parents if folder.name in _INSTALLED), _LIBRARIES)
+    return next((home for home in homes if file.is_relative_to(home)), None)
 
 
 def replaces_torchs(value: Any) -> str | None:
@@ -129,7 +134,7 @@ def _is_torchs_or_pythons(name: str) -> bool:
     file = Path(name).resolve()
     if file.is_relative_to(_TORCH):
         return True
-    is_installed = {"site-packages", "dist-packages"} & set(file.parts)
+    is_installed = _INSTALLED & set(file.parts)
     return not is_installed and any(file.is_relative_to(home) for home in _LIBRARIES)
 
 
@@ -185,9 +190,9 @@ def _pack_of(file: Path | None) -> str:
     if pack is not None:
         return pack
     resolved = file.resolve()
-    for home in _LIBRARIES:
-        if resolved.is_relative_to(home):
-            return resolved.relative_to(home).parts[0].removesuffix(".py")
+    home = _library_of(resolved)
+    if home is not None:
+        return resolved.relative_to(home).parts[0].removesuffix(".py")
     return _STOCK if resolved.is_relative_to(_COMFYUI) else file.stem
 
 

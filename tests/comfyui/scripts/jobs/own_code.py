@@ -20,7 +20,7 @@ from unittest import mock
 # First: it makes ComfyUI importable.
 import sides
 import torch
-from comfy import controlnet, samplers
+from comfy import controlnet, lora, samplers
 from comfy.ldm.wan import model as wan
 from comfy.patcher_extension import PatcherInjection
 from comfy_extras import nodes_lora_extract as extracting
@@ -150,6 +150,8 @@ def before_prompts() -> dict[str, Any]:
         mock.patch.object(wan, "optimized_attention", _passed_on(attention)),
         mock.patch.object(kind, "a_packs_own", _passed_on(own), create=True),
         mock.patch.object(samplers, "calc_cond_batch", _passed_on(samplers.calc_cond_batch)),
+        mock.patch.object(lora, "load_lora", _passed_on(lora.load_lora)),
+        mock.patch.object(wan, "rearrange", _of_another_library(wan.rearrange)),
         mock.patch.dict(loaded_code._known, clear=True),
         mock.patch.object(foreign_code.logger, "warning", lambda text, *given: said.append(text % given)),
         mock.patch.object(foreign_code.status, "show", shown.append),
@@ -166,6 +168,34 @@ def before_prompts() -> dict[str, Any]:
         inputs |= {"positive": this.positive, "negative": this.negative, "latent_image": this.latent}
         auto = runs_whole(pair.remote, AUTO, inputs)
     return {**outcomes, "auto": auto}
+
+
+def _of_another_library(function: Any) -> Any:
+    """A function as ComfyUI imports it from where the system, or a user, has libraries beside those of Python."""
+    made = _passed_on(function)
+    made.__code__ = made.__code__.replace(co_filename="/usr/local/lib/python3/dist-packages/einops.py")
+    del made.__wrapped__
+    return made
+
+
+def what_no_call_runs() -> dict[str, Any]:
+    """Libraries replace such code while a node runs another model, and leave it so."""
+    pair = Pair.of(WAN)
+    expected = sampled(pair.stock, case(WAN))
+    found = {}
+    for owner, name in ((torch, "load"), (torch.nn.Linear, "reset_parameters"), (lora, "model_lora_keys_unet")):
+        with mock.patch.object(owner, name, _passed_on(getattr(owner, name))):
+            found[name] = _same_or_said(pair, expected)
+    torch.compile(torch.nn.Linear(2, 2), backend="eager")(torch.zeros(1, 2))
+    found["torch.compile"] = _same_or_said(pair, expected)
+    return found
+
+
+def _same_or_said(pair: Pair, expected: torch.Tensor) -> bool | str:
+    try:
+        return torch.equal(sampled(pair.remote, case(WAN)), expected)
+    except OffloadError as error:
+        return str(error)
 
 
 def _taken(said: list[str], shown: list[str]) -> list[list[str]]:
@@ -252,12 +282,12 @@ def controls() -> dict[str, Any]:
     """ControlNets that run here and take weights of the model, alone and in a chain."""
     pair = Pair.of(_TINY)
     files = FOLDER / "controlnet"
-    lora, edges = (controlnet.load_controlnet(str(files / f"{name}.safetensors")) for name in ("lora", "edges"))
+    of_model, edges = (controlnet.load_controlnet(str(files / f"{name}.safetensors")) for name in ("lora", "edges"))
     before_another = _applied(edges)
     for _, options in before_another.positive:
-        options["control"].set_previous_controlnet(_applied(lora).positive[0][1]["control"])
+        options["control"].set_previous_controlnet(_applied(of_model).positive[0][1]["control"])
     of_sd35 = controlnet.ControlNetSD35(torch.nn.Linear(1, 1))
-    cases = {"Control-LoRA": _applied(lora), "in a chain": before_another, "SD3.5": _applied(of_sd35)}
+    cases = {"Control-LoRA": _applied(of_model), "in a chain": before_another, "SD3.5": _applied(of_sd35)}
     return {name: _refused(pair, lambda this=this: sampled(pair.remote, this)) for name, this in cases.items()}
 
 
@@ -269,6 +299,8 @@ if __name__ == "__main__":
         "injected": injected(),
         "read": read(),
         "controls": controls(),
+        # Last: torch leaves traces.
+        "no call's": what_no_call_runs(),
     }
     print(json.dumps(facts), flush=True)
     # As in run.py.
