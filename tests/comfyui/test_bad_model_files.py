@@ -21,6 +21,8 @@ DAMAGED = {
     "page": b"<!doctype html><title>Log in",
     "pointer": b"version https://git-lfs.github.com/spec/v1\n",
 }
+# Neither is safetensors: the beginning of a pickle, and no file of any kind.
+NO_SAFETENSORS = {"pickle.ckpt": b"\x80\x02}q\x00X\x01", "noise.pth": b"\x93noise" * 20}
 SAYS = {"empty": "is empty", "page": "is a web page", "pointer": "git lfs pull", "cut": "is cut off"}
 
 
@@ -61,6 +63,8 @@ def test_bad_entries_take_nothing_else_away(
                 spoil(models / kind)
                 for name, data in {**DAMAGED, "cut": good.read_bytes()[:-100]}.items():
                     (models / kind / f"{kind} {name}.safetensors").write_bytes(data)
+                for name, data in NO_SAFETENSORS.items():
+                    (models / kind / f"{kind} {name}").write_bytes(data)
             names = {entry.name for entry in session.models()}
             assert "good.safetensors" in names
             assert_names(session.welcome)
@@ -72,6 +76,10 @@ def test_bad_entries_take_nothing_else_away(
                     with pytest.raises(ModelFailedError, match=says) as raised:
                         session.model(prefix + file.name)
                     assert str(file) in str(raised.value)
+                for name in NO_SAFETENSORS:
+                    with pytest.raises(ModelFailedError, match="ComfyUI cannot load") as raised:
+                        session.model(f"{prefix}{kind} {name}")
+                    assert str(models / kind / f"{kind} {name}") in str(raised.value)
         worker.stop()
         log = worker.process.lines
         for kind in KINDS:

@@ -9,25 +9,13 @@ import comfy.controlnet
 import comfy.utils
 import folder_paths
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from .base import ModelFileError, ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
+from .base import ModelFileError, ModelNotFoundError, ModelRunError
 from .comfyui_control_data import FOLDER, PREPROCESSING
-from .comfyui_models import ModelFile, files_of
+from .comfyui_models import ModelFile, files_of, naming_the_file
 from .model_folders import Skips
 from .weight_files import SAFETENSORS, check_weight_file
-
-_LOADING_ERRORS = (
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OSError,
-    MemoryError,
-    SafetensorError,
-)
-
 
 # By these ComfyUI's own loader knows one.
 _DIFFERENCE = frozenset({"difference", "control_model.zero_convs.0.0.weight"})
@@ -65,7 +53,7 @@ def load_control_net(file: ModelFile) -> Any:
         OutOfMemoryError: it does not fit.
     """
     check_weight_file(file.path)
-    try:
+    with naming_the_file(file, " as a ControlNet"):
         if _is_a_difference(file.path):
             raise ModelFileError(
                 f"{file.path} holds what a ControlNet adds to a model's own weights, and has to be loaded with "
@@ -74,10 +62,6 @@ def load_control_net(file: ModelFile) -> Any:
             )
         with torch.inference_mode():
             net = comfy.controlnet.load_controlnet(str(file.path))
-    except _LOADING_ERRORS as error:
-        if is_out_of_memory(error):
-            raise no_room_for(file.name) from error
-        raise ModelFileError(f"ComfyUI cannot load {file.path} as a ControlNet: {str(error)[:500]}") from error
     if net is None:
         raise ModelFileError(f"There is no ControlNet in {file.path}.")
     return net

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
 import folder_paths
 import torch
-from safetensors import SafetensorError
 
-from .base import ModelFileError, ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
+from .base import BackendError, ModelFileError, ModelNotFoundError, ModelRunError, is_out_of_memory, no_room_for
 from .model_folders import Skips, files_in
 from .weight_files import check_weight_file
 
@@ -99,6 +101,25 @@ def load_options(weight_dtype: str) -> dict[str, Any]:
     return options
 
 
+@contextmanager
+def naming_the_file(file: ModelFile, kind: str = "") -> Iterator[None]:
+    """Have errors that end loading say of which file they are; `kind` is what it is loaded as, " as a …".
+
+    Raises:
+        ModelFileError: anything went wrong: a damaged file that is no safetensors fails in many ways.
+        OutOfMemoryError: it does not fit.
+    """
+    try:
+        yield
+    except (BackendError, comfy.model_management.InterruptProcessingException):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise no_room_for(file.name) from error
+        what = f"{type(error).__name__}: {str(error)[:500]}"
+        raise ModelFileError(f"ComfyUI cannot load {file.path}{kind}. {what}") from error
+
+
 def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
     """The model in a ComfyUI `ModelPatcher`, loaded by ComfyUI's own loaders; no text encoder, no VAE.
 
@@ -108,20 +129,15 @@ def load_patcher(file: ModelFile, weight_dtype: str) -> Any:
     """
     options = load_options(weight_dtype)
     check_weight_file(file.path)
-    try:
-        # As ComfyUI's executor does: weights made outside want gradients, and torch then multiplies matrices
-        # another way, with another last bit.
-        with torch.inference_mode():
-            if file.folder == "diffusion_models":
-                patcher = comfy.sd.load_diffusion_model(str(file.path), model_options=options)
-            else:
-                patcher = comfy.sd.load_checkpoint_guess_config(
-                    str(file.path), output_vae=False, output_clip=False, model_options=options
-                )[0]
-    except (RuntimeError, ValueError, KeyError, OSError, MemoryError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise no_room_for(file.name) from error
-        raise ModelFileError(f"ComfyUI cannot load {file.path}: {str(error)[:500]}") from error
+    # Inference as in ComfyUI's executor: weights made outside want gradients, and torch then multiplies matrices
+    # another way, with another last bit.
+    with naming_the_file(file), torch.inference_mode():
+        if file.folder == "diffusion_models":
+            patcher = comfy.sd.load_diffusion_model(str(file.path), model_options=options)
+        else:
+            patcher = comfy.sd.load_checkpoint_guess_config(
+                str(file.path), output_vae=False, output_clip=False, model_options=options
+            )[0]
     if patcher is None:
         raise ModelFileError(f"There is no diffusion model in {file.path}.")
     return patcher
