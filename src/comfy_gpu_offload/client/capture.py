@@ -43,6 +43,7 @@ class Capture:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._begin()
+        self._make_folder()
 
     def _begin(self) -> None:
         self._session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
@@ -50,7 +51,6 @@ class Capture:
         self._used_bytes: int | None = None
         self._ended = False
         self._lock = threading.Lock()
-        self._make_folder()
 
     def _make_folder(self) -> None:
         try:
