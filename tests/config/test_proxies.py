@@ -67,6 +67,24 @@ def test_one_that_cannot_be_used_is_refused_without_its_password(
     assert "very-secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://me:very/secret@proxy.example:3128",
+        "me:very#secret@proxy.example",
+        "http://me:[very]secret@proxy:1",
+        "http://me:very\u2100secret@proxy.example",
+    ],
+)
+def test_a_password_that_breaks_the_address_is_not_shown_either(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(ConfigError, match="HTTPS_PROXY") as caught:
+        proxy_for(WORKER)
+    assert "very" not in str(caught.value)
+
+
 def test_a_password_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:very%2Dsecret@proxy.example:3128")
     proxy = proxy_for(WORKER)

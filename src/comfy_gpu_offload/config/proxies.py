@@ -25,6 +25,10 @@ _KINDS = ("https", "all")
 _PASSING = frozenset({500, 502, 503, 504})
 
 
+class _UnusableError(Exception):
+    """Says why what names a proxy is of no use, without a word of it."""
+
+
 @dataclass(frozen=True)
 class Proxy:
     """An HTTP proxy that is asked to CONNECT.
@@ -64,7 +68,7 @@ def proxy_for(url: str) -> Proxy | None:
     source = _source(kind)
     try:
         return _proxy(named[kind], source)
-    except ValueError as error:
+    except _UnusableError as error:
         raise ConfigError(
             f"{source} names no proxy that can be used: {error}. Write http://HOST:PORT, or exempt {host} by "
             f"NO_PROXY={host}."
@@ -101,14 +105,18 @@ def _source(kind: str) -> str:
 
 def _proxy(text: str, source: str) -> Proxy:
     url = text if "://" in text else f"http://{text}"
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 80
+    except ValueError:  # its text may hold a password's part: one with a / or # in it reads as a port
+        raise _UnusableError("it is no address; a / or # in a password is written as %2F or %23") from None
     if parts.scheme != "http":
-        raise ValueError("only a proxy that is reached by http is known how to be used, not https or SOCKS")
+        raise _UnusableError("only a proxy that is reached by http is known how to be used, not https or SOCKS")
     if not parts.hostname:
-        raise ValueError("it has no host")
+        raise _UnusableError("it has no host")
     return Proxy(
         host=parts.hostname,
-        port=parts.port or 80,  # raises ValueError where it is no port
+        port=port,
         source=source,
         url=SecretStr(url),
         authorization=_authorization(parts.username, parts.password),
