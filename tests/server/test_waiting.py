@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
@@ -12,13 +13,16 @@ from urllib.parse import unquote
 
 import pytest
 import torch
+from tests.support import deaf
 from tests.support.backend import FINGERPRINT, FunctionBackend
 from tests.support.frames import forward_frame
 from tests.support.worker import ThreadWorker
 
+from comfy_gpu_offload.io.sockets import notice_loss
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import Fault, FaultCode, Follow, Message, ModelRef, Progress, SampleJob
+from comfy_gpu_offload.server import http_server
 from comfy_gpu_offload.server.abandoned_runs import Grace
 from comfy_gpu_offload.server.callers import Waiting
 from comfy_gpu_offload.server.executor import QueueLimits
@@ -105,6 +109,22 @@ def test_calls_whose_client_is_gone_never_run(
     assert [name for name, _, _ in backend.calls] == ["wait", "double"]
 
 
+@pytest.mark.skipif(not deaf.POSSIBLE, reason="this system cannot be made to lose what arrives")
+def test_a_call_whose_client_went_without_a_word_never_runs(
+    backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that sleeps: nothing closes its connection."""
+    monkeypatch.setattr(http_server, "notice_loss", lambda sock, _: notice_loss(sock, gone_s=1))
+    with ThreadWorker(backend, queue=QueueLimits(untold_s=3600)) as worker, begin(worker, backend):
+        lost = send(worker.port, call(request="request-lost"))
+        until(lambda: waiting(worker) == 1)
+        deaf.make_deaf(lost)
+        until(lambda: waiting(worker) == 0)
+        backend.release.set()
+        lost.close()
+    assert [name for name, _, _ in backend.calls] == ["wait"]
+
+
 def test_a_client_that_is_gone_when_its_turn_comes_does_not_take_the_device(backend: FunctionBackend) -> None:
     with ThreadWorker(backend) as worker, begin(worker, backend) as running:
         left = send(worker.port, call())
@@ -188,6 +208,18 @@ def test_who_waits_long_is_asked_to_come_again_and_keeps_its_place(
     assert [name for name, _, _ in backend.calls] == ["wait", "double", "echo"]
 
 
+def test_a_kept_place_that_nobody_comes_back_to_holds_up_nobody(backend: FunctionBackend) -> None:
+    """As when a prompt is cancelled between two attempts, and the same session's next one waits behind it."""
+    with ThreadWorker(backend, queue=QueueLimits(untold_s=0.1)) as worker, begin(worker, backend):
+        with send(worker.port, call(request="request-first")) as first:
+            assert isinstance(read_reply(first), Fault)
+        worker.handler._executor.limits = QueueLimits()
+        with send(worker.port, call(request="request-second")) as second:
+            until(lambda: waiting(worker) == 1)
+            backend.release.set()
+            assert not isinstance(read_reply(second), Fault)
+
+
 def test_who_waits_is_told_behind_how_many_and_for_what(backend: FunctionBackend) -> None:
     with ThreadWorker(backend) as worker, begin(worker, backend):
         before = send(worker.port, call(request="request-0", client="client-b"))
@@ -251,6 +283,24 @@ def test_a_run_whose_client_is_gone_ends_by_itself_in_the_end(backend: FunctionB
         assert backend.started.wait(60)
         until(lambda: worker.handler.running() is None)
     assert backend.steps_done == 0
+
+
+def test_a_run_begins_where_no_thread_is_left_to_look_after_it(
+    backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its place in the queue would be nobody's, and hold up all others."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "comfy-gpu-offload-abandoned":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with ThreadWorker(backend, grace=LONG) as worker, send(worker.port, job(), "sample"):
+        assert backend.started.wait(60)
+        backend.release.set()
+        until(lambda: worker.handler.running() is None)
 
 
 def test_a_run_that_is_followed_goes_on_and_a_reconnect_resumes_it(backend: FunctionBackend) -> None:

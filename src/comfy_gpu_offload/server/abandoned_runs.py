@@ -50,8 +50,12 @@ class AbandonedRuns:
             self._runs[run] = turn, forget
             if self._is_looking:
                 return
-            self._is_looking = True
-        threading.Thread(target=self._look, name="comfy-gpu-offload-abandoned", daemon=True).start()
+            try:
+                threading.Thread(target=self._look, name="comfy-gpu-offload-abandoned", daemon=True).start()
+            except RuntimeError:  # no more threads: the next run tries again
+                logger.warning("run %s is not looked after: the system has no more threads", turn.name)
+            else:
+                self._is_looking = True
 
     def _look(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
 
-from ..io.sockets import prefer_bbr
+from ..io.sockets import notice_loss, prefer_bbr
 from .connections import Connection, Connections
 from .http_reply import Reply, send_reply, send_stream
 from .http_request import BadRequestError, DisconnectedError, Request, Source
@@ -38,7 +38,8 @@ class ServerLimits:
             never this side that closes one in use.
         first_s: the same before a first request was answered well, and the longest wait for the bytes of one that
             nobody has allowed yet.
-        progress_s: the longest wait for the next bytes of a request, and for the client to take those of a reply.
+        progress_s: the longest wait for the next bytes of a request, and for the client to take those of a reply;
+            one whose system is silent for that long, as a machine that sleeps, is gone.
         handshake_s: for TLS.
         linger_s: how long a refused request's remaining bytes are thrown away, so that its sender, who is still
             sending, gets to read why. After the last reply of any other connection it is `progress_s`.
@@ -138,6 +139,7 @@ class HttpServer:
     def _serve(self, connection: Connection) -> None:
         try:
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            notice_loss(connection.sock, max(1, round(self._limits.progress_s)))
             if self._tls is not None and self._is_plain(connection.sock):
                 send_reply(connection.sock, _SPEAKS_TLS, keep_alive=False)
                 self._linger(connection.sock, self._limits.linger_s)

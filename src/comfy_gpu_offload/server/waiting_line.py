@@ -89,18 +89,19 @@ class WaitingLine(Generic[JobT]):
         return own + sum(min(length, own + (index < row)) for index, length in others)
 
     def next(self) -> JobT | None:
-        """Take out the job whose turn it is. A kept place is passed over and stays where it is."""
+        """Take out the job whose turn it is. A kept place is passed over and stays where it is.
+
+        It holds up its client's other jobs only while another client's can run: no job waits for nobody.
+        """
         self._forget_old_places()
-        for client, jobs in self._clients.items():
-            if jobs[0] in self._left:
-                continue
-            job = jobs.popleft()
-            if jobs:
-                self._clients.move_to_end(client)
-            else:
-                del self._clients[client]
-            return job
-        return None
+        first = (jobs[0] for jobs in self._clients.values() if jobs[0] not in self._left)
+        job = next(first, None) or next(iter(self), None)
+        if job is None:
+            return None
+        self._take(job)
+        if job.client in self._clients:
+            self._clients.move_to_end(job.client)
+        return job
 
     def take_all(self) -> list[JobT]:
         """Take out all jobs."""
