@@ -1,20 +1,30 @@
-// Shows what is found in the pack's settings, each once: when the page is opened, and after a run where it is new.
+// Shows what is found in the pack's settings, each once: when the page is opened, and after a run where it is new. What
+// was mended by then is taken away.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const ROUTE = "/comfy_gpu_offload/findings";
 const SUMMARY = "comfy-gpu-offload: settings";
 
-let shown = new Set();
+const shown = new Map(); // toasts by their text; what was mended and comes back is shown again
 
 async function show() {
   const findings = await found();
   if (!findings) return;
-  for (const { text, is_error } of findings) {
-    // Without `life` it stays until it is closed: nothing else on the page says it.
-    if (!shown.has(text)) app.extensionManager.toast.add({ severity: is_error ? "error" : "warn", summary: SUMMARY, detail: text });
+  const { toast } = app.extensionManager;
+  const texts = new Set(findings.map((each) => each.text));
+  for (const [text, message] of [...shown]) {
+    if (texts.has(text)) continue;
+    toast.remove(message);
+    shown.delete(text);
   }
-  shown = new Set(findings.map((each) => each.text)); // what was mended and comes back is shown again
+  for (const { text, is_error } of findings) {
+    if (shown.has(text)) continue;
+    // Without `life` it stays until it is closed: nothing else on the page says it.
+    const message = { severity: is_error ? "error" : "warn", summary: SUMMARY, detail: text };
+    shown.set(text, message);
+    toast.add(message);
+  }
 }
 
 async function found() {

@@ -61,6 +61,10 @@ def test_each_finding_is_shown_once_and_a_new_one_after_a_run(
     with screen.page.expect_response(lambda reply: reply.url.endswith(ROUTE)):
         run_something(screen)
     assert len(of_ours(screen)) == 3
+
+    installation.configure_for(worker)
+    run_something(screen)
+    screen.wait(lambda: of_ours(screen) == [], "no toast of what was mended")
     assert screen.own_errors == []
 
 
