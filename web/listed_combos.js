@@ -110,6 +110,8 @@ function attach(node, inputs) {
     if (LOST.has(widget.value)) widget.value = worker.lists[kind]?.[0] ?? "";
     chain(widget, "callback", update);
   }
+  const where = node.widgets?.find((widget) => widget.name === "use_runpod");
+  if (where) chain(where, "callback", update); // a name that the worker lacks matters there alone
   chain(node, "onConfigure", () => {
     listed.saved = true;
     for (const { widget, kind } of combos) {

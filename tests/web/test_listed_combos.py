@@ -148,6 +148,10 @@ def test_a_name_stays_where_the_worker_has_nothing_of_its_kind(listing: ThreadWo
     assert screen.saved()["nodes"][0]["widgets_values"] == [True, "edges.safetensors"]
     assert_calm(screen)
     screen.picture("nothing-of-its-kind")
+    screen.set(1, "use_runpod", False)
+    assert screen.button() == LISTED
+    screen.set(1, "use_runpod", True)
+    assert "not in the worker's list: edges.safetensors" in screen.button()
 
 
 @pytest.mark.parametrize("lost", ["Loading...", None])
