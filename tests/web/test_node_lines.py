@@ -233,3 +233,4 @@ def test_a_setting_that_is_wrong_by_then_costs_no_finished_run(
     assert "without idle time" in (screen.line(SAMPLER) or "")
     screen.set(SAMPLER, "seed", 8)
     assert "COMFY_GPU_OFFLOAD_GPU_RATE" in screen.queue().message
+    screen.wait(said(screen, LOADER, "failed: Wrong settings: COMFY_GPU_OFFLOAD_GPU_RATE"), "the line names it")

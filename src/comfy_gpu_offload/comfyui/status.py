@@ -77,7 +77,7 @@ def _reason(error: BaseException) -> str:
         return ""
     if not isinstance(error, OffloadError):  # its text may hold anything
         return f" ({type(error).__name__})"
-    text = str(error).split("\n", maxsplit=1)[0]
+    text = " ".join(str(error).split())  # a first line may only lead to what follows, as "Wrong settings:"
     return ": " + (text if len(text) <= _ERROR_LETTERS else text[: _ERROR_LETTERS - 1].rstrip() + "…")
 
 
