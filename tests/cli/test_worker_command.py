@@ -179,7 +179,7 @@ def test_a_token_that_can_be_guessed_is_refused_with_how_to_make_one(tmp_path: P
     ("arguments", "says"),
     [
         (("--backend", "comfyui", "--comfyui", "/nowhere"), "no ComfyUI folder"),
-        (("--backend", "comfyui"), "no ComfyUI folder"),
+        (("--backend", "comfyui"), "--comfyui PATH is missing"),
         (("--backend", "diffusers", "--models", "/nowhere"), "no such file"),
         (("--backend", "diffusers", "--port", "99999"), "0 to 65535"),
         (("--backend", "diffusers", "--tls-cert", __file__), "belong together"),

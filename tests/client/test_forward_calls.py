@@ -77,7 +77,7 @@ def test_who_waits_for_a_lost_worker_is_told_and_the_log_says_it_once(
         call.join(60)
         model(torch.randn(4))
     assert [re.sub(r"\d+ s ago", "N s ago", line) for line in told[:-1]] == [
-        "the worker was lost N s ago; tried for up to 30 s"
+        "the worker was lost N s ago; tried again for up to 30 s"
     ]
     assert re.fullmatch(r"the worker is back after \d+ s", told[-1])
     assert len([each for each in caplog.records if "was lost" in each.message]) == 1

@@ -54,10 +54,8 @@ def enter_comfyui(root: Path | None, arguments: Sequence[str], named: Path | Non
         ConfigError: `root` is no ComfyUI, or no interpreter can run it.
     """
     if root is None or not (root / "comfyui_version.py").is_file():
-        raise ConfigError(
-            f"--comfyui {root or 'PATH'}: this is no ComfyUI folder; name the one that holds main.py and "
-            "comfyui_version.py"
-        )
+        wrong = "--comfyui PATH is missing" if root is None else f"--comfyui {root}: this is no ComfyUI folder"
+        raise ConfigError(f"{wrong}; name the folder that holds main.py and comfyui_version.py")
     python = named or find_python(root)
     if python is None or _is_this(python) or os.environ.get(_ENTERED_VARIABLE):
         require(*NEEDED)

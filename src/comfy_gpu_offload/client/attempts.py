@@ -86,8 +86,8 @@ class Attempts:
             logger.debug("the worker is still away: %s", error)
         if self._notify is not None and now - self._notified_at >= _NOTIFY_EVERY_S:
             self._notified_at = now
-            away_s = now - self._lost_at
-            self._notify(f"the worker was lost {away_s:.0f} s ago; tried for up to {self._policy.total_s:g} s")
+            away_s, most_s = now - self._lost_at, self._policy.total_s
+            self._notify(f"the worker was lost {away_s:.0f} s ago; tried again for up to {most_s:g} s")
 
     def answered(self) -> None:
         """The worker is there, and says something."""
