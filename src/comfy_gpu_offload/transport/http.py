@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from urllib.parse import unquote, urlsplit
@@ -48,6 +48,8 @@ MEDIA_TYPE = "application/octet-stream"
 _IDLE_S = 60.0
 _MAX_TEXT_BYTES = 2048
 _MAX_WAITING = 256
+# A worker tells of a run every 5 s, whatever is allowed for silence elsewhere; one such word may be late.
+_RUN_SILENCE_S = 12.0
 # http is for this machine and for tunnels, where a handshake takes a round trip or two.
 _TLS_LOOK_S = 3.0
 # What passes: too slow or too much at this moment, and whatever fails in between. A worker of ours answers with a
@@ -161,6 +163,7 @@ class HttpTransport:
     ) -> Generator[memoryview]:
         """See `Transport`."""
         connection = self._take() or self._connect(timeouts.connect_s, check)
+        timeouts = replace(timeouts, silence_s=max(timeouts.silence_s, _RUN_SILENCE_S))
         polled = self._polled(connection, timeouts, check)
         response: StreamedResponse | None = None
         try:
