@@ -77,7 +77,7 @@ def test_a_loop_whose_code_a_pack_replaced_is_run_here_unless_asked_otherwise(fo
 
 
 def test_what_no_call_runs_may_be_replaced_while_nodes_run(found: Found) -> None:
-    ways = ("load", "reset_parameters", "model_lora_keys_unet", "torch.compile")
+    ways = ("load", "reset_parameters", "model_lora_keys_unet", "convert_lora", "torch.compile")
     assert found["no call's"] == dict.fromkeys(ways, True)
 
 

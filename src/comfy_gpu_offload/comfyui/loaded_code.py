@@ -48,6 +48,7 @@ _TORCH = (torch, torch.Tensor, nn.functional)
 _RUNS_HERE = {
     "torch": frozenset({"compile", "load", "manual_seed", "save", "seed"}),
     "comfy.lora": frozenset({"load_lora", "model_lora_keys_clip", "model_lora_keys_unet"}),
+    "comfy.lora_convert": frozenset({"convert_lora"}),
 }
 _MAKES_MODULES = frozenset(
     {"__getstate__", "__init__", "__repr__", "__setstate__", "extra_repr", "register_buffer", "register_parameter"}
@@ -55,7 +56,12 @@ _MAKES_MODULES = frozenset(
     | {"_reset_parameters", "reset_parameters"}
 )
 # Python makes these as it is asked for them.
-_PYTHONS = frozenset(vars(type("Any", (), {}))) | {"__annotations__", "__abstractmethods__", "__annotate__"}
+_PYTHONS = frozenset(vars(type("Any", (), {}))) | {
+    "__abstractmethods__",
+    "__annotate__",
+    "__annotations__",
+    "__annotations_cache__",
+}
 _CONSTANTS = (bool, int, float, str, bytes, tuple)
 _VALUES = methodcaller("values")
 _ABSENT = object()

@@ -20,7 +20,7 @@ from unittest import mock
 # First: it makes ComfyUI importable.
 import sides
 import torch
-from comfy import controlnet, lora, samplers
+from comfy import controlnet, lora, lora_convert, samplers
 from comfy.ldm.wan import model as wan
 from comfy.patcher_extension import PatcherInjection
 from comfy_extras import nodes_lora_extract as extracting
@@ -183,7 +183,13 @@ def what_no_call_runs() -> dict[str, Any]:
     pair = Pair.of(WAN)
     expected = sampled(pair.stock, case(WAN))
     found = {}
-    for owner, name in ((torch, "load"), (torch.nn.Linear, "reset_parameters"), (lora, "model_lora_keys_unet")):
+    replaced = (
+        (torch, "load"),
+        (torch.nn.Linear, "reset_parameters"),
+        (lora, "model_lora_keys_unet"),
+        (lora_convert, "convert_lora"),
+    )
+    for owner, name in replaced:
         with mock.patch.object(owner, name, _passed_on(getattr(owner, name))):
             found[name] = _same_or_said(pair, expected)
     torch.compile(torch.nn.Linear(2, 2), backend="eager")(torch.zeros(1, 2))
