@@ -139,6 +139,12 @@ def test_a_wrong_runpod_value_names_its_variable(monkeypatch: pytest.MonkeyPatch
     assert "with a space" not in str(caught.value)
 
 
+def test_a_number_with_a_comma_is_told_of_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_GPU_OFFLOAD_GPU_RATE", "0,0003")
+    with pytest.raises(ConfigError, match=r"GPU_RATE: it is no number; write one with a point, as in 0\.0003"):
+        load_settings()
+
+
 def test_a_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_API_KEY", "rpa_VERYSECRET")
     settings = load_settings()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +24,11 @@ RUNPOD_API = "https://api.runpod.ai/v2"
 _PACK_FOLDER = Path(__file__).resolve().parents[3]
 _ENV_FILES = (_PACK_FOLDER / ".env", Path(".env"))
 
+# What pydantic says of these takes its reader for a programmer.
+_PLAINLY = {
+    "float_parsing": "it is no number; write one with a point, as in 0.0003",
+    "int_parsing": "it is no whole number",
+}
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -256,13 +262,17 @@ def _built(kind: type[Settings], values: dict[str, Any]) -> Settings:
     try:
         return kind(**values)
     except ValidationError as error:
-        wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {reason(e['msg'])}" for e in error.errors())
+        wrong = "\n".join(f"  {variable(str(e['loc'][0]))}: {_said_of(e)}" for e in error.errors())
         raise ConfigError(f"Wrong settings:\n{wrong}") from None
     except (OSError, UnicodeError) as error:
         raise ConfigError(
             f"{_unreadable_file()} cannot be read ({type(error).__name__}): save it as UTF-8 text that this user "
             "may read (the `>` of Windows' PowerShell writes UTF-16)."
         ) from None
+
+
+def _said_of(error: ErrorDetails) -> str:
+    return _PLAINLY.get(error["type"]) or reason(error["msg"])
 
 
 def _unreadable_file() -> str:

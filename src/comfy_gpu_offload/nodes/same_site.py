@@ -11,6 +11,7 @@ from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
+_ANOTHER_SITE = "A page of another site asks."
 _JSON = "application/json"
 # Names that nobody can register, so that no page on the internet can be served under one.
 _LOCAL_ENDINGS = (".localhost", ".local", ".lan", ".home", ".internal", ".home.arpa", ".localdomain")
@@ -40,13 +41,19 @@ def refused(headers: Mapping[str, str], content_type: str) -> str | None:
         return f"The body must be {_JSON}."
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     if site is not None:
-        return None if site == "same-origin" else "A page of another site asks."
-    if origin is None:
-        return None  # no browser
-    host = headers.get("Host", "")
-    if urlsplit(origin).netloc.lower() != host.lower():
-        return "A page of another site asks."
-    if urlsplit(origin).scheme != "https" and _is_public(urlsplit(f"//{host}").hostname or ""):
+        return None if site == "same-origin" else _ANOTHER_SITE
+    # Where neither is said, no browser asks.
+    return None if origin is None else _of_origin(origin, headers.get("Host", ""))
+
+
+def _of_origin(origin: str, host: str) -> str | None:
+    try:
+        asking, asked = urlsplit(origin), urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # no address at all
+        return _ANOTHER_SITE
+    if asking.netloc.lower() != host.lower():
+        return _ANOTHER_SITE
+    if asking.scheme != "https" and _is_public(asked):
         return f"ComfyUI was opened as {host} over http: use https, or the machine's IP address."
     return None
 
