@@ -157,7 +157,7 @@ def _models(scene: Scene, listed: str) -> tuple[Link, Link]:
             {"scale": 0.5, "blur_sigma": 2.0},
             UNET,
             "UnsupportedPatchError",
-            "Self-Attention",
+            "SelfAttentionGuidance",
         ),
     ],
 )
