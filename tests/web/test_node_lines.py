@@ -174,7 +174,10 @@ def enter(screen: Screen, node: int) -> None:
     )
 
 
-def test_a_failed_load_says_so_under_the_node_and_first_of_all(proxy: Proxy, screen: Screen) -> None:
+def test_a_failed_load_says_so_under_the_node_and_first_of_all(
+    installation: Installation, worker: Worker, proxy: Proxy, screen: Screen
+) -> None:
+    configure(installation, proxy, worker, COMFY_GPU_OFFLOAD_RETRY_S="5")
     scene(screen, 330)
     assert screen.queue().succeeded
     screen.set(LOADER, "weight_dtype", "fp8_e5m2")
