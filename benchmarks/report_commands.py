@@ -34,5 +34,9 @@ COMMANDS = (
 )
 """In the order of the report, whose template names each once."""
 
-APART = {"real_model": "needs a ComfyUI installation and a GPU"}
+APART = {
+    "faults_run": "takes minutes, and counts how runs end",
+    "real_model": "needs a ComfyUI installation and a GPU",
+    "stand_in": "needs a ComfyUI installation",
+}
 """Commands that the report does not run, and why."""

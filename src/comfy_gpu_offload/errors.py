@@ -57,7 +57,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+try:
+    from torch import OutOfMemoryError as _OutOfMemoryError
+except ImportError:  # without torch a command says what to install; torch before 2.5 has it elsewhere
+    _OutOfMemoryError = RuntimeError  # type: ignore[misc,assignment]
 
 
 @dataclass(frozen=True)
@@ -526,5 +529,5 @@ class ModelFailedError(WorkerFaultError, RuntimeError):
     """
 
 
-class WorkerMemoryError(ModelFailedError, torch.OutOfMemoryError):
+class WorkerMemoryError(ModelFailedError, _OutOfMemoryError):
     """The worker's device ran out of memory."""

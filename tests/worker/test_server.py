@@ -67,7 +67,8 @@ def test_a_load_balancing_endpoint_takes_calls_with_runpods_key_as_the_bearer(tm
             there = sampling.sample(remote, [3, 1, 4], steps=2, dtype=remote.dtype)
             first = remote.timings[0]
     assert torch.equal(there, sampling.sample(load(remote.dtype), [3, 1, 4], steps=2, dtype=remote.dtype))
-    assert first.load_s == 0, "the model was loaded by the first call, not before it"
+    # It still looks whether the model's files are those that it was loaded from.
+    assert first.load_s < first.compute_s, "the model was loaded by the first call, not before it"
 
 
 def test_a_token_on_a_load_balancing_endpoint_is_said_to_be_in_vain(tmp_path: Path) -> None:
