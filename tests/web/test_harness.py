@@ -18,7 +18,7 @@ def test_a_page_opens_without_an_error(screen: Screen) -> None:
     screen.open()
     node = screen.add("RemoteModelLoader")
     assert screen.values(node)["weight_dtype"] == "default"
-    assert "Remote Model Loader" in screen.drawn()
+    screen.wait(lambda: "Remote Model Loader" in screen.drawn(), "the node is drawn")
     assert screen.picture("open").stat().st_size > 10_000
     assert screen.own_errors == []
 
