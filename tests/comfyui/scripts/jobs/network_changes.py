@@ -375,7 +375,8 @@ def method_of_the_model(model: Any, _: ExitStack) -> Any:
 def sampling_in_place(model: Any, _: ExitStack) -> Any:
     sampling = model.model.model_sampling
     if hasattr(sampling, "shift"):
-        sampling.set_parameters(shift=3.0)
+        # A shift alone leaves the first of the steps as it is, and there is only one.
+        sampling.set_parameters(shift=3.0, multiplier=500)
     else:
         sampling.sigmas.mul_(0.5)
         sampling.log_sigmas.copy_(sampling.sigmas.log())
