@@ -27,7 +27,7 @@ from comfy_gpu_offload.protocol.messages import PROTOCOL_VERSION, Hello
 from comfy_gpu_offload.server.handler import Handler
 
 ROOT = Path(__file__).parents[2]
-DOCKERFILE = ROOT / "worker" / "Dockerfile"
+DOCKERFILE = ROOT / "Dockerfile"
 HUB = json.loads((ROOT / ".runpod" / "hub.json").read_text())
 TESTS = json.loads((ROOT / ".runpod" / "tests.json").read_text())
 TEST_INPUT = json.loads((ROOT / "worker" / "test_input.json").read_text())
@@ -174,10 +174,17 @@ def test_model_folders_lie_on_both_mount_points() -> None:
 
 
 def test_the_hubs_files_are_where_it_looks_for_them() -> None:
-    for name in ("hub.json", "tests.json", "handler.py", "Dockerfile"):
+    """It takes its settings from `.runpod/` alone, the rest from there or else from the root."""
+    for name in ("hub.json", "tests.json"):
         assert (ROOT / ".runpod" / name).is_file(), name
-    assert (ROOT / ".runpod" / "Dockerfile").read_bytes() == DOCKERFILE.read_bytes()
-    assert (ROOT / "README.md").is_file()
+    for name in ("handler.py", "Dockerfile", "README.md"):
+        (found,) = (folder / name for folder in (ROOT / ".runpod", ROOT) if (folder / name).is_file())
+        assert found.stat().st_size > 0
+
+
+def test_there_is_one_dockerfile() -> None:
+    folders = [ROOT, *(ROOT / name for name in (".runpod", "worker", "src"))]
+    assert [file for folder in folders for file in folder.glob("*Dockerfile*")] == [DOCKERFILE]
 
 
 def test_the_hubs_listing_is_of_its_form() -> None:

@@ -1,6 +1,6 @@
 # A worker for RunPod's queue and load-balancing endpoints, for pods, and for any machine with an NVIDIA GPU:
-#   docker build -f worker/Dockerfile --platform linux/amd64 -t NAME .
-# from the repository's root. README.md beside this file says how to deploy it.
+#   docker build --platform linux/amd64 -t NAME .
+# from the repository's root, where RunPod's Hub looks for it too. worker/README.md says how to deploy it.
 
 # `base` alone, because PyTorch's wheels bring CUDA and cuDNN along; what the image adds is the check that the host's
 # driver is new enough. 12.8 is the first CUDA for Blackwell (RTX 5090, B200) and still runs on Ampere and Ada.
