@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from comfy_gpu_offload.io import prediction
+from comfy_gpu_offload.backends.base import Computed, HookSet, PatchSet
+from comfy_gpu_offload.backends.diffusers.backend import DiffusersBackend
 from comfy_gpu_offload.io.frame import FrameLimits
-from comfy_gpu_offload.io.prediction import Column, Floats
 from comfy_gpu_offload.io.tree import map_tensors
+from comfy_gpu_offload.prediction import arithmetic
+from comfy_gpu_offload.prediction.arithmetic import Column, Floats
 from comfy_gpu_offload.protocol.messages import Autocast, ModelRef
-from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import Computed, HookSet, PatchSet
-from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
 from comfy_gpu_offload.server.handler import HandlerOptions
+from comfy_gpu_offload.server.http.app import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 from worker_process import worker_process
 
@@ -69,7 +69,7 @@ WORKERS = {
 
 def _serve(ready: Connection, kind: str) -> None:
     if kind == OTHER_PREDICTION:
-        prediction.predict = predict_in_float64
+        arithmetic.predict = predict_in_float64
     backend = LastBitBackend if kind == OTHER_MODEL else DiffusersBackend
     options = ServeOptions("127.0.0.1", 0, HandlerOptions(), ready.send)
     asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), backend, options))

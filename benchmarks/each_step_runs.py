@@ -14,11 +14,11 @@ import torch
 
 import arguments
 import naive_stack
-from comfy_gpu_offload.client.codec_choice import Way
+from comfy_gpu_offload.client.encoding.adaptive_choice import Way
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.io import codecs
-from comfy_gpu_offload.transport.http import HttpTransport
+from comfy_gpu_offload.transport.http_transport import HttpTransport
 from emulated_link import Kind, Link, emulated
 from mosaic import mosaic_worker, run
 

@@ -13,20 +13,12 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+from comfy_gpu_offload.backends.base import BackendInfo, Computed, Described, HookSet, Listing, PatchSet, Report
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
-from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import (
-    BackendInfo,
-    Computed,
-    Described,
-    HookSet,
-    Listing,
-    PatchSet,
-    Report,
-)
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import HandlerOptions
+from comfy_gpu_offload.server.http.app import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 from worker_process import worker_process
 
@@ -35,7 +27,7 @@ _UPLOAD_BYTES = 4 * 1024**3
 
 
 class EchoBackend:
-    """See `server.backends.base.Backend`. Computes nothing, and takes `pace_s` for each call of it."""
+    """See `backends.base.Backend`. Computes nothing, and takes `pace_s` for each call of it."""
 
     def __init__(self, pace_s: float = 0.0) -> None:
         self._pace_s = pace_s

@@ -29,7 +29,7 @@ from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import seal
 from comfy_gpu_offload.protocol.messages import Cancel
 from comfy_gpu_offload.transport.base import Timeouts
-from comfy_gpu_offload.transport.http import MEDIA_TYPE, HttpTransport
+from comfy_gpu_offload.transport.http_transport import MEDIA_TYPE, HttpTransport
 from echo_worker import echo_worker
 from results import Results, Table, conclude
 

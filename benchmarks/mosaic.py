@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
+from comfy_gpu_offload.backends.base import Computed, Described, HookSet, PatchSet
 from comfy_gpu_offload.digits.conditioning import conditioning, unconditional
 from comfy_gpu_offload.digits.latent import CHANNELS, LATENT_SIZE
 from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.digits.sampling import TIMESTEPS, schedule
 from comfy_gpu_offload.protocol.messages import Autocast, ModelRef
-from comfy_gpu_offload.server.backends.base import Computed, Described, HookSet, PatchSet
 from echo_worker import EchoBackend, worker_of
 
 _TILE = (CHANNELS, LATENT_SIZE, LATENT_SIZE)
@@ -85,7 +85,7 @@ class MosaicBackend(EchoBackend):
         hooks: HookSet | None = None,
         autocast: Autocast | None = None,
     ) -> Computed:
-        """`args`: a latent and a timestep. See `server.backends.base.Backend`."""
+        """`args`: a latent and a timestep. See `backends.base.Backend`."""
         started = perf_counter()
         latent, timestep = args
         value = torch.cat(

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import samplers
+from comfy_gpu_offload.backends.diffusers.backend import DIGITS
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.digits.conditioning import CLASSES, conditioning, unconditional
 from comfy_gpu_offload.digits.sampling import TIMESTEPS, noise, schedule
 from comfy_gpu_offload.io import codecs
-from comfy_gpu_offload.server.backends.diffusers import DIGITS
-from comfy_gpu_offload.transport.http import HttpTransport
+from comfy_gpu_offload.transport.http_transport import HttpTransport
 
 WAYS = {
     "raw": SessionOptions(),

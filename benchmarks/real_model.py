@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import comfy_gpu_offload
 from comfy_gpu_offload.client.timings import CallTimings
-from comfy_gpu_offload.server.backends import comfyui_process
+from comfy_gpu_offload.comfyui.installation import import_comfyui
 from plots import bars, panels
 from results import Bound, Results, Table, conclude
 
@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--codec", action="append", choices=["none", "planes"], help="repeat for more")
     options = parser.parse_args()
-    comfyui_process.enter(options.comfyui, cpu=False)
+    import_comfyui.enter(options.comfyui, cpu=False)
     import utils.install_util  # noqa: F401, PLC0415  # before nodes, which puts a folder with a utils in front
 
     with tempfile.TemporaryDirectory() as folder:
@@ -196,8 +196,8 @@ def _network(made: Any, sizes: Mapping[str, Any], dtype: torch.dtype) -> torch.n
 def _measure(kind: Kind, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     import comfy.sd  # noqa: PLC0415
 
-    from comfy_gpu_offload.comfyui.patcher import remote_patcher  # noqa: PLC0415
-    from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop  # noqa: PLC0415
+    from comfy_gpu_offload.comfyui.client.patcher import remote_patcher  # noqa: PLC0415
+    from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop  # noqa: PLC0415
 
     inputs = _inputs(kind, options)
     local = comfy.sd.load_diffusion_model(str(folder / "diffusion_models" / "model.safetensors"))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 from comfy_gpu_offload.io.buffers import allocate
-from comfy_gpu_offload.server.memory import keep_freed_memory
+from comfy_gpu_offload.server.malloc_tuning import keep_freed_memory
 from worker_process import worker_process
 
 _REQUEST = b"POST /v1/forward HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"

@@ -16,10 +16,10 @@ import requests
 import torch
 
 import arguments
-from comfy_gpu_offload.client.codec_choice import Way
 from comfy_gpu_offload.client.connect import connect_from
+from comfy_gpu_offload.client.encoding.adaptive_choice import Way
+from comfy_gpu_offload.client.encoding.step_time import LinkSpeed, StepCost, measure_link
 from comfy_gpu_offload.client.session import Session, SessionOptions
-from comfy_gpu_offload.client.step_time import LinkSpeed, StepCost, measure_link
 from comfy_gpu_offload.config.endpoint import Direct, configured
 from comfy_gpu_offload.config.settings import Settings
 from comfy_gpu_offload.io import codecs

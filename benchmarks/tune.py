@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import plots
-from comfy_gpu_offload.client.step_time import StepCost
+from comfy_gpu_offload.client.encoding.step_time import StepCost
 from comfy_gpu_offload.config.settings import given_settings, load_settings
 from comfy_gpu_offload.errors import OffloadError
 from emulated_link import Link, best_kind, described, emulated

@@ -41,7 +41,7 @@ from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.transport.base import Check, Route, Timeouts
-from comfy_gpu_offload.transport.http import HttpTransport
+from comfy_gpu_offload.transport.http_transport import HttpTransport
 from echo_worker import echo_worker
 from emulated_link import Link, best_kind, described, emulated
 from results import Bound, Results, Table, conclude

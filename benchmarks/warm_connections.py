@@ -39,7 +39,7 @@ import plots
 from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
-from comfy_gpu_offload.transport.http import MEDIA_TYPE, HttpTransport
+from comfy_gpu_offload.transport.http_transport import MEDIA_TYPE, HttpTransport
 from echo_worker import echo_worker
 from emulated_link import Link, best_kind, described, emulated
 from results import Bound, Results, Table, conclude

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import comfy_gpu_offload
 import plots
-from comfy_gpu_offload.client.plan import Planner, RunShape, compute_of
+from comfy_gpu_offload.client.offload_estimate import Planner, RunShape, compute_of
 from echo_worker import echo_worker
 from emulated_link import Link, described, emulated
 from results import Bound, Results, Table, conclude

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.process import environment
 
-from comfy_gpu_offload.server.backends.base import Backend
+from comfy_gpu_offload.backends.base import Backend
 
 _BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -7,7 +7,7 @@ const arrays = new Map();
 const watchers = [];
 let asking = null;
 
-// `state`: "unknown" before the first answer, then as src/comfy_gpu_offload/comfyui/worker_lists.py says.
+// `state`: "unknown" before the first answer, then as src/comfy_gpu_offload/comfyui/client/model_lists.py says.
 export const worker = { lists: {}, state: "unknown", text: "", asking: false };
 
 export function offered(kind) {

@@ -20,7 +20,7 @@ from worker.start import exit_status, handler_options, ready_backend
 from comfy_gpu_offload.config.findings import checked_settings
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.handler import Handler
-from comfy_gpu_offload.server.memory import keep_freed_memory
+from comfy_gpu_offload.server.malloc_tuning import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,10 @@ def _take_jobs(jobs: QueueJobs, worker: WorkerSettings) -> None:
     sys.argv += ["--rp_log_level", level]  # the last one counts
 
     # Takes seconds, and everything above can fail without it.
-    import runpod  # noqa: PLC0415
     from runpod.http_client import AsyncClientSession  # noqa: PLC0415
     from runpod.serverless.modules.rp_http import stream_result  # noqa: PLC0415
+
+    import runpod  # noqa: PLC0415
 
     async def handle(job: dict[str, Any]) -> JobOutput:
         async def emit(output: JobOutput) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from comfy_gpu_offload.cli.backend_factory import BackendName
 from comfy_gpu_offload.config.settings import PREFIX, reason
 from comfy_gpu_offload.errors import ConfigError
-from comfy_gpu_offload.server.backends.factory import BackendName
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from comfy_gpu_offload.backends.base import Backend, BackendError
+from comfy_gpu_offload.cli.backend_factory import BackendOptions, make_backend
 from comfy_gpu_offload.cli.exit_status import exit_status as of_command
 from comfy_gpu_offload.config.settings import PREFIX, Settings
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends.base import Backend, BackendError
-from comfy_gpu_offload.server.backends.factory import BackendOptions, make_backend
 from comfy_gpu_offload.server.blob_folder import upload_folder
 from comfy_gpu_offload.server.handler import HandlerOptions
 

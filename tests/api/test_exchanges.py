@@ -27,8 +27,6 @@ from tests.support.runpod_api import (
     says,
 )
 
-from comfy_gpu_offload.api import http
-from comfy_gpu_offload.api.options import RunPodOptions
 from comfy_gpu_offload.errors import (
     OffloadError,
     RunPodAuthError,
@@ -38,6 +36,8 @@ from comfy_gpu_offload.errors import (
     RunPodReplyError,
     TlsError,
 )
+from comfy_gpu_offload.runpod import api_requests
+from comfy_gpu_offload.runpod.options import RunPodOptions
 
 PAYLOAD = {"frame": "AAAA"}
 RUN = ("POST", f"/v2/{ENDPOINT}/run")
@@ -232,7 +232,7 @@ def test_a_connection_that_lay_idle_is_not_trusted_with_a_job(monkeypatch: pytes
     with loopback_api(says(200, job_reply("RUNNING"))) as api:
         client = api.client()
         client.submit_job(PAYLOAD)
-        monkeypatch.setattr(http, "_IDLE_S", -1.0)
+        monkeypatch.setattr(api_requests, "_IDLE_S", -1.0)
         client.submit_job(PAYLOAD)
         assert len(api.connections) == 2
 

@@ -16,10 +16,10 @@ from tests.support.runpod_worker import SdkWorker
 from tests.support.tls import self_signed, server_context
 from tests.support.worker import ThreadWorker
 
+from comfy_gpu_offload.backends.base import BackendInfo
+from comfy_gpu_offload.backends.diffusers.backend import DiffusersBackend
 from comfy_gpu_offload.cli.main import main
 from comfy_gpu_offload.config.settings import Settings, variable
-from comfy_gpu_offload.server.backends.base import BackendInfo
-from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-that-nobody-may-see"

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from comfy_gpu_offload.backends.base import Backend
 from comfy_gpu_offload.cli.worker_command import serve_process
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.io.frame import FrameLimits
-from comfy_gpu_offload.server.app import WorkerState
-from comfy_gpu_offload.server.backends.base import Backend
 from comfy_gpu_offload.server.handler import HandlerOptions
+from comfy_gpu_offload.server.http.app import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions
 
 

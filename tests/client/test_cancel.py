@@ -8,10 +8,7 @@ from tests.support.backend import FunctionBackend
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
-from comfy_gpu_offload.errors import (
-    CallCancelledError,
-    TransportError,
-)
+from comfy_gpu_offload.errors import CallCancelledError, TransportError
 
 
 class StopError(BaseException):

@@ -9,7 +9,7 @@ import torch
 from tests.support.backend import FunctionBackend
 
 from comfy_gpu_offload import Session, connect
-from comfy_gpu_offload.client.codec_choice import Way
+from comfy_gpu_offload.client.encoding.adaptive_choice import Way
 from comfy_gpu_offload.client.session import SessionOptions
 from comfy_gpu_offload.errors import UnsupportedCodecError
 from comfy_gpu_offload.io import codecs

@@ -12,17 +12,12 @@ from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
+from comfy_gpu_offload.backends.base import Computed
 from comfy_gpu_offload.client.connect import connect_from
 from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.config.settings import given_settings
-from comfy_gpu_offload.errors import (
-    ConnectError,
-    ConnectionLostError,
-    ModelFailedError,
-    TooLargeError,
-)
+from comfy_gpu_offload.errors import ConnectError, ConnectionLostError, ModelFailedError, TooLargeError
 from comfy_gpu_offload.io.frame import EncodedFrame, FrameLimits
-from comfy_gpu_offload.server.backends.base import Computed
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.base import Route
 from comfy_gpu_offload.transport.loopback import LoopbackTransport

@@ -13,12 +13,7 @@ from tests.support.worker import ThreadWorker
 from comfy_gpu_offload import Session, connect
 from comfy_gpu_offload.client.connect import connect_from
 from comfy_gpu_offload.config.settings import given_settings
-from comfy_gpu_offload.errors import (
-    ConnectError,
-    UnauthorizedError,
-    UnknownModelError,
-    VersionSkewError,
-)
+from comfy_gpu_offload.errors import ConnectError, UnauthorizedError, UnknownModelError, VersionSkewError
 
 
 def test_it_lists_models_anew(session: Session, backend: FunctionBackend) -> None:
@@ -48,7 +43,7 @@ def test_another_protocol_is_refused_by_name(worker: ThreadWorker, monkeypatch: 
 def test_other_releases_on_the_two_sides_are_warned_of(
     worker: ThreadWorker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comfy_gpu_offload.client.skew.__version__", "9.9.9")
+    monkeypatch.setattr("comfy_gpu_offload.client.version_check.__version__", "9.9.9")
     with caplog.at_level(logging.WARNING), connect(worker.url):
         assert "9.9.9" in caplog.text
 

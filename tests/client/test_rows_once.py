@@ -12,7 +12,7 @@ from tests.support.worker import ThreadWorker
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.buffers import ALIGNMENT
-from comfy_gpu_offload.transport.http import HttpTransport
+from comfy_gpu_offload.transport.http_transport import HttpTransport
 
 CALLS = 5
 

@@ -133,7 +133,7 @@ class Older(LoopbackTransport):
 
 @pytest.fixture
 def older(backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Session, Older]]:
-    monkeypatch.setattr("comfy_gpu_offload.server.handshake.ABILITIES", ("predicted",))
+    monkeypatch.setattr("comfy_gpu_offload.server.self_description.ABILITIES", ("predicted",))
     handler = Handler(backend)
     link = Older(handler)
     with Session(link) as session:

@@ -74,7 +74,7 @@ def test_autocast_around_a_whole_loop_is_refused(session: Session, backend: Func
 def test_autocast_is_refused_where_the_worker_knows_of_none(
     worker: ThreadWorker, backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comfy_gpu_offload.server.handshake.ABILITIES", ("predicted", "strides"))
+    monkeypatch.setattr("comfy_gpu_offload.server.self_description.ABILITIES", ("predicted", "strides"))
     with connect(worker.url) as session:
         model = session.model("product")
         with torch.autocast("cpu"), pytest.raises(UnsupportedStateError, match="install the same on both sides"):

@@ -25,7 +25,7 @@ from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import Fault, FaultCode, ModelRef, SampleJob
 from comfy_gpu_offload.server.executor import QueueLimits
 from comfy_gpu_offload.transport.base import Timeouts
-from comfy_gpu_offload.transport.http import HttpTransport
+from comfy_gpu_offload.transport.http_transport import HttpTransport
 
 FIELDS: dict[str, Any] = {"sampler": "double", "scheduler": "normal", "seed": 1, "steps": 2, "cfg": 1.0}
 JOB: dict[str, Any] = {"latent": torch.ones(2), "positive": [], "negative": []}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from comfy_gpu_offload.backends.base import HookSet
 from comfy_gpu_offload.client.remote_model import RemoteModel
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.weight_patches import PART_BYTES, HookPatches, WeightPatches
@@ -18,7 +19,6 @@ from comfy_gpu_offload.io.frame import Part
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import open_frame, seal_parts
 from comfy_gpu_offload.protocol.messages import Define, Fault, FaultCode, Store, WholeTensor
-from comfy_gpu_offload.server.backends.base import HookSet
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import Handler, HandlerOptions
 from comfy_gpu_offload.transport.base import Check, Timeouts

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from comfy_gpu_offload.comfyui.network_parts import NetworkParts
+from comfy_gpu_offload.comfyui.client.changes.network_parts import NetworkParts
 
 
 class Rope:

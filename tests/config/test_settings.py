@@ -5,14 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_gpu_offload.config.settings import (
-    PREFIX,
-    Settings,
-    checked_url,
-    given_settings,
-    load_settings,
-    variable,
-)
+from comfy_gpu_offload.config.settings import PREFIX, Settings, checked_url, given_settings, load_settings, variable
 from comfy_gpu_offload.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -18,14 +18,14 @@ from tests.support.backend import FINGERPRINT, FunctionBackend
 from tests.support.frames import forward_frame
 from tests.support.worker import ThreadWorker
 
-from comfy_gpu_offload.io.sockets import notice_loss
 from comfy_gpu_offload.io.tree import pack
+from comfy_gpu_offload.net.sockets import notice_loss
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import Fault, FaultCode, Follow, Message, ModelRef, Progress, SampleJob
-from comfy_gpu_offload.server import http_server
 from comfy_gpu_offload.server.abandoned_runs import Grace
 from comfy_gpu_offload.server.callers import Waiting
 from comfy_gpu_offload.server.executor import QueueLimits
+from comfy_gpu_offload.server.http import server
 
 LONG = Grace(alone_s=3600, others_wait_s=3600)
 
@@ -114,7 +114,7 @@ def test_a_call_whose_client_went_without_a_word_never_runs(
     backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A laptop that sleeps: nothing closes its connection."""
-    monkeypatch.setattr(http_server, "notice_loss", lambda sock, _: notice_loss(sock, gone_s=1))
+    monkeypatch.setattr(server, "notice_loss", lambda sock, _: notice_loss(sock, gone_s=1))
     with ThreadWorker(backend, queue=QueueLimits(untold_s=3600)) as worker, begin(worker, backend):
         lost = send(worker.port, call(request="request-lost"))
         until(lambda: waiting(worker) == 1)

@@ -9,8 +9,8 @@ from unittest import mock
 
 import numpy as np
 
-from comfy_gpu_offload.io import prediction
-from comfy_gpu_offload.io.prediction import Column, Floats
+from comfy_gpu_offload.prediction import arithmetic
+from comfy_gpu_offload.prediction.arithmetic import Column, Floats
 
 
 @contextmanager
@@ -20,11 +20,11 @@ def other_arithmetic_elsewhere() -> Iterator[None]:
     A client that calls from here and a `ThreadWorker` then differ as two machines would of which one rounds
     otherwise, only surely and at once.
     """
-    here, predict = threading.get_ident(), prediction.predict
+    here, predict = threading.get_ident(), arithmetic.predict
 
     def other(basis: Sequence[Column], coefficients: Floats) -> Floats:
         made = predict(basis, coefficients)
         return made if threading.get_ident() == here else made * np.float32(1 + 2**-8)
 
-    with mock.patch.object(prediction, "predict", other):
+    with mock.patch.object(arithmetic, "predict", other):
         yield

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
-from comfy_gpu_offload.server.backends.base import (
+from comfy_gpu_offload.backends.base import (
     BackendInfo,
     Computed,
     Described,
@@ -24,6 +23,7 @@ from comfy_gpu_offload.server.backends.base import (
     model_errors,
     on_device,
 )
+from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 
 FINGERPRINT = "f" * 16
 Function = Callable[..., Any]

@@ -8,8 +8,8 @@ import torch
 
 from comfy_gpu_offload.io.buffers import tensor_bytes
 from comfy_gpu_offload.io.dtypes import NAMES
-from comfy_gpu_offload.protocol.history import Call, Encoded, History
-from comfy_gpu_offload.protocol.latent import Layout, Tensor, layout_of
+from comfy_gpu_offload.prediction.history import Call, Encoded, History
+from comfy_gpu_offload.prediction.latent import Layout, Tensor, layout_of
 
 
 def seen(tensor: torch.Tensor) -> Tensor:

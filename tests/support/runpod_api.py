@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from comfy_gpu_offload.api.clock import Clock
-from comfy_gpu_offload.api.options import RunPodOptions
-from comfy_gpu_offload.api.runpod_client import RunPodClient
+from comfy_gpu_offload.net.clock import Clock
+from comfy_gpu_offload.runpod.client import RunPodClient
+from comfy_gpu_offload.runpod.options import RunPodOptions
 
 KEY = "rpa_0123456789SECRET"
 ENDPOINT = "abc123def456gh"

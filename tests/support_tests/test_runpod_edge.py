@@ -17,11 +17,11 @@ from tests.support.runpod_edge import NO_WORKERS, TIMED_OUT, WORKER_HEADER, Edge
 from tests.support.runpod_gateway import ENDPOINT, KEY, RunPodGateway
 from tests.support.worker import ThreadWorker
 
-from comfy_gpu_offload.api.runpod_client import RunPodClient
 from comfy_gpu_offload.protocol.envelope import open_frame
-from comfy_gpu_offload.server.http_reply import Reply
-from comfy_gpu_offload.server.http_request import Request
-from comfy_gpu_offload.server.http_server import HttpServer
+from comfy_gpu_offload.runpod.client import RunPodClient
+from comfy_gpu_offload.server.http.reply import Reply
+from comfy_gpu_offload.server.http.request import Request
+from comfy_gpu_offload.server.http.server import HttpServer
 from comfy_gpu_offload.transport.configured import kind_of
 
 BRIEF = EdgeLimits(hold_s=0.2, strict_hold_s=0.2)

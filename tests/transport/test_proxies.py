@@ -14,11 +14,11 @@ from tests.support.tls import self_signed, server_context
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect
-from comfy_gpu_offload.api.runpod_client import RunPodClient
+from comfy_gpu_offload.backends.diffusers.backend import DiffusersBackend
 from comfy_gpu_offload.cli.main import main
 from comfy_gpu_offload.config.settings import Settings, variable
 from comfy_gpu_offload.errors import ProxyError, RunPodNetworkError, TransportError
-from comfy_gpu_offload.server.backends.diffusers import DiffusersBackend
+from comfy_gpu_offload.runpod.client import RunPodClient
 from comfy_gpu_offload.transport.health import Health, ping
 
 HOST = "worker.example"

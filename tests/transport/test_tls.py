@@ -12,9 +12,9 @@ from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect
 from comfy_gpu_offload.errors import TlsError
-from comfy_gpu_offload.server.http_reply import Reply
-from comfy_gpu_offload.server.http_request import Request
-from comfy_gpu_offload.server.http_server import HttpServer
+from comfy_gpu_offload.server.http.reply import Reply
+from comfy_gpu_offload.server.http.request import Request
+from comfy_gpu_offload.server.http.server import HttpServer
 
 
 @pytest.fixture(scope="module")

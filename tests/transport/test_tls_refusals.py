@@ -16,8 +16,8 @@ from tests.support.tls import FUTURE, PAST, self_signed, server_context
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect
-from comfy_gpu_offload.api.runpod_client import RunPodClient
 from comfy_gpu_offload.errors import HttpStatusError, TlsError, TransportError
+from comfy_gpu_offload.runpod.client import RunPodClient
 
 # By what is wrong with it: the certificate's name, its time, whether its signer is known, and what is said.
 CASES = {

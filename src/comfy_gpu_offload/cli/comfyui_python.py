@@ -92,7 +92,7 @@ def _runs_here(root: Path, *, cpu: bool) -> bool:
     """Return whether ComfyUI and this package can be imported here. If so no time is lost: both will be."""
     try:
         require(*NEEDED)
-        importlib.import_module("..server.backends.comfyui_process", __package__).enter(root, cpu=cpu)
+        importlib.import_module("..comfyui.installation.import_comfyui", __package__).enter(root, cpu=cpu)
     except Exception as error:  # a package may fail in its own way where it does not fit the others
         logger.debug("ComfyUI cannot be imported under %s: %s", sys.executable, error)
         return False

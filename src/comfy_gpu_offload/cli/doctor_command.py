@@ -17,8 +17,6 @@ from urllib.parse import urlsplit
 
 import torch
 
-from ..api.models import EndpointHealth
-from ..api.runpod_client import RunPodClient
 from ..client.connect import connect_from
 from ..client.remote_model import RemoteModel
 from ..client.session import Session
@@ -28,6 +26,8 @@ from ..config.proxies import proxy_for
 from ..config.settings import Settings, env_files, load_settings
 from ..digits.conditioning import conditioning
 from ..errors import ConfigError, ConnectError, OffloadError
+from ..runpod.client import RunPodClient
+from ..runpod.schema import EndpointHealth
 from ..transport.configured import kind_of
 from ..transport.health import Health, ping
 from ..version import __version__

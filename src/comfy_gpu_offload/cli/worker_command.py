@@ -12,18 +12,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..backends.base import Backend
 from ..config.findings import checked_settings
 from ..config.settings import Settings, is_loopback
 from ..config.token_strength import advice, weakness
 from ..errors import ConfigError
 from ..io.frame import FrameLimits
-from ..server.app import WorkerState
-from ..server.backends.base import Backend
-from ..server.backends.factory import BackendOptions, make_backend
 from ..server.blob_folder import upload_folder
 from ..server.handler import HandlerOptions
+from ..server.http.app import WorkerState
 from ..server.serve import ListenError, ServeOptions, serve_until_signalled
 from .arguments import existing_file, whole_number
+from .backend_factory import BackendOptions, make_backend
 from .comfyui_python import enter_comfyui
 
 logger = logging.getLogger(__name__)

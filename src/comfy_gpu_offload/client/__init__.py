@@ -1,1 +1,1 @@
-"""The caller's side: a session with a worker, and models that live there."""
+"""The caller's side: a session with a worker, and the models that live there."""

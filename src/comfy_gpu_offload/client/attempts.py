@@ -9,10 +9,10 @@ from time import monotonic
 from ..errors import OffloadError, TransportError, WorkerBusyError
 from ..protocol.messages import Fault, FaultCode
 from ..transport.base import Check, Notify
-from .faults import error_of
-from .recurrence import Recurrence
+from .encoding.digest_cache import Recurrence
 from .retry import Retries, RetryPolicy, after_call
 from .weight_patches import PatchUploads, WeightPatches
+from .worker_faults import error_of
 
 logger = logging.getLogger(__name__)
 

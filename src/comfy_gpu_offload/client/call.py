@@ -17,9 +17,9 @@ from ..io.strides import moved
 from ..io.tree import PackedTree, Tree, map_tensors
 from ..protocol.envelope import Envelope
 from ..protocol.messages import FaultCode, Forward, Result, SampleJob
-from ..transport.waits import waited_s
-from .codec_choice import Way
-from .prediction import Tracked
+from ..transport.startup_waits import waited_s
+from .encoding.adaptive_choice import Way
+from .encoding.predicted_runs import Tracked
 from .timings import CallTimings
 from .weight_patches import HookPatches, PatchUploads, WeightPatches
 

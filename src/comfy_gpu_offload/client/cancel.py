@@ -10,8 +10,8 @@ from ..protocol.envelope import seal
 from ..protocol.messages import Cancel, Cancelled
 from ..transport.base import Timeouts
 from .exchanges import Exchanges
-from .faults import expect_answer
 from .retry import Retries, RetryPolicy, when_connecting
+from .worker_faults import expect_answer
 
 logger = logging.getLogger(__name__)
 

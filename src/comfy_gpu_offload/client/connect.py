@@ -16,7 +16,7 @@ from ..io.frame import FrameLimits
 from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
 from .capture import Capture
-from .codec_choice import Way
+from .encoding.adaptive_choice import Way
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
 

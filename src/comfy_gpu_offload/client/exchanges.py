@@ -12,7 +12,7 @@ from ..io.frame import EncodedFrame, FrameLimits
 from ..protocol.envelope import Envelope
 from ..protocol.messages import Fault
 from ..transport.base import Check, Route, Timeouts, Transport
-from .faults import opened
+from .worker_faults import opened
 
 
 def new_request() -> str:

@@ -12,10 +12,10 @@ from ..protocol.messages import Fault, FaultCode, Result, expect
 from ..transport.base import Check
 from .attempts import Attempts
 from .call import Call
+from .encoding.digest_cache import Recurrence
 from .exchanges import Exchanges
 from .handshake import Handshake
 from .options import SessionOptions
-from .recurrence import Recurrence
 from .timings import CallTimings
 from .weight_patches import PatchUploads
 

@@ -25,9 +25,9 @@ from ..protocol.messages import FaultCode, Hello, ModelDescription, ModelRef, We
 from ..transport.base import Check, Timeouts
 from ..version import __version__
 from .exchanges import Exchanges, new_request
-from .faults import expect_answer
 from .options import SessionOptions
 from .retry import Retries, RetryPolicy, after_any, when_awaited, when_connecting
+from .worker_faults import expect_answer
 
 logger = logging.getLogger(__name__)
 

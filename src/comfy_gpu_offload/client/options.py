@@ -8,7 +8,7 @@ from ..io import codecs
 from ..io.frame import DEFAULT_LIMITS, FrameLimits
 from ..transport.base import Notify, Timeouts
 from .capture import Capture
-from .codec_choice import Way
+from .encoding.adaptive_choice import Way
 from .retry import RetryPolicy
 
 

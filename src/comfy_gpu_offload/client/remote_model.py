@@ -15,7 +15,7 @@ from ..errors import RemoteWeightsError
 from ..io.tree import Record, Tree, first_tensor
 from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
-from .plan import Plan, RunShape, compute_of
+from .offload_estimate import Plan, RunShape, compute_of
 from .timings import CallTimings
 from .weight_patches import HookPatches, WeightPatches
 

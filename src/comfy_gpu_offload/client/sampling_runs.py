@@ -15,10 +15,10 @@ from ..protocol.messages import Fault, Follow, Progress, Result, expect
 from ..transport.base import Check, Notify
 from .attempts import Attempts
 from .call import Call
+from .encoding.digest_cache import Recurrence
 from .exchanges import Exchanges
 from .handshake import Handshake
 from .options import SessionOptions
-from .recurrence import Recurrence
 from .remote_model import OnProgress
 from .timings import CallTimings
 from .weight_patches import PatchUploads

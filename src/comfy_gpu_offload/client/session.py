@@ -17,22 +17,22 @@ from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcom
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
 from .cancel import tell_of_cancel
+from .encoding.digest_cache import Recurrence
+from .encoding.link import Link
+from .encoding.plain_tensors import plain_tensors
+from .encoding.policy import Ways
 from .exchanges import Exchanges, new_request
 from .forks import tell_of_forks
 from .forward_calls import ForwardCalls
 from .handshake import Handshake
-from .link import Link
+from .offload_estimate import Plan, Planner, RunShape
 from .options import SessionOptions
-from .plain_tensors import plain_tensors
-from .plan import Plan, Planner, RunShape
-from .recurrence import Recurrence
 from .remote_model import OnProgress, RemoteModel
 from .sampling_runs import SamplingRuns
-from .skew import warn_of_skew
 from .timings import CallTimings
 from .torch_state import autocast_on, refuse_default_dtype
-from .upload_exchange import UploadExchange
-from .ways import Ways
+from .uploads import UploadExchange
+from .version_check import warn_of_skew
 from .weight_patches import HookPatches, PatchUploads, WeightPatches
 
 __all__ = ["Session", "SessionOptions"]

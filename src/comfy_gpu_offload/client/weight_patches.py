@@ -21,8 +21,8 @@ from ..io.tree import pack
 from ..protocol.envelope import Envelope, seal_parts
 from ..protocol.messages import Define, Fault, FaultCode, HookRef, PatchRef, Store, Stored, WholeTensor, expect
 from ..transport.base import CHECK_INTERVAL_S, Check
-from .faults import error_of, expect_answer
 from .pipeline import Pipeline
+from .worker_faults import error_of, expect_answer
 
 # Base64 of it and its header stay far below what RunPod's queue takes in a job (10 MB).
 PART_BYTES = 4 * 1024**2

@@ -1,1 +1,1 @@
-"""The client's side of ComfyUI: a stand-in for a model whose weights are elsewhere."""
+"""Everything that knows ComfyUI: the client's side, the worker's side, and what they say to each other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..comfyui import loaded_code
+from ..comfyui.client.changes import loaded_code
 from . import findings_route, routes
 from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..comfyui import loader, status
-from ..comfyui.worker_lists import CONTROL_NETS
+from ..comfyui.client import loader, node_lines
+from ..comfyui.client.model_lists import CONTROL_NETS
 from .routes import listed
 
 
@@ -64,10 +64,10 @@ class RemoteControlNetLoader:
             OffloadError: the ControlNet cannot be had.
         """
         if not use_runpod:
-            with status.line("loading the ControlNet on this machine …", unique_id) as line:
+            with node_lines.line("loading the ControlNet on this machine …", unique_id) as line:
                 line.result = "on this machine"
                 return (loader.load_local_control_net(control_net_name),)
-        with status.line("asking the worker for the ControlNet …", unique_id) as line:
+        with node_lines.line("asking the worker for the ControlNet …", unique_id) as line:
             net = loader.load_remote_control_net(control_net_name)
             line.result = f"on the worker{loader.warned(net.remote)}"
         return (net,)

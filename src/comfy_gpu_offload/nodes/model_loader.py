@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..comfyui import loader, status
-from ..comfyui.worker_lists import MODELS
+from ..comfyui.client import loader, node_lines
+from ..comfyui.client.model_lists import MODELS
 from .routes import listed
 
 
@@ -69,10 +69,10 @@ class RemoteModelLoader:
             OffloadError: the model cannot be had.
         """
         if not use_runpod:
-            with status.line("loading the model on this machine …", unique_id) as line:
+            with node_lines.line("loading the model on this machine …", unique_id) as line:
                 line.result = "on this machine"
                 return (loader.load_local(model_name, weight_dtype),)
-        with status.line("asking the worker for the model …", unique_id) as line:
+        with node_lines.line("asking the worker for the model …", unique_id) as line:
             patcher = loader.load_remote(model_name, weight_dtype)
             dtype = patcher.remote.description.compute_dtype
             line.result = f"on the worker, computing in {dtype}{loader.warned(patcher.remote)}"

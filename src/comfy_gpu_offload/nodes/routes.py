@@ -9,8 +9,8 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..comfyui import loader
-from ..comfyui.worker_lists import Reason
+from ..comfyui.client import loader
+from ..comfyui.client.model_lists import Reason
 from .same_site import same_site
 
 LISTS_ROUTE = "/comfy_gpu_offload/lists"

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from ..client.remote_model import OnProgress, RemoteModel
 from ..client.timings import CallTimings
 from ..client.weight_patches import WeightPatches
-from ..comfyui import offload as offloading
-from ..comfyui import status
-from ..comfyui.whole_loop import run_whole_loop
+from ..comfyui.client import node_lines
+from ..comfyui.client.sampling import offload_mode as offloading
+from ..comfyui.client.sampling.whole_loop import run_whole_loop
 from ..config.settings import load_settings
 from ..errors import OffloadError
 
@@ -64,17 +64,17 @@ class RemoteSampler:
         # All settings now: one that is wrong must not cost a run that is done.
         gpu_rate = load_settings().gpu_rate
         run = _Run(model, remote, inputs)
-        with status.line("asking the worker …", unique_id, run.so_far) as line:
+        with node_lines.line("asking the worker …", unique_id, run.so_far) as line:
             started = perf_counter()
             mode = offloading.WHOLE_LOOP if offloading.runs_whole(model, offload, inputs) else offloading.EACH_STEP
-            status.announce(f"{mode}: sampling on the worker …")
+            node_lines.announce(f"{mode}: sampling on the worker …")
             latent = run.whole() if mode == offloading.WHOLE_LOOP else run.each()
             line.result = summary(mode, run.timings, perf_counter() - started, gpu_rate)
         return latent
 
 
 def _here(model: Any, inputs: Mapping[str, Any], node_id: str | None) -> Any:
-    with status.line("sampling on this machine …", node_id) as line:
+    with node_lines.line("sampling on this machine …", node_id) as line:
         line.result = "on this machine"
         return importlib.import_module("nodes").KSampler().sample(model, **inputs)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import history
+PREDICTED: Final = "predicted"
+"""It predicts latents of a run from earlier calls; docs/prediction.md."""
+
 
 STRIDES: Final = "strides"
 """It reads tensors with strides of their own."""
@@ -12,4 +14,4 @@ STRIDES: Final = "strides"
 AUTOCAST: Final = "autocast"
 """It computes under the client's `torch.autocast`."""
 
-ABILITIES: Final = (history.NAME, STRIDES, AUTOCAST)
+ABILITIES: Final = (PREDICTED, STRIDES, AUTOCAST)

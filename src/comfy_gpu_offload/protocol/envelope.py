@@ -8,15 +8,7 @@ from typing import Any
 from ..errors import FrameError
 from ..io import codecs, tree
 from ..io.buffers import Buffer
-from ..io.frame import (
-    DEFAULT_LIMITS,
-    EncodedFrame,
-    FrameLimits,
-    Part,
-    Received,
-    decode,
-    encode,
-)
+from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits, Part, Received, decode, encode
 from ..io.strides import with_strides
 from .messages import PROTOCOL_VERSION, Message, parse
 

@@ -1,1 +1,1 @@
-"""The worker's side: handler, executor, blob store, HTTP app and the backends that own weights."""
+"""The worker's side: from a request's frame to a reply's frame, with its queue, stores and HTTP server."""

@@ -11,8 +11,8 @@ from ..io.digests import digest
 from ..io.frame import Received
 from ..io.strides import strides_of
 from ..protocol.messages import Fault
-from .faults import RefusedError, missing_tensors, wrong_digest
-from .store import BlobStore
+from .blob_store import BlobStore
+from .fault_replies import RefusedError, missing_tensors, wrong_digest
 
 
 class CallTensors:

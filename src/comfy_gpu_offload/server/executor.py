@@ -9,7 +9,7 @@ from time import monotonic, perf_counter
 from typing import Literal, TypeVar
 
 from .callers import PATIENT, Caller, Waiting
-from .waiting_line import WaitingLine
+from .fair_queue import WaitingLine
 
 ResultT = TypeVar("ResultT")
 JobState = Literal["queued", "running", "unknown"]

@@ -9,19 +9,19 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+from ..backends.base import Backend, Computed
 from ..errors import MessageError
 from ..io import codecs, tree
 from ..io.frame import EncodedFrame
 from ..protocol.envelope import Envelope, parts_of, seal_parts
 from ..protocol.messages import Forward
-from .answers import Finish, answered, prepared, reply_codec, result_of
-from .backends.base import Backend, Computed
 from .call_tensors import CallTensors
 from .callers import PATIENT, Caller, Waiting
 from .executor import Executor, Turn
-from .faults import missing_tensors
-from .histories import Histories, Tracked, unknown_history
-from .replies import PendingReply, ReplyCache
+from .fault_replies import missing_tensors
+from .job_replies import Finish, answered, prepared, reply_codec, result_of
+from .reply_cache import PendingReply, ReplyCache
+from .run_histories import Histories, Tracked, unknown_history
 from .uploads import Uploads
 
 logger = logging.getLogger(__name__)

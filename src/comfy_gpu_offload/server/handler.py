@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 
+from ..backends.base import Backend
 from ..errors import MessageError
 from ..io.buffers import Buffer
 from ..io.frame import EncodedFrame, FrameLimits
@@ -28,17 +29,16 @@ from ..protocol.messages import (
     WorkerLimits,
 )
 from .abandoned_runs import AbandonedRuns, Grace
-from .answers import Finish, on_a_thread, refusal
-from .backends.base import Backend
 from .blob_folder import BlobFolder
+from .blob_store import BlobStore
 from .call_tensors import CallTensors
 from .callers import PATIENT, Caller, Waiting
 from .executor import Executor, QueueLimits
 from .forward_calls import ForwardCalls
-from .handshake import Handshake
+from .job_replies import Finish, on_a_thread, refusal
 from .probes import begin_probe
 from .sampling_runs import SamplingRuns
-from .store import BlobStore
+from .self_description import Handshake
 from .uploads import Uploads
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from ..io import tree
 from ..io.frame import EncodedFrame
 from ..protocol.envelope import seal
 from ..protocol.messages import Probe, Probed
-from .answers import Finish, answered
 from .callers import PATIENT, Caller
 from .executor import Executor
+from .job_replies import Finish, answered
 
 
 def begin_probe(executor: Executor, message: Probe, started: float, caller: Caller = PATIENT) -> Finish:

@@ -12,7 +12,7 @@ from time import monotonic
 from ..io.frame import EncodedFrame
 from ..protocol.messages import Fault, FaultCode
 from .callers import Waiting
-from .faults import RefusedError
+from .fault_replies import RefusedError
 
 # Often enough for the shortest idle timeout of a proxy in use (nginx: 60 s), and for a client to notice a worker
 # that hangs: it gives a connection up after 15 s without a byte.

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
+from ..backends.base import Backend
 from ..errors import MessageError
 from ..io import tree
 from ..io.frame import EncodedFrame
 from ..protocol.envelope import Envelope, parts_of, seal, seal_parts
 from ..protocol.messages import Follow, Progress, SampleJob
 from .abandoned_runs import AbandonedRuns
-from .answers import Finish, answered, on_a_thread, prepared, refusal, reply_codec, result_of
-from .backends.base import Backend
 from .call_tensors import CallTensors
 from .callers import PATIENT, Caller
 from .executor import Executor
+from .job_replies import Finish, answered, on_a_thread, prepared, refusal, reply_codec, result_of
 from .run_store import Run, RunStore, Step, unknown_run
 from .uploads import Uploads
 

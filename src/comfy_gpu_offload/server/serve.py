@@ -11,11 +11,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from .app import Routes, WorkerState
-from .backends.base import Backend
+from ..backends.base import Backend
 from .handler import Handler, HandlerOptions
-from .http_server import HttpServer
-from .memory import keep_freed_memory
+from .http.app import Routes, WorkerState
+from .http.server import HttpServer
+from .malloc_tuning import keep_freed_memory
 from .signals import Signals
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from .app import WorkerState
+from .http.app import WorkerState
 
 logger = logging.getLogger(__name__)
 

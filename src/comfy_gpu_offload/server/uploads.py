@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..backends.base import HookSet, PatchSet
 from ..errors import MessageError
 from ..io import tree
 from ..io.buffers import tensor_bytes, tensor_from
@@ -17,10 +18,9 @@ from ..io.dtypes import TORCH_DTYPES
 from ..io.frame import Received
 from ..io.strides import are_strides, with_strides
 from ..protocol.messages import Fault, FaultCode, HookRef, PatchRef, WholeTensor
-from .backends.base import HookSet, PatchSet
 from .blob_folder import BlobFolder
-from .faults import RefusedError, missing_tensors, wrong_digest
-from .store import BlobStore
+from .blob_store import BlobStore
+from .fault_replies import RefusedError, missing_tensors, wrong_digest
 
 _MAX_SETS = 16
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from ..api.runpod_client import RunPodClient
 from ..config.endpoint import Direct, Serverless, configured
 from ..config.settings import Settings
 from ..errors import RunPodNotFoundError, RunPodWrongKindError
+from ..runpod.client import RunPodClient
 from .base import Notify, Transport
 from .health import Health, ping
-from .http import HttpTransport
+from .http_transport import HttpTransport
 from .load_balancer import LoadBalancerFront, LoadBalancerTransport
-from .runpod import QueueTransport
+from .queue_transport import QueueTransport
 
 logger = logging.getLogger(__name__)
 

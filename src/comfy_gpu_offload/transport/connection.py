@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..api.interruptible import interruptibly
 from ..config.certificates import tls_context, untrusted
 from ..config.proxies import Proxy, not_through, proxy_for
 from ..config.settings import checked_url
 from ..errors import ConfigError, ConnectError, ProxyError, TlsError
+from ..net.interruptible import interruptibly
 from .base import Check
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from time import monotonic, sleep
 
-from ..api.interruptible import interruptibly
-from ..api.runpod_client import RunPodClient
 from ..errors import (
     HttpStatusError,
     NoWorkerError,
@@ -22,10 +20,12 @@ from ..errors import (
     TransportError,
 )
 from ..io.frame import EncodedFrame
-from . import waits
+from ..net.interruptible import interruptibly
+from ..runpod.client import RunPodClient
+from . import startup_waits
 from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
-from .http import Front, HttpTransport
-from .too_large import too_large
+from .http_transport import Front, HttpTransport
+from .oversized_requests import too_large
 
 # 30 MB is the edge's limit either way; what is left is for headers and for how it counts.
 MAX_REQUEST_BYTES = 28_000_000
@@ -141,7 +141,7 @@ class LoadBalancerTransport:
                 self._answered_at = None
                 if route == "cancel":
                     raise
-                with waits.counted():
+                with startup_waits.counted():
                     waking.wait(check)
                 continue
             self._answered_at = monotonic()
@@ -159,7 +159,7 @@ class LoadBalancerTransport:
                     yield reply
             except NoWorkerError:
                 self._answered_at = None
-                with waits.counted():
+                with startup_waits.counted():
                     waking.wait(check)
                 continue
             return
@@ -176,7 +176,7 @@ class LoadBalancerTransport:
             )
         waking = _Waking(self._wake_s, self._notify, self._workers)
         if route != "cancel" and not self._is_awake():
-            with waits.counted():
+            with startup_waits.counted():
                 self._wake(waking, check)
         return waking
 

@@ -26,11 +26,11 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 
 from comfy_gpu_offload.client.remote_model import RemoteModel  # noqa: E402
-from comfy_gpu_offload.comfyui.patcher import remote_patcher  # noqa: E402
+from comfy_gpu_offload.comfyui.client.patcher import remote_patcher  # noqa: E402
+from comfy_gpu_offload.comfyui.worker.backend import _details  # noqa: E402
 from comfy_gpu_offload.io.frame import decode, encode  # noqa: E402
 from comfy_gpu_offload.io.tree import pack, unpack  # noqa: E402
 from comfy_gpu_offload.protocol.messages import ModelDescription, ModelRef  # noqa: E402
-from comfy_gpu_offload.server.backends.comfyui import _details  # noqa: E402
 
 MODELS = {
     "qwen-image-20b": ("QwenImage", {"image_model": "qwen_image"}),

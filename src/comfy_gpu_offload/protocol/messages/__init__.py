@@ -22,7 +22,7 @@ from .calls import (
     WorkerTimings,
 )
 from .faults import Fault, FaultCode
-from .handshake import (
+from .hello import (
     MAX_SKIPPED,
     MAX_WARNINGS,
     WARNING_CHARACTERS,
@@ -36,7 +36,7 @@ from .handshake import (
     WorkerLimits,
 )
 from .patches import MAX_HOOK_GROUPS, Define, HookRef, PatchRef, Store, Stored, WholeTensor
-from .prediction import Coded, Prediction
+from .predicted import Coded, Prediction
 from .probe import Probe, Probed
 
 __all__ = [

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from ...io.dtypes import TORCH_DTYPES
 from .base import Identifier, Message, Seconds, ShortText
-from .handshake import ModelRef
+from .hello import ModelRef
 from .patches import HookRef, PatchRef
-from .prediction import Coded, Prediction
+from .predicted import Coded, Prediction
 
 
 class Autocast(Message):

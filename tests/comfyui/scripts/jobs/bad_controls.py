@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from sides import BACKEND, UNET, job_of, noise, settings
 
+from comfy_gpu_offload.backends.base import BackendError
+from comfy_gpu_offload.comfyui.wire.control_data import KEY, PREFIX
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends.base import BackendError
-from comfy_gpu_offload.server.backends.comfyui_control_data import KEY, PREFIX
 
 _LATENT = (2, *UNET.latent[1:])
 

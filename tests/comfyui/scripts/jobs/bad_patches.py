@@ -9,8 +9,8 @@ import torch
 from behaviour import forward_once
 from sides import MMDIT, SIDES, noise
 
+from comfy_gpu_offload.backends.base import BackendError, PatchSet
 from comfy_gpu_offload.io.digests import digest
-from comfy_gpu_offload.server.backends.base import BackendError, PatchSet
 
 
 def _patched(call: Callable[..., torch.Tensor], kind: str, values: list[Any], tensors: list[torch.Tensor]) -> str:

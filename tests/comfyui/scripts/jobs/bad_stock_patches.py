@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from sides import BACKEND, UNET, job_of, noise, settings
 
+from comfy_gpu_offload.backends.base import BackendError
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends.base import BackendError
 
 _RIGHT = {
     "function": "PerturbedAttentionGuidance.perturbed_attention",

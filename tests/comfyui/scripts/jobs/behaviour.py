@@ -31,11 +31,12 @@ from sides import (
     settings,
 )
 
-from comfy_gpu_offload.comfyui.sample_job import job_tree
-from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop
+from comfy_gpu_offload.backends.base import BackendError, HookSet, PatchSet
+from comfy_gpu_offload.comfyui.client.sampling.sample_job import job_tree
+from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop
+from comfy_gpu_offload.comfyui.wire import model_sampling
+from comfy_gpu_offload.comfyui.worker import sampling as comfyui_sampling
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends import comfyui_model_sampling, comfyui_sampling
-from comfy_gpu_offload.server.backends.base import BackendError, HookSet, PatchSet
 
 
 def forward_once(patches: PatchSet | None = None, hooks: HookSet | None = None) -> torch.Tensor:
@@ -166,7 +167,7 @@ def refusals() -> dict[str, str]:
     this = case(MMDIT)
     good = job_tree(SIDES.remote(MMDIT), this.positive, this.negative, this.latent)
     sd3 = node(advanced.ModelSamplingSD3, shift=2.0)(SIDES.remote(MMDIT))
-    sampling = comfyui_model_sampling.to_data(sd3.object_patches["model_sampling"])
+    sampling = model_sampling.to_data(sd3.object_patches["model_sampling"])
     wrong: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "sampler": ({"sampler": "nosuch"}, {}),
         "scheduler": ({"scheduler": "nosuch"}, {}),

@@ -21,10 +21,11 @@ from network_changes import LOCAL, REFUSED, Change, changing
 from sessions import SESSION, sampled, sampled_whole
 from sides import UNET, WAN, Case, Kind, Patch, case
 
-from comfy_gpu_offload.comfyui import generation, loaded_code
-from comfy_gpu_offload.comfyui.patcher import remote_patcher
+from comfy_gpu_offload.comfyui.client import loader_epoch
+from comfy_gpu_offload.comfyui.client.changes import loaded_code
+from comfy_gpu_offload.comfyui.client.patcher import remote_patcher
+from comfy_gpu_offload.comfyui.installation import model_files
 from comfy_gpu_offload.errors import OffloadError
-from comfy_gpu_offload.server.backends import comfyui_models
 
 _KINDS = {"DiT": WAN, "UNet": replace(UNET, latent=(1, 4, 8, 6))}
 _PROMPTS = 3
@@ -39,7 +40,7 @@ class Way:
 
 
 def _stock(kind: Kind) -> Any:
-    return comfyui_models.load_patcher(comfyui_models.find_model(kind.file), "default")
+    return model_files.load_patcher(model_files.find_model(kind.file), "default")
 
 
 def _remote(kind: Kind) -> Any:
@@ -68,8 +69,8 @@ class Workflow:
             return f"by torch or Python: {type(error).__name__}: {error}"
 
     def _model(self) -> Any:
-        if self._loaded[0] != generation.current():
-            self._loaded = (generation.current(), self._way.load(self._kind))
+        if self._loaded[0] != loader_epoch.current():
+            self._loaded = (loader_epoch.current(), self._way.load(self._kind))
         return self._loaded[1]
 
 

@@ -22,12 +22,12 @@ from sides import BACKEND, FOLDER, MMDIT, SIDES, UNET, Case, case, condition, no
 from weight_dtypes import loras
 from weight_hooks import OTHER, Hooked, by, case_of, compare, every, hook, keyframes, one_side, two_regions
 
+from comfy_gpu_offload.backends.base import BackendError, HookSet, PatchSet
 from comfy_gpu_offload.client.session import Session
-from comfy_gpu_offload.comfyui.patcher import remote_patcher
+from comfy_gpu_offload.comfyui.client.patcher import remote_patcher
 from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends.base import BackendError, HookSet, PatchSet
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 

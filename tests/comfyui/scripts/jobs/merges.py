@@ -15,10 +15,10 @@ from comfy_extras.nodes_model_merging import ModelMergeSimple
 from sessions import Pair, sampled, three_ways
 from sides import BACKEND, MMDIT, SIDES, WAN, case, noise
 
+from comfy_gpu_offload.backends.base import BackendError, PatchSet
 from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.backends.base import BackendError, PatchSet
 
 _OTHER = replace(MMDIT, file="mmdit-other.safetensors")
 _OTHER_WAN = replace(WAN, file="wan-other.safetensors")

@@ -11,7 +11,7 @@ from comfy_extras import nodes_apg as apg
 from comfy_extras import nodes_model_advanced as advanced
 from sides import MMDIT, SIDES, case, condition, node
 
-from comfy_gpu_offload.comfyui.sample_job import whole_loop_obstacle
+from comfy_gpu_offload.comfyui.client.sampling.sample_job import whole_loop_obstacle
 
 
 class OwnSampling(torch.nn.Module):

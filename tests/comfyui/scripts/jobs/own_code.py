@@ -29,8 +29,9 @@ from comfy_extras import nodes_train as training
 from sessions import Pair, sampled, sampled_whole
 from sides import FOLDER, MMDIT, UNET, WAN, Case, Patch, case, noise
 
-from comfy_gpu_offload.comfyui import foreign_code, generation, loaded_code
-from comfy_gpu_offload.comfyui.offload import AUTO, runs_whole
+from comfy_gpu_offload.comfyui.client import loader_epoch
+from comfy_gpu_offload.comfyui.client.changes import foreign_code, loaded_code
+from comfy_gpu_offload.comfyui.client.sampling.offload_mode import AUTO, runs_whole
 from comfy_gpu_offload.errors import OffloadError
 
 _TINY = replace(UNET, latent=(1, 4, 8, 6))
@@ -108,11 +109,11 @@ def put_in() -> dict[str, Any]:
         pair = Pair.of(WAN)
         with torch.inference_mode():
             here = sampled(change(pair.stock.clone()), case(WAN, steps=2))
-        before = generation.current()
+        before = loader_epoch.current()
         found[name] = {
             **_refused(pair, lambda pair=pair, change=change: sampled(change(pair.remote.clone()), case(WAN))),
             "mattered": not torch.equal(here, plain),
-            "loaded anew": generation.current() > before,
+            "loaded anew": loader_epoch.current() > before,
         }
     return found
 

@@ -9,9 +9,9 @@ import torch
 from sides import BACKEND, Case, Kind, Patch, nodes, settings
 
 from comfy_gpu_offload.client.session import Session
-from comfy_gpu_offload.comfyui.patcher import remote_patcher
-from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop
-from comfy_gpu_offload.server.backends import comfyui_models
+from comfy_gpu_offload.comfyui.client.patcher import remote_patcher
+from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop
+from comfy_gpu_offload.comfyui.installation import model_files
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
@@ -30,7 +30,7 @@ class Pair:
 
     @classmethod
     def of(cls, kind: Kind, weight_dtype: str = "default", session: Session = SESSION) -> Pair:
-        stock = comfyui_models.load_patcher(comfyui_models.find_model(kind.file), weight_dtype)
+        stock = model_files.load_patcher(model_files.find_model(kind.file), weight_dtype)
         return cls(stock, remote_patcher(session.model(kind.file, weight_dtype)))
 
 

@@ -13,10 +13,10 @@ ROOT, FOLDER = map(Path, sys.argv[1:3])
 import torch  # noqa: E402
 
 from comfy_gpu_offload.client.remote_model import RemoteModel  # noqa: E402
+from comfy_gpu_offload.comfyui.worker.backend import ComfyUIBackend  # noqa: E402
 from comfy_gpu_offload.io import tree  # noqa: E402
 from comfy_gpu_offload.protocol.envelope import open_frame, seal  # noqa: E402
 from comfy_gpu_offload.protocol.messages import ModelRef, SampleJob, expect  # noqa: E402
-from comfy_gpu_offload.server.backends.comfyui import ComfyUIBackend  # noqa: E402
 
 BACKEND = ComfyUIBackend(ROOT, models_dir=FOLDER, cpu=not torch.cuda.is_available())
 
@@ -25,9 +25,9 @@ import utils.install_util  # noqa: E402, F401, I001
 
 import nodes  # noqa: E402
 
-from comfy_gpu_offload.comfyui.patcher import remote_patcher  # noqa: E402
-from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop  # noqa: E402
-from comfy_gpu_offload.server.backends import comfyui_models  # noqa: E402
+from comfy_gpu_offload.comfyui.client.patcher import remote_patcher  # noqa: E402
+from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop  # noqa: E402
+from comfy_gpu_offload.comfyui.installation import model_files  # noqa: E402
 
 Patch = Callable[[Any], Any]
 
@@ -102,7 +102,7 @@ class Sides:
 
     def stock(self, kind: Kind) -> Any:
         if kind.file not in self._stock:
-            self._stock[kind.file] = comfyui_models.load_patcher(comfyui_models.find_model(kind.file), "default")
+            self._stock[kind.file] = model_files.load_patcher(model_files.find_model(kind.file), "default")
         return self._stock[kind.file]
 
     def remote(self, kind: Kind) -> Any:

@@ -13,7 +13,7 @@ from sides import BACKEND, MMDIT, case, settings
 from weight_dtypes import loras
 
 from comfy_gpu_offload.client.session import Session
-from comfy_gpu_offload.comfyui.patcher import remote_patcher
+from comfy_gpu_offload.comfyui.client.patcher import remote_patcher
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 

@@ -22,8 +22,9 @@ from sessions import sampled
 from sides import MMDIT, UNET, WAN, case, condition, node, noise
 from weight_dtypes import loras
 
-from comfy_gpu_offload.comfyui import loader, offload
-from comfy_gpu_offload.server.backends import comfyui_models
+from comfy_gpu_offload.comfyui.client import loader
+from comfy_gpu_offload.comfyui.client.sampling import offload_mode
+from comfy_gpu_offload.comfyui.installation import model_files
 
 _TINY = replace(UNET, latent=(1, 4, 8, 6))
 
@@ -67,7 +68,7 @@ def runs() -> Mapping[str, tuple[sides.Kind, sides.Case, sides.Patch]]:
 def each_step() -> dict[str, Any]:
     found = {}
     for name, (kind, this, patch) in runs().items():
-        stock = comfyui_models.load_patcher(comfyui_models.find_model(kind.file), "default")
+        stock = model_files.load_patcher(model_files.find_model(kind.file), "default")
         with torch.inference_mode():
             expected = sampled(patch(stock), this)
             actual = sampled(patch(loader.load_remote(kind.file, "default")), this)
@@ -78,13 +79,13 @@ def each_step() -> dict[str, Any]:
 def whole_loop() -> dict[str, Any]:
     """Which way each choice takes, and the warnings on it."""
     said = _Said()
-    logging.getLogger(offload.__name__).addHandler(said)
+    logging.getLogger(offload_mode.__name__).addHandler(said)
     remote, this = loader.load_remote(MMDIT.file, "default"), case(MMDIT)
     inputs = {"positive": this.positive, "negative": this.negative, "latent_image": this.latent}
     inputs |= {"sampler_name": "euler_ancestral", "scheduler": "normal", "steps": 3, "cfg": 4.0}
     return {
-        "auto": offload.runs_whole(remote, offload.AUTO, inputs),
-        "whole loop": offload.runs_whole(remote, offload.WHOLE_LOOP, inputs),
+        "auto": offload_mode.runs_whole(remote, offload_mode.AUTO, inputs),
+        "whole loop": offload_mode.runs_whole(remote, offload_mode.WHOLE_LOOP, inputs),
         "said": said.lines,
     }
 

@@ -24,7 +24,7 @@ from patch_forms import logged
 from sessions import Pair, sampled, sampled_whole
 from sides import MMDIT, UNET, WAN, case, noise
 
-from comfy_gpu_offload.comfyui import generation
+from comfy_gpu_offload.comfyui.client import loader_epoch
 from comfy_gpu_offload.errors import OffloadError
 
 _KEY = "diffusion_model.text_embedding.0.weight"
@@ -176,14 +176,14 @@ def caught() -> dict[str, Any]:
         expected = sampled(pair.stock, case(MMDIT))
         with contextlib.suppress(Exception):
             use(pair.remote.model.diffusion_model.x_embedder.proj.weight)
-        before = generation.current()
+        before = loader_epoch.current()
         ways = {"each step": sampled, "whole loop": sampled_whole}
         runs, texts = logged(lambda pair=pair, ways=ways: {way: ran(run, pair.remote) for way, run in ways.items()})
         found[name] = {
             "same": [isinstance(run, torch.Tensor) and torch.equal(run, expected) for run in runs.values()],
             "refused": [run for run in runs.values() if isinstance(run, str)],
             "said": texts,
-            "loaded anew": generation.current() > before,
+            "loaded anew": loader_epoch.current() > before,
         }
     return found
 

@@ -25,7 +25,7 @@ from architectures import ALL, LEFT_OUT  # isort: skip
 from features import FEATURES, Feature, Run, own_features, plain  # isort: skip
 from small_models import NotHereError  # isort: skip
 
-from comfy_gpu_offload.comfyui.whole_loop import run_whole_loop
+from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop
 from comfy_gpu_offload.errors import OffloadError
 
 STEPS, SEED, CFG = 2, 5, 4.0

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from comfy_gpu_offload.client.session import Session
-from comfy_gpu_offload.server.backends.comfyui import ComfyUIBackend
+from comfy_gpu_offload.comfyui.worker.backend import ComfyUIBackend
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
@@ -29,8 +29,8 @@ import utils.install_util  # noqa: E402, F401, I001
 import comfy.model_management  # noqa: E402
 import nodes  # noqa: E402, F401
 
-from comfy_gpu_offload.comfyui.patcher import RemoteModelPatcher, remote_patcher  # noqa: E402
-from comfy_gpu_offload.server.backends import comfyui_models  # noqa: E402
+from comfy_gpu_offload.comfyui.client.patcher import RemoteModelPatcher, remote_patcher  # noqa: E402
+from comfy_gpu_offload.comfyui.installation import model_files  # noqa: E402
 from small_models import SmallModel  # noqa: E402
 
 SESSION = Session(LoopbackTransport(Handler(BACKEND)))
@@ -52,7 +52,7 @@ def load(model: SmallModel) -> Pair:
         OffloadError: the worker or the client cannot load it.
     """
     name = model.write(FOLDER)
-    stock = comfyui_models.load_patcher(comfyui_models.find_model(name), "default")
+    stock = model_files.load_patcher(model_files.find_model(name), "default")
     with torch.inference_mode():
         return Pair(stock, remote_patcher(SESSION.model(name)))
 

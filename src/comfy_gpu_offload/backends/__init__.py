@@ -1,0 +1,1 @@
+"""Backends hold a worker's models. Here are their common interface and what they share."""

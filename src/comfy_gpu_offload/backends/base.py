@@ -1,0 +1,292 @@
+"""What a backend is: something that lists, loads and runs models on one device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+
+from ..io.buffers import aligned
+from ..io.strides import moved
+from ..io.tree import map_tensors
+from ..protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob, SkippedEntry
+
+_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What the handshake says of a backend.
+
+    Attributes:
+        comfyui: its version, where there is one.
+        folders: where models are looked for.
+    """
+
+    name: str
+    device: str
+    comfyui: str | None = None
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a backend has: what can be loaded, and what was passed over and why."""
+
+    models: tuple[ModelEntry, ...]
+    skipped: tuple[SkippedEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Described:
+    """A loaded model: the description every client reads, and details for a client of the same kind.
+
+    `details` is a tree (io.tree): for ``comfyui`` what the stand-in is built from, for ``diffusers`` the
+    model's config.
+    """
+
+    description: ModelDescription
+    details: Any
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a forward call gave. Times in seconds; `load_s` is above 0 when weights had to be loaded."""
+
+    result: Any
+    load_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """Changes to a model's weights, as a client named them.
+
+    Attributes:
+        name: digest of the template.
+        template: see `wire.patch_form`. What came over the wire and is not checked yet.
+        strengths: pairs that the template refers to by position: of a patch, and of what it is added to.
+        tensors: what the template names by digest. Not to be written to.
+    """
+
+    name: bytes
+    template: Any
+    strengths: tuple[tuple[float, float], ...]
+    tensors: Mapping[bytes, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class HookSet:
+    """What hooks put on a model's weights over its patches, as a client named it.
+
+    Attributes:
+        patches: None where a call has none on, of a run that has some.
+        single: positions of the strengths that are float32 tensors. Not checked yet.
+        group: as in `protocol.messages.HookRef`.
+    """
+
+    patches: PatchSet | None = None
+    single: tuple[int, ...] = ()
+    group: int | None = None
+
+
+class Report(Protocol):
+    """Told of a run's progress, on the thread that runs it."""
+
+    def __call__(self, step: int, of: int, preview: Callable[[], bytes | None]) -> None:
+        """`step` of `of` are done. `preview` makes an encoded picture of the run so far, when one is wanted."""
+
+
+class BackendError(Exception):
+    """A backend's refusal, which the handler turns into a fault. The message is for the user."""
+
+
+class ModelNotFoundError(BackendError):
+    """No model of that name; the message says where it was looked for."""
+
+
+class ModelMismatchError(BackendError):
+    """The model is not the one the client described."""
+
+
+class ModelRunError(BackendError):
+    """The model could not be loaded, or raised."""
+
+
+class ModelFileError(ModelRunError):
+    """A model's file cannot be loaded. The message tells of the file alone, so it may stand in a log."""
+
+
+class OutOfMemoryError(BackendError):
+    """The device, or this machine, has too little memory."""
+
+
+class BadPatchesError(BackendError):
+    """Weight patches that are malformed, or do not fit the model."""
+
+
+class InterruptedCallError(BackendError):
+    """The call was interrupted by `Backend.interrupt`."""
+
+
+class Backend(Protocol):
+    """All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread."""
+
+    def info(self) -> BackendInfo:
+        """What the handshake says of this backend."""
+
+    def listing(self) -> Listing:
+        """Return every model that can be loaded, and what was passed over; cheap, and loads nothing.
+
+        A bad entry in a folder of models is passed over, and never raises.
+        """
+
+    def describe(self, ref: ModelRef) -> Described:
+        """Loads the model if it is not loaded, and describes it.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            ModelRunError: it cannot be loaded.
+            OutOfMemoryError: it does not fit.
+        """
+
+    def forward(
+        self,
+        ref: ModelRef,
+        fingerprint: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        patches: PatchSet | None = None,
+        hooks: HookSet | None = None,
+        autocast: Autocast | None = None,
+    ) -> Computed:
+        """Runs the model; loads it first if need be. Tensors come on the CPU and may be used as they like.
+
+        `patches` are on its weights for this call alone, and over them those of `hooks`. `autocast` is on
+        around the model, for the backend's own device.
+
+        Raises:
+            BadPatchesError: `patches` or `hooks` do not fit it; the model is as it was.
+            ModelMismatchError: the model has another fingerprint.
+            InterruptedCallError: `interrupt` was called meanwhile.
+            BackendError: as `describe`, or the model raised.
+        """
+
+    def sample(
+        self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
+    ) -> Computed:
+        """Runs a whole sampling loop; the result is the final latent, on the CPU.
+
+        `tensors` is the job's tree. `report` is called after each step. `patches` as in `forward`.
+
+        Raises:
+            ModelRunError: this backend has no such sampler, or the model raised.
+            InterruptedCallError: `interrupt` was called meanwhile; at most one model call later.
+            BackendError: as `forward`.
+        """
+
+    def interrupt(self) -> None:
+        """Asks the running call to end soon. Called from any thread, and only while a call runs."""
+
+    def clear_interrupt(self) -> None:
+        """Takes `interrupt` back: called before each call, never while one runs."""
+
+    def close(self) -> None:
+        """Frees all weights."""
+
+
+def on_device(tree: Any, device: torch.device) -> Any:
+    """Return the tree with every tensor on `device`, strides kept, in memory fit to compute with (`aligned`)."""
+    return map_tensors(tree, lambda tensor: aligned(moved(tensor, device)))
+
+
+def casting(device: torch.device, autocast: Autocast | None) -> AbstractContextManager[object]:
+    """Return `torch.autocast` for that device; for None, what does nothing."""
+    if autocast is None:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=autocast.torch_dtype, cache_enabled=autocast.caches)
+
+
+@contextmanager
+def computing_for(device: torch.device, autocast: Autocast | None) -> Iterator[None]:
+    """Compute as a caller under `autocast` does, with weights that require gradients.
+
+    Without it all modes compute the same; with it they do not, since cast copies of weights have gradients or not.
+    """
+    gradients = "inference" if autocast is None else autocast.gradients
+    inference, on = gradients == "inference", gradients == "on"
+    with torch.inference_mode(inference), torch.set_grad_enabled(on), casting(device, autocast):
+        yield
+
+
+def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> None:
+    """Makes `module` raise `InterruptedCallError` at its next call or block once `interrupted` is set.
+
+    Blocks are the members of module lists, as every diffusion network has them.
+    """
+
+    def stop(*_: object) -> None:
+        if interrupted.is_set():
+            raise InterruptedCallError("The call was cancelled.")
+
+    module.register_forward_pre_hook(stop)
+    for part in module.modules():
+        if isinstance(part, torch.nn.ModuleList):
+            for block in part:
+                block.register_forward_pre_hook(stop)
+
+
+@contextmanager
+def first_call(module: torch.nn.Module) -> Iterator[list[float]]:
+    """Give a list that holds the time of the module's first call within the block, once it was called."""
+    began: list[float] = []
+
+    def note(*_: object) -> None:
+        if not began:
+            began.append(perf_counter())
+
+    hook = module.register_forward_pre_hook(note)
+    try:
+        yield began
+    finally:
+        hook.remove()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the device or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # Within a GPU's kernels, and on the CPU, torch has no class for it.
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def no_room_for(name: str) -> OutOfMemoryError:
+    """The error of a file that does not fit into memory."""
+    return OutOfMemoryError(
+        f"There is too little memory to load {name!r}. Choose an fp8 weight_dtype in the loader, a smaller "
+        "file, or a worker with more memory."
+    )
+
+
+@contextmanager
+def model_errors(name: str, free_memory: Callable[[], None]) -> Iterator[None]:
+    """Maps what a model raises to this module's errors; `free_memory` is called when memory ran out."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            free_memory()
+            raise OutOfMemoryError(
+                f"The worker's device has too little memory for this call to {name!r}. Sample a smaller latent or "
+                "batch, choose an fp8 weight_dtype in the loader, or use a worker with more memory."
+            ) from error
+        text = f"{type(error).__name__}: {str(error)[:500]}"
+        raise ModelRunError(f"The model {name!r} raised {text}") from error

@@ -1,0 +1,25 @@
+"""Tensors for a worker of an older release, which knows none with strides of their own."""
+
+from __future__ import annotations
+
+import torch
+
+from ...errors import UnsupportedValueError
+from ...io.strides import with_strides
+from ...io.tree import PackedTree
+
+
+def plain_tensors(packed: PackedTree, host: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of `packed`, given on the CPU, with plain strides.
+
+    Raises:
+        UnsupportedValueError: one lies in memory in another order, which a model computes from.
+    """
+    for path, tensor in zip(packed.paths, host, strict=True):
+        if not tensor.is_contiguous():
+            raise UnsupportedValueError(
+                path,
+                f"tensor with the strides {tensor.stride()}",
+                "this worker's release does not keep them: install the same release on both sides",
+            )
+    return tuple(with_strides(tensor, None) for tensor in host)

@@ -1,0 +1,45 @@
+"""Tells the user of what node packs have replaced of ComfyUI's code: the worker runs ComfyUI's own."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .. import node_lines
+from . import code_origin
+
+logger = logging.getLogger(__name__)
+
+# Of each pack's; the log has them all.
+_SHOWN = 3
+
+
+def warn_of_foreign(model: Any, *, whole_loop: bool = False) -> None:
+    """Say in the log and on the node that runs, once a run, which packs have replaced code that the worker runs.
+
+    Args:
+        model: of which the network is remote.
+        whole_loop: whether the sampling loop is at the worker too.
+    """
+    found = [*model.diffusion_model.foreign, *(model.__dict__["_as_loaded"].foreign if whole_loop else ())]
+    by_pack: dict[str, list[str]] = {}
+    for change in found:
+        pack = (code_origin.name_of(change.value) or "a node pack").partition(":")[0]
+        by_pack.setdefault(pack, []).append(change.part)
+    if not by_pack:
+        return
+    logger.warning("%s", _text(by_pack, None))
+    node_lines.show(_text(by_pack, _SHOWN))
+
+
+def _text(by_pack: dict[str, list[str]], most: int | None) -> str:
+    packs = "; ".join(f"{pack} ({_listed(names, most)})" for pack, names in by_pack.items())
+    return (
+        f"Node packs have replaced code of ComfyUI's that this model runs: {packs}. The worker runs ComfyUI's own: "
+        "what they change there has no effect."
+    )
+
+
+def _listed(names: list[str], most: int | None) -> str:
+    shown = names[:most]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

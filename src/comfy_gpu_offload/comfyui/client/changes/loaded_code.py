@@ -1,0 +1,299 @@
+"""The code that a network runs, of ComfyUI and torch, and what node packs have put in its place in this process.
+
+Packs replace methods of classes and names in modules, as they are imported or while a node runs. The worker's code
+is its own. What changed since ComfyUI began to run prompts is a node's doing. What was so before may be harmless,
+and cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
+from operator import methodcaller
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from .code_origin import packs_name_of, replaces_torchs
+from .network_parts import Change
+
+# What a network's code is made of, and what puts patches on its weights.
+_PREFIXES = ("comfy.ldm.", "comfy.ops", "comfy.rmsnorm", "comfy.quant_ops", "comfy.lora", "comfy.weight_adapter")
+_SAMPLING = frozenset(
+    {
+        "comfy.model_base",
+        "comfy.model_sampling",
+        "comfy.latent_formats",
+        "comfy.conds",
+        "comfy.sample",
+        "comfy.samplers",
+        "comfy.sampler_helpers",
+        "comfy.k_diffusion.sampling",
+        "comfy.k_diffusion.utils",
+        "comfy.extra_samplers.uni_pc",
+    }
+)
+_TORCH = (torch, torch.Tensor, nn.functional)
+# What runs here alone, or in no forward pass. Libraries replace it for good while other models are loaded, and
+# torch.compile replaces `Module.__init__`.
+_RUNS_HERE = {
+    "torch": frozenset({"compile", "load", "manual_seed", "save", "seed"}),
+    "comfy.lora": frozenset({"load_lora", "model_lora_keys_clip", "model_lora_keys_unet"}),
+    "comfy.lora_convert": frozenset({"convert_lora"}),
+}
+_MAKES_MODULES = frozenset(
+    {"__getstate__", "__init__", "__repr__", "__setstate__", "extra_repr", "register_buffer", "register_parameter"}
+    | {"_load_from_state_dict", "_save_to_state_dict", "load_state_dict", "state_dict"}
+    | {"_reset_parameters", "reset_parameters"}
+)
+# Python makes these as it is asked for them.
+_PYTHONS = frozenset(vars(type("Any", (), {}))) | {
+    "__abstractmethods__",
+    "__annotate__",
+    "__annotations__",
+    "__annotations_cache__",
+}
+_CONSTANTS = (bool, int, float, str, bytes, tuple)
+_VALUES = methodcaller("values")
+_ABSENT = object()
+
+_lock = threading.Lock()
+_known: dict[int, _Namespace] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Namespace:
+    """A module or a class, and what was in it."""
+
+    owner: ModuleType | type
+    was: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """As it is called in messages; torch's and ComfyUI's classes share names."""
+        if isinstance(self.owner, ModuleType):
+            return self.owner.__name__
+        home = "torch." if self.owner is torch.Tensor else "torch.nn." if _is_torchs(self.owner) else ""
+        return home + self.owner.__qualname__
+
+    def changes(self) -> Iterator[Change]:
+        """Yield each name that means another thing now."""
+        now = vars(self.owner)
+        for name in {**self.was, **now}:
+            value = now.get(name, _ABSENT)
+            if value is not self.was.get(name, _ABSENT) and self._matters(name, value):
+                yield Change(f"{self.name}.{name}", None if value is _ABSENT else value)
+
+    def foreign(self) -> Iterator[Change]:
+        """Yield each name that meant a node pack's code already when this was made."""
+        # In torch itself there are other libraries' functions too.
+        of_torch = self.owner is not torch and _is_torchs(self.owner)
+        for name, value in self.was.items():
+            by = replaces_torchs(value) if of_torch else packs_name_of(value)
+            # Others add names of their own, which ComfyUI's code does not know.
+            if by is not None and not _runs_here(self.owner, name) and self._had(name):
+                yield Change(f"{self.name}.{name}", value)
+
+    def _had(self, name: str) -> bool:
+        """Return whether ComfyUI's own code, or torch's, has this name here."""
+        owner = self.owner
+        if isinstance(owner, ModuleType):
+            names = _defined_in(owner.__name__, None)
+            return names is None or name in names or hasattr(builtins, name)
+        names = _defined_in(owner.__module__, owner.__qualname__)
+        return names is None or name in names or any(hasattr(base, name) for base in owner.__bases__)
+
+    def _matters(self, name: str, value: Any) -> bool:
+        if _runs_here(self.owner, name):
+            return False
+        was = self.was.get(name, _ABSENT)
+        if isinstance(self.owner, ModuleType):
+            return self._matters_in_module(name, was, value)
+        if name in _PYTHONS and not callable(value):
+            return False
+        if was is _ABSENT:
+            # A note on a class of ComfyUI's stays for the prompts to come, and keeps a node from acting again.
+            return not _is_torchs(self.owner) or any(name in vars(kind) for kind in self.owner.__mro__[1:])
+        return True
+
+    def _matters_in_module(self, name: str, was: Any, value: Any) -> bool:
+        if was is _ABSENT:
+            return hasattr(builtins, name) and callable(value)
+        if isinstance(was, ModuleType) or callable(was) or callable(value):
+            return True
+        is_constant = isinstance(was, _CONSTANTS) and not name.startswith("__")
+        return is_constant and was != value and name not in _stored_by(self.owner)
+
+
+class UsedCode:
+    """Modules and classes that something's code is in, or takes names from. May be read by many threads."""
+
+    def __init__(self, owners: Iterable[ModuleType | type]) -> None:
+        owners = dict.fromkeys(owners)
+        self._namespaces = [_namespace(owner) for owner in owners]
+        self._spaces = [vars(owner) for owner in owners]
+        # Nothing to compare with yet, where a name has been replaced already.
+        self._bulk = None if any(self._changes()) else self._now()
+
+    def replaced(self) -> Change | None:
+        """Return what was replaced since ComfyUI began to run prompts; None for nothing."""
+        if self._same():
+            return None
+        found = next(self._changes(), None)
+        if found is None:
+            # What makes no difference need not be looked at again with each call.
+            self._bulk = self._now()
+        return found
+
+    @cached_property
+    def foreign(self) -> tuple[Change, ...]:
+        """What node packs had replaced before prompts ran."""
+        return tuple(chain.from_iterable(space.foreign() for space in self._namespaces))
+
+    def _changes(self) -> Iterator[Change]:
+        for space in self._namespaces:
+            yield from space.changes()
+
+    def _same(self) -> bool:
+        try:
+            return self._now() == self._bulk
+        except Exception:  # A value may compare as it likes, or a namespace may be growing.
+            return False
+
+    def _now(self) -> list[Any]:
+        return list(chain.from_iterable(map(_VALUES, self._spaces)))
+
+
+def of_network(network: nn.Module, *further: type) -> UsedCode:
+    """Return the code that a network runs; `further` are classes of ours that stand for it."""
+    return UsedCode((*_owners(network), *further))
+
+
+def of_sampling(model: Any) -> UsedCode:
+    """Return the code that samples a ComfyUI model, outside of its network."""
+    kinds = (kind for kind in type(model).__mro__ if not _is_torchs(kind) and kind is not object)
+    modules = [module for name, module in sys.modules.items() if name in _SAMPLING]
+    return UsedCode((*kinds, *modules, *chain.from_iterable(map(_classes_of, modules))))
+
+
+def remember() -> None:
+    """Take what there is now for what ComfyUI began with, as far as that has not been done."""
+    for name, module in list(sys.modules.items()):
+        if (name.startswith(_PREFIXES) or name in _SAMPLING) and isinstance(module, ModuleType):
+            _namespace(module)
+            for kind in _classes_of(module):
+                _namespace(kind)
+    for owner in _TORCH:
+        _namespace(owner)
+    for kind in vars(nn).values():
+        if isinstance(kind, type) and issubclass(kind, nn.Module):
+            _namespace(kind)
+
+
+def remember_before_prompts() -> None:
+    """Have `remember` called before the first prompt runs a node, and after all packs have been imported."""
+    instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
+    if instance is None:
+        return
+    done = threading.Event()
+
+    def on_prompt(prompt: Any) -> Any:
+        if not done.is_set():
+            done.set()
+            remember()
+        return prompt
+
+    instance.add_on_prompt_handler(on_prompt)
+
+
+def _classes_of(module: ModuleType) -> list[type]:
+    values = list(vars(module).values())
+    return [kind for kind in values if isinstance(kind, type) and kind.__module__ == module.__name__]
+
+
+def _namespace(owner: ModuleType | type) -> _Namespace:
+    with _lock:
+        found = _known.get(id(owner))
+        if found is None:
+            found = _Namespace(owner, dict(vars(owner)))
+            # ComfyUI makes classes for each model with quantised weights: kept, they would add up.
+            if isinstance(owner, ModuleType) or "<locals>" not in owner.__qualname__:
+                _known[id(owner)] = found
+        return found
+
+
+def _owners(network: nn.Module) -> Iterator[ModuleType | type]:
+    """Yield the classes of a network's parts, their modules, those that these take names from, and torch's."""
+    kinds = dict.fromkeys(kind for part in network.modules() for kind in type(part).__mro__ if kind is not object)
+    yield from kinds
+    waiting = [sys.modules[kind.__module__] for kind in kinds if kind.__module__ in sys.modules]
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module.__name__ in seen or not f"{module.__name__}.".startswith(_PREFIXES):
+            continue
+        seen.add(module.__name__)
+        yield module
+        waiting += _used_by(module)
+    yield from (module for name, module in sys.modules.items() if name.startswith(_PREFIXES[-2:]))
+    yield from _TORCH
+
+
+def _used_by(module: ModuleType) -> Iterator[ModuleType]:
+    for value in list(vars(module).values()):
+        if isinstance(value, ModuleType):
+            yield value
+        elif isinstance(value, FunctionType | type) and value.__module__ in sys.modules:
+            yield sys.modules[value.__module__]
+
+
+@lru_cache(maxsize=1024)
+def _defined_in(module: str, kind: str | None) -> frozenset[str] | None:
+    """Return the names in a module's own code, or in that of a class of it; None where its code cannot be had."""
+    try:
+        spec = importlib.util.find_spec(module)
+        code = getattr(spec and spec.loader, "get_code", lambda _: None)(module)
+    except (ImportError, ValueError, SyntaxError):  # no module of a file
+        return None
+    if code is None:
+        return None
+    bodies = [code] if kind is None else [body for body in _codes_in(code) if body.co_qualname == kind]
+    return frozenset(chain.from_iterable(body.co_names for body in bodies)) if bodies else None
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes_in(constant)
+
+
+def _is_torchs(owner: ModuleType | type) -> bool:
+    name = owner.__name__ if isinstance(owner, ModuleType) else owner.__module__
+    return name.partition(".")[0] == "torch"
+
+
+def _runs_here(owner: ModuleType | type, name: str) -> bool:
+    """Return whether what `owner` has by that name is nothing to a forward pass at the worker."""
+    if isinstance(owner, ModuleType):
+        return name in _RUNS_HERE.get(owner.__name__, ())
+    return _is_torchs(owner) and name in _MAKES_MODULES
+
+
+def _stored_by(module: ModuleType | type) -> frozenset[str]:
+    """Return the names that a module's own functions write to."""
+    codes = [value.__code__ for value in vars(module).values() if isinstance(value, FunctionType)]
+    return frozenset(name for code in codes for name in _stores(code))
+
+
+def _stores(code: CodeType) -> Iterator[str]:
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL")

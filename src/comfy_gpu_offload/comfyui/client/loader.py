@@ -1,0 +1,130 @@
+"""From a model's name to a MODEL: at the configured worker, or on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+
+from ...backends.base import BackendError
+from ...client.remote_model import RemoteModel
+from ...client.session import Session
+from ...config.findings import checked_settings, told_with_errors
+from ...config.settings import load_settings
+from ...errors import OffloadError
+from ..wire.control_data import PREFIX
+from . import loader_epoch
+from .model_list_cache import KeptLists
+from .model_lists import CONTROL_NETS, MODELS, Lists, WorkerLists
+from .patcher import RemoteModelPatcher, remote_patcher
+from .remote_control_net import RemoteControlNet
+from .worker_sessions import Sessions
+
+
+def _lists_here() -> Lists:
+    models = importlib.import_module("..installation.model_files", __package__)
+    nets = importlib.import_module("..installation.control_net_files", __package__)
+    return {
+        MODELS: tuple(file.name for file in models.find_models()),
+        CONTROL_NETS: tuple(file.name for file in nets.find_control_nets()),
+    }
+
+
+logger = logging.getLogger(__name__)
+
+_sessions = Sessions()
+# Beside the folders of ComfyUI's users, under a name that is none's: no route gives out what lies there.
+_KEPT = Path(folder_paths.get_user_directory()) / "__comfy_gpu_offload" / "lists.json"
+lists = WorkerLists(_sessions, KeptLists(_KEPT), _lists_here)
+
+
+def version(use_runpod: bool | None = True) -> float:
+    """Return a number that is another once what a loader gave is no longer what it would give: its `IS_CHANGED`.
+
+    So it is after a worker's model turned out to have changed, and after the settings name another worker: the
+    session with the earlier one is closed. Where the settings are wrong it is never equal to itself, so that the
+    loader runs and says so.
+    """
+    if use_runpod is False:
+        return 0
+    try:
+        if _sessions.follow(load_settings()):
+            loader_epoch.advance()
+    except OffloadError:
+        return float("nan")
+    return loader_epoch.current()
+
+
+@told_with_errors()
+def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
+    """The configured worker's model of that name.
+
+    Raises:
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
+    """
+    session, remote = _loaded(name, weight_dtype)
+    return remote_patcher(remote, session.welcome.comfyui)
+
+
+@told_with_errors()
+def load_remote_control_net(name: str) -> RemoteControlNet:
+    """The configured worker's control net of that name.
+
+    Raises:
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the control net.
+    """
+    _, remote = _loaded(PREFIX + name)
+    return RemoteControlNet(remote)
+
+
+def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteModel]:
+    check = comfy.model_management.throw_exception_if_processing_interrupted
+    settings = checked_settings()
+    session = _sessions.opened(settings, check, await_worker=True)
+    try:
+        remote = session.model(name, weight_dtype, check=check)
+    finally:
+        lists.keep(settings, session.welcome.models)
+    _log_warnings(remote)
+    return session, remote
+
+
+def warned(remote: RemoteModel) -> str:
+    """Return what the worker's ComfyUI warned of first when it loaded a model, to follow another text on a node."""
+    warnings = remote.description.warnings
+    return f". ComfyUI warned there: {warnings[0]}" if warnings else ""
+
+
+def _log_warnings(remote: RemoteModel) -> None:
+    for text in remote.description.warnings:
+        logger.warning("The worker's ComfyUI, when it loaded %s: %s", remote.description.ref.name, text)
+
+
+def load_local_control_net(name: str) -> Any:
+    """The file of that name from this machine's own folders, loaded by ComfyUI's own loader.
+
+    Raises:
+        OffloadError: it is not here, or cannot be loaded.
+    """
+    nets = importlib.import_module("..installation.control_net_files", __package__)
+    try:
+        return nets.load_control_net(nets.find_control_net(name))
+    except BackendError as error:
+        raise OffloadError(str(error)) from error
+
+
+def load_local(name: str, weight_dtype: str) -> Any:
+    """The same file from this machine's own model folders, loaded by ComfyUI's own loaders.
+
+    Raises:
+        OffloadError: it is not here, or cannot be loaded.
+    """
+    models = importlib.import_module("..installation.model_files", __package__)
+    try:
+        return models.load_patcher(models.find_model(name), weight_dtype)
+    except BackendError as error:
+        raise OffloadError(str(error)) from error

@@ -1,0 +1,151 @@
+"""Lists of what a worker can load, for the loaders' combos. A worker that bills is asked when the user says so."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Literal
+
+from ...client.connect import connect_from
+from ...config.endpoint import Direct, Serverless, configured
+from ...config.settings import PREFIX, Settings, load_settings
+from ...errors import ExchangeTimeoutError, OffloadError, TransportError
+from ...protocol.messages import ModelEntry
+from ...transport.base import Check
+from ..installation import release
+from ..wire.control_data import FOLDER
+from .model_list_cache import KeptLists
+from .worker_sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+Lists = Mapping[str, tuple[str, ...]]
+# Why a page asks: it or a workflow was opened, all nodes are refreshed, the user clicked on a node, a run ended.
+Reason = Literal["open", "refresh", "click", "run"]
+State = Literal["listed", "kept", "here", "unasked", "failed"]
+
+MODELS = "models"
+CONTROL_NETS = "control_nets"
+# Of a worker's folders, which list what lies in them belongs to; what is in no other is a model.
+_LIST_OF = {FOLDER: CONTROL_NETS}
+KINDS = (MODELS, CONTROL_NETS)
+
+# A user waits: a worker that is away is said to be so, where a run would go on trying.
+_RETRY_S = 3.0
+_ANSWER_S = 20.0
+# Of one browser's many tabs, and of a workflow that is opened right after its page.
+_FRESH_S = 10.0
+_UNASKED = "The endpoint was not asked for its list, since that starts a worker, which bills."
+_NO_WORKER = f"No worker is configured ({PREFIX}URL or RUNPOD_ENDPOINT_ID): these are this machine's own files."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the combos offer.
+
+    Attributes:
+        state: the lists are as `listed` by the worker, `kept` from the last time, those of `here`, none since the
+            worker is `unasked`, or the last ones known since asking it `failed`.
+        text: what the user should know of it, or nothing.
+    """
+
+    lists: Lists
+    state: State
+    text: str = ""
+
+
+class WorkerLists:
+    """The lists of the worker that the settings name. Thread-safe."""
+
+    def __init__(self, sessions: Sessions, kept: KeptLists, here: Callable[[], Lists]) -> None:
+        """`here`: gives the lists of this machine's own files."""
+        self._sessions = sessions
+        self._kept = kept
+        self._here = here
+        self._asking = threading.Lock()
+        self._last: tuple[Settings, float, Answer] | None = None
+
+    def answer(self, reason: Reason) -> Answer:
+        """Return the lists, asking the worker where `reason` allows it.
+
+        An endpoint that bills is asked on a click alone; none is asked after a run, which has said what it learnt.
+        """
+        try:
+            settings = load_settings()
+            if settings.url is None and settings.runpod_endpoint_id is None:
+                return Answer(self._here(), "here", _NO_WORKER)
+            target = configured(settings)
+        except OffloadError as error:
+            return Answer({}, "failed", str(error))
+        if reason == "click" or (reason != "run" and isinstance(target, Direct)):
+            with self._asking:
+                return self._fresh(settings) if reason == "open" else self._asked(settings, target)
+        return self._known(target)
+
+    def keep(self, settings: Settings, entries: Iterable[ModelEntry]) -> None:
+        """Keep what a worker said of itself in a run."""
+        self._kept.put(_name(configured(settings)), _by_kind(entries))
+
+    def _known(self, target: Direct | Serverless) -> Answer:
+        lists = self._kept.get(_name(target))
+        if lists is None:
+            return Answer({}, "unasked", _UNASKED if isinstance(target, Serverless) else "")
+        return Answer(lists, "kept")
+
+    def _fresh(self, settings: Settings) -> Answer:
+        if self._last is not None:
+            asked_for, at, answer = self._last
+            if asked_for == settings and monotonic() - at < _FRESH_S:
+                return answer
+        return self._asked(settings, configured(settings))
+
+    def _asked(self, settings: Settings, target: Direct | Serverless) -> Answer:
+        try:
+            entries = self._entries(settings, target)
+        except OffloadError as error:
+            logger.warning("The worker's models cannot be listed: %s", error)
+            said = f"Worker not reachable: {error}" if isinstance(error, TransportError) else str(error)
+            answer = Answer(self._kept.get(_name(target)) or {}, "failed", said)
+        else:
+            lists = _by_kind(entries)
+            self._kept.put(_name(target), lists)
+            answer = Answer(lists, "listed")
+        self._last = settings, monotonic(), answer
+        return answer
+
+    def _entries(self, settings: Settings, target: Direct | Serverless) -> tuple[ModelEntry, ...]:
+        check = _until(_ANSWER_S if isinstance(target, Direct) else _ANSWER_S + settings.wake_timeout_s)
+        session = self._sessions.known(settings)
+        if session is not None:
+            return session.models(check=check)
+        patient = settings.model_copy(update={"retry_s": min(settings.retry_s, _RETRY_S)})
+        with connect_from(patient, release.here(), _log, check) as session:
+            return session.welcome.models
+
+
+def _by_kind(entries: Iterable[ModelEntry]) -> Lists:
+    lists: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for entry in entries:
+        lists[_LIST_OF.get(entry.folder, MODELS)].append(entry.name)
+    return {kind: tuple(names) for kind, names in lists.items()}
+
+
+def _name(target: Direct | Serverless) -> str:
+    return target.url if isinstance(target, Direct) else target.endpoint_id
+
+
+def _until(seconds: float) -> Check:
+    deadline = monotonic() + seconds
+
+    def check() -> None:
+        if monotonic() > deadline:
+            raise ExchangeTimeoutError(f"it did not answer within {seconds:.0f} s. Is it busy, or hung?")
+
+    return check
+
+
+def _log(text: str) -> None:
+    logger.info("%s", text)

@@ -1,0 +1,249 @@
+"""How a ControlNet that runs at the worker is told of, in a call and in a whole run; checks for both.
+
+In a call, `control` is ``{"__control_net__": {...}}`` with what `AppliedNet` has, what `CallInputs` has, and
+``previous``: residuals computed at the client, another such dict, or None. In a run's tree, ``control_nets`` is a
+list of what `AppliedNet` has, ``start``, ``end`` and ``previous``, a place earlier in the list; ``control`` in
+conditioning is a place in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+
+from ...backends.base import ModelRunError
+from ...io.buffers import on_host
+from ...io.strides import moved, with_strides
+
+FOLDER = "controlnet"
+# Before the name of a control net where a model's name belongs.
+PREFIX = "controlnet:"
+KEY = "__control_net__"
+# How SD 3.5's control nets prepare a picture before a VAE encodes it: comfy.controlnet, load_controlnet_sd35.
+PREPROCESSING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda image: image,
+    "canny": lambda image: image * 255 * 0.5 + 0.5,
+    "depth": lambda image: 1.0 - image,
+}
+
+MAX_CHAIN = 16
+_MAX_STRENGTH = 1000.0
+_MAX_SIDE = 16_384
+_MAX_VALUES = 2**30
+_MAX_MASKS = 8
+_MAX_TYPES = 64
+_BYTE = 255.0
+# Set by a release that sent such pictures with their channels as the last dimension.
+_FORMER = "channels_last"
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class AppliedNet:
+    """A control net as an Apply node set it up.
+
+    Attributes:
+        net, fingerprint: the worker's.
+        strength: finite.
+        control_type: of a union control net, or None where it was not set.
+        hint: `[N, C, H, W]`: a picture as 255ths in uint8 or as numbers from 0 to 1; or, if `encoded`, what a VAE
+            made of it, `[N, C, …, H, W]`.
+        masks: that are put beside the hint, each `[N, 1, H, W]`.
+    """
+
+    net: str
+    fingerprint: str
+    strength: float
+    control_type: list[int] | None
+    hint: torch.Tensor
+    encoded: bool
+    masks: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """Checks what came from a client; fields of a call or a run are not looked at.
+
+        Raises:
+            ModelRunError: it is not of this form; names the field.
+        """
+        if fields.get(_FORMER):
+            raise _bad(_FORMER)
+        return cls(**_checked(fields, _OF_NET))
+
+    @property
+    def picture(self) -> torch.Tensor:
+        """Return the hint as the control net takes it."""
+        return unpack_image(self.hint)
+
+
+@dataclass(frozen=True)
+class CallInputs:
+    """What a call's control net is computed from.
+
+    Attributes:
+        x: the latent as the control net reads it, `[B, C, …]`; None for one that looks at the size alone.
+        timestep: `[B]`, as the model counts.
+        context, conds: conditioning, by ComfyUI's names.
+        chunks: how many conditions are side by side in the batch.
+    """
+
+    x: torch.Tensor | None
+    timestep: torch.Tensor
+    context: torch.Tensor | None
+    conds: dict[str, torch.Tensor]
+    chunks: int
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """As `AppliedNet.of`.
+
+        Raises:
+            ModelRunError: it is not of this form; names the field.
+        """
+        return cls(**_checked(fields, _OF_CALL))
+
+
+@dataclass(frozen=True)
+class RunNet:
+    """One of a run's control nets: from `start` to `end` of it, after the one at the place `previous`."""
+
+    applied: AppliedNet
+    start: float
+    end: float
+    previous: int | None
+
+    @classmethod
+    def table(cls, value: Any) -> list[Self]:
+        """Checks a run's ``control_nets``.
+
+        Raises:
+            ModelRunError: it is not of this form; names the field.
+        """
+        if not isinstance(value, list) or len(value) > 1024:
+            raise ModelRunError("The control nets of the run are not of the form known here.")
+        return [cls._of(entry, place) for place, entry in enumerate(value)]
+
+    @classmethod
+    def _of(cls, fields: Any, place: int) -> Self:
+        further = _checked(_mapping(fields), _OF_RUN)
+        previous = further["previous"]
+        if previous is not None and previous >= place:
+            raise _bad("previous")
+        return cls(AppliedNet.of(fields), **further)
+
+
+def net_of(control: Any) -> dict[str, Any] | None:
+    """The fields of a control net in a call's `control`, or None where that holds residuals, or nothing.
+
+    Raises:
+        ModelRunError: it is of no form.
+    """
+    if not isinstance(control, dict) or KEY not in control:
+        return None
+    return dict(_mapping(control[KEY]))
+
+
+def pack_hint(image: torch.Tensor) -> torch.Tensor:
+    """Return an `AppliedNet`'s `hint`: as uint8 where that loses nothing, as with a picture read from a file."""
+    image = on_host(image)
+    if image.dtype is not torch.float32 or not bool(image.isfinite().all()):
+        return image
+    codes = with_strides((image * _BYTE).round().clamp(0, _BYTE).to(torch.uint8), image.stride())
+    return codes if torch.equal(unpack_image(codes), image) else image
+
+
+def unpack_image(hint: torch.Tensor) -> torch.Tensor:
+    """Return 255ths as numbers, strides kept. On the CPU: a GPU multiplies by the reciprocal."""
+    if hint.dtype is not torch.uint8:
+        return hint
+    codes = moved(hint, _CPU)
+    return with_strides(codes.float() / _BYTE, codes.stride())
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise _bad("form")
+    return value
+
+
+def _checked(fields: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
+    for name, check in checks.items():
+        if name not in fields or not check(fields[name]):
+            raise _bad(name)
+    return {name: fields[name] for name in checks}
+
+
+def _bad(field: str) -> ModelRunError:
+    return ModelRunError(f"A remote ControlNet has no proper {field}: use the same release on both sides.")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 256
+
+
+def _is_strength(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value) and abs(value) <= _MAX_STRENGTH
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) is float and 0.0 <= value <= 1.0
+
+
+def _is_types(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and len(value) <= _MAX_TYPES and all(_is_count(kind) for kind in value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1024
+
+
+def _is_picture(value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or not 4 <= value.dim() <= 5:
+        return False
+    bounded = 0 < value.numel() <= _MAX_VALUES and max(value.shape) <= _MAX_SIDE
+    return bounded and (value.is_floating_point() or value.dtype is torch.uint8)
+
+
+def _is_masks(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= _MAX_MASKS and all(map(_is_picture, value))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _is_latent(value: Any) -> bool:
+    return value is None or (_is_tensor(value) and value.dim() >= 3 and value.is_floating_point())
+
+
+def _is_conds(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_name(key) and _is_tensor(item) for key, item in value.items())
+
+
+_OF_NET: Mapping[str, Callable[[Any], bool]] = {
+    "net": _is_name,
+    "fingerprint": _is_name,
+    "strength": _is_strength,
+    "control_type": _is_types,
+    "hint": _is_picture,
+    "encoded": lambda value: isinstance(value, bool),
+    "masks": _is_masks,
+}
+_OF_CALL: Mapping[str, Callable[[Any], bool]] = {
+    "x": _is_latent,
+    "timestep": lambda value: _is_tensor(value) and value.dim() == 1 and value.numel() > 0,
+    "context": lambda value: value is None or _is_tensor(value),
+    "conds": _is_conds,
+    "chunks": lambda value: _is_count(value) and value > 0,
+}
+_OF_RUN: Mapping[str, Callable[[Any], bool]] = {
+    "start": _is_share,
+    "end": _is_share,
+    "previous": lambda value: value is None or _is_count(value),
+}

@@ -1,0 +1,188 @@
+"""Weight patches from data, all of it checked: the worker's end. `wire.patch_form` is the form."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ...backends.base import BadPatchesError, PatchSet
+from ...io.digests import DIGEST_BYTES
+from ...protocol.messages import ModelRef
+from .patch_form import (
+    FORMS,
+    FUNCTIONS,
+    MAX_MODELS,
+    MERGE,
+    MODELS,
+    NETWORK,
+    TUPLES,
+    check_strength,
+    check_values,
+    offset_of,
+    refuse_too_deep,
+    shape_of,
+)
+from .patch_shapes import NotDataError, Offset, Shape, fitted, part_of
+
+# Of a model that is merged into another: by key its weight, and what converts it.
+Weights = Mapping[str, tuple[torch.Tensor, Callable[..., Any]]]
+# A patch as ComfyUI has it.
+Patch = tuple[Any, ...]
+
+
+def merged_models(patches: PatchSet) -> list[tuple[ModelRef, str]]:
+    """The second models that merges in it name, with their fingerprints; what came over the wire is checked.
+
+    Raises:
+        BadPatchesError: it is malformed.
+    """
+    listed = patches.template.get(MODELS, []) if isinstance(patches.template, dict) else []
+    if not isinstance(listed, list) or len(listed) > MAX_MODELS or not all(map(_is_model, listed)):
+        raise BadPatchesError("The weight patches are refused: the list of models to merge is malformed.")
+    try:
+        return [(ModelRef(name=name, weight_dtype=dtype), fingerprint) for name, dtype, fingerprint in listed]
+    except ValidationError as error:
+        raise BadPatchesError("The weight patches are refused: the name of a model to merge is none.") from error
+
+
+def from_data(patches: PatchSet, patcher: Any, seconds: Sequence[Any] = ()) -> dict[str, list[Patch]]:
+    """What `patcher.patches` is to be; everything that came over the wire is checked against the model.
+
+    Args:
+        seconds: patchers of `merged_models`, without patches.
+
+    Raises:
+        BadPatchesError: it is malformed, or does not fit the model.
+    """
+    try:
+        return build(patches, _shapes(patcher), [_weights(second) for second in seconds])
+    except NotDataError as error:
+        raise BadPatchesError(f"The weight patches are refused: {error}.") from error
+
+
+def build(
+    patches: PatchSet, shapes: Mapping[str, Shape], seconds: Sequence[Weights] = ()
+) -> dict[str, list[Patch]]:
+    """`from_data` for models of these shapes and weights.
+
+    Raises:
+        NotDataError: they are malformed, or do not fit.
+        BadPatchesError: this ComfyUI does not know such patches.
+    """
+    if not isinstance(patches.template, dict):
+        raise NotDataError("a patch set is a dict")
+    reader = _Reader(patches, seconds)
+    made: dict[str, list[Patch]] = {}
+    for key, listed in patches.template.items():
+        if key == MODELS:
+            continue
+        if not isinstance(key, str):
+            raise NotDataError("a patch set has keys of a model, and a list for each")
+        made[key], _ = reader.patches(key, listed, shape_of(key, shapes))
+    return made
+
+
+class _Reader:
+    """Makes patches of a template's entries, which are checked."""
+
+    def __init__(self, patches: PatchSet, seconds: Sequence[Weights]) -> None:
+        self._set = patches
+        self._seconds = seconds
+
+    def patches(self, key: str, listed: Any, shape: Shape, depth: int = 0) -> tuple[list[Patch], Shape]:
+        """Patches of the entries for a weight of that shape, and its shape after them.
+
+        Raises:
+            NotDataError: an entry is malformed, or does not fit.
+        """
+        if not isinstance(listed, list):
+            raise NotDataError("a patch set has keys of a model, and a list for each")
+        made: list[Patch] = []
+        for entry in listed:
+            strengths, kind, values, offset, function = self._entry(entry)
+            if kind == MERGE:
+                part_of(shape, offset)
+                value: Any = self._merge(key, values, depth)
+            else:
+                values = [_tensor(each, self._set.tensors) if isinstance(each, bytes) else each for each in values]
+                check_values(kind, values)
+                check_strength(kind, values, strengths[0])
+                shape = fitted(kind, values, offset, shape)
+                value = _value(kind, values)
+            made.append((strengths[0], value, strengths[1], offset, _function(function)))
+        return made, shape
+
+    def _entry(self, entry: Any) -> tuple[tuple[float, float], str, list[Any], Offset | None, str | None]:
+        if not isinstance(entry, list) or len(entry) != 5:
+            raise NotDataError("a patch that is not of its form")
+        position, kind, values, offset, function = entry
+        if type(position) is not int or not 0 <= position < len(self._set.strengths):
+            raise NotDataError("a patch without a strength")
+        if not isinstance(kind, str) or kind not in (*FORMS, MERGE) or not isinstance(values, list):
+            raise NotDataError(f"weight patches of the kind {kind!r:.80}, which is not known here")
+        if function is not None and function not in FUNCTIONS:
+            raise NotDataError("weight patches with a function that is not known here")
+        return self._set.strengths[position], kind, values, offset_of(offset), function
+
+    def _merge(self, key: str, values: list[Any], depth: int) -> list[Any]:
+        refuse_too_deep(depth)
+        if len(values) != 3 or not isinstance(values[1], str | None):
+            raise NotDataError("a model merge that is not of its form")
+        number, other, listed = values
+        if type(number) is not int or not 0 <= number < len(self._seconds):
+            raise NotDataError("a merge with a model that is not listed")
+        found = self._seconds[number].get(key if other is None else other)
+        if found is None:
+            raise NotDataError("a merge with a weight that the second model does not have")
+        # ComfyUI itself adds only what has the weight's shape.
+        nested, _ = self.patches(key if other is None else other, listed, tuple(found[0].shape), depth + 1)
+        return [found, *nested]
+
+
+def _is_model(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)
+
+
+def _shapes(patcher: Any) -> dict[str, Shape]:
+    """Of the weights as in the file: what is on them now may have made some larger, as Flux control LoRAs do."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in patcher.model.state_dict().items()}
+    return shapes | {key: tuple(kept.weight.shape) for key, kept in patcher.backup.items() if key in shapes}
+
+
+def _weights(patcher: Any) -> Weights:
+    """The weights of a patcher as ComfyUI's own merges take them: as in its file, whatever is patched now."""
+    try:
+        return {key: listed[0] for key, listed in patcher.get_key_patches(NETWORK).items()}
+    except AttributeError as error:
+        raise BadPatchesError(
+            "This worker's ComfyUI cannot merge this model: its weights are quantised."
+        ) from error
+
+
+def _tensor(name: bytes, tensors: Mapping[bytes, torch.Tensor]) -> torch.Tensor:
+    found = tensors.get(name) if len(name) == DIGEST_BYTES else None
+    if found is None:
+        raise NotDataError("weight patches with a tensor that was not uploaded")
+    return found
+
+
+def _value(kind: str, values: list[Any]) -> Any:
+    if kind == "pad":
+        # ComfyUI asks for its shape alone, since its strength is 0.
+        return ("diff", (torch.zeros(()).expand(values[0]), {"pad_weight": True}))
+    if kind == "diff":
+        return ("diff", (values[0], {"pad_weight": True}) if values[1] else (values[0],))
+    if kind in TUPLES:
+        return (kind, (values[0],))
+    adapter = getattr(importlib.import_module("comfy.weight_adapter"), kind, None)
+    if adapter is None:
+        raise BadPatchesError(f"This worker's ComfyUI knows no {kind}: update it.")
+    return adapter(set(), tuple(values))
+
+
+def _function(name: str | None) -> Any:
+    return None if name is None else getattr(importlib.import_module("comfy.utils"), name)

@@ -1,0 +1,66 @@
+"""Functions of ComfyUI's own nodes that run in the sampling loop (guidance, soft masks), as data and back.
+
+They are what a model's options hold beside `transformer_options`; `wire.stock_functions` says how they travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...backends.base import ModelRunError
+from .stock_functions import from_data, to_data
+from .stock_patches import PATCHES
+
+# Left out are those that keep something from step to step (APG) or read a model or conditioning (PerpNeg).
+_FUNCTIONS: Mapping[str, str] = {
+    "RescaleCFG.rescale_cfg": "nodes_model_advanced",
+    "CFGZeroStar.cfg_zero_star": "nodes_cfg",
+    "CFGNorm.cfg_norm": "nodes_cfg",
+    "CFGNorm.cfg_norm_pre": "nodes_cfg",
+    "EpsilonScaling.epsilon_scaling_function": "nodes_eps",
+    "TemporalScoreRescaling.temporal_score_rescaling": "nodes_eps",
+    "FreSca.custom_cfg_function": "nodes_fresca",
+    "Mahiro.mahiro_normd": "nodes_mahiro",
+    "TCFG.tangential_damping_cfg": "nodes_tcfg",
+    "VideoLinearCFGGuidance.linear_cfg": "nodes_video_model",
+    "VideoTriangleCFGGuidance.linear_cfg": "nodes_video_model",
+    "PerturbedAttentionGuidance.post_cfg_function": "nodes_pag",
+    "SkipLayerGuidanceDiT.post_cfg_function": "nodes_slg",
+    "SkipLayerGuidanceDiTSimple.calc_cond_batch_function": "nodes_slg",
+    "LTXVSpatioTemporalGuidance.post_cfg_function": "nodes_lt",
+    "LTXVModalityGuidance.post_cfg_function": "nodes_lt",
+    "DifferentialDiffusion.<lambda>": "nodes_differential_diffusion",
+    **PATCHES,
+}
+ONE = frozenset({"sampler_cfg_function", "sampler_calc_cond_batch_function", "denoise_mask_function"})
+SEVERAL = frozenset({"sampler_pre_cfg_function", "sampler_post_cfg_function"})
+"""Where ComfyUI keeps one function, and several."""
+_MOST = 64
+
+
+def to_plain(key: str, value: Any) -> Any:
+    """An entry of a model's options as data, where it is a known function or only such; else None."""
+    if key in ONE:
+        return to_data(value, _FUNCTIONS)
+    if key not in SEVERAL or not isinstance(value, list):
+        return None
+    found = [to_data(each, _FUNCTIONS) for each in value]
+    return None if None in found else found
+
+
+def from_plain(options: Mapping[str, Any], sampling: Any) -> dict[str, Any]:
+    """A model's options with the functions that `to_plain` took apart; `sampling` of the model that they are for.
+
+    Raises:
+        ModelRunError: one is not of its form, or not known here.
+    """
+    found = dict(options)
+    for key, value in options.items():
+        if key in ONE:
+            found[key] = from_data(value, _FUNCTIONS, sampling)
+        elif key in SEVERAL:
+            if not isinstance(value, list) or len(value) > _MOST:
+                raise ModelRunError(f"The {key} of the run is not of a form known here.")
+            found[key] = [from_data(each, _FUNCTIONS, sampling) for each in value]
+    return found

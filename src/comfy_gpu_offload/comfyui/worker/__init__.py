@@ -1,0 +1,1 @@
+"""The comfyui backend: a worker that loads, patches and runs models by ComfyUI's own code."""

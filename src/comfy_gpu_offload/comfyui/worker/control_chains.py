@@ -1,0 +1,290 @@
+"""ControlNets of a call or a run, one after another, computed by ComfyUI's own code.
+
+Their residuals stay here: a call names a net and brings what it is computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comfy.controlnet
+import torch
+
+from ...backends.base import BackendError, ModelRunError, is_out_of_memory, on_device
+from ...backends.fingerprints import fingerprint
+from ...io.strides import copied, moved
+from ..wire.control_data import MAX_CHAIN, AppliedNet, CallInputs, RunNet, net_of
+from ..wire.control_outputs import from_data
+
+_CPU = torch.device("cpu")
+_CHECK = "Check that the ControlNet was made for this kind of model."
+# Of one net, each with another hint or another size; they keep the hint on the device.
+_MAX_PREPARED = 4
+
+
+@dataclass(frozen=True)
+class LoadedNet:
+    """A control net in memory, with copies of it that are set up for a hint, the one used last at the end.
+
+    Attributes:
+        warnings: what ComfyUI warned of when it loaded the file.
+    """
+
+    net: Any
+    path: Path
+    fingerprint: str
+    warnings: tuple[str, ...] = ()
+    prepared: list[_Prepared] = field(default_factory=list)
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was loaded."""
+        try:
+            return fingerprint([self.path]) == self.fingerprint
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Gives its memory back."""
+        for each in self.prepared:
+            each.net.cleanup()
+        self.prepared.clear()
+        for patcher in self.net.get_models():
+            patcher.detach()
+
+
+# Gives a net of that name, if it has that fingerprint.
+Load = Callable[[str, str], LoadedNet]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    key: tuple[Any, ...]
+    applied: AppliedNet
+    net: Any
+
+    def fits(self, key: tuple[Any, ...], applied: AppliedNet) -> bool:
+        ours, theirs = [self.applied.hint, *self.applied.masks], [applied.hint, *applied.masks]
+        return self.key == key and len(ours) == len(theirs) and all(map(_equal, ours, theirs))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A call's control nets, the one that is computed first at the front; `residuals` come before all."""
+
+    nets: Sequence[tuple[LoadedNet, AppliedNet, CallInputs]]
+    residuals: Any
+
+    def models(self) -> list[Any]:
+        """The patchers of all, for ComfyUI's memory management."""
+        return [patcher for loaded, _, _ in self.nets for patcher in loaded.net.get_models()]
+
+    def memory_required(self, dtype: torch.dtype) -> int:
+        """Bytes that they take besides, in a model of that dtype."""
+        return sum(int(loaded.net.inference_memory_requirements(dtype)) for loaded, _, _ in self.nets)
+
+    def compute(self, patcher: Any, latent: Any) -> Any:
+        """What the network is given for `control`.
+
+        Args:
+            patcher: of the model, which is on its device.
+            latent: the network's own.
+
+        Raises:
+            ModelRunError: a net does not go with this model, or with these inputs.
+        """
+        control = on_device(self.residuals, patcher.load_device)
+        for loaded, applied, inputs in self.nets:
+            x, timestep, cond = _inputs(loaded.net, inputs, latent, patcher.load_device)
+            net = _prepared(loaded, applied, patcher, (tuple(x.shape), inputs.chunks))
+            with net_errors(applied.net), _running(net, applied, patcher, control):
+                control = net.get_control(x, timestep, cond, inputs.chunks, {})
+        return control
+
+
+def read_chain(control: Any, load: Load) -> Chain | None:
+    """A call's control nets, loaded; None where it has none.
+
+    Raises:
+        ModelRunError: it is not of the form known here.
+        BackendError: as `load`.
+    """
+    fields = net_of(control)
+    if fields is None:
+        return None
+    found: list[tuple[AppliedNet, CallInputs]] = []
+    while fields is not None:
+        if len(found) == MAX_CHAIN:
+            raise ModelRunError(f"There are over {MAX_CHAIN} ControlNets, one after another.")
+        found.append((AppliedNet.of(fields), CallInputs.of(fields)))
+        control = fields.get("previous")
+        fields = net_of(control)
+    nets = [(load(applied.net, applied.fingerprint), applied, inputs) for applied, inputs in reversed(found)]
+    return Chain(nets, from_data(control))
+
+
+def build(table: Sequence[RunNet], load: Load) -> list[Any]:
+    """A whole run's control nets as ComfyUI has them in conditioning.
+
+    Raises:
+        BackendError: as `load`.
+    """
+    made: list[Any] = []
+    for entry in table:
+        loaded = load(entry.applied.net, entry.applied.fingerprint)
+        net = _set_up(loaded.net, entry.applied, (entry.start, entry.end))
+        net.extra_args.update(_arguments(entry.applied))
+        # Of this copy alone, which serves one run.
+        net.get_control = _naming_errors(net.get_control, entry.applied.net)
+        net.pre_run = _naming_errors(net.pre_run, entry.applied.net)
+        if entry.previous is not None:
+            net.set_previous_controlnet(made[entry.previous])
+        made.append(net)
+    return made
+
+
+@contextmanager
+def net_errors(name: str) -> Iterator[None]:
+    """Map what a control net raises to an error that names it, and not the model that it is for.
+
+    Raises:
+        ModelRunError: the net does not go with this model, or with these inputs.
+    """
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        text = f"{type(error).__name__}: {str(error)[:500]}"
+        raise ModelRunError(f"The ControlNet {name!r} raised {text}. {_CHECK}") from error
+
+
+def _naming_errors(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def named(*args: Any, **kwargs: Any) -> Any:
+        with net_errors(name):
+            return function(*args, **kwargs)
+
+    return named
+
+
+class _Encoded:
+    """Stands where a VAE would that has already encoded."""
+
+    def __init__(self, latent: torch.Tensor) -> None:
+        self._latent = latent
+
+    def spacial_compression_encode(self) -> int:
+        """1, so that the picture, which is not looked at, is no larger than it must be."""
+        return 1
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The latent that came."""
+        if pixels.shape[1:3] != self._latent.shape[-2:]:
+            raise ModelRunError("The ControlNet's encoded picture is not of the latent's size.")
+        return copied(self._latent)
+
+
+class _Given:
+    """Stands where the previous control net would."""
+
+    def __init__(self, control: Any) -> None:
+        self._control = control
+
+    def get_control(self, *_: Any) -> Any:
+        """What it computed."""
+        return self._control
+
+
+class _AtTheModel:
+    """Stands where a model's sampling would: latent and timestep come as the model has them."""
+
+    def timestep(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The same."""
+        return timestep
+
+    def calculate_input(self, _: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The same."""
+        return x
+
+
+@contextmanager
+def _running(net: Any, applied: AppliedNet, patcher: Any, previous: Any) -> Iterator[None]:
+    """Sets a prepared net up for one call of `get_control`."""
+    net.strength = applied.strength
+    net.extra_args.update(_arguments(applied))
+    try:
+        if not _is_of_the_model(net):
+            net.pre_run(patcher.model, _unchanged)
+        net.previous_controlnet = _Given(previous)
+        net.timestep_range = None  # the client has looked
+        net.model_sampling_current = _AtTheModel()
+        yield
+    finally:
+        net.previous_controlnet = None
+        net.extra_args.clear()
+
+
+def _inputs(
+    net: Any, inputs: CallInputs, latent: Any, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor | None]]:
+    if not isinstance(latent, torch.Tensor):
+        raise ModelRunError("A ControlNet was applied to a model whose latent has several parts.")
+    known = set(net.extra_conds)
+    if unknown := sorted(set(inputs.conds) - known):
+        raise ModelRunError(f"The ControlNet takes no {unknown[0]!r:.80}.")
+    if inputs.x is None and not hasattr(net, "t2i_model"):
+        raise ModelRunError("The ControlNet's latent is missing.")
+    # A copy: nothing that a net does to it may reach the network.
+    x = torch.zeros_like(latent, dtype=torch.float32) if inputs.x is None else copied(moved(inputs.x, device))
+    if x.shape[0] != latent.shape[0] or x.shape[2:] != latent.shape[2:] or x.shape[0] % inputs.chunks:
+        raise ModelRunError("The ControlNet's latent is not of the model's size.")
+    cond = {"c_crossattn": inputs.context, **inputs.conds}
+    return x, inputs.timestep.to(device), on_device(cond, device)
+
+
+def _prepared(loaded: LoadedNet, applied: AppliedNet, patcher: Any, sizes: tuple[Any, ...]) -> Any:
+    """A copy of the net with that hint. ComfyUI keeps the resized hint in it, and an adapter its result."""
+    key = (id(patcher.model), patcher.patches_uuid, applied.encoded, *sizes)
+    for place, known in enumerate(loaded.prepared):
+        if known.fits(key, applied):
+            loaded.prepared.append(loaded.prepared.pop(place))
+            return known.net
+    most = 1 if _is_of_the_model(loaded.net) else _MAX_PREPARED
+    while len(loaded.prepared) >= most:
+        loaded.prepared.pop(0).net.cleanup()
+    net = _set_up(loaded.net, applied, (0.0, 1.0))
+    if _is_of_the_model(net):
+        net.pre_run(patcher.model, _unchanged)
+    loaded.prepared.append(_Prepared(key, applied, net))
+    return net
+
+
+def _is_of_the_model(net: Any) -> bool:
+    """Whether it is made anew of the model's weights before each run (Control-LoRA), which takes long."""
+    return isinstance(net, comfy.controlnet.ControlLora)
+
+
+def _set_up(net: Any, applied: AppliedNet, times: tuple[float, float]) -> Any:
+    image = torch.zeros(1, 3, 1, 1) if applied.encoded else applied.picture
+    vae = _Encoded(applied.picture) if applied.encoded else None
+    if (net.latent_format is None) == applied.encoded or image.dim() != 4:
+        raise ModelRunError("The ControlNet's picture is not of the form that this one takes.")
+    return net.copy().set_cond_hint(image.to(_CPU), applied.strength, times, vae=vae, extra_concat=applied.masks)
+
+
+def _arguments(applied: AppliedNet) -> Mapping[str, Any]:
+    return {} if applied.control_type is None else {"control_type": list(applied.control_type)}
+
+
+def _unchanged(percent: float) -> float:
+    return percent
+
+
+def _equal(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    same_form = (ours.dtype, ours.shape, ours.stride()) == (theirs.dtype, theirs.shape, theirs.stride())
+    return same_form and torch.equal(ours, theirs)

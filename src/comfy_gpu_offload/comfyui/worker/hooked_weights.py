@@ -1,0 +1,136 @@
+"""What hooks put on a model's weights (LoRA schedules), by ComfyUI's own code for it.
+
+ComfyUI computes such weights in two stages, its patches and then its hooks, and rounds after each, so that they are
+not those of all patches in one list.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ...backends.base import BadPatchesError, HookSet, PatchSet
+from ..wire.patch_reader import from_data
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A `comfy.hooks.HookGroup` of one hook, what it was made of, and whether ComfyUI can keep its weights."""
+
+    group: Any
+    hook: Any
+    made_of: tuple[Any, ...]
+    can_be_kept: bool
+
+
+@dataclass(eq=False)
+class HookedWeights:
+    """Hooks on the weights of one model, in calls of one patcher at a time.
+
+    The weights of a run's groups are kept from call to call as in ComfyUI, beside those that the model has: without
+    that each call of another group would compute them anew. ComfyUI lets them go at the end of a run; here it is
+    the next call without hooks, of other patches, or of another model.
+    """
+
+    _patcher: Any = None
+    _groups: dict[int | None, _Group] = field(default_factory=dict)
+
+    def placed(self, patcher: Any, hooks: HookSet | None, place: Callable[[], None]) -> None:
+        """Places the model's weights by `place`, and puts on them what `hooks` say and nothing else.
+
+        Raises:
+            BadPatchesError: they are malformed, or do not fit the model; nothing is on it then.
+        """
+        if hooks is None or patcher is not self._patcher:
+            self.remove()
+        # Whenever it places a model ComfyUI takes from it what it knows to be on it.
+        on, patcher.current_hooks = patcher.current_hooks, None
+        place()
+        if patcher.hook_backup:
+            patcher.current_hooks = on
+        if hooks is None:
+            return
+        self._patcher = patcher
+        try:
+            self._put_on(hooks)
+        except BaseException as error:
+            # Or what was computed of it by then would be taken for all of it.
+            self.remove()
+            if isinstance(error, AttributeError):  # as where such a model is merged
+                raise BadPatchesError(
+                    "This worker's ComfyUI cannot put hooks on this model: its weights are quantised."
+                ) from error
+            raise
+
+    def remove(self) -> None:
+        """Gives the weights back what was under hooks, and lets go of all that is kept."""
+        if self._patcher is None:
+            return
+        # First, since taking off takes memory: where there is none it is tried again with the next call.
+        for number in list(self._groups):
+            self._drop(number)
+        self._patcher.unpatch_hooks()
+        self._patcher = None
+
+    def free(self) -> None:
+        """Lets go of what is kept; what is on the weights stays, since to take it off takes memory."""
+        if self._patcher is not None:
+            self._patcher.cached_hook_patches.clear()
+
+    def _put_on(self, hooks: HookSet) -> None:
+        patcher = self._patcher
+        if hooks.patches is None:
+            patcher.unpatch_hooks()
+            return
+        wanted = self._group(hooks.patches, hooks)
+        if patcher.current_hooks is wanted.group and patcher.hook_backup:
+            return
+        modes = importlib.import_module("comfy.hooks").EnumHookMode
+        # A model that does not fit the device is placed anew for each call, and has none on it then.
+        again = hooks.group is not None or patcher.model.model_lowvram
+        patcher.hook_mode = modes.MaxSpeed if again and wanted.can_be_kept else modes.MinVram
+        patcher.patch_hooks(wanted.group)
+
+    def _group(self, patches: PatchSet, hooks: HookSet) -> _Group:
+        made_of = (patches.name, patches.strengths, hooks.single)
+        found = self._groups.get(hooks.group)
+        if found is not None and found.made_of == made_of:
+            return found
+        # Of a run that keeps weights, or of one that does not.
+        for number in list(self._groups):
+            if number == hooks.group or None in {number, hooks.group}:
+                self._drop(number)
+        strengths = _strengths(patches.strengths, hooks.single)
+        data = from_data(replace(patches, strengths=strengths), self._patcher)
+        known = importlib.import_module("comfy.hooks")
+        group, hook = known.HookGroup(), known.WeightHook()
+        group.add(hook)
+        self._patcher.hook_patches[hook.hook_ref] = data
+        made = _Group(group, hook, made_of, not any(_is_scaled(self._patcher.model, key) for key in data))
+        self._groups[hooks.group] = made
+        return made
+
+    def _drop(self, number: int | None) -> None:
+        dropped = self._groups.pop(number)
+        self._patcher.cached_hook_patches.pop(dropped.group, None)
+        self._patcher.hook_patches.pop(dropped.hook.hook_ref, None)
+
+
+def _is_scaled(model: Any, key: str) -> bool:
+    """Whether a weight has a scale beside it, which ComfyUI forgets when it takes the weight from what it keeps."""
+    return importlib.import_module("comfy.model_patcher").get_key_weight(model, key)[1] is not None
+
+
+def _strengths(pairs: tuple[tuple[float, float], ...], single: tuple[int, ...]) -> tuple[tuple[Any, float], ...]:
+    """In what ComfyUI computes with them: a tensor's product with a number is rounded sooner than a number's."""
+    tensors = frozenset(single)
+    if any(position >= len(pairs) for position in tensors):
+        raise BadPatchesError("The weight patches are refused: a strength is named that is not there.")
+    return tuple(
+        (torch.tensor(strength, dtype=torch.float32) if position in tensors else strength, of_weight)
+        for position, (strength, of_weight) in enumerate(pairs)
+    )

@@ -1,0 +1,57 @@
+"""What ComfyUI warns of while it loads a file: a client has to see that, and the worker's log is elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...protocol.messages import MAX_WARNINGS, WARNING_CHARACTERS
+
+_OWN = __package__.rpartition(".comfyui.")[0]
+# A path and what is before its last part, on either kind of system.
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\",:;]+[\\/])+")
+_MORE = " …"
+
+
+class _Warnings(logging.Handler):
+    """Keeps what one thread warns of, without its folders: where models lie is the worker's own."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+        self._path = path
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_own = record.name == _OWN or record.name.startswith(f"{_OWN}.")
+        if record.thread != self._thread or is_own or len(self.texts) == MAX_WARNINGS:
+            return
+        try:
+            text = record.getMessage()
+        except Exception:  # of a record whose arguments do not fit its text
+            return
+        text = _FOLDERS.sub("", text.replace(str(self._path), self._path.name))
+        text = " ".join(text.split())
+        if text and text not in self.texts:
+            self.texts.append(_shortened(text))
+
+
+@contextmanager
+def warnings_while_loading(path: Path) -> Iterator[list[str]]:
+    """Collect what is logged as a warning or an error while `path` is loaded, on this thread; bounded."""
+    handler, root = _Warnings(path), logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        root.removeHandler(handler)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= WARNING_CHARACTERS:
+        return text
+    return text[: WARNING_CHARACTERS - len(_MORE)] + _MORE

@@ -1,0 +1,231 @@
+"""One request to RunPod and its reply: kept-alive connections, the key, bounds on time and size. No retries."""
+
+from __future__ import annotations
+
+import io
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal
+
+import requests
+import urllib3
+from pydantic import SecretStr
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+
+from ..config.certificates import tls_context
+from ..config.proxies import Proxy, proxy_for
+from ..errors import RunPodNetworkError, RunPodReplyError
+from ..net.clock import Check
+from ..net.interruptible import interruptibly
+from .request_failures import DOUBT, network_error
+
+_CHUNK_BYTES = 64 * 1024
+# A connection that a router dropped without a word would make a submission look lost;
+# transport/http_transport.py has the same limit.
+_IDLE_S = 60.0
+# 1 Mbit/s. A slower line is as good as none; a faster one gets the time that the bytes take.
+_SLOWEST_BYTES_PER_S = 125_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to ask. `path` below the endpoint's address; `submits` where a job begins with it."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    timeout_s: float
+    body: bytes | None = None
+    job_id: str | None = None
+    submits: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What RunPod said, not yet judged."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+
+
+class ApiHttp:
+    """Asks below `base`, with the key. Thread-safe."""
+
+    def __init__(
+        self,
+        base: str,
+        api_key: SecretStr,
+        *,
+        connect_timeout_s: float,
+        reply_bytes: int,
+        ca_file: Path | None = None,
+    ) -> None:
+        """`ca_file`: as `certificates.tls_context`.
+
+        Raises:
+            ConfigError: it cannot be read, or what names a proxy is wrong.
+        """
+        self._base = base
+        self._proxy = proxy_for(base)
+        self._tls = tls_context(ca_file) if base.startswith("https:") else None
+        self._connect_timeout_s = connect_timeout_s
+        self._reply_bytes = reply_bytes
+        self._api_key = api_key
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._used_at = monotonic()
+        self._session = _session(self._api_key, self._tls, self._proxy)
+
+    def exchange(self, request: Request, check: Check | None, late: Callable[[Reply], None]) -> Reply:
+        """The reply to `request`, whatever its status. `late` gets it where the wait was given up before.
+
+        Raises:
+            RunPodNetworkError: no complete reply came.
+            RunPodReplyError: it is too large.
+            TlsError: RunPod's certificate was not accepted.
+            Whatever `check` raises, which is called at least every 0.1 s.
+        """
+        self._drop_idle()
+        meter = _Meter()
+        started = monotonic()
+
+        def watch() -> None:
+            if check is not None:
+                check()
+            allowed_s = self._connect_timeout_s + request.timeout_s + meter.bytes / _SLOWEST_BYTES_PER_S
+            if monotonic() - started > allowed_s:
+                raise RunPodNetworkError(
+                    f"RunPod gave no complete reply to {request.path} within {allowed_s:.0f} s."
+                    f"{DOUBT if request.submits else ''}",
+                    connected=True,
+                    maybe_submitted=request.submits,
+                )
+
+        try:
+            return interruptibly(lambda: self._exchange(request, meter), watch, late)
+        finally:
+            self._used_at = monotonic()
+
+    def close(self) -> None:
+        """Closes the connections that are not in use. A later exchange opens new ones."""
+        self._session.close()
+
+    def forked(self) -> None:
+        """Begin anew in a forked process. Dropped, its copies of the connections end without a word on the wire."""
+        self._begin()
+
+    def _drop_idle(self) -> None:
+        with self._lock:
+            if monotonic() - self._used_at > _IDLE_S:
+                self._session.close()
+            self._used_at = monotonic()
+
+    def _exchange(self, request: Request, meter: _Meter) -> Reply:
+        try:
+            with self._session.request(
+                request.method,
+                self._base + request.path,
+                data=None if request.body is None else _Upload(request.body, meter),
+                headers={} if request.body is None else {"Content-Type": "application/json"},
+                timeout=(self._connect_timeout_s, request.timeout_s),
+                allow_redirects=False,  # the key must not travel elsewhere
+                stream=True,
+            ) as response:
+                body = self._body(response, request, meter)
+                return Reply(response.status_code, body, response.headers.get("Retry-After"))
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            ours = network_error(error, self._base, request.path, self._proxy, submits=request.submits)
+            raise ours from _without_request(error)
+
+    def _body(self, response: requests.Response, request: Request, meter: _Meter) -> bytes:
+        body = bytearray()
+        for piece in response.iter_content(_CHUNK_BYTES):
+            body += piece
+            meter.bytes += len(piece)
+            if len(body) > self._reply_bytes:
+                raise RunPodReplyError(
+                    f"RunPod's reply to {request.path} is larger than {self._reply_bytes / 1e6:.0f} MB, and is "
+                    f"not read.{DOUBT if request.submits else ''}",
+                    status=response.status_code,
+                    maybe_submitted=request.submits,
+                )
+        return bytes(body)
+
+
+def _session(api_key: SecretStr, tls: ssl.SSLContext | None, proxy: Proxy | None) -> requests.Session:
+    session = requests.Session()
+    # Proxies and certificates are chosen as for workers, and no .netrc is read.
+    session.trust_env = False
+    if tls is not None:
+        session.mount("https://", _Trusting(tls))
+    if proxy is not None:
+        session.proxies = {"https": proxy.url.get_secret_value()}
+    session.auth = _Bearer(api_key)
+    session.headers.update({"User-Agent": "comfy-gpu-offload", "Accept": "application/json"})
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return session
+
+
+class _Trusting(HTTPAdapter):
+    """Checks certificates by a context of ours, through a proxy too."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """See `HTTPAdapter`."""
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """See `HTTPAdapter`."""
+        return super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context)
+
+
+class _Bearer(AuthBase):
+    def __init__(self, api_key: SecretStr) -> None:
+        self._api_key = api_key
+
+    def __call__(self, prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+        prepared.headers["Authorization"] = f"Bearer {self._api_key.get_secret_value()}"
+        return prepared
+
+
+class _Meter:
+    """How many bytes have gone either way."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class _Upload(io.BytesIO):
+    """A body that is read in small pieces.
+
+    Given whole, it would have to leave within the connection's timeout, which is what urllib3 sets for sending:
+    9.5 MB in 10 s is more than many lines carry.
+    """
+
+    def __init__(self, body: bytes, meter: _Meter) -> None:
+        super().__init__(body)
+        self._meter = meter
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        self._meter.bytes += len(piece)
+        return piece
+
+
+def _without_request(error: Exception) -> Exception:
+    """The same error, without the headers that requests hangs on it: the key is among them."""
+    if isinstance(error, requests.RequestException):
+        error.request = None
+        error.response = None
+    return error

@@ -1,1 +1,0 @@
-"""The rooms that own weights. Each is imported only when a worker is started with it."""

@@ -1,0 +1,188 @@
+"""The worker over HTTP: `/ping` and `/v1/…`, frames as octet streams. docs/protocol.md lists the routes."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from pydantic import SecretStr
+
+from ...errors import FrameError
+from ...io.buffers import Buffer, allocate
+from ...io.frame import PRELUDE, EncodedFrame, FrameLimits, frame_size
+from ...protocol.envelope import open_frame, seal
+from ...protocol.messages import Fault, FaultCode
+from ..fault_replies import fault_of
+from ..handler import Handler
+from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
+from .caller import HttpCaller, takes_waiting
+from .reply import Reply
+from .request import Body, Request
+from .wrong_tokens import WrongTokens
+
+_FRAME_PATHS = frozenset({"/v1/hello", "/v1/forward", "/v1/cancel", "/v1/sample"})
+
+_STATUS: dict[FaultCode, int] = {
+    FaultCode.BAD_FRAME: 400,
+    FaultCode.BAD_MESSAGE: 400,
+    FaultCode.UNSUPPORTED_PROTOCOL: 400,
+    FaultCode.WRONG_DIGEST: 400,
+    FaultCode.UNAUTHORIZED: 401,
+    FaultCode.UNKNOWN_MODEL: 404,
+    FaultCode.MODEL_CHANGED: 409,
+    FaultCode.MISSING_TENSORS: 409,
+    FaultCode.UNKNOWN_RUN: 404,
+    FaultCode.UNKNOWN_PATCHES: 409,
+    FaultCode.BAD_PATCHES: 400,
+    FaultCode.UNKNOWN_HISTORY: 409,
+    FaultCode.WRONG_PREDICTION: 409,
+    FaultCode.TOO_LARGE: 413,
+    FaultCode.CANCELLED: 499,
+    FaultCode.BUSY: 503,
+    FaultCode.STOPPING: 503,
+    FaultCode.OUT_OF_MEMORY: 507,
+}
+
+
+@dataclass
+class WorkerState:
+    """What the routes serve.
+
+    Attributes:
+        token: what callers must send, or None.
+        handler: None while the backend is being made.
+        hosts: names that a worker without a token is reached by, besides this machine's own.
+        is_behind_edge: whether an edge that asks for keys stands in front, under a name of its own.
+    """
+
+    limits: FrameLimits
+    token: SecretStr | None = None
+    handler: Handler | None = None
+    hosts: tuple[str, ...] = ()
+    is_behind_edge: bool = False
+
+
+class Routes:
+    """The worker's routes: a request in, a reply out, on the connection's own thread."""
+
+    def __init__(self, state: WorkerState, *, has_tls: bool = False) -> None:
+        """`has_tls`: whether clients are shown a certificate of the name that they ask for."""
+        self._state = state
+        any_host = state.token is not None or state.is_behind_edge or has_tls
+        self._guard = BrowserGuard(any_host=any_host, hosts=state.hosts)
+        self._wrong = WrongTokens()
+
+    def __call__(self, request: Request) -> Reply:
+        """The reply to any request."""
+        if request.path == "/ping":
+            return self._ping() if request.method in {"GET", "HEAD"} else _not_allowed("GET, HEAD")
+        if request.path in _FRAME_PATHS:
+            return self._frame(request) if request.method == "POST" else _not_allowed("POST")
+        return Reply(HTTPStatus.NOT_FOUND, (b"There is nothing here. A worker answers /ping and /v1/.\n",))
+
+    def _ping(self) -> Reply:
+        """200 when ready, 204 while warming: RunPod's contract. Needs no token, says nothing else."""
+        if self._state.handler is None:
+            return Reply(HTTPStatus.NO_CONTENT)
+        return Reply(HTTPStatus.OK, (b'{"status": "ready"}',), "application/json")
+
+    def _frame(self, request: Request) -> Reply:
+        """One frame in, one frame out."""
+        refusal = self._guard.refusal(request.headers)
+        if refusal is not None:
+            return _refused(refusal)
+        if not self._authorized(request):
+            return self._unauthorized(request)
+        request.connection.trust()
+        handler = self._state.handler
+        if handler is None:
+            text = "The worker is still starting."
+            return _answer_fault(Fault(code=FaultCode.BUSY, message=text, retryable=True))
+        try:
+            body = _read(request.body, self._state.limits)
+        except FrameError as error:
+            return _answer_fault(fault_of(error))
+        caller = HttpCaller(request.connection)
+        if request.path == "/v1/sample":
+            return _streamed(handler.stream(body, caller, tells_waiting=takes_waiting(request.headers)))
+        frame = handler.handle(body, caller)
+        return _answer(frame, _status_of(frame))
+
+    def _unauthorized(self, request: Request) -> Reply:
+        after_s = self._wrong.note(request.connection.peer, is_missing="authorization" not in request.headers)
+        text = "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's."
+        return _answer_fault(Fault(code=FaultCode.UNAUTHORIZED, message=text))._replace(after_s=after_s)
+
+    def _authorized(self, request: Request) -> bool:
+        if self._state.token is None:
+            return True
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        wanted = self._state.token.get_secret_value().encode()
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted)
+
+
+def _read(body: Body, limits: FrameLimits) -> memoryview:
+    """The frame, into one buffer that is allocated only once the frame's own lengths were found good."""
+    prelude = bytearray(PRELUDE.size)
+    have = body.read_into(memoryview(prelude))
+    if have < PRELUDE.size:
+        raise FrameError("truncated", f"{have} bytes are no frame")
+    size = frame_size(prelude, limits)
+    if body.length is not None and body.length != size:
+        name = "truncated" if body.length < size else "trailing_bytes"
+        raise FrameError(name, f"the request has {body.length} bytes, the frame claims {size}")
+    frame = allocate(size)
+    frame[: PRELUDE.size] = prelude
+    have += body.read_into(frame[PRELUDE.size :])
+    if have < size:
+        raise FrameError("truncated", f"{have} bytes of the {size} it claims")
+    if body.length is None and body.read_into(memoryview(bytearray(1))):
+        raise FrameError("trailing_bytes", f"more than the {size} bytes the frame claims")
+    return frame
+
+
+def _not_allowed(methods: str) -> Reply:
+    return Reply(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": methods})
+
+
+def _refused(refusal: Refusal) -> Reply:
+    """The refusal: a frame where a client of ours can be told what to do, as of the name that it asked for."""
+    if refusal.status is HTTPStatus.MISDIRECTED_REQUEST:
+        fault = Fault(code=FaultCode.UNAUTHORIZED, message=refusal.text)
+        return _answer(seal(fault), refusal.status)
+    return Reply(refusal.status, (f"{refusal.text}\n".encode(),))
+
+
+def _answer_fault(fault: Fault) -> Reply:
+    return _answer(seal(fault), _STATUS.get(fault.code, 500))
+
+
+def _answer(frame: EncodedFrame, status: int) -> Reply:
+    return Reply(status, frame.buffers, MEDIA_TYPE)
+
+
+def _streamed(frames: Generator[EncodedFrame]) -> Reply:
+    """The frames as they come; a refusal, which comes first and alone, as any other reply."""
+    first = next(frames)
+    status = _status_of(first)
+    if status != 200:
+        return _answer(first, status)
+    return Reply(status, media_type=MEDIA_TYPE, stream=_pieces(first, frames))
+
+
+def _pieces(first: EncodedFrame, frames: Generator[EncodedFrame]) -> Generator[Sequence[Buffer]]:
+    with closing(frames):  # when the client is gone, nobody follows the run
+        yield first.buffers
+        for frame in frames:
+            yield frame.buffers
+
+
+def _status_of(frame: EncodedFrame) -> int:
+    # A fault carries no tensors, so it is one small buffer; anything else is a success.
+    if len(frame.buffers) > 1:
+        return 200
+    message = open_frame(frame.buffers[0]).message
+    return _STATUS.get(message.code, 500) if isinstance(message, Fault) else 200

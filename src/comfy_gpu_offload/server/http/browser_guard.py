@@ -1,0 +1,69 @@
+"""Refuses what a web page has a browser send: a page may reach a worker on its reader's own machine.
+
+A page of any site can post to a worker without asking (`no-cors`), and one whose name is made to lead to this
+machine (DNS rebinding) reads the replies as well. Browsers mark both: with `Origin` and `Sec-Fetch-Site`, which no
+page can leave out, with a `Host` of the page's own, and with a content type that needs no leave of the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from ...config.settings import is_loopback
+
+MEDIA_TYPE = "application/octet-stream"
+_SENT_BY_BROWSERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:,\s]{1,253})(?::\d{1,5})?")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The status and the sentence that refuse a request."""
+
+    status: HTTPStatus
+    text: str
+
+
+class BrowserGuard:
+    """Says which requests are refused, by their headers.
+
+    Args:
+        any_host: whether a request may come under any name. Where a token is asked for, or TLS proves the name, a
+            rebound name opens nothing, and proxies have names of their own.
+        hosts: names that are taken besides those of the machine itself.
+    """
+
+    def __init__(self, *, any_host: bool = False, hosts: Iterable[str] = ()) -> None:
+        self._any_host = any_host
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._known: set[str] = set()
+
+    def refusal(self, headers: Mapping[str, str]) -> Refusal | None:
+        """Return why a request with these headers is refused, or None."""
+        for name in _SENT_BY_BROWSERS:
+            if name in headers:
+                return Refusal(HTTPStatus.FORBIDDEN, "A worker takes no requests of web pages.")
+        if not self._any_host and not self._takes(headers.get("host", "")):
+            return Refusal(HTTPStatus.MISDIRECTED_REQUEST, _FOREIGN_HOST)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
+            return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"A frame is sent as {MEDIA_TYPE}.")
+        return None
+
+    def _takes(self, host: str) -> bool:
+        if host in self._known:  # the calls of one run have the same
+            return True
+        match = _HOST.fullmatch(host)
+        name = "" if match is None else match[1].strip("[]").rstrip(".").lower()
+        taken = name in self._hosts or is_loopback(name)
+        if taken and len(self._known) < 64:
+            self._known.add(host)
+        return taken
+
+
+_FOREIGN_HOST = (
+    "This worker asks for no token, so it answers under this machine's own names alone (127.0.0.1, localhost). To "
+    "reach it by another name, start it with a token (COMFY_GPU_OFFLOAD_TOKEN), or with --allow-host NAME."
+)

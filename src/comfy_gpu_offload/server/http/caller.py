@@ -1,0 +1,41 @@
+"""Whoever sent a request over HTTP, as the queue sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from urllib.parse import quote
+
+from ..callers import Waiting
+from .connections import Connection
+
+# The request header of a client that knows of progress which says what a run waits for.
+_HEADER = "takes-waiting"
+# How often it is told how long it has been, where nothing else changed.
+_TELL_EVERY_S = 1.0
+
+
+class HttpCaller:
+    """See `Caller`. Told by interim responses, where those are sent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told: Waiting | None = None
+        self._told_at = 0.0
+
+    def is_gone(self) -> bool:
+        """See `Caller`."""
+        return self._connection.has_hung_up()
+
+    def tell(self, waiting: Waiting) -> bool:
+        """See `Caller`. False in any case: a proxy may keep interim responses to itself, without a word."""
+        now = monotonic()
+        is_news = not waiting.is_like(self._told) or now - self._told_at >= _TELL_EVERY_S
+        if is_news and self._connection.say(f"Waiting: {quote(str(waiting)[:256])}\r\n"):
+            self._told, self._told_at = waiting, now
+        return False
+
+
+def takes_waiting(headers: Mapping[str, str]) -> bool:
+    """Return whether a client knows of progress that says what a run waits for."""
+    return headers.get(_HEADER) == "1"

@@ -1,0 +1,347 @@
+"""Frames over HTTP/1.1: kept-alive connections, one send for headers and body, the reply into one buffer.
+
+Written on the standard library's sockets rather than on requests or urllib3: on the path of every forward call
+those cost more than the rest of the client together (benchmarks/http_clients.py).
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
+
+from pydantic import SecretStr
+
+from ..errors import (
+    ConnectionLostError,
+    ExchangeTimeoutError,
+    FrameError,
+    HttpStatusError,
+    SilentConnectionError,
+    TlsError,
+    TransportError,
+)
+from ..io.buffers import allocate
+from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
+from ..net.sockets import notice_loss, prefer_bbr
+from ..version import __version__
+from .base import Check, Notify, Route, Timeouts
+from .connection import address_of, has_ended
+from .health import Health, health_of
+from .http_response import Response, StreamedResponse, read_response
+from .interruptible_socket import PolledSocket
+from .silence import Silence
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/octet-stream"
+# A connection idle for longer may have been dropped by a proxy without a word; opening one is then cheaper
+# than finding out. nginx and aiohttp keep idle connections for 75 s.
+_IDLE_S = 60.0
+_MAX_TEXT_BYTES = 2048
+_MAX_WAITING = 256
+# A worker tells of a run every 5 s, whatever is allowed for silence elsewhere; one such word may be late.
+_RUN_SILENCE_S = 12.0
+# http is for this machine and for tunnels, where a handshake takes a round trip or two.
+_TLS_LOOK_S = 3.0
+# What passes: too slow or too much at this moment, and whatever fails in between. A worker of ours answers with a
+# frame even where it fails, so a 5xx without one is a proxy's, or one of a replica that died.
+_PASSING = frozenset({408, 425, 429, *range(500, 600)})
+# Passed over by a server before a request line: RFC 9112, 2.2.
+_EMPTY_LINE = b"\r\n"
+
+
+@dataclass
+class _Connection:
+    http: http.client.HTTPConnection
+    sock: socket.socket
+    used_at: float
+    warming: bytes = b""
+
+
+class Front:
+    """What stands between this side and the worker: here nothing, or a proxy that says nothing of itself.
+
+    Attributes:
+        passes_pings: whether `/ping` is answered at once as long as the way to the worker is open.
+    """
+
+    passes_pings = True
+
+    def request_headers(self) -> str:
+        """Header lines to add to the next request."""
+        return ""
+
+    def replied(self, headers: Mapping[str, str]) -> None:
+        """Sees the headers of every reply."""
+
+    def refusal(self, url: str, status: int, text: str) -> TransportError:
+        """What a reply without a frame means; `text` is the beginning of its body."""
+        first_line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+        hint = {
+            401: "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN.",
+            403: "The token does not allow this.",
+            404: "There is no worker under this address.",
+            413: "A proxy in between refuses requests of this size.",
+        }.get(status, "It came from a proxy or another program in between.")
+        return HttpStatusError(
+            f"{url} answered {status} without a frame. {hint} It says: {first_line[:200]!r}",
+            status,
+            retryable=status in _PASSING,
+        )
+
+
+class HttpTransport:
+    """Carries frames to the worker at `url`.
+
+    Raises:
+        ConfigError: `url` is not one, or `ca_file` cannot be read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: SecretStr | None = None,
+        *,
+        ca_file: Path | None = None,
+        max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
+        front: Front | None = None,
+        keep_warm: bool = False,
+        notify: Notify | None = None,
+    ) -> None:
+        """`keep_warm`: keeps connections from slowing down while the worker computes; only where nothing but the
+        network lies in between, since a proxy need not take an empty line before a request. `notify`: told what a
+        call waits for at the worker; by default the log is."""
+        self.carries_cancel = True
+        self._notify: Notify = notify or _log
+        self._address = address_of(url, ca_file)
+        self.url = self.peer = self._address.url
+        self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
+        self._fixed_headers = _fixed_headers(urlsplit(self.url).netloc, token, keep_warm=keep_warm)
+        self._front = front or Front()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Connection] = []
+        self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
+        self._was_answered = False
+        # What the last reply said of signs of life, and whether a connection was silent since.
+        self._gives_signs = self._is_silenced = False
+
+    def exchange(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> memoryview:
+        """See `Transport`. A connection that failed in any way is closed and never used again."""
+        connection = self._take() or self._connect(timeouts.connect_s, check)
+        polled = self._polled(connection, timeouts, check)
+        try:
+            reply = self._converse(polled, route, frame)
+        except BaseException as error:
+            connection.http.close()
+            self._raise_ours(error, timeouts)
+            raise
+        self._was_answered = True
+        self._gives_signs, self._is_silenced = reply.headers.get("keep-warm") == "crlf", False
+        connection.warming = _EMPTY_LINE if self._gives_signs else b""
+        if reply.kept_alive:
+            self._give_back(connection)
+        else:
+            connection.http.close()
+        return self._frame_of(reply)
+
+    def stream(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> Generator[memoryview]:
+        """See `Transport`."""
+        connection = self._take() or self._connect(timeouts.connect_s, check)
+        timeouts = replace(timeouts, silence_s=max(timeouts.silence_s, _RUN_SILENCE_S))
+        polled = self._polled(connection, timeouts, check)
+        response: StreamedResponse | None = None
+        try:
+            self._send(polled, route, frame)
+            response = StreamedResponse(polled, self._limits.frame_bytes)
+            self._front.replied(response.headers)
+            if response.media_type != MEDIA_TYPE:
+                raise self._front.refusal(self.url, response.status, _said(response))
+            while (reply := self._next_frame(response)) is not None:
+                yield reply
+                polled.extend(timeouts.exchange_s)
+        except BaseException as error:
+            response = None
+            self._raise_ours(error, timeouts)
+            raise
+        finally:
+            if response is not None and response.kept_alive:
+                self._give_back(connection)
+            else:
+                connection.http.close()
+
+    def _next_frame(self, response: StreamedResponse) -> memoryview | None:
+        prelude = bytearray(PRELUDE.size)
+        have = response.read_into(memoryview(prelude))
+        if not have:
+            return None
+        try:
+            size = frame_size(prelude[:have], self._limits)
+        except FrameError as error:
+            raise ConnectionLostError(f"{self.url} sent something that is no frame ({error})") from error
+        frame = allocate(size)
+        frame[: PRELUDE.size] = prelude
+        if PRELUDE.size + response.read_into(frame[PRELUDE.size :]) < size:
+            raise ConnectionLostError("the reply ended in the middle of a frame")
+        return frame
+
+    def close(self) -> None:
+        """Closes the connections that are not in use."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.http.close()
+
+    def forked(self) -> None:
+        """See `Transport`. Closing here what is used there sends nothing, and lets that process end it."""
+        inherited = list(self._open)
+        self._begin()
+        for connection in inherited:
+            connection.close()
+
+    def _polled(self, connection: _Connection, timeouts: Timeouts, check: Check | None) -> PolledSocket:
+        deadline = monotonic() + timeouts.exchange_s
+        return PolledSocket(
+            connection.sock,
+            deadline,
+            check,
+            warming=connection.warming,
+            silence=Silence(
+                self.url,
+                timeouts.silence_s,
+                # Over TLS they come only once the request has been read, which a slow link may take long for.
+                expected=self._gives_signs and not self._is_silenced and self._address.tls is None,
+                answers=self._answers if self._front.passes_pings else None,
+                prompt=timeouts.prompt or self._is_silenced,
+            ),
+        )
+
+    def _answers(self) -> bool:
+        return health_of(self._address) is not Health.UNREACHABLE
+
+    def _take(self) -> _Connection | None:
+        with self._lock:
+            while self._idle:
+                connection = self._idle.pop()
+                if monotonic() - connection.used_at < _IDLE_S and not has_ended(connection.sock):
+                    return connection
+                connection.http.close()
+        return None
+
+    def _give_back(self, connection: _Connection) -> None:
+        connection.used_at = monotonic()
+        with self._lock:
+            self._idle.append(connection)
+
+    def _connect(self, timeout_s: float, check: Check | None) -> _Connection:
+        connection = self._address.connect(timeout_s, check)
+        self._open.add(connection)
+        prefer_bbr(connection.sock)
+        notice_loss(connection.sock)
+        return _Connection(connection, connection.sock, monotonic())
+
+    def _raise_ours(self, error: BaseException, timeouts: Timeouts) -> None:
+        """Raises ours for what sockets and TLS raise. Anything else is ours already, or the caller's own."""
+        if isinstance(error, SilentConnectionError):
+            self._is_silenced = self._gives_signs  # though the next one may go through a proxy that is new
+            self.close()  # the idle ones lead the same way
+            raise error
+        if isinstance(error, ExchangeTimeoutError):
+            raise ExchangeTimeoutError(
+                f"{self.url} gave no complete reply in the time allowed, {timeouts.exchange_s:.4g} s. Its log says "
+                f"whether it still computes; {timeouts.setting} allows more."
+            ) from error
+        if isinstance(error, OSError | ConnectionLostError) and not self._was_answered:
+            self._refuse_tls()
+        if isinstance(error, OSError):
+            text = f"The connection to {self.url} broke off ({type(error).__name__})."
+            raise ConnectionLostError(text) from error
+
+    def _refuse_tls(self) -> None:
+        """Look whether plain http was spoken to a TLS server: most hang up on it without a word.
+
+        Raises:
+            TlsError: it was.
+        """
+        self._was_answered = True  # to ask once
+        if self._address.speaks_tls(_TLS_LOOK_S):
+            raise TlsError(f"{self.url} speaks TLS: write https:// in place of http:// in its address.")
+
+    def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
+        self._send(polled, route, frame)
+        return read_response(polled, self._limits.frame_bytes, lambda headers: self._wait_on(headers, polled))
+
+    def _wait_on(self, headers: Mapping[str, str], polled: PolledSocket) -> None:
+        """Pass on what the call waits for. Time in which others' calls run is none that this one takes."""
+        text = unquote(headers.get("waiting", ""))[:_MAX_WAITING]
+        if text and text.isprintable():
+            polled.begin_anew()
+            self._notify(text)
+
+    def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
+        head = (
+            f"POST {self._address.path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._front.request_headers()}"
+            f"Content-Length: {frame.size_bytes}\r\n\r\n"
+        ).encode("ascii")
+        # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            polled.send([head, *frame.buffers])
+
+    def _frame_of(self, reply: Response) -> memoryview:
+        self._front.replied(reply.headers)
+        if reply.media_type != MEDIA_TYPE:
+            raise self._front.refusal(self.url, reply.status, _beginning(reply.body))
+        try:
+            frame_size(reply.body[: PRELUDE.size], self._limits)
+        except FrameError as error:
+            raise HttpStatusError(
+                f"{self.url} answered {reply.status} with something that is no frame ({error}). "
+                "Is this a worker's address?",
+                reply.status,
+                retryable=reply.status >= 500,
+            ) from error
+        return reply.body
+
+
+def _log(text: str) -> None:
+    logger.info("%s", text)
+
+
+def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> str:
+    lines = [
+        f"Host: {host}",
+        f"User-Agent: comfy-gpu-offload/{__version__}",
+        f"Content-Type: {MEDIA_TYPE}",
+        f"Accept: {MEDIA_TYPE}",
+        "Accept-Encoding: identity",
+        "Takes-Waiting: 1",
+    ]
+    if keep_warm:
+        lines.append("Keep-Warm: 102")
+    if token is not None:
+        lines.append(f"Authorization: Bearer {token.get_secret_value()}")
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def _said(response: StreamedResponse) -> str:
+    text = memoryview(bytearray(_MAX_TEXT_BYTES))
+    return _beginning(text[: response.read_into(text)])
+
+
+def _beginning(body: memoryview) -> str:
+    return bytes(body[:_MAX_TEXT_BYTES]).decode("utf-8", "replace")

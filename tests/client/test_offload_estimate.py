@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from comfy_gpu_offload.client.offload_estimate import Planner, RunShape, calls_of, compute_of
+from comfy_gpu_offload.client.timings import CallTimings
+
+
+class Link:
+    """A link of that round trip and rate, in seconds and bytes a second."""
+
+    def __init__(self, round_trip_s: float, rate: float) -> None:
+        self.round_trip_s, self.rate = round_trip_s, rate
+        self.probes = 0
+
+    def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: object = None) -> float:
+        self.probes += 1
+        return self.round_trip_s + (up_bytes + down_bytes) / self.rate
+
+
+SHAPE = RunShape(calls=20, call_up=1_000_000, call_down=1_000_000, job_up=1_000_000, job_down=1_000_000)
+
+
+def test_a_round_trip_a_call_is_what_each_step_costs_more() -> None:
+    plan = Planner(Link(0.1, 1e12)).plan(SHAPE, compute_s=0.5)
+    assert plan.each_step_s == pytest.approx(20 * 0.6, rel=0.01)
+    assert plan.whole_loop_s == pytest.approx(20 * 0.5 + 0.1, rel=0.01)
+    assert plan.whole_loop
+
+
+def test_a_job_larger_than_all_its_calls_is_better_done_in_calls() -> None:
+    shape = RunShape(calls=2, call_up=1000, call_down=1000, job_up=50_000_000, job_down=1000)
+    plan = Planner(Link(0.01, 1e6)).plan(shape, compute_s=0.1)
+    assert not plan.whole_loop
+    assert "each step" in plan.summary()
+
+
+def test_without_a_known_compute_time_the_network_decides_and_it_is_said() -> None:
+    plan = Planner(Link(0.1, 1e9)).plan(SHAPE, compute_s=None)
+    assert plan.whole_loop
+    assert "not known yet" in plan.summary()
+
+
+def test_sizes_alike_are_measured_once() -> None:
+    link = Link(0.01, 1e9)
+    planner = Planner(link)
+    planner.plan(SHAPE, 0.1)
+    probes = link.probes
+    planner.plan(RunShape(50, 990_000, 1_010_000, 990_000, 1_010_000), 0.1)
+    assert link.probes == probes
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("euler", 20), ("heun", 39), ("dpmpp_sde", 39), ("uni_pc", 20)])
+def test_samplers_call_the_model_as_often_as_they_do(sampler: str, calls: int) -> None:
+    assert calls_of(sampler, 20) == calls
+
+
+def test_compute_is_the_last_calls_median() -> None:
+    assert compute_of([]) is None
+    timings = [CallTimings(compute_s=second) for second in (9.0, 0.0, 0.2, 0.3, 0.25)]
+    assert compute_of(timings) == pytest.approx(0.275)
