@@ -34,6 +34,7 @@ SECURE_FROM = {
     "tqdm": "4.66.3",  # CVE-2024-34062: runs its command line's arguments
     "scikit-learn": "1.5.0",  # CVE-2024-5206: keeps words of what it was trained on
     "aiohttp": "3.13.3",  # CVE-2025-69223 and its siblings: unbounded decompression
+    "pyyaml": "5.4",  # CVE-2020-14343: runs code that a document names
     "pytest": "9.0.3",  # CVE-2025-71176: a temporary folder that others can guess
     "setuptools": "78.1.1",  # CVE-2025-47273: writes outside of its folder
 }

@@ -12,7 +12,7 @@ from typing import Any
 from ..version import __version__
 from .exit_status import exit_status
 
-_COMMANDS = {
+COMMANDS = {
     "worker": "hold models and run their forward passes for others",
     "demo": "sample digits through a worker, and show that remote equals local",
     "doctor": "say what is wrong with the configured worker, and what to do",
@@ -36,8 +36,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((word for word in argv if word in _COMMANDS), None)
-    for name, text in _COMMANDS.items():
+    chosen = next((word for word in argv if word in COMMANDS), None)
+    for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         if name == chosen:
             _load(name).add_arguments(command)
