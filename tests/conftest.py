@@ -14,7 +14,7 @@ from tests.web.harness import chromium
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["tests.comfyui.harness.fixtures"]
+pytest_plugins = ["tests.comfyui.harness.fixtures", "tests.support.comfy_stand_in.fixtures"]
 _IN_COMFYUI = ("tests/comfyui/", "tests/web/")
 # The first parameter of a test that runs in a ComfyUI.
 _VERSION = re.compile(r"\[(\d+(?:\.\d+)+)[-\]]")

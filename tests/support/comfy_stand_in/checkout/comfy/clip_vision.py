@@ -1,0 +1,5 @@
+"""CLIP vision."""
+
+
+class Output:
+    """What CLIP vision made of a picture."""

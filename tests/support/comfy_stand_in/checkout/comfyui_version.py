@@ -1,0 +1,3 @@
+"""The stand-in's release."""
+
+__version__ = "0.0.0+stand-in"
