@@ -13,20 +13,21 @@ _KINDS = {"identical": "=", "within": "≈", "refused": "R", "failed": "not yet"
 _NOTHING = "-"
 _HEAD = """# What works with which model
 
-Every architecture of ComfyUI's `comfy.supported_models` that can be made small, with random weights and a file
-that ComfyUI recognises, sampled by ComfyUI's own KSampler with the model here, and with the model at a worker: on
-ComfyUI {releases}, each in one process on a CPU, two steps of `euler`, cfg 4. Written by `make matrix`.
+This page compares remote models with local ones. It has every architecture in ComfyUI's `comfy.supported_models`
+of which a small model with random weights can be made that ComfyUI recognises. Each was sampled by ComfyUI's own
+KSampler with the model loaded locally, and with the model at a worker: on ComfyUI {releases}, in one process
+on a CPU, two steps of `euler`, cfg 4. `make matrix` writes this page.
 
-Each cell has what Remote Sampler gives with `each step`, and after a stroke with `whole loop` where that is
-another. KSampler with a remote model gives what `each step` gives.
+Each cell shows the result of Remote Sampler with `each step`; if `whole loop` gives another result, it follows
+after a stroke. KSampler with a remote model gives the result of `each step`.
 
 | | |
 | --- | --- |
-| `=` | bit for bit what ComfyUI gives with the model here |
-| `≈ N` | equal within N standard deviations of the latent |
+| `=` | equals the local model bit for bit |
+| `≈ N` | equals the local model within N standard deviations of the latent |
 | `R` | refused by name, before or at the first call |
-| `not yet` | fails otherwise |
-| `-` | nothing to compare: ComfyUI itself does not do it with this model, or it changes nothing |
+| `not yet` | fails in another way |
+| `-` | nothing to compare: ComfyUI itself cannot do it with this model, or it changes nothing |
 """
 
 
