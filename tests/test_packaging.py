@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from tests.support.process import environment
 
 from comfy_gpu_offload.version import __version__
 
@@ -127,7 +128,7 @@ def test_importing_the_package_needs_no_extra() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": str(ROOT / "src")},
+        env=environment(),
     )
     assert done.stdout.strip() == "[]"
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.support.platforms import needs_posix
 from tests.support.process import worker_process
 
 from comfy_gpu_offload import connect
@@ -50,6 +51,7 @@ def spoil(root: Path) -> None:
     os.mkfifo(root / "pipe.safetensors")
 
 
+@needs_posix
 def test_each_bad_entry_is_passed_over_with_its_reason(tmp_path: Path) -> None:
     spoil(tmp_path)
     write(tmp_path / "good.safetensors")
@@ -74,6 +76,7 @@ def test_each_bad_entry_is_passed_over_with_its_reason(tmp_path: Path) -> None:
     }
 
 
+@needs_posix
 def test_the_longest_name_that_travels_is_found(tmp_path: Path) -> None:
     name = "d" * 200 + "/" + "f" * (MAX_NAME - 201 - len(".safetensors")) + ".safetensors"
     write(tmp_path / name)
@@ -82,6 +85,7 @@ def test_the_longest_name_that_travels_is_found(tmp_path: Path) -> None:
     assert not reasons
 
 
+@needs_posix
 def test_a_folder_that_a_link_leads_to_is_looked_into_by_both_names(tmp_path: Path) -> None:
     write(tmp_path / "models" / "a.safetensors")
     (tmp_path / "favourites").symlink_to("models")
@@ -90,7 +94,10 @@ def test_a_folder_that_a_link_leads_to_is_looked_into_by_both_names(tmp_path: Pa
     assert not reasons
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user to whom files are closed")
+@needs_posix
+@pytest.mark.skipif(
+    getattr(os, "geteuid", int)() != 0, reason="only root can become another user to whom files are closed"
+)
 def test_what_this_user_may_not_read_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "closed.safetensors")
     write(tmp_path / "shut" / "inside.safetensors")
@@ -128,6 +135,7 @@ def spoil_zoo(zoo: Path) -> None:
     copy_digits(Path(os.fsdecode(os.fsencode(zoo) + b"/mod\xe8le")))
 
 
+@needs_posix
 def test_a_worker_with_bad_entries_answers_every_hello_and_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +166,7 @@ def test_a_worker_with_bad_entries_answers_every_hello_and_names_them(
         assert "not offered: gone.safetensors: a link to a file that is not there" in capsys.readouterr().out
 
 
+@needs_posix
 def test_a_welcome_holds_the_first_of_many_bad_entries(tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     zoo.mkdir()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.platforms import needs_posix
 
 NAME = "COMFY_GPU_OFFLOAD_COMPRESSION"
 
@@ -24,6 +25,7 @@ def test_one_line_is_changed_and_every_other_stays(before: str, after: str) -> N
     assert with_setting(before, NAME, "zstd") == after
 
 
+@needs_posix
 def test_a_file_keeps_its_mode_and_a_new_one_is_for_this_user_alone(tmp_path: Path) -> None:
     from env_file import write_setting
 

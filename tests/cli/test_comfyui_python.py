@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def test_a_venv_in_or_beside_the_folder_is_found(tmp_path: Path, place: str) -> 
     root = tmp_path / "ComfyUI"
     root.mkdir()
     assert find_python(root) is None
-    python = (root / place).resolve() / "bin" / "python"
+    inside = Path("Scripts", "python.exe") if sys.platform == "win32" else Path("bin", "python")
+    python = (root / place).resolve() / inside
     python.parent.mkdir(parents=True)
     python.touch()
     found = find_python(root)

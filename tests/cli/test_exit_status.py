@@ -9,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from tests.support.platforms import needs_posix
 from tests.support.process import environment
 
 from comfy_gpu_offload.cli.exit_status import exit_status
@@ -91,6 +92,7 @@ def test_a_comfyui_interpreter_without_the_requirements_is_told_of(bare_python: 
     assert f"{bare_python} -m pip install" in done.stderr
 
 
+@needs_posix
 @pytest.mark.parametrize(
     ("content", "says"),
     [(None, "No such file"), ("not a program", "Exec format error"), ("#!/bin/sh\nexit 3\n", "CalledProcessError")],

@@ -11,6 +11,7 @@ from time import monotonic, sleep
 import pytest
 import torch
 from tests.support.frames import malformed_frames
+from tests.support.platforms import needs_posix
 from tests.support.process import environment, worker_process
 
 from comfy_gpu_offload import connect
@@ -58,6 +59,7 @@ def test_a_worker_killed_and_started_again_between_two_steps_changes_nothing(tmp
     assert exchanges[3:] == [1, 1]
 
 
+@needs_posix
 def test_sigterm_finishes_the_running_call_and_exits_0(tmp_path: Path) -> None:
     with worker_process(*DIFFUSERS, cwd=tmp_path) as worker, connect(worker.url) as session:
         remote = session.model("digits")
@@ -184,7 +186,7 @@ def test_a_token_that_can_be_guessed_is_refused_with_how_to_make_one(tmp_path: P
         (("--backend", "diffusers", "--port", "99999"), "0 to 65535"),
         (("--backend", "diffusers", "--tls-cert", __file__), "belong together"),
         (("--backend", "diffusers", "--tls-cert", "a.pem"), "--tls-cert: a.pem cannot be read: No such file"),
-        (("--backend", "diffusers", "--extra-model-paths-config", "/"), "/ cannot be read: Is a directory"),
+        (("--backend", "diffusers", "--extra-model-paths-config", "/"), "cannot be read"),
         (("--backend", "comfyui", "--models", __file__), "this is no folder"),
     ],
 )

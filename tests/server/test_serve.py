@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.support.backend import FunctionBackend
 from tests.support.frames import forward_frame
+from tests.support.platforms import needs_posix
 from tests.support.process import environment
 from tests.support.worker import ThreadWorker
 
@@ -40,6 +41,7 @@ serve_process(WorkerState(FrameLimits()), load_for_ever, ServeOptions("127.0.0.1
 """
 
 
+@needs_posix
 def test_a_worker_that_is_stopped_while_it_loads_does_not_wait_for_that(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _STOPPED_WHILE_LOADING]
     assert subprocess.run(command, env=environment(), cwd=tmp_path, timeout=60, check=False).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from time import monotonic, sleep
 
 import pytest
 import torch
+from tests.support.platforms import needs_posix
 from tests.support.process import environment
 
 from comfy_gpu_offload import connect
 from comfy_gpu_offload.errors import OffloadError, WorkerFaultError
 
+pytestmark = needs_posix
 TESTS = Path(__file__).parents[2]
 # Its model `wait` ends at a block; `deaf` never looks whether it is to end.
 WORKER = """
@@ -61,7 +64,7 @@ class BusyWorker:
             stdout=subprocess.PIPE,
             stderr=(folder / "log").open("wb"),
             text=True,
-            env=environment(PYTHONPATH=f"{TESTS / 'src'}:{TESTS}"),
+            env=environment(PYTHONPATH=f"{TESTS / 'src'}{os.pathsep}{TESTS}"),
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

@@ -266,7 +266,7 @@ def test_a_worker_does_not_outlive_the_process_that_started_it(apart: RunPodGate
         stdout=subprocess.PIPE,
         text=True,
         cwd=root,
-        env=environment(PYTHONPATH=f"{root}:{root / 'src'}"),
+        env=environment(PYTHONPATH=f"{root}{os.pathsep}{root / 'src'}"),
     )
     with python:
         assert python.stdout is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -56,7 +57,7 @@ def test_no_thread_of_a_call_is_left_when_its_reply_is_there() -> None:
 def test_a_process_ends_well_though_a_call_was_interrupted_in_the_middle_of_the_model() -> None:
     root = Path(__file__).resolve().parents[2]
     env = environment()
-    env["PYTHONPATH"] += f":{root}"
+    env["PYTHONPATH"] += f"{os.pathsep}{root}"
     done = subprocess.run([sys.executable, "-c", _INTERRUPTED_IN_TORCH], env=env, timeout=120, check=False)
     assert done.returncode == 0
 

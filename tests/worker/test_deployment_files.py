@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -117,7 +118,7 @@ def test_the_entry_starts_the_worker_that_is_copied(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, *words[1:]],
         cwd=tmp_path,
-        env=environment(**{**image, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}),
+        env=environment(**{**image, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}),
         capture_output=True,
         text=True,
         timeout=60,

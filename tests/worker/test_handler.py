@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_importing_it_starts_nothing_and_needs_no_sdk(tmp_path: Path) -> None:
     code = "import sys, handler; print(callable(handler.main), 'runpod' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=settings(PYTHONPATH=f"{ROOT / 'src'}:{HANDLER.parent}"),
+        env=settings(PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{HANDLER.parent}"),
         cwd=tmp_path,
         capture_output=True,
         text=True,

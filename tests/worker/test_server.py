@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from time import monotonic, sleep
 import pytest
 import requests
 import torch
+from tests.support.platforms import needs_posix
 from tests.worker.processes import ROOT, ServerProcess, free_port, server_process, settings
 
 from comfy_gpu_offload import connect
@@ -46,6 +48,7 @@ def states_until_ready(server: ServerProcess, *ports: int) -> list[list[int]]:
     return seen
 
 
+@needs_posix
 def test_ping_says_204_until_the_model_is_loaded_and_then_200_on_both_ports(tmp_path: Path) -> None:
     port, health = free_port(), free_port()
     given = {"PORT": str(port), "PORT_HEALTH": str(health), "COMFY_GPU_OFFLOAD_PRELOAD": "digits"}
@@ -71,6 +74,7 @@ def test_a_load_balancing_endpoint_takes_calls_with_runpods_key_as_the_bearer(tm
     assert first.load_s < first.compute_s, "the model was loaded by the first call, not before it"
 
 
+@needs_posix
 def test_a_token_on_a_load_balancing_endpoint_is_said_to_be_in_vain(tmp_path: Path) -> None:
     with server_process(tmp_path, **ENDPOINT, PORT="0", COMFY_GPU_OFFLOAD_TOKEN=TOKEN) as server:
         url = server.ready().replace("0.0.0.0", "127.0.0.1")
@@ -82,6 +86,7 @@ def test_a_token_on_a_load_balancing_endpoint_is_said_to_be_in_vain(tmp_path: Pa
     assert TOKEN not in log
 
 
+@needs_posix
 def test_a_pod_asks_for_its_token(tmp_path: Path) -> None:
     with server_process(tmp_path, **POD, PORT="0", COMFY_GPU_OFFLOAD_TOKEN=TOKEN) as server:
         url = server.ready().replace("0.0.0.0", "127.0.0.1")
@@ -141,7 +146,7 @@ def test_a_port_that_is_taken_says_so(tmp_path: Path, name: str) -> None:
 
 
 def test_the_images_entry_serves_http_when_told_to(tmp_path: Path) -> None:
-    given = {"COMFY_GPU_OFFLOAD_SERVE": "http", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    given = {"COMFY_GPU_OFFLOAD_SERVE": "http", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-m", "worker"],
         env=settings(**POD, **given),
