@@ -22,6 +22,7 @@ from .control_payload import refusing_readers
 from .patches.patch_uploads import data_of, tell_of_added, tell_of_data, travelling
 from .patches.skipped_patches import Origins, tell_of_nothing
 from .patches.weight_hooks import RunHooks, refuse_unknown
+from .remote_state import ModelRecord, keep_record, record_of, state_of
 from .remote_weight import MergedWeight, RemoteWeight, as_it_is, stand_in_for_weights
 from .running_node import patches_of
 from .skeleton import WorkerModel, build_skeleton, meta_state_dict
@@ -97,9 +98,10 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         A schedule computed there differs in the last bit from one computed on the CPU, so it is to be computed
         where a local model's would be: on the CPU before the first run, and there after it.
         """
-        if self.model.__dict__.get("loaded_as") == self.patches_uuid:
+        record = record_of(self.model)
+        if record.moved_with == self.patches_uuid:
             return
-        self.model.__dict__["loaded_as"] = self.patches_uuid
+        record.moved_with = self.patches_uuid
         for name, child in self.model.named_children():
             if name != "diffusion_model" and not _lacks_data(child):
                 child.to(self.load_device)
@@ -169,9 +171,8 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         tell_of_data(self._patch_weights(), self)
         swallowed_refusals.tell(self.remote)
         self._run_hooks = RunHooks(self)
-        self._tell_hooks(self._run_hooks.without)
+        state_of(self.model.diffusion_model).begin_run(self._run_hooks.without)
         warn_of_foreign(self.model)
-        self.model.diffusion_model.__dict__["told_of_control"] = False
         return super().pre_run(*args, **kwargs)
 
     def cleanup(self) -> None:
@@ -218,21 +219,20 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
         self.current_hooks = None
 
     def _tell_hooks(self, hooks: HookPatches | None) -> None:
-        self.model.diffusion_model.__dict__["hooks"] = hooks
+        state_of(self.model.diffusion_model).set_hooks(hooks)
 
     def _patch_weights(self) -> PatchData:
         """Have the calls that follow name the patches, and the skeleton show what is larger with them."""
         data = data_of(self.patches, self)
         network = self.model.diffusion_model
-        network.__dict__["weight_patches"] = travelling(data) if self.patches else None
+        state_of(network).weight_patches = travelling(data) if self.patches else None
         network.grow(data.grown)
         return data
 
     @property
     def worker_release(self) -> str | None:
         """The worker's ComfyUI, when the model was loaded; None where it is not known."""
-        release: str | None = self.model.worker_release
-        return release
+        return record_of(self.model).worker_release
 
     @property
     def _name(self) -> str:
@@ -241,8 +241,7 @@ class RemoteModelPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc
     @property
     def remote(self) -> RemoteModel:
         """The worker's model behind this one."""
-        remote: RemoteModel = self.model.__dict__["remote"]
-        return remote
+        return record_of(self.model).remote
 
 
 def _lacks_data(module: torch.nn.Module) -> bool:
@@ -272,7 +271,5 @@ def remote_patcher(remote: RemoteModel, release: str | None = None) -> RemoteMod
     model.extra_conds_shapes = refusing_readers(model.extra_conds_shapes, remote.description.ref.name)
     device = comfy.model_management.get_torch_device()
     model.device = device
-    model.worker_release = release
-    model.__dict__["remote"] = remote
-    model.__dict__["_as_loaded"] = ModelState(model)
+    keep_record(model, ModelRecord(remote, ModelState(model), release))
     return RemoteModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What stands where a ComfyUI model's network stood."""
+"""The stand-in for a ComfyUI model's network: it answers as the network does, and calls the worker."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from ...client.remote_model import RemoteModel
-from ...client.weight_patches import WeightPatches
 from ...errors import ModelChangedError, Obstacle, RemoteWeightsError, UnsupportedPatchError
 from ..wire.network_methods import METHOD, METHODS
 from . import loader_epoch, refusals
 from .changes import code_origin, loaded_code, tainted_models
 from .changes.network_parts import Change, NetworkParts
 from .control_payload import travelling_control, warn_of_residuals
-from .recomputable_inputs import without_remade
+from .recomputable_inputs import without_recomputable
+from .remote_state import RemoteState, has_state, keep_state, state_of
 from .remote_weight import RemoteWeight
 from .torch_transforms import refuse_transforms
 from .travel_policy import travelling_options
@@ -34,22 +34,15 @@ _PREFIX = "diffusion_model."
 class RemoteDiffusionModel(nn.Module):
     """A network whose forward pass is remote. May be called by many threads.
 
-    To nodes it is the network: its parts are the skeleton's, and so is its `__class__`. What they change of it, or
-    of the skeleton's parts, would be nowhere when the worker computes: it is refused. A write that was refused
-    spoils this object for good, because a node may take what it wrote before for proof that all is done.
-
-    Attributes:
-        weight_patches: are on the weights in every call until the next patcher is loaded, as with a network that is
-            here; None for none.
-        hooks: what hooks have put on them besides; None in a run without.
-        shapes: of the model's weights by key, as they are in its file.
-        told_of_control: whether this run has been warned of what ControlNets take that run here.
+    To nodes it is the network: its parts are the skeleton's, and so is its `__class__`. A node's change to it, or
+    to one of the skeleton's parts, would have no effect at the worker, so it is refused. A refused write makes this
+    object unusable for good, because a node may take what it wrote before the refusal for proof that all is done.
 
     Args:
         remote: where calls go.
         network: the skeleton's network, which answers for every attribute.
-        dtype: what the worker keeps the weights in.
-        state_dict: what stands for the weights of the worker's keys.
+        dtype: of the worker's weights.
+        state_dict: stand-ins for the weights, by the worker's keys.
     """
 
     def __init__(
@@ -61,32 +54,36 @@ class RemoteDiffusionModel(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        # Set past nn.Module: as a child it would be saved like weights.
-        self.__dict__["remote"] = remote
-        self.__dict__["weight_patches"] = None
-        self.__dict__["hooks"] = None
-        self.__dict__["told_of_control"] = False
-        self.__dict__["skeleton"] = network
-        self.__dict__["_meta"] = state_dict
-        self.__dict__["_grown"] = {}
-        self.__dict__["shapes"] = {_PREFIX + key: tuple(weight.shape) for key, weight in state_dict.items()}
-        self.__dict__["_runs_wrappers"] = runs_wrappers(type(network))
-        self.__dict__["_parts"] = NetworkParts(network)
-        self.__dict__["_code"] = loaded_code.of_network(network, RemoteDiffusionModel, RemoteModel)
-        # The skeleton's own: whoever walks over the parts finds them, and what is put into them is seen.
+        state = RemoteState(
+            remote=remote,
+            skeleton=network,
+            file_weights=state_dict,
+            file_shapes={_PREFIX + key: tuple(weight.shape) for key, weight in state_dict.items()},
+            runs_wrappers=runs_wrappers(type(network)),
+            parts=NetworkParts(network),
+            code=loaded_code.of_network(network, RemoteDiffusionModel, RemoteModel),
+        )
+        # The skeleton's own dicts: whoever walks over the parts finds them, and additions to them are noticed.
         for store in ("_modules", "_parameters", "_buffers"):
             self.__dict__[store] = vars(network)[store]
+        keep_state(self, state)
 
     def forward(self, x: Any, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the real network: `x` is a latent [B, C, …] or a list of them, in the compute dtype.
+        """Return the network's output for a latent, in the latent's dtype.
 
-        The wrappers that the real network would run inside its own forward run here, so that a step which one
-        of them skips (EasyCache) never reaches the worker. Where the real one runs none, none run.
+        The wrappers that the network would run inside its own forward pass run here, so that a step which one of
+        them skips (EasyCache) never reaches the worker. If the network itself runs none, none run.
+
+        Args:
+            x: the latent, [B, C, …], or a list of them, in the compute dtype.
+            timesteps: [B].
+            args: what else the network takes.
+            kwargs: the same, by name: conditioning, `control`, `transformer_options`.
 
         Raises:
             UnsupportedPatchError: the call carries code that cannot travel.
         """
-        if not self.__dict__["_runs_wrappers"]:
+        if not state_of(self).runs_wrappers:
             return self._call(x, timesteps, *args, **kwargs)
         options = kwargs.get("transformer_options", {})
         wrappers = comfy.patcher_extension.get_all_wrappers(
@@ -95,113 +92,104 @@ class RemoteDiffusionModel(nn.Module):
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._call, self, wrappers)
         return executor.execute(x, timesteps, *args, **kwargs)
 
-    def put_in(self) -> Obstacle | None:
-        """Return what a node has changed of the network, or of the code that it runs; None for nothing.
+    def found_change(self) -> Obstacle | None:
+        """Return what a node has changed of the network or of the code that it runs; None for nothing.
 
-        It stays so, and ComfyUI keeps the loader's output: a loader that runs again gets a network without it.
+        The change stays, and ComfyUI keeps the loader's output, so the loader is made to run again: it then builds
+        a network without the change.
         """
-        found = tainted_models.reason(self.__dict__["remote"])
+        state = state_of(self)
+        found = tainted_models.reason(state.remote)
         if found is not None:
             return found
-        parts: NetworkParts = self.__dict__["_parts"]
-        return self._noticed(parts)
-
-    def put_in_between(self) -> Obstacle | None:
-        """As `put_in`, with what takes longer to compare: for the beginning and the end of a run."""
-        found = self.put_in()
-        if found is not None:
-            return found
-        parts: NetworkParts = self.__dict__["_parts"]
-        changed = parts.changed_between()
-        return None if changed is None else self._spoil(refusals.of_network(changed.part, changed.value))
-
-    def _noticed(self, parts: NetworkParts) -> Obstacle | None:
-        changed = parts.changed()
+        changed = state.parts.changed()
         if changed is not None:
             return self._spoil(refusals.of_network(changed.part, changed.value))
-        code: loaded_code.UsedCode = self.__dict__["_code"]
-        replaced = code.replaced()
+        replaced = state.code.replaced()
         if replaced is None:
             return None
         loader_epoch.advance()
         return refusals.of_code(replaced.part, replaced.value)
 
+    def found_change_in_depth(self) -> Obstacle | None:
+        """Return the same as `found_change`, after slower comparisons: for the beginning and the end of a run."""
+        found = self.found_change()
+        if found is not None:
+            return found
+        changed = state_of(self).parts.changed_between()
+        return None if changed is None else self._spoil(refusals.of_network(changed.part, changed.value))
+
     @property
     def foreign(self) -> tuple[Change, ...]:
-        """What packs had replaced of the network's code before any prompt ran."""
-        code: loaded_code.UsedCode = self.__dict__["_code"]
-        return code.foreign
+        """The network's code that node packs had replaced before any prompt ran."""
+        return state_of(self).code.foreign
 
     def _spoil(self, obstacle: Obstacle) -> Obstacle:
-        return tainted_models.spoil(self.__dict__["remote"], obstacle)
+        return tainted_models.spoil(state_of(self).remote, obstacle)
 
     def _refuse(self, part: str, value: Any = None) -> NoReturn:
         obstacle = refusals.of_network(part, value, code_origin.caller())
         raise UnsupportedPatchError((self._spoil(obstacle),))
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
-        # Some nodes put their own into the network for the length of a call only.
-        found = self.put_in()
+        # Some nodes put their own code into the network for the length of a call only.
+        found = self.found_change()
         if found is not None:
             raise UnsupportedPatchError((found,))
         refuse_transforms(args, kwargs)
+        state = state_of(self)
         if "transformer_options" in kwargs:
             kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
-        remote: RemoteModel = self.__dict__["remote"]
         if kwargs.get("control") is not None:
-            kwargs = {**kwargs, "control": self._control(remote, args, kwargs)}
-        patches: WeightPatches | None = self.__dict__["weight_patches"]
+            kwargs = {**kwargs, "control": _control(state, args, kwargs)}
         try:
-            return remote.patched(patches, args, without_remade(kwargs), self.__dict__["hooks"])
+            return state.remote.patched(state.weight_patches, args, without_recomputable(kwargs), state.hooks)
         except ModelChangedError:
             loader_epoch.advance()
             raise
 
-    def _control(self, remote: RemoteModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        data, size_bytes = travelling_control(kwargs["control"], remote.dtype, args, kwargs)
-        if size_bytes and not self.__dict__["told_of_control"]:
-            self.__dict__["told_of_control"] = True
-            warn_of_residuals(size_bytes)
-        return data
-
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The worker's keys with their shapes and dtypes, on the meta device: what LoRA key maps are made of."""
+        """Return stand-ins for the weights by the worker's keys, which LoRA key maps are made of.
+
+        They have shapes and dtypes, and no data: they are on the meta device.
+        """
         destination = kwargs.get("destination", args[0] if args else None)
         prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
         into: Any = OrderedDict() if destination is None else destination
-        weights = {**self.__dict__["_meta"], **self.__dict__["_grown"]}
+        state = state_of(self)
+        weights = {**state.file_weights, **state.grown}
         into.update({prefix + key: tensor for key, tensor in weights.items()})
         return into
 
     def in_file(self, key: str) -> torch.Tensor:
-        """Return what stands for the model's weight of that key, of the shape that it has in its file."""
-        found: torch.Tensor = self.__dict__["_meta"][key.removeprefix(_PREFIX)]
-        return found
+        """Return the stand-in for the weight of that key, of the shape that it has in the model's file."""
+        return state_of(self).file_weights[key.removeprefix(_PREFIX)]
 
     def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Give weights the shapes that patches make them, and all others their own.
+        """Give the weights in `shapes` the shapes that patches make them, and all others their own.
 
-        ComfyUI reads from a network's first layer what it is to be called with: a model that a LoRA has given more
-        channels is called with more.
+        ComfyUI reads from a network's first layer what to call it with: a model to which a LoRA has added input
+        channels is called with more channels.
 
         Args:
-            shapes: by key, of those that are larger.
+            shapes: of the weights that are larger with patches, by key.
+
+        Raises:
+            UnsupportedPatchError: a node has changed the network before.
         """
-        grown: dict[str, torch.Tensor] = self.__dict__["_grown"]
-        if not grown and not shapes:
+        state = state_of(self)
+        if not state.grown and not shapes:
             return
-        if (found := self.put_in_between()) is not None:
+        if (found := self.found_change_in_depth()) is not None:
             raise UnsupportedPatchError((found,))
-        for key in [*grown, *(key.removeprefix(_PREFIX) for key in shapes)]:
-            shape = shapes.get(_PREFIX + key, self.shapes[_PREFIX + key])
-            _reshape(self.__dict__["skeleton"], key, shape)
-        self.__dict__["_grown"] = {key.removeprefix(_PREFIX): self._as_large(key, shapes[key]) for key in shapes}
-        parts: NetworkParts = self.__dict__["_parts"]
-        parts.accept_weights()
+        for key in [*state.grown, *(key.removeprefix(_PREFIX) for key in shapes)]:
+            _reshape(state.skeleton, key, shapes.get(_PREFIX + key, state.file_shapes[_PREFIX + key]))
+        state.grown = {key.removeprefix(_PREFIX): self._as_large(key, shapes[key]) for key in shapes}
+        state.parts.accept_weights()
 
     def _as_large(self, key: str, shape: tuple[int, ...]) -> RemoteWeight:
         weight = torch.empty(shape, dtype=self.in_file(key).dtype, device="meta")
-        return RemoteWeight.of(self.__dict__["remote"], key, weight)
+        return RemoteWeight.of(state_of(self).remote, key, weight)
 
     def load_state_dict(self, *_: Any, **__: Any) -> Any:
         """Refuse: the weights are at the worker.
@@ -212,10 +200,10 @@ class RemoteDiffusionModel(nn.Module):
         self._refuse("weights")
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Stand where nn.Module moves and converts its weights: there is nothing to move.
+        """Do nothing where `nn.Module` would move and convert its weights: there is nothing to move.
 
         Raises:
-            UnsupportedPatchError: another dtype or memory format is asked for.
+            UnsupportedPatchError: `fn` changes the dtype or the memory format.
         """
         probe = torch.empty((1, 2, 2, 2), dtype=self.dtype)
         made = fn(probe)
@@ -226,21 +214,20 @@ class RemoteDiffusionModel(nn.Module):
         return self
 
     def __deepcopy__(self, memo: Any) -> Any:
-        """Refuse a network of one's own to change.
+        """Refuse to copy the network: a node would change the copy.
 
         Raises:
             RemoteWeightsError: always.
         """
-        raise RemoteWeightsError(self.__dict__["remote"].description.ref.name, "to copy the network")
+        raise RemoteWeightsError(state_of(self).remote.description.ref.name, "to copy the network")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set what is no part of the network.
+        """Set an attribute that the network does not have and its code does not read.
 
         Raises:
-            UnsupportedPatchError: the network has something of that name, or asks for it, and is at the worker.
+            UnsupportedPatchError: the network has or reads an attribute of that name, and it is at the worker.
         """
-        parts: NetworkParts | None = self.__dict__.get("_parts")
-        if parts is not None and name != "training" and parts.reads(name):
+        if name != "training" and has_state(self) and state_of(self).parts.reads(name):
             self._refuse(name, value)
         super().__setattr__(name, value)
 
@@ -248,26 +235,33 @@ class RemoteDiffusionModel(nn.Module):
         # unittest.mock takes back what could not be set, and its error would hide the refusal.
         if name in vars(self):
             super().__delattr__(name)
-        elif hasattr(self.__dict__["skeleton"], name):
+        elif hasattr(state_of(self).skeleton, name):
             self._spoil(refusals.of_network(name, by=code_origin.caller()))
 
     def _kind(self) -> type:
-        skeleton = self.__dict__.get("skeleton")
-        return RemoteDiffusionModel if skeleton is None else type(skeleton)
+        return type(state_of(self).skeleton) if has_state(self) else RemoteDiffusionModel
 
-    # For whoever asks for the network's class, or for its name, as `isinstance` does too.
+    # For code that asks for the network's class or its name, `isinstance` among it.
     __class__ = property(_kind)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            found = getattr(self.__dict__["skeleton"], name)
+            found = getattr(state_of(self).skeleton, name)
             return partial(self._call, **{METHOD: name}) if name in METHODS else found
 
 
+def _control(state: RemoteState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the call's `control` as data; a warning is shown, once a run, if it carries ControlNets' outputs."""
+    data, size_bytes = travelling_control(kwargs["control"], state.remote.dtype, args, kwargs)
+    if size_bytes and state.first_control_warning():
+        warn_of_residuals(size_bytes)
+    return data
+
+
 def runs_wrappers(network: type[nn.Module]) -> bool:
-    """Whether a network's own code runs `DIFFUSION_MODEL` wrappers: SD3's, PixArt's and some others do not."""
+    """Return whether a network's own code runs `DIFFUSION_MODEL` wrappers: SD3's, PixArt's and others do not."""
     methods = (value for kind in network.__mro__ for value in vars(kind).values())
     return any(
         "DIFFUSION_MODEL" in method.__code__.co_names for method in methods if isinstance(method, FunctionType)
@@ -275,7 +269,7 @@ def runs_wrappers(network: type[nn.Module]) -> bool:
 
 
 def _reshape(network: nn.Module, key: str, shape: tuple[int, ...]) -> None:
-    """Give a parameter without data another shape; it stays the same object."""
+    """Give a parameter without data another shape, in place: it stays the same object."""
     owner, _, name = key.rpartition(".")
     try:
         weight = getattr(network.get_submodule(owner), name)

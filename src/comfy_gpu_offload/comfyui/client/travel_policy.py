@@ -54,9 +54,9 @@ def refused_patches(patcher: Any) -> Iterator[Obstacle]:
 
 def of_network(network: Any) -> Iterator[Obstacle]:
     """Yield what a node has changed of a remote model's network by itself."""
-    put_in_between = getattr(network, "put_in_between", None)
-    # Else a node has put another network there.
-    found = refusals.of_network("whole", network) if put_in_between is None else put_in_between()
+    found_change = getattr(network, "found_change_in_depth", None)
+    # Without this method it is another network, which a node has put there.
+    found = refusals.of_network("whole", network) if found_change is None else found_change()
     if found is not None:
         yield found
 

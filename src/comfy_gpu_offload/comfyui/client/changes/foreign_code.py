@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from .. import node_lines
+from ..remote_state import record_of
 from . import code_origin
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def warn_of_foreign(model: Any, *, whole_loop: bool = False) -> None:
         model: of which the network is remote.
         whole_loop: whether the sampling loop is at the worker too.
     """
-    found = [*model.diffusion_model.foreign, *(model.__dict__["_as_loaded"].foreign if whole_loop else ())]
+    found = [*model.diffusion_model.foreign, *(record_of(model).as_loaded.foreign if whole_loop else ())]
     by_pack: dict[str, list[str]] = {}
     for change in found:
         pack = (code_origin.name_of(change.value) or "a node pack").partition(":")[0]

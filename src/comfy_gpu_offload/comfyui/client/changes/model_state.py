@@ -24,14 +24,11 @@ _NOTES = frozenset(
         "dynamic_pins",
         "dynamic_vbars",
         "latent_shapes",
-        "loaded_as",
         "lowvram_patch_counter",
         "model_loaded_weight_memory",
         "model_lowvram",
         "model_offload_buffer_memory",
-        "remote",
         "training",
-        "worker_release",
     }
 )
 _PARTS = ("model_sampling", "latent_format")

@@ -18,6 +18,7 @@ from ....io.digests import digest, sample
 from ...wire.patch_shapes import NotDataError
 from ...wire.patch_writer import ModelWeight, PatchData, read, to_data
 from ..refusals import LORA_NODES, LORA_REMEDY
+from ..remote_state import state_of
 from ..remote_weight import RemoteWeight
 from . import skipped_patches
 from .misfit_patches import passed_over
@@ -145,8 +146,7 @@ def _second(patcher: Any, weight: RemoteWeight) -> tuple[str, str, str]:
 
 
 def _shapes(patcher: Any) -> Mapping[str, tuple[int, ...]]:
-    shapes: Mapping[str, tuple[int, ...]] = patcher.model.diffusion_model.shapes
-    return shapes
+    return state_of(patcher.model.diffusion_model).file_shapes
 
 
 def upload_bar() -> OnUpload:

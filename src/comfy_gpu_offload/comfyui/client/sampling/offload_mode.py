@@ -12,6 +12,7 @@ from ....client.offload_estimate import RunShape, calls_of
 from ....client.remote_model import RemoteModel
 from ...installation import release
 from ..changes import code_origin
+from ..remote_state import record_of
 from .sample_job import whole_loop_obstacle
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def _foreign(patcher: Any) -> str | None:
     """Return what packs have replaced of ComfyUI's sampling: in a loop that runs here it does what it does."""
     found = [
         f"{change.part} ({code_origin.name_of(change.value)})"
-        for change in patcher.model.__dict__["_as_loaded"].foreign
+        for change in record_of(patcher.model).as_loaded.foreign
     ]
     return f"a node pack has replaced {', '.join(found)}" if found else None
 

@@ -24,6 +24,7 @@ from ...wire.plain_values import to_plain
 from .. import remote_control_net
 from ..changes import code_origin
 from ..remote_control_net import ControlTable
+from ..remote_state import record_of
 from ..travel_policy import refused_patches, travelling_options
 
 _RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
@@ -175,7 +176,7 @@ def _of_objects(patcher: Any) -> Iterator[str]:
 
 def changes_of_model(patcher: Any) -> Iterator[str]:
     """Yield what a node has done to the model itself: in a loop that runs here it works, as for a local model."""
-    network, state = patcher.model.diffusion_model, patcher.model.__dict__["_as_loaded"]
+    network, state = patcher.model.diffusion_model, record_of(patcher.model).as_loaded
     hooks = [*network._forward_pre_hooks.values(), *network._forward_hooks.values()]
     if hooks:
         yield f"a hook of {_owner(hooks[0])}, which runs around each call of the network"
