@@ -155,7 +155,7 @@ def before_prompts() -> dict[str, Any]:
         mock.patch.object(wan, "rearrange", _of_another_library(wan.rearrange)),
         mock.patch.dict(loaded_code._known, clear=True),
         mock.patch.object(foreign_code.logger, "warning", lambda text, *given: said.append(text % given)),
-        mock.patch.object(foreign_code.status, "show", shown.append),
+        mock.patch.object(foreign_code.node_lines, "show", shown.append),
     ):
         loaded_code.remember()
         pair = Pair.of(WAN)
