@@ -2,8 +2,8 @@
 
     python tests/support/code_metrics.py [SOURCE ...]
 
-SOURCE is a folder that holds `comfy_gpu_offload`, by default this repository's `src`. With two of them, say one of an
-older checkout, their figures stand side by side.
+SOURCE is a folder that holds `comfy_gpu_offload`, by default this repository's `src`. With two of them, say one
+of an older checkout, their figures stand side by side.
 """
 
 from __future__ import annotations
@@ -77,6 +77,14 @@ def _imported(path: str, tree: ast.Module, known: frozenset[str]) -> Iterator[st
             yield room_of(target + ".py") if target + ".py" in known else target
 
 
+def _top(room: str) -> str:
+    return room.partition("/")[0]
+
+
+def _apart(room: str, other: str) -> bool:
+    return _top(room) != _top(other)
+
+
 def figures(source: Path) -> dict[str, float | str]:
     """Return the figures of one source tree, by what they count."""
     found = list(modules(source))
@@ -86,9 +94,7 @@ def figures(source: Path) -> dict[str, float | str]:
     lengths: list[int] = []
     for path, tree, text in found:
         lines[room_of(path)] += text.count("\n")
-        crossing.update(
-            (room_of(path), room) for room in _imported(path, tree, known) if room != room_of(path)
-        )
+        crossing.update((room_of(path), room) for room in _imported(path, tree, known) if room != room_of(path))
         lengths += [
             node.end_lineno - node.lineno + 1
             for node in ast.walk(tree)
@@ -106,7 +112,8 @@ def figures(source: Path) -> dict[str, float | str]:
         "rooms": len(lines),
         "lines of the largest room": f"{most} ({largest})",
         "imports across rooms": sum(crossing.values()),
-        "pairs of rooms": len(crossing),
+        "imports across top-level rooms": sum(n for pair, n in crossing.items() if _apart(*pair)),
+        "pairs of top-level rooms": len({tuple(map(_top, pair)) for pair in crossing if _apart(*pair)}),
         "functions of ours in one steady call": hops(source),
     }
 
