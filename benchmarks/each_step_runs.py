@@ -14,7 +14,7 @@ import torch
 
 import arguments
 import naive_stack
-from comfy_gpu_offload.client.encoding.adaptive_choice import Way
+from comfy_gpu_offload.client.encoding.step_time import EncodingKind
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.io import codecs
@@ -33,7 +33,7 @@ WAYS: dict[str, SessionOptions] = {
     "zstd": SessionOptions(codec=codecs.wanted("zstd"), predict=False),
     "planes": SessionOptions(codec=codecs.wanted("planes"), predict=False),
     "planes, predicted": SessionOptions(codec=codecs.wanted("planes")),
-    "auto": SessionOptions(codec=codecs.AUTO, begin_with=Way.PREDICTED),
+    "auto": SessionOptions(codec=codecs.AUTO, begin_with=EncodingKind.PREDICTED),
     **{
         name: SessionOptions(codec=codecs.wanted(name))
         for name in ("int8-block", "int8-channel", "fp8", "int4-block")

@@ -17,8 +17,8 @@ import torch
 
 import arguments
 from comfy_gpu_offload.client.connect import connect_from
-from comfy_gpu_offload.client.encoding.adaptive_choice import Way
-from comfy_gpu_offload.client.encoding.step_time import LinkSpeed, StepCost, measure_link
+from comfy_gpu_offload.client.encoding.link_speed import LinkSpeed, measure_link
+from comfy_gpu_offload.client.encoding.step_time import EncodingKind, StepCost
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.config.endpoint import Direct, configured
 from comfy_gpu_offload.config.settings import Settings
@@ -117,7 +117,7 @@ def choices_of(settings: Settings) -> list[Choice]:
 def choices_over(port: int) -> list[Choice]:
     """All choices for a worker of this machine's that is reached over a link, and taken for one elsewhere."""
     options = {name: _WAYS[ways[-1]] for name, ways in _OF_CHOICE.items()}
-    options["auto"] = replace(options["auto"], begin_with=Way.PREDICTED)
+    options["auto"] = replace(options["auto"], begin_with=EncodingKind.PREDICTED)
     return [
         Choice(name, ways, True, partial(session_over, port, options[name])) for name, ways in _OF_CHOICE.items()
     ]

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import comfy_gpu_offload
 import plots
-from comfy_gpu_offload.client.offload_estimate import Planner, RunShape, compute_of
+from comfy_gpu_offload.client.offload_estimate import OffloadEstimator, RunShape, compute_of
 from echo_worker import echo_worker
 from emulated_link import Link, described, emulated
 from results import Bound, Results, Table, conclude
@@ -113,7 +113,7 @@ def _measure(link: Link, url: str, options: argparse.Namespace) -> Row:
         fields = {"sampler": "euler", "scheduler": "simple", "seed": 0, "steps": options.steps, "cfg": 1.0}
         model.sample({**fields, "steps": 1}, job)
         shape = RunShape(options.steps, half.nbytes, half.nbytes, latent.nbytes, latent.nbytes)
-        plan = Planner(session).plan(shape, compute_of(model.timings))
+        estimate = OffloadEstimator(session).estimate(shape, compute_of(model.timings))
         started = perf_counter()
         for step in range(options.steps):
             model(half + step, sigma, context=conditioning)
@@ -129,8 +129,8 @@ def _measure(link: Link, url: str, options: argparse.Namespace) -> Row:
         whole_s=whole_s,
         ideal_s=ideal_s,
         ratio=whole_s / ideal_s,
-        predicted_each_s=plan.each_step_s,
-        predicted_whole_s=plan.whole_loop_s,
+        predicted_each_s=estimate.each_step_s,
+        predicted_whole_s=estimate.whole_loop_s,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.support.backend import FunctionBackend
 
 from comfy_gpu_offload import Session, connect
-from comfy_gpu_offload.client.encoding.adaptive_choice import Way
+from comfy_gpu_offload.client.encoding.step_time import EncodingKind
 from comfy_gpu_offload.client.session import SessionOptions
 from comfy_gpu_offload.errors import UnsupportedCodecError
 from comfy_gpu_offload.io import codecs
@@ -115,7 +115,7 @@ def test_what_both_know_is_used(
 
 
 def test_a_session_that_chooses_by_itself_chooses_among_what_both_know(handler: Handler) -> None:
-    options = SessionOptions(codec=codecs.AUTO, begin_with=Way.PREDICTED)
+    options = SessionOptions(codec=codecs.AUTO, begin_with=EncodingKind.PREDICTED)
     x = torch.zeros(1, 16, 32, 32)
     with Session(Knowing(handler, "raw"), options) as session:
         model = session.model("double")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_gpu_offload.client.offload_estimate import Planner, RunShape, calls_of, compute_of
+from comfy_gpu_offload.client.offload_estimate import OffloadEstimator, RunShape, calls_of, compute_of
 from comfy_gpu_offload.client.timings import CallTimings
 
 
@@ -22,31 +22,31 @@ SHAPE = RunShape(calls=20, call_up=1_000_000, call_down=1_000_000, job_up=1_000_
 
 
 def test_a_round_trip_a_call_is_what_each_step_costs_more() -> None:
-    plan = Planner(Link(0.1, 1e12)).plan(SHAPE, compute_s=0.5)
-    assert plan.each_step_s == pytest.approx(20 * 0.6, rel=0.01)
-    assert plan.whole_loop_s == pytest.approx(20 * 0.5 + 0.1, rel=0.01)
-    assert plan.whole_loop
+    estimate = OffloadEstimator(Link(0.1, 1e12)).estimate(SHAPE, compute_s=0.5)
+    assert estimate.each_step_s == pytest.approx(20 * 0.6, rel=0.01)
+    assert estimate.whole_loop_s == pytest.approx(20 * 0.5 + 0.1, rel=0.01)
+    assert estimate.whole_loop
 
 
 def test_a_job_larger_than_all_its_calls_is_better_done_in_calls() -> None:
     shape = RunShape(calls=2, call_up=1000, call_down=1000, job_up=50_000_000, job_down=1000)
-    plan = Planner(Link(0.01, 1e6)).plan(shape, compute_s=0.1)
-    assert not plan.whole_loop
-    assert "each step" in plan.summary()
+    estimate = OffloadEstimator(Link(0.01, 1e6)).estimate(shape, compute_s=0.1)
+    assert not estimate.whole_loop
+    assert "each step" in estimate.summary()
 
 
 def test_without_a_known_compute_time_the_network_decides_and_it_is_said() -> None:
-    plan = Planner(Link(0.1, 1e9)).plan(SHAPE, compute_s=None)
-    assert plan.whole_loop
-    assert "not known yet" in plan.summary()
+    estimate = OffloadEstimator(Link(0.1, 1e9)).estimate(SHAPE, compute_s=None)
+    assert estimate.whole_loop
+    assert "not known yet" in estimate.summary()
 
 
 def test_sizes_alike_are_measured_once() -> None:
     link = Link(0.01, 1e9)
-    planner = Planner(link)
-    planner.plan(SHAPE, 0.1)
+    estimator = OffloadEstimator(link)
+    estimator.estimate(SHAPE, 0.1)
     probes = link.probes
-    planner.plan(RunShape(50, 990_000, 1_010_000, 990_000, 1_010_000), 0.1)
+    estimator.estimate(RunShape(50, 990_000, 1_010_000, 990_000, 1_010_000), 0.1)
     assert link.probes == probes
 
 

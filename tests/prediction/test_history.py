@@ -157,10 +157,10 @@ def test_what_does_not_pay_is_tried_at_every_eighth_call() -> None:
             call = ends.client.take_input(given)
         else:
             related = match._replace(fit=None if match.fit is None else match.fit._replace(unexplained=0.1))
-            before = ends.client._input_worth.misses
+            before = ends.client._input_payoff.misses
             call, encoded = fit(ends.client, given, related)
             assert encoded is None
-            tried.append(ends.client._input_worth.misses > before)
+            tried.append(ends.client._input_payoff.misses > before)
         ends.client.take_output(call, seen(velocity(x)))
         ends.client.add(call)
     assert [index for index, each in enumerate(tried) if each] == [0, 1, 2, 10, 18]

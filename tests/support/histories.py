@@ -8,13 +8,14 @@ import torch
 
 from comfy_gpu_offload.io.buffers import tensor_bytes
 from comfy_gpu_offload.io.dtypes import NAMES
-from comfy_gpu_offload.prediction.history import Call, Encoded, History
-from comfy_gpu_offload.prediction.latent import Layout, Tensor, layout_of
+from comfy_gpu_offload.prediction.coded_tensor import CodedTensor
+from comfy_gpu_offload.prediction.history import History, HistoryEntry
+from comfy_gpu_offload.prediction.latent import LatentBytes, Layout, layout_of
 
 
-def seen(tensor: torch.Tensor) -> Tensor:
-    """As `client.prediction` and `server.histories` hand tensors to a history."""
-    return Tensor(tensor_bytes(tensor), NAMES[tensor.dtype], tuple(tensor.shape))
+def seen(tensor: torch.Tensor) -> LatentBytes:
+    """Return the tensor as client and server hand it to a history."""
+    return LatentBytes(tensor_bytes(tensor), NAMES[tensor.dtype], tuple(tensor.shape))
 
 
 def layout(tensor: torch.Tensor) -> Layout:
@@ -34,15 +35,15 @@ class Ends:
 
     client: History
     worker: History
-    inputs: list[Encoded | None] = field(default_factory=list)
-    outputs: list[Encoded | None] = field(default_factory=list)
+    inputs: list[CodedTensor | None] = field(default_factory=list)
+    outputs: list[CodedTensor | None] = field(default_factory=list)
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Ends:
         """Empty ones, for inputs like this one."""
         return cls(History(layout(tensor)), History(layout(tensor)))
 
-    def ask(self, tensor: torch.Tensor) -> tuple[Call, Call]:
+    def ask(self, tensor: torch.Tensor) -> tuple[HistoryEntry, HistoryEntry]:
         """The call at both ends; asserts that its input arrives."""
         given = seen(tensor)
         match = self.client.match(given)
@@ -56,7 +57,7 @@ class Ends:
         assert data == given.data
         return here, there
 
-    def answer(self, calls: tuple[Call, Call], tensor: torch.Tensor) -> None:
+    def answer(self, calls: tuple[HistoryEntry, HistoryEntry], tensor: torch.Tensor) -> None:
         """Ends the call; asserts that its output arrives."""
         here, there = calls
         given = seen(tensor)

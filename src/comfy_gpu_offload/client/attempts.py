@@ -9,7 +9,7 @@ from time import monotonic
 from ..errors import OffloadError, TransportError, WorkerBusyError
 from ..protocol.messages import Fault, FaultCode
 from ..transport.base import Check, Notify
-from .encoding.digest_cache import Recurrence
+from .encoding.digest_cache import DigestCache
 from .retry import Retries, RetryPolicy, after_call
 from .weight_patches import PatchUploads, WeightPatches
 from .worker_faults import error_of
@@ -27,7 +27,7 @@ class Attempts:
 
     Args:
         policy: how long to go on after a loss.
-        recurrence, uploads: what the worker is taken to hold: tensors, and patches.
+        digests, uploads: what the worker is taken to hold: tensors, and patches.
         patches: those that this call names.
         notify: told, a line at a time, how long the worker has been away.
     """
@@ -35,7 +35,7 @@ class Attempts:
     def __init__(
         self,
         policy: RetryPolicy,
-        recurrence: Recurrence,
+        digests: DigestCache,
         uploads: PatchUploads,
         patches: Sequence[WeightPatches],
         check: Check | None,
@@ -43,7 +43,7 @@ class Attempts:
         notify: Notify | None = None,
     ) -> None:
         self._policy = policy
-        self._recurrence = recurrence
+        self._digests = digests
         self._uploads = uploads
         self._patches = patches
         self._check = check
@@ -108,7 +108,7 @@ class Attempts:
         """
         if fault.code is FaultCode.MISSING_TENSORS and self._resends < _MAX_RESENDS:
             self._resends += 1
-            self._recurrence.lacking(fault.missing)
+            self._digests.lacking(fault.missing)
             logger.debug("the worker lacks %d tensors; they are sent again", len(fault.missing))
             return
         self._retries.after(error_of(fault))

@@ -11,15 +11,13 @@ from time import perf_counter
 import torch
 
 from ..errors import UnsupportedValueError
-from ..io import codecs
 from ..io.buffers import aligned
 from ..io.strides import moved
 from ..io.tree import PackedTree, Tree, map_tensors
 from ..protocol.envelope import Envelope
 from ..protocol.messages import FaultCode, Forward, Result, SampleJob
 from ..transport.startup_waits import waited_s
-from .encoding.adaptive_choice import Way
-from .encoding.predicted_runs import Tracked
+from .encoding.policy import Encoding
 from .timings import CallTimings
 from .weight_patches import HookPatches, PatchUploads, WeightPatches
 
@@ -31,19 +29,16 @@ class Call:
     Attributes:
         host: its tensors on the CPU.
         device: where the result's tensors are wanted.
-        codec: of its frames, both ways.
-        way: see `Ways`.
+        encoding: how its tensors are encoded, both ways.
         begun: when its caller began to wait for it, by `perf_counter`.
-        raw_up, raw_down: bytes of the tensors whose data the last frame had, and the reply, as they are.
     """
 
     message: Forward | SampleJob
     packed: PackedTree
     host: tuple[torch.Tensor, ...]
     device: torch.device
-    codec: codecs.Codec | codecs.Chooser
+    encoding: Encoding
     patches: WeightPatches | None = None
-    way: Way | None = None
     hooks: HookPatches | None = None
     begun: float = field(default_factory=perf_counter)
     upload_s: float = 0.0
@@ -53,16 +48,12 @@ class Call:
     bytes_up: int = 0
     bytes_down: int = 0
     exchanges: int = 0
-    tracked: Tracked | None = None
-    raw_up: int = 0
-    raw_down: int = 0
 
     @property
-    def sent(self) -> tuple[Forward | SampleJob, torch.Tensor | None]:
-        """The message as it goes out, and what goes in place of the first tensor."""
-        if self.tracked is None or self.tracked.message is None:
-            return self.message, None
-        return self.message.model_copy(update={"prediction": self.tracked.message}), self.tracked.payload
+    def sent(self) -> Forward | SampleJob:
+        """Return the message as it is sent next, with what it says about prediction."""
+        prediction = self.encoding.prediction
+        return self.message if prediction is None else self.message.model_copy(update={"prediction": prediction})
 
     @property
     def named_patches(self) -> tuple[WeightPatches, ...]:
@@ -71,19 +62,11 @@ class Call:
         return tuple(patches for patches in named if patches is not None)
 
     def send_plainly(self, code: FaultCode) -> None:
-        """Next time, the first tensor goes as it is."""
-        if self.tracked is None:
-            return
-        if code is FaultCode.UNKNOWN_HISTORY:
-            self.tracked.begin_anew()
-        else:
-            self.tracked.fail()
-            # What the worker knows under the old name is the reply that could not be read.
+        """Send the first tensor unpredicted in the next attempt, because of the fault `code`."""
+        self.encoding.send_plainly(code)
+        if code is FaultCode.WRONG_PREDICTION:
+            # The worker still has the reply that could not be read, under the old name.
             self.message = self.message.model_copy(update={"request": secrets.token_hex(16)})
-
-    @property
-    def model_key(self) -> str:
-        return f"{self.message.model.name}\n{self.message.model.weight_dtype}"
 
     @contextmanager
     def uploading(self, uploads: PatchUploads) -> Iterator[None]:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from ..config.endpoint import Direct, Serverless, configured
-from ..config.settings import Settings, given_settings, is_loopback
-from ..io import codecs
+from ..config.endpoint import Direct, configured
+from ..config.settings import Settings, given_settings
 from ..io.frame import FrameLimits
 from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
 from .capture import Capture
-from .encoding.adaptive_choice import Way
+from .encoding.compression_setting import codec_of, first_kind
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
-
-logger = logging.getLogger(__name__)
 
 # RunPod's proxy before a pod ends a request after 100 s.
 _POD_EXCHANGE_S = 95.0
@@ -70,8 +65,8 @@ def connect_from(
         load_s=settings.load_timeout_s,
         exchange_limit_s=limit_s,
         retry=RetryPolicy(total_s=settings.retry_s),
-        codec=_codec(settings),
-        begin_with=_begin_with(settings, target),
+        codec=codec_of(settings),
+        begin_with=first_kind(settings, target),
         limits=FrameLimits(frame_bytes=settings.frame_bytes),
         comfyui=comfyui,
         # Elsewhere each could start a worker of its own, and land on another.
@@ -86,22 +81,3 @@ def connect_from(
     except BaseException:
         transport.close()
         raise
-
-
-def _codec(settings: Settings) -> codecs.Codec | codecs.Chooser:
-    if settings.compression == "none":
-        return codecs.RAW
-    codec = codecs.wanted(settings.compression)
-    if not getattr(codec, "lossless", True):  # a chooser chooses among lossless ones
-        logger.warning(
-            "COMFY_GPU_OFFLOAD_COMPRESSION=%s is lossy: pictures will differ from local ones.", settings.compression
-        )
-    return codec
-
-
-def _begin_with(settings: Settings, target: Direct | Serverless) -> Way | None:
-    """Where the session chooses by itself, what seems best: with no network in between, coding costs more than it
-    saves. Before a serverless worker stands what delays calls by other times than a link's."""
-    if settings.compression != "auto" or not isinstance(target, Direct):
-        return None
-    return Way.RAW if is_loopback(urlsplit(target.url).hostname or "") else Way.PREDICTED

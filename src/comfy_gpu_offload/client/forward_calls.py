@@ -12,7 +12,7 @@ from ..protocol.messages import Fault, FaultCode, Result, expect
 from ..transport.base import Check
 from .attempts import Attempts
 from .call import Call
-from .encoding.digest_cache import Recurrence
+from .encoding.digest_cache import DigestCache
 from .exchanges import Exchanges
 from .handshake import Handshake
 from .options import SessionOptions
@@ -28,7 +28,7 @@ class ForwardCalls:
     """Has the forward calls of one session answered. Thread-safe.
 
     Args:
-        recurrence, uploads: what the worker holds: tensors, and patches.
+        digests, uploads: what the worker holds: tensors, and patches.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class ForwardCalls:
         exchanges: Exchanges,
         options: SessionOptions,
         handshake: Handshake,
-        recurrence: Recurrence,
+        digests: DigestCache,
         uploads: PatchUploads,
     ) -> None:
         self._exchanges = exchanges
         self._options = options
         self._handshake = handshake
-        self._recurrence = recurrence
+        self._digests = digests
         self._uploads = uploads
 
     def answer(self, call: Call, check: Check | None) -> tuple[Tree, CallTimings]:
@@ -54,7 +54,7 @@ class ForwardCalls:
         """
         attempts = Attempts(
             self._options.retry,
-            self._recurrence,
+            self._digests,
             self._uploads,
             call.named_patches,
             check,
@@ -71,9 +71,9 @@ class ForwardCalls:
             if not isinstance(answer, Fault):
                 attempts.answered()
                 return answer
-            if answer.code in _PLAIN_AGAIN and call.tracked is not None and call.tracked.message is not None:
+            if answer.code in _PLAIN_AGAIN and call.encoding.prediction is not None:
                 logger.info("A prediction did not hold (%s), and the call is made again.", answer.code.value)
-                self._recurrence.lacking(answer.missing)
+                self._digests.lacking(answer.missing)
                 call.send_plainly(answer.code)
             else:
                 attempts.after_fault(answer)
@@ -81,15 +81,14 @@ class ForwardCalls:
     def _attempt(self, call: Call, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
         """One exchange; the call's timings grow with each."""
         t0 = perf_counter()
-        message, payload = call.sent
-        parts = self._recurrence.parts(call.model_key, call.packed, call.host, payload)
+        message = call.sent
+        parts = call.encoding.parts(call.packed, call.host)
         t1 = perf_counter()
-        frame = seal_parts(message, call.packed.skeleton, parts, call.codec)
+        frame = seal_parts(message, call.packed.skeleton, parts, call.encoding.codec)
         self._handshake.refuse_too_large(frame)
         t2 = perf_counter()
         call.pack_s += t1 - t0
         call.encode_s += t2 - t1
-        call.raw_up = sum(host.nbytes for host, part in zip(call.host, parts, strict=True) if not part.held)
         call.bytes_up += frame.size_bytes
         call.exchanges += 1
         with call.exchanging():
@@ -99,13 +98,11 @@ class ForwardCalls:
             return envelope.message
         call.bytes_down += size
         result = expect(envelope.message, Result)
-        self._recurrence.delivered(result.instance, parts)
-        if call.tracked is not None:
-            try:
-                envelope = call.tracked.finish(result.prediction, envelope)
-            except CodecError as error:
-                return Fault(code=FaultCode.WRONG_PREDICTION, message=str(error)[:4000])
-        call.raw_down = sum(each.tensor.nbytes for each in envelope.tensors if each.tensor is not None)
+        call.encoding.delivered(result.instance, parts)
+        try:
+            envelope = call.encoding.decoded(result, envelope)
+        except CodecError as error:
+            return Fault(code=FaultCode.WRONG_PREDICTION, message=str(error)[:4000])
         value = call.value_of(envelope)
         timings = call.finish(result, perf_counter() - t3)
         if logger.isEnabledFor(logging.DEBUG):

@@ -8,7 +8,7 @@ from ..io import codecs
 from ..io.frame import DEFAULT_LIMITS, FrameLimits
 from ..transport.base import Notify, Timeouts
 from .capture import Capture
-from .encoding.adaptive_choice import Way
+from .encoding.step_time import EncodingKind
 from .retry import RetryPolicy
 
 
@@ -22,9 +22,10 @@ class SessionOptions:
         exchange_limit_s: what stands in between ends longer exchanges, or None.
         comfyui: the client's own ComfyUI version, for the handshake.
         uploads_at_once: parts of an upload that are under way together.
-        predict: whether latents may travel as what a prediction misses; only with a codec that is lossless.
-        begin_with: how tensors travel until the session has measured what is fastest; None to stay with `codec` and
-            `predict`, which do not count otherwise.
+        codec: stores tensors, both ways.
+        predict: whether latents may be predicted; this needs a lossless codec other than `raw`.
+        begin_with: how tensors are encoded until the session has measured what is fastest, in place of `codec` and
+            `predict`; None to stay with those.
         capture: where each forward call is left, if anywhere.
         await_worker: whether a worker that is not there yet is waited for, as in a call; else that is said at once.
         notify: told, a line at a time, what a run waits for when its worker was lost; the log is in any case.
@@ -39,7 +40,7 @@ class SessionOptions:
     comfyui: str | None = None
     uploads_at_once: int = 4
     predict: bool = True
-    begin_with: Way | None = None
+    begin_with: EncodingKind | None = None
     capture: Capture | None = None
     await_worker: bool = False
     notify: Notify | None = None

@@ -15,7 +15,7 @@ from ..errors import RemoteWeightsError
 from ..io.tree import Record, Tree, first_tensor
 from ..protocol.messages import ModelDescription, ModelRef
 from ..transport.base import Check
-from .offload_estimate import Plan, RunShape, compute_of
+from .offload_estimate import OffloadEstimate, RunShape, compute_of
 from .timings import CallTimings
 from .weight_patches import HookPatches, WeightPatches
 
@@ -59,8 +59,8 @@ class Caller(Protocol):
     ) -> tuple[Tree, CallTimings]:
         """See `Session.sample`."""
 
-    def plan(self, shape: RunShape, compute_s: float | None, *, check: Check | None = None) -> Plan:
-        """See `Session.plan`."""
+    def estimate(self, shape: RunShape, compute_s: float | None, *, check: Check | None = None) -> OffloadEstimate:
+        """See `Session.estimate`."""
 
     @property
     def stored_share(self) -> float:
@@ -163,13 +163,13 @@ class RemoteModel(nn.Module):
         """Whether calls of both go to the same worker."""
         return self._caller is other._caller
 
-    def plan(self, shape: RunShape) -> Plan:
-        """How long a sampling run of that shape will take, each way; by this model's own calls so far.
+    def estimate(self, shape: RunShape) -> OffloadEstimate:
+        """Estimate how long a sampling run of that shape will take, by this model's calls so far.
 
         Raises:
             TransportError: the worker cannot be reached.
         """
-        return self._caller.plan(shape, compute_of(self.timings), check=self._check)
+        return self._caller.estimate(shape, compute_of(self.timings), check=self._check)
 
     @property
     def stored_share(self) -> float:

@@ -15,7 +15,7 @@ from ..protocol.messages import Fault, Follow, Progress, Result, expect
 from ..transport.base import Check, Notify
 from .attempts import Attempts
 from .call import Call
-from .encoding.digest_cache import Recurrence
+from .encoding.digest_cache import DigestCache
 from .exchanges import Exchanges
 from .handshake import Handshake
 from .options import SessionOptions
@@ -57,7 +57,7 @@ class SamplingRuns:
     """Has the sampling runs of one session done. Thread-safe.
 
     Args:
-        recurrence, uploads: what the worker holds: tensors, and patches.
+        digests, uploads: what the worker holds: tensors, and patches.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class SamplingRuns:
         exchanges: Exchanges,
         options: SessionOptions,
         handshake: Handshake,
-        recurrence: Recurrence,
+        digests: DigestCache,
         uploads: PatchUploads,
     ) -> None:
         self._exchanges = exchanges
         self._options = options
         self._handshake = handshake
-        self._recurrence = recurrence
+        self._digests = digests
         self._uploads = uploads
 
     def answer(self, call: Call, on_progress: OnProgress, check: Check | None) -> tuple[Tree, CallTimings]:
@@ -83,7 +83,7 @@ class SamplingRuns:
         """
         attempts = Attempts(
             self._options.retry,
-            self._recurrence,
+            self._digests,
             self._uploads,
             call.named_patches,
             check,
@@ -120,8 +120,8 @@ class SamplingRuns:
             frame = seal(Follow(request=call.message.request, after=following.step))
         else:
             call.exchange_s = 0.0  # what earlier ones did is lost
-            parts = self._recurrence.parts(call.model_key, call.packed, call.host)
-            frame = seal_parts(call.message, call.packed.skeleton, parts, call.codec)
+            parts = call.encoding.parts(call.packed, call.host)
+            frame = seal_parts(call.message, call.packed.skeleton, parts, call.encoding.codec)
             self._handshake.refuse_too_large(frame)
         call.encode_s += perf_counter() - t0
         call.bytes_up += frame.size_bytes
@@ -132,7 +132,7 @@ class SamplingRuns:
         if isinstance(envelope.message, Fault):
             return envelope.message
         result = expect(envelope.message, Result)
-        self._recurrence.delivered(result.instance, parts)
+        call.encoding.delivered(result.instance, parts)
         value = call.value_of(envelope)
         return value, call.finish(result, perf_counter() - t2)
 

@@ -17,15 +17,15 @@ from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcom
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
 from .cancel import tell_of_cancel
-from .encoding.digest_cache import Recurrence
+from .encoding.digest_cache import DigestCache
 from .encoding.link import Link
 from .encoding.plain_tensors import plain_tensors
-from .encoding.policy import Ways
+from .encoding.policy import EncodingPolicy
 from .exchanges import Exchanges, new_request
 from .forks import tell_of_forks
 from .forward_calls import ForwardCalls
 from .handshake import Handshake
-from .offload_estimate import Plan, Planner, RunShape
+from .offload_estimate import OffloadEstimate, OffloadEstimator, RunShape
 from .options import SessionOptions
 from .remote_model import OnProgress, RemoteModel
 from .sampling_runs import SamplingRuns
@@ -71,14 +71,14 @@ class Session:
         self.client = self._handshake.client = client
         options, exchanges, handshake = self._options, self._exchanges, self._handshake
         self._link = Link(exchanges, options, client)
-        self._ways = Ways(options, handshake, self._link)
-        self._recurrence = Recurrence(self.welcome.limits.store_bytes)
+        self._digests = DigestCache(self.welcome.limits.store_bytes)
+        self._policy = EncodingPolicy(options, handshake, self._link, self._digests)
         exchange = UploadExchange(exchanges, options, handshake)
-        uploads = PatchUploads(exchange, client, lambda: self._ways.codec, options.uploads_at_once)
-        self._calls = ForwardCalls(exchanges, options, handshake, self._recurrence, uploads)
-        self._runs = SamplingRuns(exchanges, options, handshake, self._recurrence, uploads)
-        self._planner = Planner(self._link)
-        self._planning = threading.Lock()
+        uploads = PatchUploads(exchange, client, lambda: self._policy.codec, options.uploads_at_once)
+        self._calls = ForwardCalls(exchanges, options, handshake, self._digests, uploads)
+        self._runs = SamplingRuns(exchanges, options, handshake, self._digests, uploads)
+        self._estimator = OffloadEstimator(self._link)
+        self._estimating = threading.Lock()
 
     def forked(self) -> None:
         """Become a client of one's own, in a process that was forked from the one that made this session.
@@ -128,24 +128,24 @@ class Session:
         """
         return self._link.probe(up_bytes, down_bytes, check=check)
 
-    def plan(self, shape: RunShape, compute_s: float | None, *, check: Check | None = None) -> Plan:
-        """How long a run of that shape will take, each way; measures the link where it has not been yet.
+    def estimate(self, shape: RunShape, compute_s: float | None, *, check: Check | None = None) -> OffloadEstimate:
+        """Estimate how long a run of that shape will take, offloaded either way; probes the link where needed.
 
         Raises:
             TransportError: the worker cannot be reached.
         """
-        with self._planning:
-            return self._planner.plan(shape, compute_s, check)
+        with self._estimating:
+            return self._estimator.estimate(shape, compute_s, check)
 
     @property
     def stored_share(self) -> float:
-        """What is left of a latent's bytes when this session's codec has stored it, roughly."""
-        return self._ways.stored_share
+        """Return the share of a latent's bytes that is left when this session's codec has stored it, roughly."""
+        return self._policy.stored_share
 
     @property
     def call_shares(self) -> tuple[float, float]:
-        """What is left of a call's latent, up, and of its reply, with a deterministic sampler, roughly."""
-        return self._ways.call_shares
+        """Return the shares of a call's latent and of its reply that are sent in a deterministic run, roughly."""
+        return self._policy.call_shares
 
     def close(self) -> None:
         """Closes the session's connections."""
@@ -182,31 +182,30 @@ class Session:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
-        self._ways.measure_now_and_then(check)
+        self._policy.probe_link_if_due(check)
         started = perf_counter()
         packed, host = self._travelling(pack_call(args, kwargs))
-        way = self._ways.begin(host)
-        codec = self._ways.codec_for(way)
+        autocast = autocast_on(device or _CPU, None if self._knows(AUTOCAST) else _OLDER)
+        encoding = self._policy.begin(ref, host)
         message = Forward(
             request=new_request(),
             client=self.client,
             model=ref,
             fingerprint=fingerprint,
-            reply_codec=codec.name,
+            reply_codec=encoding.codec.name,
             patches=None if patches is None else patches.ref,
             hooks=None if hooks is None else hooks.ref,
             reply_strides=self._knows(STRIDES) or None,
-            autocast=autocast_on(device or _CPU, None if self._knows(AUTOCAST) else _OLDER),
+            autocast=autocast,
         )
-        call = Call(message, packed, host, device or _CPU, codec, patches, way, hooks)
-        call.tracked = self._ways.track(call)
+        call = Call(message, packed, host, device or _CPU, encoding, patches, hooks)
         call.begun, call.pack_s = started, perf_counter() - started
         try:
             value, timings = self._calls.answer(call, check)
         except BaseException as error:
             self._abandon(call, error)
             raise
-        self._ways.called(call, timings)
+        encoding.observe(timings)
         if self._options.capture is not None:
             self._options.capture.call(packed.paths, host, value)
         return value, timings
@@ -237,13 +236,13 @@ class Session:
         """
         started = perf_counter()
         autocast_on(device or _CPU, "a whole loop at the worker computes without, so run each step")
-        codec = self._ways.codec
+        encoding = self._policy.begin_run(ref)
         own = {
             "request": new_request(),
             "client": self.client,
             "model": ref,
             "fingerprint": fingerprint,
-            "reply_codec": codec.name,
+            "reply_codec": encoding.codec.name,
             "patches": None if patches is None else patches.ref,
             "reply_strides": self._knows(STRIDES) or None,
         }
@@ -252,7 +251,7 @@ class Session:
         except MessageError as error:
             raise UnsupportedRunError(f"a worker does not take its {error}") from None
         packed, host = self._travelling(pack(job, "job"))
-        call = Call(message, packed, host, device or _CPU, codec, patches)
+        call = Call(message, packed, host, device or _CPU, encoding, patches)
         call.begun, call.pack_s = started, perf_counter() - started
         try:
             return self._runs.answer(call, on_progress, check)
@@ -264,8 +263,7 @@ class Session:
         # A call that ended by our own word, or by its timeout, may still be running there.
         if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
             tell_of_cancel(self._exchanges, call.message.request)
-        if call.tracked is not None:
-            call.tracked.abandon()
+        call.encoding.abandon()
 
     def _travelling(self, packed: PackedTree) -> tuple[PackedTree, tuple[torch.Tensor, ...]]:
         """Return what travels, and its tensors on the CPU."""

@@ -1,1 +1,1 @@
-"""Prediction of a latent from earlier calls: arithmetic, coded residuals, and the history both ends keep."""
+"""Prediction of latents from earlier calls of a run: arithmetic, coded residuals, histories at both ends."""

@@ -1,7 +1,16 @@
-"""What both ends have seen of a sampling run, and what can be said in fewer bytes for that.
+"""The history of one sampling run, which client and worker both keep, and what it predicts.
 
 A history follows one input of a model's calls (the latent) and one output. The next input is nearly a linear
-combination of what it holds, and so is an output of it and of what the call brought. docs/prediction.md says how.
+combination of the states and outputs before it, because that is how samplers compute it. An output resembles
+earlier outputs and the input that it answers. So either is sent as coefficients and residuals. docs/prediction.md
+has the exact rules.
+
+Both ends must hold the same history bit for bit, or the receiver restores another tensor than the sender had. Three
+things see to that. The order of a basis follows from the history alone (`_input_basis`, `_output_basis`). Only the
+sender fits coefficients, and they travel. A call enters the history when both ends are done with it (`add`), and
+never out of order.
+
+What is worth trying is decided by the sender alone (`sender_choices`); the receiver need not know why.
 """
 
 from __future__ import annotations
@@ -12,73 +21,33 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-import xxhash
 
 from ..errors import CodecError
-from ..io import codecs
-from ..io.buffers import Buffer, allocate, tensor_from
-from ..io.dtypes import DTYPES
-from ..io.strides import are_strides, with_strides
+from ..io.buffers import Buffer, allocate
 from ..protocol.messages import Coded
 from . import arithmetic
 from .arithmetic import Column, Fit, Floats
-from .latent import Layout, Mask, Tensor
+from .coded_tensor import CodedTensor, check_payload_size, check_restored, coded_tensor
+from .latent import LatentBytes, Layout, Mask
+from .sender_choices import ColumnChoice, Payoff
 
 # Multistep samplers look back on up to four outputs, and on states before the last.
 _OUTPUTS = 6
 _STATES = 3
-# After as many calls in a row for which it was hardly smaller, it is tried only now and then: it takes time.
-_MISSES = 3
-# How often fewer columns are tried, and how much less of an input they may tell.
-_COMPARE_EVERY, _AS_WELL = 4, 0.02
-# What is told less well than that may be another run's.
-_LEAST_EXACT = 0.3
-_RETRY_EVERY = 8
-# A payload that is not below this share of what plain coding makes of the tensor is not worth the time.
-_WORTHWHILE = 0.9
-# Of what plain coding made of the one before: what is above could turn out either way.
-_DECIDED = 0.75
-# Of the raw size: what is below needs no comparison with plain coding: of a latent that leaves two thirds.
-_CLEARLY_SMALLER = 0.2
-# Of the energy: an input that a run explains by less than half is another run's. Noise is not explained at all.
+# An input of whose energy less than half is explained belongs to another run. Noise is not explained at all.
 _UNRELATED = 0.5
 
 
-class Encoded(NamedTuple):
-    """What travels in place of a tensor."""
-
-    coded: Coded
-    payload: bytes
-
-    @property
-    def tensor(self) -> torch.Tensor:
-        """The payload as what a frame has in its place: bytes, in one dimension."""
-        return tensor_from(memoryview(bytearray(self.payload)), torch.uint8, (len(self.payload),))
-
-
-def tensor_of(coded: Coded, data: memoryview) -> torch.Tensor:
-    """Return the tensor that `coded` announced, of `data` in row-major order.
-
-    Raises:
-        CodecError: no tensor of its shape travels with its strides.
-    """
-    dtype = DTYPES[coded.dtype]
-    if coded.strides is not None and not are_strides(coded.shape, coded.strides, dtype.itemsize):
-        raise CodecError("strides that are not of the shape announced")
-    return with_strides(tensor_from(data, dtype, coded.shape), coded.strides)
-
-
 @dataclass
-class Call:
+class HistoryEntry:
     """One call on its way into a history.
 
     Attributes:
-        number: how many calls came before it.
-        received: the first part of its input.
-        state: what is known of that in float32.
-        changed: which channels differ from the call before.
-        outputs: the parts of its output, as they become known.
+        number: the number of calls before it.
+        received: the first part of its input, as it was sent.
+        state: that part in float32, as far as it is known: see `arithmetic.state`.
+        changed: the channels that differ from the call before; None if the input was not predicted.
+        outputs: the parts of its output, once they are known.
     """
 
     number: int
@@ -89,7 +58,13 @@ class Call:
 
 
 class Match(NamedTuple):
-    """How well a history foretells an input. `target`: its changed channels; `fit`: None where there are none."""
+    """How well a history predicts an input.
+
+    Attributes:
+        changed: the channels that differ from the last input.
+        target: the elements of those channels.
+        fit: how they are predicted; None if there are none.
+    """
 
     changed: Mask
     target: Column
@@ -97,68 +72,70 @@ class Match(NamedTuple):
 
     @property
     def unexplained(self) -> float:
-        """The share of the input's energy that the history does not explain."""
+        """Return the share of the input's energy that the history does not explain."""
         return 0.0 if self.fit is None else self.fit.unexplained
 
     @property
     def is_related(self) -> bool:
-        """Whether the input belongs to the history's run."""
+        """Return whether the input belongs to the history's run."""
         return self.unexplained < _UNRELATED
 
 
 class History:
-    """The last states and outputs of one run. Calls are added one at a time; what is read is a snapshot."""
+    """The last states and outputs of one run. Not thread-safe: the calls of a run follow one another."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.calls = 0
         self._received: Column | None = None
+        # Newest first.
         self._states: tuple[Column, ...] = ()
         self._outputs: tuple[tuple[Column, ...], ...] = ()
-        self._input_worth, self._output_worth = _Worth(), _Worth()
-        self._few = _Few()
+        self._input_payoff, self._output_payoff = Payoff(), Payoff()
+        self._column_choice = ColumnChoice()
 
     @property
     def size_bytes(self) -> int:
-        """Of the memory that this takes."""
+        """Return the memory that its tensors take."""
         received = () if self._received is None else (self._received,)
         outputs = (part for parts in self._outputs for part in parts)
         return sum(each.words.nbytes for each in (*received, *self._states, *outputs))
 
-    def add(self, call: Call) -> None:
-        """The call is done at both ends. One that is not the next is not added."""
-        if call.number != self.calls:
+    def add(self, entry: HistoryEntry) -> None:
+        """Add a call that is done at both ends. A call that is not the next one is left out."""
+        if entry.number != self.calls:
             return
-        self._received = call.received
-        self._states = (call.state, *self._states)[:_STATES]
-        self._outputs = (call.outputs, *self._outputs)[:_OUTPUTS]
+        self._received = entry.received
+        self._states = (entry.state, *self._states)[:_STATES]
+        self._outputs = (entry.outputs, *self._outputs)[:_OUTPUTS]
         self.calls += 1
 
-    def match(self, tensor: Tensor) -> Match | None:
-        """How well an input of this layout is foretold; None before the first call."""
+    def match(self, latent: LatentBytes) -> Match | None:
+        """Fit an input of this layout to the history; None before the first call."""
         if self._received is None:
             return None
-        part = next(tensor.parts(self.layout.parts))
+        part = next(latent.parts(self.layout.parts))
         changed = self.layout.changed(part, self._received)
         target = self.layout.picked(part, changed)
         if not target.size:
             return Match(changed, target, None)
-        return Match(changed, target, self._few.fit(target, self._input_basis(changed), self._newest(target.size)))
+        fit = self._column_choice.fit(target, self._input_basis(changed), self._newest(target.size))
+        return Match(changed, target, fit)
 
     def _newest(self, size: int) -> list[int]:
-        """Where in an input's basis the last state is and the last output of parts of so many elements."""
+        """Return where an input's basis has the last state and the parts of the last output of so many elements."""
         first = len(self._states)
         return [0, *range(first, first + sum(part.size == size for part in self._outputs[0]))]
 
-    def take_input(self, tensor: Tensor) -> Call:
-        """A call whose input, of this layout, crossed as it is."""
-        part = next(tensor.parts(self.layout.parts))
-        return Call(self.calls, _copied(part), arithmetic.state(part))
+    def take_input(self, latent: LatentBytes) -> HistoryEntry:
+        """Return the entry of a call whose input, of this layout, is sent as it is."""
+        part = next(latent.parts(self.layout.parts))
+        return HistoryEntry(self.calls, _copied(part), arithmetic.state(part))
 
-    def encode_input(self, tensor: Tensor, match: Match) -> tuple[Call, Encoded | None]:
-        """The call and what may travel in place of its input; None where that is hardly smaller."""
-        if not match.is_related or not self._input_worth.is_due():
-            return self.take_input(tensor), None
+    def encode_input(self, latent: LatentBytes, match: Match) -> tuple[HistoryEntry, CodedTensor | None]:
+        """Return the entry of a call, and what to send in place of its input; None where that is hardly smaller."""
+        if not match.is_related or not self._input_payoff.is_due():
+            return self.take_input(latent), None
         payload: Buffer = b""
         predicted = np.empty(0, np.float32)
         coefficients = []
@@ -166,161 +143,105 @@ class History:
             predicted = arithmetic.predict(self._input_basis(match.changed), match.fit.coefficients)
             payload = arithmetic.encode(match.target, predicted)
             coefficients.append(match.fit.coefficients)
-        if not self._input_worth.pays(len(payload), tensor, self.layout.parts):
-            return self.take_input(tensor), None
-        coded = _coded(tensor, coefficients, [payload], self.layout.written(match.changed))
-        received = _copied(next(tensor.parts(self.layout.parts)))
-        call = self._continued(received, match.changed, match.target, predicted)
-        return call, Encoded(coded, bytes(payload))
+        if not self._input_payoff.pays(len(payload), latent, self.layout.parts):
+            return self.take_input(latent), None
+        received = _copied(next(latent.parts(self.layout.parts)))
+        entry = self._predicted_entry(received, match.changed, match.target, predicted)
+        return entry, coded_tensor(latent, coefficients, [payload], self.layout.written(match.changed))
 
-    def decode_input(self, coded: Coded, payload: memoryview) -> tuple[Call, memoryview]:
-        """The call and its input's data.
+    def decode_input(self, coded: Coded, payload: memoryview) -> tuple[HistoryEntry, memoryview]:
+        """Return the entry of a call whose input was sent as `coded`, and the input's data in row-major order.
 
         Raises:
-            CodecError: this history does not make of it what the sender had.
+            CodecError: this history does not restore what the sender had.
         """
         layout, last = self.layout, self._received
         if last is None or (coded.dtype, coded.shape) != (layout.dtype, layout.shape):
             raise CodecError("an input that is not like the one before it")
-        _check_sizes(coded, payload)
+        check_payload_size(coded, payload)
         changed = layout.read(coded.kept)
         predicted, target = np.empty(0, np.float32), Column(last.words[:0], last.dtype)
         if changed.any():
             predicted, target = _decode_part(coded, 0, payload, self._input_basis(changed))
         received = layout.placed(target, last, changed)
         data = _joined([received] * layout.parts)
-        _check(coded, data)
-        return self._continued(received, changed, target, predicted), data
+        check_restored(coded, data)
+        return self._predicted_entry(received, changed, target, predicted), data
 
-    def take_output(self, call: Call, tensor: Tensor) -> None:
-        """The call's output crossed as it is."""
+    def take_output(self, entry: HistoryEntry, latent: LatentBytes) -> None:
+        """Give the entry its output, which is sent as it is."""
         parts = self.layout.parts
-        if tensor.falls_into(parts):
-            call.outputs = tuple(_copied(part) for part in tensor.parts(parts))
+        if latent.falls_into(parts):
+            entry.outputs = tuple(_copied(part) for part in latent.parts(parts))
 
-    def encode_output(self, call: Call, tensor: Tensor) -> Encoded | None:
-        """What may travel in place of the call's output, None where that is hardly smaller; the call gets it."""
-        self.take_output(call, tensor)
-        if not call.outputs or not self._output_worth.is_due():
+    def encode_output(self, entry: HistoryEntry, latent: LatentBytes) -> CodedTensor | None:
+        """Give the entry its output, and return what to send in its place; None where that is hardly smaller."""
+        self.take_output(entry, latent)
+        if not entry.outputs or not self._output_payoff.is_due():
             return None
         coefficients, payloads = [], []
-        for index, target in enumerate(call.outputs):
-            basis = self._output_basis(call, call.outputs[:index], target.size)
+        for index, target in enumerate(entry.outputs):
+            basis = self._output_basis(entry, entry.outputs[:index], target.size)
             if not basis:
                 return None
             fit = arithmetic.fit(target, basis)
             payloads.append(arithmetic.encode(target, arithmetic.predict(basis, fit.coefficients)))
             coefficients.append(fit.coefficients)
-        if not self._output_worth.pays(sum(map(len, payloads)), tensor, 1):
+        if not self._output_payoff.pays(sum(map(len, payloads)), latent, 1):
             return None
-        return Encoded(_coded(tensor, coefficients, payloads, b""), b"".join(payloads))
+        return coded_tensor(latent, coefficients, payloads)
 
-    def decode_output(self, call: Call, coded: Coded, payload: memoryview) -> memoryview:
-        """The output's data; the call gets the output.
+    def decode_output(self, entry: HistoryEntry, coded: Coded, payload: memoryview) -> memoryview:
+        """Give the entry its output, which was sent as `coded`, and return its data in row-major order.
 
         Raises:
-            CodecError: this history does not make of it what the sender had.
+            CodecError: this history does not restore what the sender had.
         """
         parts = self.layout.parts
         if coded.kept or coded.shape[0] % parts or len(coded.sizes) != parts:
             raise CodecError(f"an output of shape {coded.shape!r:.80} that does not fall into {parts} parts")
-        _check_sizes(coded, payload)
+        check_payload_size(coded, payload)
         size = math.prod(coded.shape) // parts
         outputs: list[Column] = []
         for index in range(parts):
-            _, found = _decode_part(coded, index, payload, self._output_basis(call, outputs, size))
+            _, found = _decode_part(coded, index, payload, self._output_basis(entry, outputs, size))
             outputs.append(found)
         data = _joined(outputs)
-        _check(coded, data)
-        call.outputs = tuple(outputs)
+        check_restored(coded, data)
+        entry.outputs = tuple(outputs)
         return data
 
-    def _continued(self, received: Column, changed: Mask, target: Column, predicted: Floats) -> Call:
-        """The call whose input's changed channels were predicted so."""
+    def _predicted_entry(self, received: Column, changed: Mask, target: Column, predicted: Floats) -> HistoryEntry:
+        """Return the entry of a call whose changed channels were predicted as `predicted` and are `target`."""
         state = self.layout.placed(arithmetic.state(target, predicted), self._states[0], changed)
-        return Call(self.calls, received, state, changed)
+        return HistoryEntry(self.calls, received, state, changed)
+
+    # The order of both bases is part of the wire format: coefficients are assigned to columns by position.
 
     def _input_basis(self, changed: Mask) -> list[Column]:
-        """What those channels of the next input are predicted from, in the order that both ends have."""
+        """Return what the changed channels of the next input are predicted from."""
         states = [self.layout.picked(state, changed) for state in self._states]
         return [*states, *self._past_outputs(self.layout.size_of(changed))]
 
-    def _output_basis(self, call: Call, before: Sequence[Column], size: int) -> list[Column]:
-        """What a part of so many elements is predicted from; `before`: those of the same output, in order."""
-        basis = [*before, *self._seen(call, call.state, size)]
+    def _output_basis(self, entry: HistoryEntry, before: Sequence[Column], size: int) -> list[Column]:
+        """Return what a part of `size` elements is predicted from; `before`: earlier parts of the same output."""
+        basis = [*before, *self._of_size(entry, entry.state, size)]
         for state in self._states:
-            basis += self._seen(call, state, size)
+            basis += self._of_size(entry, state, size)
         return [*basis, *self._past_outputs(size)]
 
-    def _seen(self, call: Call, state: Column, size: int) -> list[Column]:
-        """The channels of a state that an output of so many elements corresponds to; none or one."""
-        if call.changed is not None and self.layout.size_of(call.changed) == size:
-            return [self.layout.picked(state, call.changed)]
+    def _of_size(self, entry: HistoryEntry, state: Column, size: int) -> list[Column]:
+        """Return the state, or its changed channels alone, if it has as many elements as an output, `size`."""
+        if entry.changed is not None and self.layout.size_of(entry.changed) == size:
+            return [self.layout.picked(state, entry.changed)]
         return [state] if state.size == size else []
 
     def _past_outputs(self, size: int) -> list[Column]:
         return [part for parts in self._outputs for part in parts if part.size == size]
 
 
-@dataclass
-class _Few:
-    """Whether an input's basis is more than it needs: Euler's steps go from the last state by the last output.
-
-    At every fourth call it is told by all columns and by those few, to compare; else by the few where those did as
-    well and still do, which takes less time.
-    """
-
-    calls: int = 0
-    exact: float | None = None
-
-    def fit(self, target: Column, basis: Sequence[Column], few: Sequence[int]) -> Fit:
-        self.calls += 1
-        is_due = self.calls % _COMPARE_EVERY == 1
-        if self.exact is not None and not is_due:
-            found = arithmetic.fit_few(target, basis, few)
-            if found.exact > self.exact - _AS_WELL:
-                return found
-        whole = arithmetic.fit(target, basis)
-        if self.exact is None and not is_due:
-            return whole
-        part = arithmetic.fit_few(target, basis, few)
-        does_as_well = part.exact > max(whole.exact - _AS_WELL, _LEAST_EXACT)
-        self.exact = part.exact if does_as_well else None
-        return part if does_as_well else whole
-
-
-@dataclass
-class _Worth:
-    """Whether trying is worth the time, by how it went."""
-
-    misses: int = 0
-    skipped: int = 0
-    plain: int = 0
-    plain_calls: int = 0
-
-    def is_due(self) -> bool:
-        if self.misses < _MISSES:
-            return True
-        self.skipped += 1
-        return self.skipped % _RETRY_EVERY == 0
-
-    def pays(self, size_bytes: int, tensor: Tensor, copies: int) -> bool:
-        """Whether so many bytes in place of the tensor, of which `copies` are equal, were worth the time."""
-        paid = size_bytes < _CLEARLY_SMALLER * len(tensor.data) / copies
-        paid = paid or size_bytes < _WORTHWHILE * self._plain_bytes(size_bytes, tensor)
-        self.misses = 0 if paid else self.misses + 1
-        return paid
-
-    def _plain_bytes(self, size_bytes: int, tensor: Tensor) -> int:
-        """What plain coding makes of it: much the same from call to call, and found anew where it decides."""
-        self.plain_calls += 1
-        if size_bytes > _DECIDED * self.plain or self.plain_calls % _RETRY_EVERY == 0:
-            self.plain = len(codecs.encode(codecs.AUTO, tensor.data, tensor.dtype, tensor.shape).payload)
-        return self.plain
-
-
 def _decode_part(coded: Coded, index: int, payload: memoryview, basis: Sequence[Column]) -> tuple[Floats, Column]:
-    """What was predicted of a part, and the part."""
+    """Return the prediction of a part, and the part."""
     if index >= min(len(coded.coefficients), len(coded.sizes)) or len(coded.coefficients[index]) % 4:
         raise CodecError("fewer coefficients or payloads than parts")
     start = sum(coded.sizes[:index])
@@ -340,27 +261,3 @@ def _joined(columns: Sequence[Column]) -> memoryview:
         np.copyto(np.frombuffer(data[position:end], column.words.dtype), column.words)
         position = end
     return data
-
-
-def _coded(tensor: Tensor, coefficients: Sequence[Floats], payloads: Sequence[Buffer], kept: bytes) -> Coded:
-    return Coded(
-        dtype=tensor.dtype,  # type: ignore[arg-type]  # a name that prediction knows; checked here as everywhere
-        shape=tensor.shape,
-        kept=kept,
-        coefficients=tuple(found.astype("<f4").tobytes() for found in coefficients),
-        sizes=tuple(len(payload) for payload in payloads),
-        digest=xxhash.xxh3_128_digest(tensor.data),
-        strides=tensor.strides,
-    )
-
-
-def _check_sizes(coded: Coded, payload: memoryview) -> None:
-    if sum(coded.sizes) != len(payload):
-        raise CodecError(f"payloads of {sum(coded.sizes)} bytes in {len(payload)}")
-
-
-def _check(coded: Coded, data: memoryview) -> None:
-    if len(data) != math.prod(coded.shape) * np.dtype(arithmetic.WORDS[coded.dtype]).itemsize:
-        raise CodecError("the prediction is not of the shape announced")
-    if xxhash.xxh3_128_digest(data) != coded.digest:
-        raise CodecError("the prediction gave another tensor than the sender's")

@@ -1,4 +1,9 @@
-"""A tensor as prediction sees it: equal parts along the first dimension, channels along the second."""
+"""A latent as prediction sees it: equal parts along the first dimension, channels along the second.
+
+The parts are the conditional and the unconditional half of a batch, above all: ComfyUI gives the model the same
+latent once for each, and one of them is enough. Channels are told apart because those of an inpainting model's mask
+and picture do not change during a run.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +25,21 @@ from . import arithmetic
 from .arithmetic import Column
 
 MOST_PARTS: Final = 8
-"""Into how many equal parts an input may fall: as many as `codecs.Planes` looks for."""
+"""The most equal parts that an input may consist of: as many as `io.codecs.copies` looks for."""
 
 Mask = NDArray[np.bool_]
+"""One bool per channel: `[C]`."""
 
 
-class Tensor(NamedTuple):
-    """A tensor's bytes in row-major order, its dtype as safetensors names it, its shape; strides if not plain."""
+class LatentBytes(NamedTuple):
+    """A tensor's bytes on the CPU.
+
+    Attributes:
+        data: its elements in row-major order.
+        dtype: its dtype's name in safetensors; empty if safetensors has none.
+        shape: its shape in torch.
+        strides: its strides; None if they are row-major.
+    """
 
     data: memoryview
     dtype: str
@@ -34,24 +47,30 @@ class Tensor(NamedTuple):
     strides: Strides | None = None
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> Tensor:
-        """Torch's tensor, whose memory it shares where that is contiguous and on the CPU."""
+    def of(cls, tensor: torch.Tensor) -> LatentBytes:
+        """Return the bytes of `tensor`, sharing its memory if it is contiguous and on the CPU."""
         return cls(tensor_bytes(tensor), NAMES.get(tensor.dtype, ""), tuple(tensor.shape), strides_of(tensor))
 
     def falls_into(self, parts: int) -> bool:
-        """Whether it can be predicted, in that many parts."""
+        """Return whether it can be predicted in that many parts."""
         known = self.dtype in arithmetic.WORDS and bool(self.shape) and bool(self.data)
         return known and 1 <= parts <= MOST_PARTS and self.shape[0] % parts == 0
 
     def parts(self, count: int) -> Iterator[Column]:
-        """So many parts along the first dimension, one after another."""
+        """Yield `count` equal parts along the first dimension, in order, each flat."""
         size = len(self.data) // count
         return (arithmetic.column(self.data[i * size : (i + 1) * size], self.dtype) for i in range(count))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What all inputs of one history have in common. `parts`: into how many equal ones they fall."""
+    """The form that all inputs of one history share.
+
+    Attributes:
+        dtype: its name in safetensors.
+        shape: of the whole input, e.g. `[B, C, H, W]`.
+        parts: the number of equal parts along `B`.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -59,24 +78,24 @@ class Layout:
 
     @property
     def _grid(self) -> tuple[int, int, int]:
-        """Of one part: its entries, the channels of each, the elements of those."""
+        """Return the shape of one part as `[entries, channels, elements of a channel]`."""
         channels = self.shape[1] if len(self.shape) > 2 else 1
         return self.shape[0] // self.parts, channels, math.prod(self.shape[1:]) // channels
 
     def changed(self, part: Column, last: Column) -> Mask:
-        """Which channels of `part` differ from those of `last`, bit for bit."""
+        """Return which channels of `part` differ from those of `last`, bit for bit."""
         differ = (part.words != last.words).reshape(self._grid)
         found: Mask = differ.any(axis=(0, 2))
         return found
 
     def picked(self, column: Column, changed: Mask) -> Column:
-        """Those channels of a part alone; a view where they are all."""
+        """Return the changed channels of a part alone; the part itself if those are all."""
         if changed.all():
             return column
         return Column(column.words.reshape(self._grid)[:, changed].reshape(-1), column.dtype)
 
     def placed(self, column: Column, last: Column, changed: Mask) -> Column:
-        """A part that has those channels of `column`, and the others of `last`."""
+        """Return a part whose changed channels are those of `column`, and whose other channels those of `last`."""
         if changed.all():
             return column
         words = last.words.copy()
@@ -84,19 +103,19 @@ class Layout:
         return Column(words, last.dtype)
 
     def size_of(self, changed: Mask) -> int:
-        """Elements of those channels of a part."""
+        """Return the number of elements in the changed channels of a part."""
         entries, _, elements = self._grid
         return entries * int(np.count_nonzero(changed)) * elements
 
     def written(self, changed: Mask) -> bytes:
-        """The mask for a message: a bit for each channel that did not change; empty where all did."""
+        """Return the mask as a message has it: one bit per channel, set if it did not change; empty if all did."""
         return b"" if changed.all() else np.packbits(~changed).tobytes()
 
     def read(self, kept: bytes) -> Mask:
-        """The mask that `written` gave.
+        """Return the mask that `written` wrote as `kept`.
 
         Raises:
-            CodecError: it is not of these channels.
+            CodecError: its length does not match the number of channels.
         """
         channels = self._grid[1]
         if kept and len(kept) != -(-channels // 8):
@@ -107,9 +126,9 @@ class Layout:
         return changed
 
 
-def layout_of(tensor: Tensor, parts: int | None = None) -> Layout | None:
-    """The layout of an input, or None if it has none; its equal parts are counted where they are not given."""
-    if not tensor.falls_into(1):
+def layout_of(latent: LatentBytes, parts: int | None = None) -> Layout | None:
+    """Return the layout of an input, or None if it cannot be predicted; `parts` are counted if not given."""
+    if not latent.falls_into(1):
         return None
-    count = copies_in(tensor.data, tensor.shape) if parts is None else parts
-    return Layout(tensor.dtype, tensor.shape, count) if tensor.falls_into(count) else None
+    count = copies_in(latent.data, latent.shape) if parts is None else parts
+    return Layout(latent.dtype, latent.shape, count) if latent.falls_into(count) else None

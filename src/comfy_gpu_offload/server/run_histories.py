@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import CodecError, MessageError
-from ..io.buffers import tensor_bytes
 from ..io.frame import Part
-from ..prediction.history import Call, History, tensor_of
-from ..prediction.latent import Tensor, layout_of
+from ..prediction.coded_tensor import payload_of, tensor_of
+from ..prediction.history import History, HistoryEntry
+from ..prediction.latent import LatentBytes, layout_of
 from ..protocol.messages import Coded, Fault, FaultCode, Prediction
 from .fault_replies import RefusedError
 
@@ -25,7 +25,7 @@ class Tracked:
 
     key: _Key
     history: History
-    call: Call
+    entry: HistoryEntry
 
 
 class Histories:
@@ -61,9 +61,9 @@ class Histories:
         key = (client, prediction.history)
         if prediction.coded is not None:
             history = self._known(key, prediction)
-            call, first = _decoded(history, prediction.coded, tensors[0])
-            return Tracked(key, history, call), (first, *tensors[1:])
-        seen = Tensor.of(tensors[0])
+            entry, first = _decoded(history, prediction.coded, tensors[0])
+            return Tracked(key, history, entry), (first, *tensors[1:])
+        seen = LatentBytes.of(tensors[0])
         layout = layout_of(seen, prediction.parts)
         if layout is None:
             raise MessageError(f"a tensor that prediction does not know, in {prediction.parts} parts")
@@ -76,8 +76,8 @@ class Histories:
         """The call gave these parts; how they are to travel. The call is in its history now."""
         encoded = None
         if parts:
-            encoded = tracked.history.encode_output(tracked.call, Tensor.of(parts[0].tensor))
-        tracked.history.add(tracked.call)
+            encoded = tracked.history.encode_output(tracked.entry, LatentBytes.of(parts[0].tensor))
+        tracked.history.add(tracked.entry)
         self._keep(tracked.key, tracked.history)
         if encoded is None:
             return None, parts
@@ -113,12 +113,11 @@ def unknown_history(missing: tuple[bytes, ...] = ()) -> Fault:
     return Fault(code=FaultCode.UNKNOWN_HISTORY, message=text, retryable=True, missing=missing)
 
 
-def _decoded(history: History, coded: Coded, payload: torch.Tensor) -> tuple[Call, torch.Tensor]:
-    if payload.dtype != torch.uint8 or payload.dim() != 1:
-        raise MessageError("a payload must be bytes")
+def _decoded(history: History, coded: Coded, payload: torch.Tensor) -> tuple[HistoryEntry, torch.Tensor]:
+    data = payload_of(payload)
     try:
-        call, data = history.decode_input(coded, tensor_bytes(payload))
-        return call, tensor_of(coded, data)
+        entry, data = history.decode_input(coded, data)
+        return entry, tensor_of(coded, data)
     except CodecError as error:
         text = f"A prediction did not hold here: {error}"
         raise RefusedError(Fault(code=FaultCode.WRONG_PREDICTION, message=text[:4000])) from error

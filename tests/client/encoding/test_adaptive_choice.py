@@ -8,23 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from comfy_gpu_offload.client.encoding.adaptive_choice import (
-    FAR,
-    NEAR,
-    CodecChoice,
-    Coding,
-    Transfer,
-    Way,
-    choice_for,
-    choose,
-    codec_of,
-    cost_of,
-    link_of,
-    seen_in,
-)
-from comfy_gpu_offload.client.encoding.step_time import LinkSpeed, StepCost, step_s
+from comfy_gpu_offload.client.encoding.adaptive_choice import AdaptiveChoice, adaptive_choice, choose, measured_in
+from comfy_gpu_offload.client.encoding.link_speed import FAR, NEAR, LinkSpeed, Transfer
+from comfy_gpu_offload.client.encoding.step_time import CallCost, EncodingKind, StepCost, expected_cost, step_s
 from comfy_gpu_offload.client.timings import CallTimings
-from comfy_gpu_offload.io import codecs
 
 HOME = LinkSpeed(0.04, 2.5e6, 12.5e6)
 LINKS = {
@@ -36,55 +23,6 @@ LINKS = {
     "5/20 Mbit/s": LinkSpeed(0.06, 6e5, 2.5e6),
 }
 FLUX = 524_288
-
-
-def transfers(link: LinkSpeed, sizes: list[tuple[int, int]]) -> list[Transfer]:
-    return [Transfer(up, down, link.network_s(up, down)) for up, down in sizes]
-
-
-@pytest.mark.parametrize("name", LINKS)
-@pytest.mark.parametrize("guess", [NEAR, FAR], ids=["near", "far"])
-def test_the_links_speed_comes_out_of_exchanges_of_several_sizes(name: str, guess: LinkSpeed) -> None:
-    link = LINKS[name]
-    found = link_of(
-        transfers(link, [(500_000, 300_000), (20_000, 300_000), (20_000, 280_000)]), guess, link.round_trip_s
-    )
-    assert found.round_trip_s == pytest.approx(link.round_trip_s, rel=0.02)
-    assert found.up == pytest.approx(link.up, rel=0.05)
-    assert found.down == pytest.approx(link.down, rel=0.05)
-
-
-def test_without_an_exchange_it_is_the_guess() -> None:
-    assert link_of([], FAR) == pytest.approx(FAR)
-
-
-def test_what_exchanges_of_one_size_take_is_predicted_though_they_do_not_tell_up_from_down() -> None:
-    found = link_of(transfers(HOME, [(FLUX, FLUX)] * 5), NEAR, HOME.round_trip_s)
-    assert found.network_s(FLUX, FLUX) == pytest.approx(HOME.network_s(FLUX, FLUX), rel=0.02)
-    assert found.up == pytest.approx(found.down, rel=0.01)  # as in the guess
-
-
-@pytest.mark.parametrize("odd", [0.0, 1e-9, 1e3])
-def test_no_exchange_makes_a_speed_that_is_none(odd: float) -> None:
-    found = link_of([Transfer(0, 0, odd), Transfer(FLUX, 10, odd), Transfer(10, FLUX, 0.001)], NEAR)
-    assert found.round_trip_s >= 0
-    assert 0 < found.up <= 10e9 * 1.001
-    assert 0 < found.down <= 10e9 * 1.001
-
-
-def test_what_was_measured_last_counts_most() -> None:
-    slower = LinkSpeed(HOME.round_trip_s, HOME.up / 4, HOME.down / 4)
-    sizes = [(FLUX, FLUX), (FLUX // 10, FLUX), (FLUX, FLUX // 4)]
-    found = link_of(transfers(HOME, sizes * 8) + transfers(slower, sizes), FAR, HOME.round_trip_s)
-    assert found.network_s(FLUX, FLUX) == pytest.approx(slower.network_s(FLUX, FLUX), rel=0.02)
-    back = link_of(transfers(slower, sizes * 8) + transfers(HOME, sizes), FAR, HOME.round_trip_s)
-    assert back.network_s(FLUX, FLUX) < 0.5 * slower.network_s(FLUX, FLUX)
-
-
-def test_one_exchange_that_took_long_does_not_make_a_slow_link() -> None:
-    usual = transfers(HOME, [(FLUX, FLUX), (FLUX // 10, FLUX)] * 5)
-    found = link_of([*usual, usual[0]._replace(seconds=3.0)], FAR, HOME.round_trip_s)
-    assert found.network_s(FLUX, FLUX) == pytest.approx(HOME.network_s(FLUX, FLUX), rel=0.2)
 
 
 def test_a_call_tells_the_network_from_coding_and_computing() -> None:
@@ -100,64 +38,66 @@ def test_a_call_tells_the_network_from_coding_and_computing() -> None:
         bytes_down=700,
         exchanges=1,
     )
-    transfer, coding = seen_in(timings, raw_up=1000, raw_down=2000)
+    transfer, coding = measured_in(timings, raw_up=1000, raw_down=2000)
     # The worker's own storing, twice as much as here, is in neither of its figures.
     assert transfer == pytest.approx(Transfer(300, 700, 1.0 - 0.706 - 0.010))
-    assert coding == pytest.approx(Coding(1000, 2000, 300, 700, 0.005 + 0.010 + 0.004 + 0.006))
+    assert coding == pytest.approx(CallCost(1000, 2000, 300, 700, 0.005 + 0.010 + 0.004 + 0.006))
 
 
 def test_a_cost_begins_as_a_guess_and_becomes_what_calls_took() -> None:
-    guessed = cost_of(Way.PREDICTED, [], FLUX, FLUX)
+    guessed = expected_cost(EncodingKind.PREDICTED, [], FLUX, FLUX)
     assert guessed.up_bytes < 0.1 * FLUX
-    ancestral = [Coding(FLUX, FLUX, FLUX // 2, FLUX // 2, 0.030)] * 30
-    taken = cost_of(Way.PREDICTED, ancestral, FLUX, FLUX)
+    ancestral = [CallCost(FLUX, FLUX, FLUX // 2, FLUX // 2, 0.030)] * 30
+    taken = expected_cost(EncodingKind.PREDICTED, ancestral, FLUX, FLUX)
     assert taken.up_bytes == pytest.approx(FLUX / 2, rel=0.2)
     assert taken.coding_s == pytest.approx(0.030, rel=0.01)
-    assert cost_of(Way.PREDICTED, ancestral, 2 * FLUX, 2 * FLUX).coding_s == pytest.approx(0.060, rel=0.01)
+    assert expected_cost(EncodingKind.PREDICTED, ancestral, 2 * FLUX, 2 * FLUX).coding_s == pytest.approx(
+        0.060, rel=0.01
+    )
 
 
 def test_one_call_that_took_long_to_code_changes_nothing() -> None:
-    usual = [Coding(FLUX, FLUX, 1000, 1000, 0.010)] * 6
-    assert cost_of(Way.CODED, [*usual, usual[0]._replace(coding_s=2.0)], FLUX, FLUX).coding_s < 0.011
+    usual = [CallCost(FLUX, FLUX, 1000, 1000, 0.010)] * 6
+    assert expected_cost(EncodingKind.CODED, [*usual, usual[0]._replace(coding_s=2.0)], FLUX, FLUX).coding_s < 0.011
 
 
 COSTS = {
-    Way.RAW: StepCost(FLUX, FLUX, 0.001),
-    Way.CODED: StepCost(0.66 * FLUX, 0.66 * FLUX, 0.004),
-    Way.PREDICTED: StepCost(0.05 * FLUX, 0.3 * FLUX, 0.020),
+    EncodingKind.RAW: StepCost(FLUX, FLUX, 0.001),
+    EncodingKind.CODED: StepCost(0.66 * FLUX, 0.66 * FLUX, 0.004),
+    EncodingKind.PREDICTED: StepCost(0.05 * FLUX, 0.3 * FLUX, 0.020),
 }
 
 
 @pytest.mark.parametrize(
     ("link", "wanted"),
     {
-        "this machine": Way.RAW,
-        "10 Gbit/s": Way.RAW,
-        "1 Gbit/s": Way.RAW,
-        "300 Mbit/s": Way.CODED,
-        "20/100 Mbit/s": Way.PREDICTED,
-        "5/20 Mbit/s": Way.PREDICTED,
+        "this machine": EncodingKind.RAW,
+        "10 Gbit/s": EncodingKind.RAW,
+        "1 Gbit/s": EncodingKind.RAW,
+        "300 Mbit/s": EncodingKind.CODED,
+        "20/100 Mbit/s": EncodingKind.PREDICTED,
+        "5/20 Mbit/s": EncodingKind.PREDICTED,
     }.items(),
 )
-def test_the_link_decides(link: str, wanted: Way) -> None:
-    others = [way for way in Way if way is not wanted]
+def test_the_link_decides(link: str, wanted: EncodingKind) -> None:
+    others = [way for way in EncodingKind if way is not wanted]
     assert all(
         choose(current, LINKS[link], COSTS) in {wanted, _near(current, LINKS[link], wanted)} for current in others
     )
     assert choose(wanted, LINKS[link], COSTS) is wanted
 
 
-def _near(current: Way, link: LinkSpeed, wanted: Way) -> Way:
+def _near(current: EncodingKind, link: LinkSpeed, wanted: EncodingKind) -> EncodingKind:
     """The current way, where the wanted one gains too little to change."""
     now, then = (step_s(0.0, link, COSTS[way]) for way in (current, wanted))
     return current if now - then < max(0.1 * now, 0.002) else wanted
 
 
 def test_a_small_gain_changes_nothing() -> None:
-    costs = {Way.RAW: StepCost(1.05 * FLUX, FLUX, 0.0), Way.CODED: StepCost(FLUX, FLUX, 0.0)}
-    assert choose(Way.RAW, HOME, costs) is Way.RAW
-    tiny = {Way.RAW: StepCost(600, 600, 0.0), Way.CODED: StepCost(300, 300, 0.0)}
-    assert choose(Way.RAW, LINKS["this machine"], tiny) is Way.RAW
+    costs = {EncodingKind.RAW: StepCost(1.05 * FLUX, FLUX, 0.0), EncodingKind.CODED: StepCost(FLUX, FLUX, 0.0)}
+    assert choose(EncodingKind.RAW, HOME, costs) is EncodingKind.RAW
+    tiny = {EncodingKind.RAW: StepCost(600, 600, 0.0), EncodingKind.CODED: StepCost(300, 300, 0.0)}
+    assert choose(EncodingKind.RAW, LINKS["this machine"], tiny) is EncodingKind.RAW
 
 
 @dataclass
@@ -173,23 +113,23 @@ class World:
         self._random = random.Random(1)
         self._history = 0
 
-    def call(self, choice: CodecChoice, conditioning: int = 0) -> Way:
+    def call(self, choice: AdaptiveChoice, conditioning: int = 0) -> EncodingKind:
         """One call of a run of twenty."""
         if choice.wants_probe:
             choice.probed(self._about(self.link.round_trip_s))
         way = choice.begin(self.latent)
         up, down, coding_s = self._cost(way)
         first_up = up + 0.8 * conditioning
-        choice.called(
+        choice.observe(
             way, self._timings(first_up, down, coding_s), (self.latent, self.latent + conditioning, self.latent)
         )
         return way
 
-    def _cost(self, way: Way) -> tuple[float, float, float]:
-        self._history = self._history + 1 if way is Way.PREDICTED else 0
+    def _cost(self, way: EncodingKind) -> tuple[float, float, float]:
+        self._history = self._history + 1 if way is EncodingKind.PREDICTED else 0
         cost = COSTS[way]
-        if way is Way.PREDICTED and (self.ancestral or self._history % 20 == 1):
-            return COSTS[Way.CODED].up_bytes, COSTS[Way.CODED].down_bytes * 0.7, cost.coding_s
+        if way is EncodingKind.PREDICTED and (self.ancestral or self._history % 20 == 1):
+            return COSTS[EncodingKind.CODED].up_bytes, COSTS[EncodingKind.CODED].down_bytes * 0.7, cost.coding_s
         return cost.up_bytes, cost.down_bytes, cost.coding_s
 
     def _timings(self, up: float, down: float, coding_s: float) -> CallTimings:
@@ -212,22 +152,24 @@ class World:
 
 
 def best(world: World) -> float:
-    return min(beyond(world, way) for way in Way)
+    return min(beyond(world, way) for way in EncodingKind)
 
 
-def beyond(world: World, way: Way) -> float:
+def beyond(world: World, way: EncodingKind) -> float:
     """What a call takes beyond computing, that way."""
     cost = COSTS[way]
-    if way is Way.PREDICTED and world.ancestral:
-        cost = StepCost(COSTS[Way.CODED].up_bytes, 0.7 * COSTS[Way.CODED].down_bytes, cost.coding_s)
+    if way is EncodingKind.PREDICTED and world.ancestral:
+        cost = StepCost(
+            COSTS[EncodingKind.CODED].up_bytes, 0.7 * COSTS[EncodingKind.CODED].down_bytes, cost.coding_s
+        )
     return step_s(0.0, world.link, cost)
 
 
-def began(near: bool) -> CodecChoice:
-    return CodecChoice(Way.RAW, NEAR) if near else CodecChoice(Way.PREDICTED, FAR)
+def began(near: bool) -> AdaptiveChoice:
+    return AdaptiveChoice(EncodingKind.RAW, NEAR) if near else AdaptiveChoice(EncodingKind.PREDICTED, FAR)
 
 
-def ways(world: World, choice: CodecChoice, calls: int) -> Iterator[Way]:
+def ways(world: World, choice: AdaptiveChoice, calls: int) -> Iterator[EncodingKind]:
     for number in range(calls):
         yield world.call(choice, conditioning=4_000_000 if number == 0 else 0)
 
@@ -246,23 +188,23 @@ def test_a_session_comes_to_a_way_that_is_nearly_the_best(
 
 
 def test_a_tunnel_at_this_machines_address_shows_by_its_round_trip() -> None:
-    assert list(ways(World(HOME), began(near=True), 8)) == [Way.PREDICTED] * 8
+    assert list(ways(World(HOME), began(near=True), 8)) == [EncodingKind.PREDICTED] * 8
 
 
 def test_a_slow_tunnel_with_a_short_round_trip_shows_by_its_first_calls() -> None:
     near = LinkSpeed(0.002, HOME.up, HOME.down)
-    assert list(ways(World(near), began(near=True), 8)) == [Way.RAW, *[Way.PREDICTED] * 7]
+    assert list(ways(World(near), began(near=True), 8)) == [EncodingKind.RAW, *[EncodingKind.PREDICTED] * 7]
 
 
 def test_a_worker_on_this_machine_is_never_coded_for() -> None:
-    assert set(ways(World(LINKS["this machine"], noise=0.3), began(near=True), 200)) == {Way.RAW}
+    assert set(ways(World(LINKS["this machine"], noise=0.3), began(near=True), 200)) == {EncodingKind.RAW}
 
 
 def test_a_link_that_gets_slow_is_noticed() -> None:
     world, choice = World(LINKS["10 Gbit/s"]), began(near=False)
-    assert list(ways(world, choice, 30))[-1] is Way.RAW
+    assert list(ways(world, choice, 30))[-1] is EncodingKind.RAW
     world.link = HOME
-    assert Way.RAW not in list(ways(world, choice, 30))[8:]
+    assert EncodingKind.RAW not in list(ways(world, choice, 30))[8:]
 
 
 def test_a_way_that_did_not_pay_is_tried_again_after_a_while() -> None:
@@ -270,7 +212,7 @@ def test_a_way_that_did_not_pay_is_tried_again_after_a_while() -> None:
     before = [world.call(choice) for _ in range(60)]
     world.ancestral = False
     after = [world.call(choice) for _ in range(150)]
-    assert after[-20:] == [Way.PREDICTED] * 20, (before, after)
+    assert after[-20:] == [EncodingKind.PREDICTED] * 20, (before, after)
 
 
 def test_small_calls_say_nothing_of_the_link() -> None:
@@ -278,10 +220,10 @@ def test_small_calls_say_nothing_of_the_link() -> None:
     choice = began(near=True)
     for _ in range(20):
         way = choice.begin(4096)
-        choice.called(
+        choice.observe(
             way, CallTimings(exchange_s=0.1, bytes_up=5000, bytes_down=5000, exchanges=1), (4096, 4096, 4096)
         )
-    assert list(ways(World(LINKS["this machine"]), choice, 20)) == [Way.RAW] * 20
+    assert list(ways(World(LINKS["this machine"]), choice, 20)) == [EncodingKind.RAW] * 20
 
 
 def test_calls_of_other_sizes_do_not_speak_for_each_other() -> None:
@@ -290,9 +232,9 @@ def test_calls_of_other_sizes_do_not_speak_for_each_other() -> None:
     for _ in range(20):
         way = choice.begin(16_384)
         small = CallTimings(encode_s=0.02, exchange_s=0.2, bytes_up=4000, bytes_down=4000, exchanges=1)
-        choice.called(way, small, (16_384, 16_384, 16_384))
+        choice.observe(way, small, (16_384, 16_384, 16_384))
     gone = list(ways(World(HOME), choice, 20))
-    assert gone[-1] is Way.PREDICTED
+    assert gone[-1] is EncodingKind.PREDICTED
 
 
 @pytest.mark.parametrize("spoilt", [{"exchanges": 2}, {"load_s": 3.0}])
@@ -301,20 +243,20 @@ def test_a_call_that_was_made_again_or_waited_for_weights_tells_nothing(spoilt: 
     for _ in range(8):
         way = choice.begin(FLUX)
         timings = CallTimings(exchange_s=9.0, bytes_up=FLUX, bytes_down=FLUX, **{"exchanges": 1, **spoilt})  # type: ignore[arg-type]
-        choice.called(way, timings, (FLUX, FLUX, FLUX))
-    assert choice.way is Way.RAW
+        choice.observe(way, timings, (FLUX, FLUX, FLUX))
+    assert choice.kind is EncodingKind.RAW
 
 
 def test_only_ways_that_the_worker_knows_are_gone() -> None:
-    known = choice_for(Way.PREDICTED, ["raw", "planes", "zstd"])
-    old = choice_for(Way.PREDICTED, ["raw"])
+    known = adaptive_choice(EncodingKind.PREDICTED, ["raw", "planes", "zstd"])
+    old = adaptive_choice(EncodingKind.PREDICTED, ["raw"])
     assert known is not None
     assert old is not None
     world = World(LINKS["5/20 Mbit/s"])
-    assert {world.call(known) for _ in range(10)} == {Way.CODED}
-    assert {world.call(old) for _ in range(10)} == {Way.RAW}
-    assert choice_for(None, ["raw", "planes"]) is None
+    assert {world.call(known) for _ in range(10)} == {EncodingKind.CODED}
+    assert {world.call(old) for _ in range(10)} == {EncodingKind.RAW}
+    assert adaptive_choice(None, ["raw", "planes"]) is None
 
 
 def test_every_way_is_lossless() -> None:
-    assert all(getattr(codec_of(way), "lossless", codec_of(way) == codecs.AUTO) for way in Way)
+    assert all(kind.codec.lossless for kind in EncodingKind)

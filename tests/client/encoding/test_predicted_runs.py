@@ -12,7 +12,7 @@ from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
-from comfy_gpu_offload.client.encoding.predicted_runs import Predictions
+from comfy_gpu_offload.client.encoding.predicted_runs import PredictedRuns
 from comfy_gpu_offload.errors import ModelFailedError
 from comfy_gpu_offload.prediction import arithmetic
 from comfy_gpu_offload.prediction.history import History
@@ -50,7 +50,7 @@ def session(worker: ThreadWorker) -> Iterator[Session]:
 
 
 def test_an_interrupt_while_runs_are_compared_leaves_them_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    predictions, x = Predictions(), torch.randn(SHAPE)
+    predictions, x = PredictedRuns(), torch.randn(SHAPE)
     tracked = predictions.begin("model", (x,))
     assert tracked is not None
     tracked.finish(None, Envelope(Cancel(request="nothing-1"), None, ()))

@@ -1,8 +1,9 @@
-"""Which tensors of a call are worth a digest, and which of those the worker holds.
+"""Digests in place of tensors: which tensors of a call are worth one, and which of those the worker holds.
 
-Hashing a latent costs more than sending it over a fast link, and a latent never comes again; conditioning
-comes with every step, though in a new tensor each time. So each place in a call has a short memory: where
-what came was always new, it is sent as it is, until a cheap sample says that something came back.
+Hashing a latent takes longer than sending it over a fast link, and the same latent is never sent twice.
+Conditioning comes with every step, though in a new tensor object each time. So each argument of a model has a short
+memory: after values that were all new, it is sent without a digest, until a cheap sample shows a value that was
+there before.
 """
 
 from __future__ import annotations
@@ -17,35 +18,36 @@ from ...io.digests import DigestMemo, sample
 from ...io.frame import Part
 from ...io.tree import PackedTree
 
-# Below this, naming a tensor takes about as many bytes as sending it.
+# Naming a smaller tensor takes about as many bytes as sending it.
 _SMALLEST_BYTES = 64
+# After more than so many new values in a row, an argument gets no digests.
 _NEW_IN_A_ROW = 2
 _SAMPLES_KEPT = 8
-_PLACES_KEPT = 4096
+_ARGUMENTS_KEPT = 4096
 _HELD_KEPT = 65_536
-# Ends of paths under which lies what comes again, with the next run if not before: a ControlNet's picture.
+# Endings of paths whose tensors come again, in the next run if not before: a ControlNet's picture.
 _ALWAYS = ("['hint']",)
 
 
 @dataclass
-class _Place:
-    """The memory of one place in a model's calls."""
+class _Argument:
+    """The recent values of one argument of a model: samples of them, and how many in a row were new."""
 
     new_in_a_row: int = 0
     samples: deque[int] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
 
 
-class Recurrence:
-    """What one session knows of one worker. Thread-safe.
+class DigestCache:
+    """The digests that one session's worker is known to hold. Thread-safe.
 
     Args:
-        store_bytes: what the worker keeps in all; a tensor larger than that is not worth a digest.
+        store_bytes: the size of the worker's store; a larger tensor is not worth a digest.
     """
 
     def __init__(self, store_bytes: int) -> None:
         self._store_bytes = store_bytes
         self._lock = threading.Lock()
-        self._places: OrderedDict[tuple[str, str], _Place] = OrderedDict()
+        self._arguments: OrderedDict[tuple[str, str], _Argument] = OrderedDict()
         self._held: OrderedDict[bytes, None] = OrderedDict()
         self._memo = DigestMemo()
         self._instance: str | None = None
@@ -53,9 +55,9 @@ class Recurrence:
     def parts(
         self, model: str, packed: PackedTree, host: tuple[torch.Tensor, ...], first: torch.Tensor | None = None
     ) -> list[Part]:
-        """The frame's parts for a call to `model`: `host` holds the tensors of `packed` on the CPU.
+        """Return the frame's parts for a call to `model`; `host` holds the tensors of `packed` on the CPU.
 
-        `first` travels in place of the first one.
+        If `first` is given, it is sent in place of the first tensor.
         """
         parts = [] if first is None else [Part(packed.paths[0], first)]
         rest = slice(len(parts), None)
@@ -70,34 +72,34 @@ class Recurrence:
         digest = self._memo.digest(on_host)
         held = digest in self._held
         if held:
-            self._place(model, path).new_in_a_row = 0
+            self._argument(model, path).new_in_a_row = 0
             self._held.move_to_end(digest)
         return Part(path, on_host, digest, held)
 
     def _recurs(self, model: str, path: str, tensor: torch.Tensor) -> bool:
         if path.endswith(_ALWAYS):
             return True
-        place = self._place(model, path)
+        argument = self._argument(model, path)
         seen = sample(tensor)
-        known = seen in place.samples
+        known = seen in argument.samples
         if known:
-            place.new_in_a_row = 0
+            argument.new_in_a_row = 0
         else:
-            place.samples.append(seen)
-            place.new_in_a_row += 1
-        return place.new_in_a_row <= _NEW_IN_A_ROW
+            argument.samples.append(seen)
+            argument.new_in_a_row += 1
+        return argument.new_in_a_row <= _NEW_IN_A_ROW
 
-    def _place(self, model: str, path: str) -> _Place:
+    def _argument(self, model: str, path: str) -> _Argument:
         key = (model, path)
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = _Place()
-            if len(self._places) > _PLACES_KEPT:
-                self._places.popitem(last=False)
-        return place
+        argument = self._arguments.get(key)
+        if argument is None:
+            argument = self._arguments[key] = _Argument()
+            if len(self._arguments) > _ARGUMENTS_KEPT:
+                self._arguments.popitem(last=False)
+        return argument
 
     def delivered(self, instance: str, parts: list[Part]) -> None:
-        """The worker `instance` has taken these parts, and keeps those with a digest."""
+        """Record that the worker `instance` has received these parts, and keeps those with a digest."""
         with self._lock:
             if instance != self._instance:
                 self._held.clear()
@@ -109,7 +111,7 @@ class Recurrence:
                 self._held.popitem(last=False)
 
     def lacking(self, digests: tuple[bytes, ...]) -> None:
-        """The worker does not hold these after all: it was restarted, or had no room."""
+        """Record that the worker does not hold these: it was restarted, or had no room."""
         with self._lock:
             for digest in digests:
                 self._held.pop(digest, None)

@@ -1,4 +1,4 @@
-"""The link to a worker, as an exchange of noise measures it."""
+"""Probes of the link to a worker: exchanges of noise, whose duration is measured."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..options import SessionOptions
 from ..retry import Retries, RetryPolicy, when_measuring
 from ..worker_faults import expect_answer
 
-# What is measured can be measured later, and a call that follows has more patience.
+# Short, because a measurement can be made later; the call that follows is more patient.
 _RETRY = RetryPolicy(total_s=10.0)
 
 
 class Link:
-    """What lies between one session and its worker."""
+    """The link between one session and its worker."""
 
     def __init__(self, exchanges: Exchanges, options: SessionOptions, client: str) -> None:
         self._exchanges = exchanges
@@ -29,11 +29,11 @@ class Link:
         self._client = client
 
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
-        """Seconds that so many bytes of noise take to the worker and from it, without what the worker spends.
+        """Return the seconds of an exchange of so many bytes of noise, without the worker's own time.
 
         Raises:
             TransportError: the worker cannot be reached.
-            WorkerFaultError: it refused.
+            WorkerFaultError: the worker refused.
         """
         noise = torch.frombuffer(bytearray(secrets.token_bytes(max(1, up_bytes))), dtype=torch.uint8)[:up_bytes]
         request = new_request()

@@ -1,4 +1,4 @@
-"""Tensors for a worker of an older release, which knows none with strides of their own."""
+"""Tensors for a worker of an older release, which cannot restore strides."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ...io.tree import PackedTree
 
 
 def plain_tensors(packed: PackedTree, host: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Return the tensors of `packed`, given on the CPU, with plain strides.
+    """Return the tensors of `packed`, given on the CPU as `host`, with row-major strides.
 
     Raises:
-        UnsupportedValueError: one lies in memory in another order, which a model computes from.
+        UnsupportedValueError: a tensor is not contiguous, and a model's result may depend on that.
     """
     for path, tensor in zip(packed.paths, host, strict=True):
         if not tensor.is_contiguous():

@@ -1,106 +1,202 @@
-"""How a session's tensors travel: the codec, what is predicted, and what that leaves of them."""
+"""The one place where a session decides how tensors are encoded, and the encoding of one call.
+
+`EncodingPolicy.begin` decides for a forward call: the codec, whether its latent is predicted, which tensors are
+named by digest. The `Encoding` that it returns goes with the call from its first frame to its reply, and learns
+from its timings (`Encoding.observe`).
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from ...errors import OffloadError
 from ...io import codecs
+from ...io.frame import Part
+from ...io.tree import PackedTree
 from ...protocol.abilities import PREDICTED
+from ...protocol.envelope import Envelope
+from ...protocol.messages import FaultCode, ModelRef, Prediction, Result
 from ...transport.base import Check
-from ..call import Call
 from ..handshake import Handshake
-from ..offload_estimate import PREDICTED_SHARES, Prober, stored_share
 from ..options import SessionOptions
 from ..timings import CallTimings
 from ..version_check import refuse_unknown_codec
-from .adaptive_choice import Way, choice_for, codec_of
-from .predicted_runs import Predictions, Tracked
+from .adaptive_choice import adaptive_choice
+from .digest_cache import DigestCache
+from .link_speed import Prober
+from .predicted_runs import PREDICTED_SHARES, PredictedCall, PredictedRuns
+from .step_time import EncodingKind
 
 logger = logging.getLogger(__name__)
 
+# Takes a call's timings, and uncompressed bytes: of its first tensor, of all tensors sent, and of the reply's.
+_Learn = Callable[[CallTimings, tuple[int, int, int]], None]
 
-class Ways:
-    """The ways that one session's tensors may go, and the one that they go at present. Thread-safe.
 
-    A way is None in a session that was told once for all how its tensors travel.
+class Encoding:
+    """The encoding of one call's tensors, from its first frame to its reply. For one thread.
+
+    Attributes:
+        codec: stores the tensors of its frames, both ways.
     """
 
-    def __init__(self, options: SessionOptions, handshake: Handshake, link: Prober) -> None:
-        """`link` is measured now and then, where the way is chosen by that.
+    def __init__(
+        self,
+        codec: codecs.Codec | codecs.Chooser,
+        digests: DigestCache,
+        model: str,
+        predicted: PredictedCall | None = None,
+        learn: _Learn | None = None,
+    ) -> None:
+        self.codec = codec
+        self._digests = digests
+        self._model = model
+        self._predicted = predicted
+        self._learn = learn
+        self._first_bytes: int | None = None
+        self._raw_up = self._raw_down = 0
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """Return what the call's message says about prediction, or None if it says nothing."""
+        return None if self._predicted is None else self._predicted.message
+
+    def parts(self, packed: PackedTree, host: tuple[torch.Tensor, ...]) -> list[Part]:
+        """Return the parts of the call's next frame: predicted, named by digest, or as they are.
+
+        `host` holds the tensors of `packed` on the CPU.
+        """
+        first = None if self._predicted is None else self._predicted.payload
+        parts = self._digests.parts(self._model, packed, host, first)
+        self._first_bytes = host[0].nbytes if host else None
+        self._raw_up = sum(tensor.nbytes for tensor, part in zip(host, parts, strict=True) if not part.held)
+        return parts
+
+    def delivered(self, instance: str, parts: list[Part]) -> None:
+        """Record that the worker `instance` has received these parts."""
+        self._digests.delivered(instance, parts)
+
+    def decoded(self, result: Result, reply: Envelope) -> Envelope:
+        """Return `reply`, whose message is `result`, with a predicted first tensor restored.
 
         Raises:
-            UnsupportedCodecError: the worker does not know what tensors would be stored by.
+            CodecError: the prediction gives another tensor here than at the worker.
+            MessageError: the reply is predicted, and that was not asked for.
         """
-        if options.begin_with is None:  # else it is chosen among what both know
+        if self._predicted is not None:
+            reply = self._predicted.finish(result.prediction, reply)
+        self._raw_down = sum(each.tensor.nbytes for each in reply.tensors if each.tensor is not None)
+        return reply
+
+    def send_plainly(self, code: FaultCode) -> None:
+        """Send the first tensor unpredicted in the next frame, because of the fault `code`."""
+        if self._predicted is None:
+            return
+        if code is FaultCode.UNKNOWN_HISTORY:
+            self._predicted.begin_anew()
+        else:
+            self._predicted.fail()
+
+    def observe(self, timings: CallTimings) -> None:
+        """Learn from the timings of the call, which is done."""
+        if self._learn is None or self._first_bytes is None:
+            return
+        try:
+            self._learn(timings, (self._first_bytes, self._raw_up, self._raw_down))
+        except (
+            Exception
+        ) as error:  # the call is done, and its result is worth more than what can be learned from it
+            logger.warning("A call's timings could not be evaluated: %s", type(error).__name__)
+
+    def abandon(self) -> None:
+        """Give up: the call has failed."""
+        if self._predicted is not None:
+            self._predicted.abandon()
+
+
+class EncodingPolicy:
+    """The encodings of one session's calls. Thread-safe."""
+
+    def __init__(self, options: SessionOptions, handshake: Handshake, link: Prober, digests: DigestCache) -> None:
+        """Decide between a fixed encoding and a choice by measurement, for which `link` is probed now and then.
+
+        Raises:
+            UnsupportedCodecError: the worker cannot read what the fixed codec would store.
+        """
+        if options.begin_with is None:  # a choice by measurement is among what both sides know
             refuse_unknown_codec(handshake.welcome, options.codec)
-        self._told = options.codec
+        self._fixed = options.codec
         self._handshake = handshake
         self._link = link
-        self._choice = choice_for(options.begin_with, handshake.welcome.codecs)
-        self._predictions = Predictions() if _may_predict(options) else None
+        self._digests = digests
+        self._choice = adaptive_choice(options.begin_with, handshake.welcome.codecs)
+        self._runs = PredictedRuns() if _may_predict(options) else None
 
     @property
     def codec(self) -> codecs.Codec | codecs.Chooser:
-        """What tensors are stored with at present."""
-        return self.codec_for(self._way)
+        """Return the codec for what is sent now and is not a forward call: uploads and whole runs."""
+        return self._codec_for(self._kind)
 
     @property
     def stored_share(self) -> float:
-        """What is left of a latent's bytes when `codec` has stored it, roughly."""
-        return stored_share(self.codec.name)
+        """Return the share of a latent's bytes that is left when `codec` has stored it, roughly."""
+        return self.codec.typical_share
 
     @property
     def call_shares(self) -> tuple[float, float]:
-        """What is left of a call's latent, up, and of its reply, with a deterministic sampler, roughly."""
+        """Return the shares of a call's latent and of its reply that are sent in a deterministic run, roughly."""
         share = self.stored_share
-        return (share, share) if self._predictions_for(self._way) is None else PREDICTED_SHARES
+        return (share, share) if self._runs_for(self._kind) is None else PREDICTED_SHARES
 
-    def measure_now_and_then(self, check: Check | None) -> None:
-        """Measures the round trip alone, where what tensors take is to be told from it."""
+    def probe_link_if_due(self, check: Check | None) -> None:
+        """Measure the round trip alone where the choice needs it; `check` is called while that takes long."""
         if self._choice is None or not self._choice.wants_probe:
             return
         try:
             self._choice.probed(self._link.probe(check=check))
-        except OffloadError as error:  # the call that follows says what is wrong
+        except OffloadError as error:  # the call that follows fails in the same way, and reports it
             logger.debug("the round trip could not be measured: %s", type(error).__name__)
 
-    def begin(self, host: tuple[torch.Tensor, ...]) -> Way | None:
-        """The way for a forward call with these tensors."""
-        return None if self._choice is None else self._choice.begin(host[0].nbytes if host else 0)
+    def begin(self, model: ModelRef, host: tuple[torch.Tensor, ...]) -> Encoding:
+        """Choose the encoding of a forward call to `model` with these tensors, which are on the CPU."""
+        key, kind, learn = _key(model), None, None
+        if self._choice is not None:
+            kind = self._choice.begin(host[0].nbytes if host else 0)
+            learn = partial(self._choice.observe, kind)
+        runs = self._runs_for(kind)
+        predicted = None if runs is None else runs.begin(key, host)
+        return Encoding(self._codec_for(kind), self._digests, key, predicted, learn)
 
-    def codec_for(self, way: Way | None) -> codecs.Codec | codecs.Chooser:
-        """What tensors that go that way are stored with."""
-        return self._told if way is None else codec_of(way)
-
-    def track(self, call: Call) -> Tracked | None:
-        """How the first of the call's tensors is predicted; None where it is not."""
-        predictions = self._predictions_for(call.way)
-        return None if predictions is None else predictions.begin(call.model_key, call.host)
-
-    def called(self, call: Call, timings: CallTimings) -> None:
-        """Learns from a forward call that is done."""
-        if self._choice is None or call.way is None or not call.host:
-            return
-        try:
-            self._choice.called(call.way, timings, (call.host[0].nbytes, call.raw_up, call.raw_down))
-        except Exception as error:  # the call is done, and worth more than what it teaches
-            logger.warning("A call's times could not be learned from: %s", type(error).__name__)
+    def begin_run(self, model: ModelRef) -> Encoding:
+        """Return the encoding of a whole run as one job: nothing is predicted, and nothing is learned from it."""
+        return Encoding(self.codec, self._digests, _key(model))
 
     @property
-    def _way(self) -> Way | None:
-        return None if self._choice is None else self._choice.way
+    def _kind(self) -> EncodingKind | None:
+        """Return the kind of encoding in use, or None where the codec is fixed."""
+        return None if self._choice is None else self._choice.kind
 
-    def _predictions_for(self, way: Way | None) -> Predictions | None:
+    def _codec_for(self, kind: EncodingKind | None) -> codecs.Codec | codecs.Chooser:
+        return self._fixed if kind is None else kind.codec
+
+    def _runs_for(self, kind: EncodingKind | None) -> PredictedRuns | None:
         known = self._handshake.welcome.codecs
-        return self._predictions if way in {None, Way.PREDICTED} and PREDICTED in known else None
+        return self._runs if kind in {None, EncodingKind.PREDICTED} and PREDICTED in known else None
+
+
+def _key(model: ModelRef) -> str:
+    return f"{model.name}\n{model.weight_dtype}"
 
 
 def _may_predict(options: SessionOptions) -> bool:
-    """A codec that is lossy changes what the two sides have seen; raw means that bytes cost nothing."""
+    """Return whether latents may be predicted.
+
+    With a lossy codec the two sides would not hold the same tensors. Raw means that bytes cost nothing.
+    """
     if options.begin_with is not None:
         return True
-    codec = options.codec
-    return options.predict and codec != codecs.RAW and bool(getattr(codec, "lossless", True))
+    return options.predict and options.codec != codecs.RAW and options.codec.lossless

@@ -1,80 +1,99 @@
-"""How long a step takes, by what it moves and what coding costs. benchmarks/tune.py holds it to measured steps.
+"""The duration of one step for each way to encode its tensors.
 
     step = compute + round trip + bytes up / rate up + bytes down / rate down + coding
 
-It holds where the connection is kept warm while the worker computes: else a transfer begins slowly, and takes
-longer than its bytes at the link's rate.
+It holds while the connection is kept warm as the worker computes. Otherwise a transfer begins slowly and takes
+longer than its bytes at the link's rate. `benchmarks/tune.py --check` compares it with measured steps.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
-from ...transport.base import Check
-from ..offload_estimate import Prober
-
-# Transfers until a new connection's window has grown, and those that count.
-_SETTLING, _COUNTED = 2, 3
-FASTEST: Final = 10e9
-"""Bytes a second that no link exceeds: a transfer too short to be told from the round trip counts as at that."""
+from ...io import codecs
+from .link_speed import LinkSpeed
 
 
-@dataclass(frozen=True)
-class LinkSpeed:
-    """A link as its user sees it. Seconds, and bytes a second."""
+class EncodingKind(StrEnum):
+    """The lossless ways to encode a call's tensors: uncompressed, by codec, or by prediction and codec."""
 
-    round_trip_s: float
-    up: float
-    down: float
+    RAW = "raw"
+    CODED = "coded"
+    PREDICTED = "predicted"
 
-    def network_s(self, up_bytes: float, down_bytes: float) -> float:
-        """What one exchange of so many bytes takes."""
-        return self.round_trip_s + up_bytes / self.up + down_bytes / self.down
+    @property
+    def codec(self) -> codecs.Codec | codecs.Chooser:
+        """Return the codec that stores what is sent."""
+        return codecs.RAW if self is EncodingKind.RAW else codecs.AUTO
+
+
+class CallCost(NamedTuple):
+    """The measured cost of one call in which a latent was sent and no conditioning.
+
+    Attributes:
+        raw_up, raw_down: bytes of its tensors, uncompressed.
+        up, down: bytes of the whole frames.
+        coding_s: seconds of encoding and decoding, both sides together.
+    """
+
+    raw_up: int
+    raw_down: int
+    up: int
+    down: int
+    coding_s: float
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One way to store a call's tensors: whole frames in bytes, and both sides' coding in seconds."""
+    """The expected cost of a step with one encoding: bytes of whole frames, and seconds of both sides' coding."""
 
     up_bytes: float
     down_bytes: float
     coding_s: float
 
 
+# Until calls have been measured: the share of the bytes that is left (docs/benchmarks.md), and nanoseconds of
+# coding per byte, both sides together.
+_GUESSED: Final = {
+    EncodingKind.RAW: CallCost(1000, 1000, 1000, 1000, 2000 * 0.5e-9),
+    EncodingKind.CODED: CallCost(1000, 1000, 400, 650, 2000 * 4e-9),
+    EncodingKind.PREDICTED: CallCost(1000, 1000, 60, 320, 2000 * 20e-9),
+}
+# The number of calls that a guess counts as.
+_GUESS_CALLS = 3
+_CALLS_COUNTED = 12
+
+
 def step_s(compute_s: float, link: LinkSpeed, cost: StepCost) -> float:
-    """Seconds of a step."""
+    """Return the seconds of a step."""
     return compute_s + link.network_s(cost.up_bytes, cost.down_bytes) + cost.coding_s
 
 
 def fastest(link: LinkSpeed, costs: Mapping[str, StepCost], default: str, least_gain: float = 0.0) -> str:
-    """The way with the shortest step over that link.
+    """Return the key of `costs` with the shortest step over `link`.
 
     Args:
-        link: what it crosses.
-        costs: of each way.
-        default: one of them, kept unless another one gains more than `least_gain`.
-        least_gain: seconds of a step.
+        link: the link to the worker.
+        costs: the cost of a step with each encoding.
+        default: the key to keep unless another one gains more than `least_gain`.
+        least_gain: seconds per step.
     """
     taken = {name: step_s(0.0, link, cost) for name, cost in costs.items()}
     best = min(taken, key=lambda name: taken[name])
     return best if taken[best] < taken[default] - least_gain else default
 
 
-def measure_link(prober: Prober, size_bytes: int, check: Check | None = None) -> LinkSpeed:
-    """The link's speed, by transfers of so many bytes one after another, each way alone; medians.
-
-    Raises:
-        OffloadError: the worker cannot be asked.
-    """
-
-    def taken(up: int, down: int) -> float:
-        times = [prober.probe(up, down, check=check) for _ in range(_SETTLING + _COUNTED)]
-        return statistics.median(times[_SETTLING:])
-
-    round_trip_s = taken(0, 0)
-    shortest_s = size_bytes / FASTEST
-    up_s, down_s = taken(size_bytes, 0) - round_trip_s, taken(0, size_bytes) - round_trip_s
-    return LinkSpeed(round_trip_s, size_bytes / max(up_s, shortest_s), size_bytes / max(down_s, shortest_s))
+def expected_cost(kind: EncodingKind, calls: Iterable[CallCost], raw_up: int, raw_down: int) -> StepCost:
+    """Return the cost of a call whose tensors take `raw_up` and `raw_down` bytes, by earlier calls of that kind."""
+    seen = [_GUESSED[kind]] * _GUESS_CALLS + list(calls)[-_CALLS_COUNTED:]
+    return StepCost(
+        raw_up * statistics.fmean(each.up / max(each.raw_up, 1) for each in seen),
+        raw_down * statistics.fmean(each.down / max(each.raw_down, 1) for each in seen),
+        # A median, because one call during which the machine was busy says nothing about the others.
+        (raw_up + raw_down)
+        * statistics.median(each.coding_s / max(each.raw_up + each.raw_down, 1) for each in seen),
+    )

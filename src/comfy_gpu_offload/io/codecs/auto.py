@@ -23,6 +23,7 @@ class Auto(Chooser):
     """Whichever of raw, zstd and planes makes a sample of the tensor smallest."""
 
     name: ClassVar[str] = "auto"
+    typical_share: ClassVar[float] = 0.67
     among: ClassVar[tuple[str, ...]] = (Raw.name, Zstd.name, Planes.name)
 
     def choose(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Codec:

@@ -27,6 +27,7 @@ class BlockQuantised(ABC):
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = False
+    typical_share: ClassVar[float]
     levels: ClassVar[float]
     """The largest value that a code stands for."""
 

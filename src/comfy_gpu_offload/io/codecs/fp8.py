@@ -25,6 +25,7 @@ class Fp8(BlockQuantised):
 
     name: ClassVar[str] = "fp8"
     levels: ClassVar[float] = 448
+    typical_share: ClassVar[float] = 0.5
 
     block: int = 64
 

@@ -23,6 +23,7 @@ class Int8Block(BlockQuantised):
 
     name: ClassVar[str] = "int8-block"
     levels: ClassVar[float] = 127
+    typical_share: ClassVar[float] = 0.5
 
     block: int = 64
 

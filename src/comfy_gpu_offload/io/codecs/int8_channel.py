@@ -30,6 +30,7 @@ class Int8Channel:
 
     name: ClassVar[str] = "int8-channel"
     lossless: ClassVar[bool] = False
+    typical_share: ClassVar[float] = 0.5
 
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
         if not quantised.is_taken(dtype, shape) or not _pays(len(data), shape):

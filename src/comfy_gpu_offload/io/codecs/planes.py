@@ -43,6 +43,7 @@ class Planes:
 
     name: ClassVar[str] = "planes"
     lossless: ClassVar[bool] = True
+    typical_share: ClassVar[float] = 0.67
 
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
         if len(data) < _SMALLEST_WORTHWHILE_BYTES:

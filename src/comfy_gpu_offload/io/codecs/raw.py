@@ -15,6 +15,7 @@ class Raw:
 
     name: ClassVar[str] = "raw"
     lossless: ClassVar[bool] = True
+    typical_share: ClassVar[float] = 1.0
 
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
         return data

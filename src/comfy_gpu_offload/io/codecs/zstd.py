@@ -27,6 +27,7 @@ class Zstd:
 
     name: ClassVar[str] = "zstd"
     lossless: ClassVar[bool] = True
+    typical_share: ClassVar[float] = 0.78
 
     def encode(self, data: memoryview, dtype: str, shape: tuple[int, ...]) -> Buffer | None:
         repeats = len(data) <= _MAX_WINDOW_BYTES and copies_in(data, shape) > 1

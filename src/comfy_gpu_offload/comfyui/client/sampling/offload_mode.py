@@ -61,9 +61,9 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     if shape is None:
         logger.info("whole loop: a latent of several parts")
         return True
-    plan = patcher.remote.plan(shape)
-    logger.info("%s", plan.summary())
-    return bool(plan.whole_loop)
+    estimate = patcher.remote.estimate(shape)
+    logger.info("%s", estimate.summary())
+    return bool(estimate.whole_loop)
 
 
 def _foreign(patcher: Any) -> str | None:
