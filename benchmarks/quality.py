@@ -26,12 +26,12 @@ import arguments
 import quality_report
 from coded_model import CodedModel
 from comfy_gpu_offload.digits.conditioning import CLASSES, conditioning, unconditional
-from comfy_gpu_offload.digits.evaluate import Classifier
 from comfy_gpu_offload.digits.latent import decode, process_out
 from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.digits.sampling import noise, schedule
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.buffers import tensor_bytes
+from digit_classifier import Classifier
 from picture_metrics import psnr_db, ssim
 from quality_report import Row
 from results import Bound, Results, conclude

@@ -41,26 +41,6 @@ def test_process_out_undoes_process_in() -> None:
     torch.testing.assert_close(latent.process_out(latent.process_in(values)), values, rtol=0, atol=1e-6)
 
 
-def test_upscale_keeps_the_range_and_leaves_a_margin() -> None:
-    digits = torch.zeros(2, 8, 8)
-    digits[1] = 16
-    blank, full = latent.upscale(digits)
-    assert torch.equal(blank, torch.zeros(32, 32))
-    assert torch.equal(full[8:24, 8:24], torch.ones(16, 16))
-    assert full[0].max() < 0.1
-    assert full[:, 0].max() < 0.1
-
-
-def test_downscale_averages_blocks() -> None:
-    picture = torch.zeros(1, 32, 32)
-    picture[0, 4:8, 8:12] = 1
-    picture[0, 0, 0] = 1
-    expected = torch.zeros(1, 8, 8)
-    expected[0, 1, 2] = 16
-    expected[0, 0, 0] = 1
-    assert torch.equal(latent.downscale(picture), expected)
-
-
 @pytest.mark.parametrize(
     ("function", "shape"),
     [
@@ -69,8 +49,6 @@ def test_downscale_averages_blocks() -> None:
         (latent.encode, (1, 32, 28)),
         (latent.decode, (1, 4, 8, 8)),
         (latent.decode, (16, 8, 8)),
-        (latent.upscale, (1, 16, 16)),
-        (latent.downscale, (1, 8, 8)),
         (latent.contact_sheet, (1, 8, 8)),
     ],
 )

@@ -1,4 +1,3 @@
-import inspect
 import json
 from collections.abc import Iterator
 
@@ -6,7 +5,7 @@ import pytest
 import torch
 
 from comfy_gpu_offload.digits.latent import decode
-from comfy_gpu_offload.digits.model import ARCHITECTURE, FOLDER, WEIGHTS, load
+from comfy_gpu_offload.digits.model import FOLDER, WEIGHTS, load
 from comfy_gpu_offload.digits.sampling import sample
 
 KEYS = 67
@@ -25,11 +24,10 @@ def test_the_folder_holds_config_and_weights_alone() -> None:
     assert 2_000_000 < WEIGHTS.stat().st_size < 2_500_000
 
 
-def test_the_config_is_the_architecture_and_names_no_path() -> None:
+def test_the_config_names_no_path() -> None:
     text = (FOLDER / "config.json").read_text()
     config = json.loads(text)
     assert config["_class_name"] == "SD3Transformer2DModel"
-    assert {name: config[name] for name in ARCHITECTURE} == ARCHITECTURE
     assert "_name_or_path" not in config
     assert "/" not in text
 
@@ -57,25 +55,6 @@ def test_load_gives_a_model_for_inference(dtype: torch.dtype) -> None:
     assert all(parameter.requires_grad for parameter in parameters)  # as from_pretrained leaves them
     assert not model.training
     assert 1_000_000 < sum(parameter.numel() for parameter in parameters) < 1_200_000
-
-
-def test_the_architecture_is_diffusers_own_arguments() -> None:
-    diffusers = pytest.importorskip("diffusers")
-    accepted = inspect.signature(diffusers.SD3Transformer2DModel.__init__).parameters
-    assert set(ARCHITECTURE) <= set(accepted)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_samples_show_the_labels_asked_for() -> None:
-    pytest.importorskip("diffusers", reason="the digits model is a diffusers model")
-    pytest.importorskip("sklearn", reason="the classifier comes from scikit-learn")
-    from comfy_gpu_offload.digits.evaluate import LABELS, Classifier
-
-    classifier = Classifier()
-    pictures = decode(sample(load(torch.bfloat16), LABELS, dtype=torch.bfloat16))
-    assert classifier.accuracy(pictures, LABELS) >= 0.95
-    turned = classifier.accuracy(pictures, [(label + 1) % 10 for label in LABELS])
-    assert turned < 0.05, "the classifier must not agree with everything"
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,6 @@ PICTURE_SIZE: Final = 32
 BLOCK: Final = 4
 CHANNELS: Final = BLOCK * BLOCK
 LATENT_SIZE: Final = PICTURE_SIZE // BLOCK
-DIGIT_SIZE: Final = 8
 
 # comfy.latent_formats.SD3
 SCALE: Final = 1.5305
@@ -55,32 +54,6 @@ def process_in(latents: Tensor) -> Tensor:
 def process_out(latents: Tensor) -> Tensor:
     """Map latents out of the model's space, as `comfy.latent_formats.SD3.process_out` does."""
     return latents / SCALE + SHIFT
-
-
-def upscale(digits: Tensor) -> Tensor:
-    """Enlarge scikit-learn's digits `[B, 8, 8]` (0..16) to pictures `[B, 32, 32]`, float32, 0..1.
-
-    A margin of one digit pixel is added, because the originals touch the edges; then bicubic enlargement,
-    and a smoothstep which firms up the strokes.
-
-    Raises:
-        ValueError: the shape is not `[B, 8, 8]`.
-    """
-    _check_shape(digits, (DIGIT_SIZE, DIGIT_SIZE), "digits")
-    grey = functional.pad(digits.float().unsqueeze(1) / 16, (1, 1, 1, 1))
-    size = (PICTURE_SIZE, PICTURE_SIZE)
-    ink = functional.interpolate(grey, size=size, mode="bicubic", align_corners=False).squeeze(1).clamp(0, 1)
-    return ink * ink * (3 - 2 * ink)
-
-
-def downscale(pictures: Tensor) -> Tensor:
-    """Average each 4x4 block of pictures `[B, 32, 32]` (0..1) into `[B, 8, 8]`, 0..16, for a classifier.
-
-    Raises:
-        ValueError: the shape is not `[B, 32, 32]`.
-    """
-    _check_shape(pictures, (PICTURE_SIZE, PICTURE_SIZE), "pictures")
-    return functional.avg_pool2d(pictures.unsqueeze(1), BLOCK).squeeze(1) * 16
 
 
 def contact_sheet(pictures: Tensor, *, columns: int = 10, zoom: int = 3, gap: int = 6) -> Image:

@@ -1,4 +1,4 @@
-"""Trains the digits model: `python -m comfy_gpu_offload.digits.train --out DIR`.
+"""Train the bundled digits model anew: `python benchmarks/train_digits.py --out DIR`.
 
 Rectified flow (Liu et al. 2022, arXiv:2209.03003) with the logit-normal sigmas of Stable Diffusion 3
 (Esser et al. 2024, arXiv:2403.03206), on scikit-learn's 1797 digits. Needs diffusers and scikit-learn.
@@ -12,17 +12,17 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from diffusers import SD3Transformer2DModel
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .conditioning import conditioning, unconditional
-from .latent import encode, process_in, upscale
-from .model import save, untrained
-from .sampling import TIMESTEPS
+from comfy_gpu_offload.digits.conditioning import CONTEXT_WIDTH, POOLED_WIDTH, conditioning, unconditional
+from comfy_gpu_offload.digits.latent import CHANNELS, LATENT_SIZE, PICTURE_SIZE, encode, process_in
+from comfy_gpu_offload.digits.sampling import TIMESTEPS
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,34 @@ LEARNING_RATE: Final = 2e-3
 DROPPED_SHARE: Final = 0.1
 EMA_DECAY: Final = 0.999
 LOG_EVERY: Final = 100
+
+# ComfyUI reads layers and heads off the width: both are width / 64 in an SD3 checkpoint.
+ARCHITECTURE: Final[dict[str, Any]] = {
+    "sample_size": LATENT_SIZE,
+    "patch_size": 2,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "attention_head_dim": 64,
+    "joint_attention_dim": CONTEXT_WIDTH,
+    "caption_projection_dim": 128,
+    "pooled_projection_dim": POOLED_WIDTH,
+    "pos_embed_max_size": LATENT_SIZE,
+}
+"""Keyword arguments of `diffusers.SD3Transformer2DModel`."""
+
+
+def upscale(digits: Tensor) -> Tensor:
+    """Enlarge scikit-learn's digits `[B, 8, 8]` (0..16) to pictures `[B, 32, 32]`, float32, 0..1.
+
+    A margin of one digit pixel is added, because the originals touch the edges; then bicubic enlargement,
+    and a smoothstep which firms up the strokes.
+    """
+    grey = functional.pad(digits.float().unsqueeze(1) / 16, (1, 1, 1, 1))
+    size = (PICTURE_SIZE, PICTURE_SIZE)
+    ink = functional.interpolate(grey, size=size, mode="bicubic", align_corners=False).squeeze(1).clamp(0, 1)
+    return ink * ink * (3 - 2 * ink)
 
 
 def load_pictures() -> tuple[Tensor, Tensor]:
@@ -84,7 +112,7 @@ def train(minutes: float, seed: int) -> nn.Module:
     """Train for `minutes` and return the average of the weights, float32, an `SD3Transformer2DModel`."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = untrained()
+    model: Any = SD3Transformer2DModel(**ARCHITECTURE)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     pictures, labels = load_pictures()
@@ -116,6 +144,12 @@ def _labelled(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tenso
         torch.where(dropped.view(-1, 1, 1), dropped_context, context),
         torch.where(dropped.view(-1, 1), dropped_pooled, pooled),
     )
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Write an `SD3Transformer2DModel` to `folder` in float16, as diffusers reads it; casts it in place."""
+    saved: Any = model.half()
+    saved.save_pretrained(folder)
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 pytest.importorskip("sklearn", reason="training reads scikit-learn's digits")
+pytest.importorskip("diffusers", reason="the digits model is a diffusers model")
 
-from comfy_gpu_offload.digits import train
-from comfy_gpu_offload.digits.model import WEIGHTS, save
+import train_digits as train
+from comfy_gpu_offload.digits.model import FOLDER, WEIGHTS
 
 
 def generator() -> torch.Generator:
@@ -20,6 +22,21 @@ def test_pictures_are_the_real_digits() -> None:
     assert labels.bincount().min() > 170
     assert pictures.min() == 0
     assert pictures.max() == 1
+
+
+def test_upscale_keeps_the_range_and_leaves_a_margin() -> None:
+    digits = torch.zeros(2, 8, 8)
+    digits[1] = 16
+    blank, full = train.upscale(digits)
+    assert torch.equal(blank, torch.zeros(32, 32))
+    assert torch.equal(full[8:24, 8:24], torch.ones(16, 16))
+    assert full[0].max() < 0.1
+    assert full[:, 0].max() < 0.1
+
+
+def test_the_bundled_config_is_the_architecture() -> None:
+    config = json.loads((FOLDER / "config.json").read_text())
+    assert {name: config[name] for name in train.ARCHITECTURE} == train.ARCHITECTURE
 
 
 def test_jitter_moves_a_little() -> None:
@@ -54,9 +71,8 @@ def test_the_loss_of_an_idle_model_is_the_variance_of_the_velocity() -> None:
 
 
 def test_a_moment_of_training_gives_a_file_like_the_bundled_one(tmp_path: Path) -> None:
-    pytest.importorskip("diffusers")
     safetensors = pytest.importorskip("safetensors.torch")
-    save(train.train(minutes=1e-6, seed=0), tmp_path)
+    train.save(train.train(minutes=1e-6, seed=0), tmp_path)
     written = safetensors.load_file(tmp_path / WEIGHTS.name)
     bundled = safetensors.load_file(WEIGHTS)
     assert {name: (t.shape, t.dtype) for name, t in written.items()} == {
