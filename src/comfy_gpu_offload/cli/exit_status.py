@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parents[1]
 # What a module of ours needs besides the core, by the first package it would miss.
 _EXTRAS = {"psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
+# What ComfyUI's registry leaves out of the pack.
+_DEMO = f"{_PACKAGE.name}.digits"
 _FAILURE, _WRONG, _INTERRUPTED = 1, 2, 130
 
 
@@ -45,6 +47,8 @@ def explained(error: Exception) -> str:
     """Return what failed and what to do about it."""
     if isinstance(error, OffloadError):
         return str(error)
+    if isinstance(error, ImportError) and (error.name or "").startswith(_DEMO):
+        return "The demo is not part of this installation: pip install 'comfy-gpu-offload[demo]'"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith(_PACKAGE.name):
         return _missing((error.name or "a module").split(".")[0])
     if isinstance(error, OSError) and error.strerror:

@@ -114,13 +114,14 @@ def _made(options: BackendOptions) -> Backend:
     backend = make_backend(options)
     names = [entry.name for entry in backend.listing().models]
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
-    where = f"put one into {' or '.join(backend.info().folders)}"
+    folders = backend.info().folders
+    where = f"put one into {' or '.join(folders)}" if folders else "name a folder of models by --models"
     logger.info("%d %s: %s", len(names), "model" if len(names) == 1 else "models", shown or where)
-    if options.name == "diffusers" and options.models is not None and names == [_BUNDLED]:
+    if options.name == "diffusers" and options.models is not None and set(names) <= {_BUNDLED}:
         logger.warning(
-            "--models %s: there is no diffusers model in it, that is, a config.json beside *.safetensors; only the "
-            "bundled one is offered",
+            "--models %s: there is no diffusers model in it, that is, a config.json beside *.safetensors%s",
             options.models,
+            "; only the bundled one is offered" if names else "",
         )
     return backend
 

@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import torch
 
-from ...digits.model import FOLDER as DIGITS_FOLDER
 from ...io.tree import map_tensors
 from ...protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from ..base import (
@@ -25,6 +24,7 @@ from ..base import (
     Listing,
     ModelMismatchError,
     ModelNotFoundError,
+    ModelRunError,
     PatchSet,
     Report,
     computing_for,
@@ -36,7 +36,6 @@ from ..fingerprints import fingerprint
 from ..model_folders import SkipLog, Skips
 from ..resident_models import ResidentModels
 from ..weight_files import check_weight_file
-from . import sampling
 from .model_files import DiffusersModel, choose_dtype, find_models, load
 
 DIGITS = "digits"
@@ -58,11 +57,20 @@ class _Loaded:
             return False
 
 
+def _bundled_folder() -> Path | None:
+    """Return the bundled digits model's folder; None where the demo is not part of this installation."""
+    try:
+        from ...digits.model import FOLDER  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return None
+    return FOLDER
+
+
 class DiffusersBackend:
     """See `Backend`.
 
     Args:
-        models_path: a model's folder or file, or a folder of models; None for the bundled model alone.
+        models_path: a model's folder or file, or a folder of models; None for the bundled model alone, if any.
         device: where models run; None for CUDA where there is one.
         model_bytes: what loaded models may take; 0 for as much as memory allows.
     """
@@ -93,9 +101,10 @@ class DiffusersBackend:
         return Listing(models, skipped)
 
     def _found(self, skips: Skips) -> dict[str, DiffusersModel]:
-        (bundled,) = find_models(DIGITS_FOLDER, skips)
-        found = {} if self._path is None else {model.name: model for model in find_models(self._path, skips)}
-        return {DIGITS: replace(bundled, name=DIGITS), **found}
+        folder = _bundled_folder()
+        bundled = () if folder is None else (replace(model, name=DIGITS) for model in find_models(folder, skips))
+        found = () if self._path is None else find_models(self._path, skips)
+        return {model.name: model for model in (*bundled, *found)}
 
     def describe(self, ref: ModelRef) -> Described:
         """See `Backend`. Details: ``{"class": diffusers' class name, "config": the model's config}``."""
@@ -132,8 +141,15 @@ class DiffusersBackend:
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
     ) -> Computed:
-        """See `Backend`, and `diffusers_sampling` for the tree."""
+        """See `Backend`, and `sampling` for the tree."""
         _refuse_patches(patches)
+        try:
+            from . import sampling  # noqa: PLC0415
+        except ImportError as error:
+            raise ModelRunError(
+                "The demo is not part of the worker's installation, and a diffusers worker runs whole loops by its "
+                "sampler: run each step instead, or install comfy-gpu-offload[demo] there."
+            ) from error
         loaded, load_s = self._current(job.model, job.fingerprint)
         started = perf_counter()
         with torch.inference_mode(), model_errors(job.model.name, torch.cuda.empty_cache):
