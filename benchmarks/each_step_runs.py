@@ -17,6 +17,7 @@ import naive_stack
 from comfy_gpu_offload.client.encoding.step_time import EncodingKind
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.timings import CallTimings
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.transport.http_transport import HttpTransport
 from emulated_link import Kind, Link, emulated
@@ -176,7 +177,7 @@ def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
 
 def session_over(port: int, options: SessionOptions) -> Session:
     """A session as over a network, whatever the address."""
-    return Session(HttpTransport(f"http://127.0.0.1:{port}", keep_warm=True), options)
+    return Session(HttpTransport(Address.parse(f"http://127.0.0.1:{port}"), keep_warm=True), options)
 
 
 def conditioning(model: Model, seed: int) -> dict[str, torch.Tensor]:

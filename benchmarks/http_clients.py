@@ -24,6 +24,7 @@ import urllib3
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import plots
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import seal
@@ -71,7 +72,7 @@ def main() -> int:
 
 
 def _clients(url: str, frame: EncodedFrame) -> dict[str, Callable[[], object]]:
-    transport, timeouts = HttpTransport(url), Timeouts()
+    transport, timeouts = HttpTransport(Address.parse(url)), Timeouts()
     body, address = bytes(frame.joined()), f"{url}/v1/cancel"
     plain = http.client.HTTPConnection(urlsplit(url).netloc)
     pool, session = urllib3.PoolManager(), requests.Session()

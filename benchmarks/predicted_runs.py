@@ -13,6 +13,7 @@ from torch import Tensor
 import samplers
 from comfy_gpu_offload.backends.diffusers.backend import DIGITS
 from comfy_gpu_offload.client.session import Session, SessionOptions
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.digits.conditioning import CLASSES, conditioning, unconditional
 from comfy_gpu_offload.digits.sampling import TIMESTEPS, noise, schedule
 from comfy_gpu_offload.io import codecs
@@ -96,7 +97,7 @@ def run(url: str, way: str, sampler: str, task: Task) -> Run:
     halves = zip(conditioning(labels), unconditional(task.batch), strict=True)
     context, pooled = (torch.cat(pair).to(task.dtype) for pair in halves)
     seen: list[Tensor] = []
-    with Session(HttpTransport(url), WAYS[way]) as session:
+    with Session(HttpTransport(Address.parse(url)), WAYS[way]) as session:
         model = session.model(DIGITS)
 
         def velocity(x: Tensor, sigma: float) -> Tensor:

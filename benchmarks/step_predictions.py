@@ -105,7 +105,7 @@ def choices_of(settings: Settings) -> list[Choice]:
     """All choices, for the worker that these settings name."""
     target = configured(settings)
     direct = isinstance(target, Direct)
-    warm = direct and not target.is_pod and _warms(target.url, settings)
+    warm = direct and not target.is_pod and _warms(str(target.address), settings)
     made = []
     for name, ways in _OF_CHOICE.items():
         opened = partial(connect_from, settings.model_copy(update={"compression": name}))

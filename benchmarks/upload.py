@@ -37,6 +37,7 @@ import plots
 from comfy_gpu_offload.client.remote_model import RemoteModel
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.weight_patches import WeightPatches
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.frame import EncodedFrame
@@ -158,7 +159,7 @@ def _measured(link: Link, what: str, named: dict[str, list[torch.Tensor]], setti
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="comfy-gpu-offload-")))
         url = stack.enter_context(echo_worker(uploads=folder))
         near = stack.enter_context(emulated(link, int(url.rsplit(":", 1)[1]), kind))
-        transport = _Counting(HttpTransport(f"http://127.0.0.1:{near}", keep_warm=True))
+        transport = _Counting(HttpTransport(Address.parse(f"http://127.0.0.1:{near}"), keep_warm=True))
         with _session(transport, setting) as session:
             model = session.model("echo")
             _use(model, {}, {}, 1.0)

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import plots
 from comfy_gpu_offload.client.session import Session
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
 from comfy_gpu_offload.transport.http_transport import MEDIA_TYPE, HttpTransport
@@ -94,7 +95,7 @@ class RequestsTransport:
 
 
 _WAYS: dict[str, Callable[[str], Transport]] = {
-    "kept warm": lambda url: HttpTransport(url, keep_warm=True),
+    "kept warm": lambda url: HttpTransport(Address.parse(url), keep_warm=True),
     "left idle": HttpTransport,
     "requests": lambda url: RequestsTransport(url, keeps_alive=True),
     "new connection": lambda url: RequestsTransport(url, keeps_alive=False),

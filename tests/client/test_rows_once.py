@@ -30,7 +30,7 @@ def bytes_up(
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 16, 32, 32, generator=generator)
     options = SessionOptions(codec=codec, predict=predict)
-    with Session(HttpTransport(worker.url), options) as session:
+    with Session(HttpTransport(worker.address), options) as session:
         model = session.model("echo")
         for _ in range(CALLS):
             sent = torch.cat([x.bfloat16(), context], 1).repeat(rows, 1, 1, 1)

@@ -122,7 +122,7 @@ def test_where_interim_responses_do_not_come_through_a_call_keeps_asking(backend
         ending.callback(backend.release.set)
         other = ending.enter_context(connect(worker.url))
         # Without keep_warm it asks for no interim responses, as through a pod's proxy.
-        with Session(HttpTransport(worker.url), options) as session:
+        with Session(HttpTransport(worker.address), options) as session:
             model = session.model("double")
             running = threads.submit(other.model("wait"), torch.ones(1))
             assert backend.started.wait(60)

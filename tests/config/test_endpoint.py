@@ -19,7 +19,7 @@ def chosen(**values: Any) -> Direct | Serverless:
 def test_an_address_is_a_worker_reached_directly() -> None:
     target = chosen(url=LOCAL, token="t", runpod_api_key=KEY)
     assert isinstance(target, Direct)
-    assert target.url == LOCAL
+    assert str(target.address) == LOCAL
     assert target.token is not None
     assert not target.is_pod
 
@@ -38,7 +38,11 @@ def test_a_pod_is_known_by_its_proxy() -> None:
 def test_an_id_and_a_key_are_an_endpoint_of_the_kind_that_is_set(kind: str) -> None:
     target = chosen(runpod_endpoint_id="abc123", runpod_api_key=KEY, endpoint=kind)
     assert isinstance(target, Serverless)
-    assert (target.kind, target.endpoint_id, target.url) == (kind, "abc123", "https://abc123.api.runpod.ai")
+    assert (target.kind, target.endpoint_id, str(target.address)) == (
+        kind,
+        "abc123",
+        "https://abc123.api.runpod.ai",
+    )
 
 
 def test_a_load_balancers_address_says_which_endpoint_it_is() -> None:

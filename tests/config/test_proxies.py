@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.config.proxies import proxy_for
 from comfy_gpu_offload.errors import ConfigError
 
-WORKER = "https://gpu.example:8288"
+WORKER = Address.parse("https://gpu.example:8288")
 NAMES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
 
 
@@ -27,7 +28,7 @@ def test_https_goes_through_the_one_that_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(name, value)
     proxy = proxy_for(WORKER)
     assert proxy is not None
-    assert (proxy.host, proxy.port, proxy.source, proxy.authorization) == ("proxy.example", 3128, name, None)
+    assert (proxy.place, proxy.source, proxy.authorization) == ("proxy.example:3128", name, None)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_https_goes_through_the_one_that_is_named(monkeypatch: pytest.MonkeyPatc
 def test_this_machine_is_never_reached_through_one(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://proxy.example:3128")
-    assert proxy_for(url) is None
+    assert proxy_for(Address.parse(url)) is None
 
 
 @pytest.mark.parametrize("exempt", ["gpu.example", ".example", "a.test, gpu.example", "gpu.example:8288", "*"])
@@ -51,8 +52,8 @@ def test_what_is_exempt_goes_past_it(monkeypatch: pytest.MonkeyPatch, exempt: st
 def test_a_network_can_be_exempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "192.168.0.0/16")
-    assert proxy_for("https://192.168.1.7:8288") is None
-    assert proxy_for("https://10.0.0.7:8288") is not None
+    assert proxy_for(Address.parse("https://192.168.1.7:8288")) is None
+    assert proxy_for(Address.parse("https://10.0.0.7:8288")) is not None
 
 
 @pytest.mark.parametrize(
@@ -92,4 +93,4 @@ def test_a_password_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> 
     assert proxy.authorization is not None
     assert proxy.authorization.get_secret_value() == "Basic bWU6dmVyeS1zZWNyZXQ="
     assert "secret" not in repr(proxy)
-    assert "me" not in proxy.address.split(":")
+    assert "me" not in proxy.place.split(":")

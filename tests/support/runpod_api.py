@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.net.clock import Clock
 from comfy_gpu_offload.runpod.client import RunPodClient
 from comfy_gpu_offload.runpod.options import RunPodOptions
@@ -83,7 +84,9 @@ class LoopbackApi:
     asked: threading.Condition = field(default_factory=threading.Condition)
 
     def client(self, options: RunPodOptions | None = None, clock: Clock | None = None) -> RunPodClient:
-        return RunPodClient(SecretStr(KEY), ENDPOINT, base_url=self.url, options=options, clock=clock)
+        return RunPodClient(
+            SecretStr(KEY), ENDPOINT, base_url=Address.parse(self.url), options=options, clock=clock
+        )
 
     def wait_for(self, request: tuple[str, str]) -> bool:
         with self.asked:

@@ -10,6 +10,7 @@ from types import TracebackType
 from pydantic import SecretStr
 
 from comfy_gpu_offload.backends.base import Backend
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.server.abandoned_runs import Grace
 from comfy_gpu_offload.server.executor import QueueLimits
@@ -26,6 +27,7 @@ class ThreadWorker:
         backend: Backend,
         *,
         token: str | None = None,
+        host: str = "127.0.0.1",
         port: int = 0,
         limits: FrameLimits | None = None,
         store_bytes: int = 64 * 1024**2,
@@ -40,24 +42,28 @@ class ThreadWorker:
         secret = None if token is None else SecretStr(token)
         self._state = WorkerState(self._limits, secret, hosts=hosts, is_behind_edge=is_behind_edge)
         handler = HandlerOptions(self._limits, store_bytes, queue=queue or QueueLimits(), grace=grace or Grace())
-        self._options = ServeOptions("127.0.0.1", port, handler, self._announced, tls)
+        self._options = ServeOptions(host, port, handler, self._announced, tls)
         self._ready = threading.Event()
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self.url = ""
+        self.address = Address("http", "")
+
+    @property
+    def url(self) -> str:
+        return str(self.address)
 
     @property
     def port(self) -> int:
-        return int(self.url.rsplit(":", 1)[1])
+        return self.address.tcp_port
 
     @property
     def handler(self) -> Handler:
         assert self._state.handler is not None
         return self._state.handler
 
-    def _announced(self, address: str) -> None:
-        self.url = address
+    def _announced(self, address: Address) -> None:
+        self.address = address
         self._ready.set()
 
     async def _serve(self) -> None:

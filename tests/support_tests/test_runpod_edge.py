@@ -17,6 +17,7 @@ from tests.support.runpod_edge import NO_WORKERS, TIMED_OUT, WORKER_HEADER, Edge
 from tests.support.runpod_gateway import ENDPOINT, KEY, RunPodGateway
 from tests.support.worker import ThreadWorker
 
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.protocol.envelope import open_frame
 from comfy_gpu_offload.runpod.client import RunPodClient
 from comfy_gpu_offload.server.http.reply import Reply
@@ -335,12 +336,12 @@ def test_a_client_that_goes_away_is_no_trouble(edge: LoadBalancerEdge, worker: E
 
 
 def test_the_apis_side_tells_the_two_kinds_of_endpoints_apart(edge: LoadBalancerEdge) -> None:
-    with RunPodClient(SecretStr(KEY), ENDPOINT, base_url=edge.base_url) as api:
+    with RunPodClient(SecretStr(KEY), ENDPOINT, base_url=Address.parse(edge.base_url)) as api:
         assert kind_of(api) == "load-balancer"
         assert api.health().workers.ready == 1
     with (
         RunPodGateway() as gateway,
-        RunPodClient(SecretStr(KEY), ENDPOINT, base_url=gateway.base_url) as api,
+        RunPodClient(SecretStr(KEY), ENDPOINT, base_url=Address.parse(gateway.base_url)) as api,
     ):
         assert kind_of(api) == "queue"
 

@@ -17,4 +17,4 @@ def test_it_asks_the_way_that_calls_go_past_the_environments_proxy(monkeypatch: 
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with ThreadWorker(FunctionBackend()) as worker:
-        assert ping(worker.url) is Health.READY
+        assert ping(worker.address) is Health.READY

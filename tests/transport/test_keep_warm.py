@@ -10,6 +10,7 @@ from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.transport.http_transport import HttpTransport
 
 X = torch.ones(2)
@@ -23,7 +24,10 @@ def slow(x: torch.Tensor) -> torch.Tensor:
 
 def crossed(worker: ThreadWorker, *, keep_warm: bool) -> tuple[int, int]:
     """Bytes up and down of some calls, the first left out: its reply says that empty lines are welcome."""
-    with BreakingProxy(worker.port) as proxy, Session(HttpTransport(proxy.url, keep_warm=keep_warm)) as session:
+    with (
+        BreakingProxy(worker.port) as proxy,
+        Session(HttpTransport(Address.parse(proxy.url), keep_warm=keep_warm)) as session,
+    ):
         model = session.model("slow")
         model(X)
         up, down = proxy.up, proxy.down

@@ -25,7 +25,7 @@ from comfy_gpu_offload.errors import (
     RunPodPayloadTooLargeError,
     RunPodWrongKindError,
 )
-from comfy_gpu_offload.transport.load_balancer import LoadBalancerFront
+from comfy_gpu_offload.transport.load_balancer import RunPodEdge
 
 X = torch.randn(1, 4, 64, 64)
 
@@ -234,7 +234,7 @@ def test_the_wrong_kind_of_endpoint_is_named(worker: ThreadWorker) -> None:
 
 
 def test_a_strict_affinity_that_is_gone_is_a_start() -> None:
-    front = LoadBalancerFront()
+    front = RunPodEdge()
     front.replied({"x-runpod-worker-id": "worker-1"})
     assert "worker-1" in front.request_headers()
     error = front.refusal("https://e.example", 404, '{"error": "affinity_worker_gone"}')
@@ -244,7 +244,7 @@ def test_a_strict_affinity_that_is_gone_is_a_start() -> None:
 
 @pytest.mark.parametrize("name", ["two words", "line\r\nInjected: yes", "ünïcode"])
 def test_a_workers_name_that_is_no_header_text_is_not_sent_back(name: str) -> None:
-    front = LoadBalancerFront()
+    front = RunPodEdge()
     front.replied({"x-runpod-worker-id": name})
     assert front.request_headers() == ""
 

@@ -16,6 +16,7 @@ from tests.support.worker import ThreadWorker
 from comfy_gpu_offload import connect
 from comfy_gpu_offload.backends.diffusers.backend import DiffusersBackend
 from comfy_gpu_offload.cli.main import main
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.config.settings import Settings, variable
 from comfy_gpu_offload.errors import ProxyError, RunPodNetworkError, TransportError
 from comfy_gpu_offload.runpod.client import RunPodClient
@@ -58,7 +59,7 @@ def test_a_worker_is_reached_through_it(
         monkeypatch.setenv("HTTPS_PROXY", proxy.url("me:pass%20word"))
         with connect(f"https://{HOST}", ca_file=certificate[0]) as session:
             assert session.model("digits").description.compute_dtype
-        assert ping(f"https://{HOST}", ca_file=certificate[0]) is Health.READY
+        assert ping(Address.parse(f"https://{HOST}"), ca_file=certificate[0]) is Health.READY
     assert set(proxy.asked) == {f"{HOST}:443"}
 
 
@@ -68,7 +69,7 @@ def test_runpods_api_is_reached_through_it(certificate: tuple[Path, Path], monke
             monkeypatch.setenv("HTTPS_PROXY", proxy.url("me:pass%20word"))
             monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")  # what is named is trusted besides
             with RunPodClient(
-                SecretStr(KEY), ENDPOINT, base_url=f"https://{HOST}/v2", ca_file=certificate[0]
+                SecretStr(KEY), ENDPOINT, base_url=Address.parse(f"https://{HOST}/v2"), ca_file=certificate[0]
             ) as client:
                 assert client.health().workers.ready == 0
         assert proxy.asked == [f"{HOST}:443"]
@@ -105,7 +106,9 @@ def test_what_it_answers_is_said_the_same_for_both(
         monkeypatch.setenv("HTTPS_PROXY", proxy.url(login))
         with pytest.raises(ProxyError, match=says_) as worker_error:
             connect(f"https://{HOST}", retry_s=0.1)
-        client = RunPodClient(SecretStr(KEY), ENDPOINT, base_url=f"https://{HOST}/v2", clock=FakeClock().clock)
+        client = RunPodClient(
+            SecretStr(KEY), ENDPOINT, base_url=Address.parse(f"https://{HOST}/v2"), clock=FakeClock().clock
+        )
         with client, pytest.raises(RunPodNetworkError, match=says_) as api_error:
             client.health()
     for error in (worker_error.value, api_error.value):
@@ -120,7 +123,9 @@ def test_one_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
     with pytest.raises(ProxyError, match=f"127.0.0.1:{port}.*Is it right"):
         connect(f"https://{HOST}", retry_s=0.1)
-    client = RunPodClient(SecretStr(KEY), ENDPOINT, base_url=f"https://{HOST}/v2", clock=FakeClock().clock)
+    client = RunPodClient(
+        SecretStr(KEY), ENDPOINT, base_url=Address.parse(f"https://{HOST}/v2"), clock=FakeClock().clock
+    )
     with client, pytest.raises(RunPodNetworkError, match=f"127.0.0.1:{port}.*Is it right"):
         client.health()
 

@@ -16,6 +16,7 @@ from tests.support.tls import FUTURE, PAST, self_signed, server_context
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.errors import HttpStatusError, TlsError, TransportError
 from comfy_gpu_offload.runpod.client import RunPodClient
 
@@ -49,7 +50,9 @@ def test_the_certificate_of_runpods_api(case: tuple[ssl.SSLContext, Path | None,
     server, ca_file, said = case
     with loopback_api(says(200, {}), tls=server) as api:
         url = api.url.replace("http://", "https://")
-        client = RunPodClient(SecretStr(KEY), ENDPOINT, base_url=url, ca_file=ca_file, clock=FakeClock().clock)
+        client = RunPodClient(
+            SecretStr(KEY), ENDPOINT, base_url=Address.parse(url), ca_file=ca_file, clock=FakeClock().clock
+        )
         with client, pytest.raises(TlsError, match=said):
             client.health()
 

@@ -13,13 +13,13 @@ from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import torch
 
 from ..client.connect import connect_from
 from ..client.remote_model import RemoteModel
 from ..client.session import Session
+from ..config.address import HTTP, HTTPS
 from ..config.endpoint import Direct, Serverless, configured
 from ..config.findings import found
 from ..config.proxies import proxy_for
@@ -114,7 +114,7 @@ def _settings(settings: Settings) -> Direct | Serverless:
     target = _checked("settings", lambda: configured(settings))
     if isinstance(target, Direct):
         token = "with a token" if target.token is not None else "without a token"
-        _say("settings", f"a worker at {target.url}, {token}{_source()}")
+        _say("settings", f"a worker at {target.address}, {token}{_source()}")
     else:
         _say("settings", f"RunPod endpoint {target.endpoint_id}, kind: {target.kind}{_source()}")
     return target
@@ -126,13 +126,14 @@ def _source() -> str:
 
 
 def _network(target: Direct | Serverless) -> None:
-    url = target.url if isinstance(target, Direct) or target.kind == "load-balancer" else target.base_url
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    proxy = _checked("address", lambda: proxy_for(url))
+    address = target.address if isinstance(target, Direct) or target.kind == "load-balancer" else target.api
+    host, port = address.host, address.tcp_port
+    if not host:  # not reached over a network
+        return
+    proxy = _checked("address", lambda: proxy_for(address))
     if proxy is not None:
-        _say("proxy", f"{host} is reached through {proxy.address} ({proxy.source}; NO_PROXY={host} goes past it)")
-        host, port = proxy.host, proxy.port
+        _say("proxy", f"{host} is reached through {proxy.place} ({proxy.source}; NO_PROXY={host} goes past it)")
+        host, port = proxy.address.host, proxy.address.tcp_port
     addresses = _checked("address", lambda: _resolved(host, port))
     _say("address", f"{host} is {addresses[0]}" + (f" and {len(addresses) - 1} more" if addresses[1:] else ""))
     seconds = _checked("connection", lambda: _connected(host, port))
@@ -166,7 +167,7 @@ def _connected(host: str, port: int) -> float:
 
 
 def _platform(target: Serverless, settings: Settings) -> None:
-    with RunPodClient(target.key, target.endpoint_id, base_url=target.base_url, ca_file=settings.ca_file) as api:
+    with RunPodClient(target.key, target.endpoint_id, base_url=target.api, ca_file=settings.ca_file) as api:
         health = _checked("RunPod", api.health)
         kind = target.kind if target.kind != "auto" else _checked("RunPod", lambda: kind_of(api))
     _say("RunPod", f"the key is accepted; a {kind} endpoint; {_counts(health)}")
@@ -184,7 +185,9 @@ def _counts(health: EndpointHealth) -> str:
 
 
 def _ping(target: Direct, settings: Settings) -> None:
-    health = ping(target.url, ca_file=settings.ca_file)
+    if target.address.scheme not in {HTTP, HTTPS}:
+        return
+    health = ping(target.address, ca_file=settings.ca_file)
     if health is Health.READY:
         _say("worker", "it says that it is ready")
     else:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..backends.base import Backend
+from ..config.address import host_and_port, is_loopback
 from ..config.findings import checked_settings
-from ..config.settings import Settings, is_loopback
+from ..config.settings import Settings
 from ..config.token_strength import advice, weakness
 from ..errors import ConfigError
 from ..io.frame import FrameLimits
@@ -146,7 +147,7 @@ def serve_process(state: WorkerState, make: Callable[[], Backend], serving: Serv
 
 def _cannot_listen(serving: ServeOptions, error: OSError) -> str:
     remedy = _REMEDIES.get(error.errno or 0, error.strerror)
-    return f"Cannot listen on {serving.host}:{serving.port}: {remedy}"
+    return f"Cannot listen on {host_and_port(serving.host, serving.port)}: {remedy}"
 
 
 def _cannot_start(error: OSError) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from ..errors import ConfigError
+from .address import HTTPS, Address
 from .settings import PREFIX, Settings, env_file_to_write
 
 # Of RunPod's two kinds of serverless endpoints and of its pods: docs.runpod.io, "Serverless" and "Expose ports".
@@ -22,13 +22,13 @@ _ENDPOINT_PAGE = "https://console.runpod.io/serverless"
 class Direct:
     """A worker under an address of its own: this machine, the next room, a pod."""
 
-    url: str
+    address: Address
     token: SecretStr | None
 
     @property
     def is_pod(self) -> bool:
         """Whether RunPod's proxy stands before it, which ends each request after 100 s."""
-        return (urlsplit(self.url).hostname or "").endswith(_POD_HOSTS)
+        return self.address.host.endswith(_POD_HOSTS)
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Serverless:
 
     Attributes:
         kind: `auto` where it is still to be found out.
-        url: where a load-balancing one listens.
-        base_url: of RunPod's own API.
+        address: where a load-balancing one listens.
+        api: RunPod's own API.
     """
 
     kind: Literal["auto", "queue", "load-balancer"]
     endpoint_id: str
     key: SecretStr
-    url: str
-    base_url: str
+    address: Address
+    api: Address
 
 
 def configured(settings: Settings) -> Direct | Serverless:
@@ -54,14 +54,14 @@ def configured(settings: Settings) -> Direct | Serverless:
     Raises:
         ConfigError: none is named, or something needed for it is missing; says what and where to get it.
     """
-    host = urlsplit(settings.url or "").hostname or ""
+    host = "" if settings.url is None else settings.url.host
     if host == _SERVERLESS_HOST:
         raise ConfigError(
             f"{PREFIX}URL is RunPod's API, not a worker: put the endpoint's id into RUNPOD_ENDPOINT_ID instead."
         )
     on_serverless = host.endswith("." + _SERVERLESS_HOST)
     if settings.endpoint == "direct" or (settings.endpoint == "auto" and settings.url and not on_serverless):
-        return Direct(_url(settings), settings.token)
+        return Direct(_address(settings), settings.token)
     if settings.url and settings.endpoint == "queue":
         raise ConfigError(f"A queue endpoint has no address: leave {PREFIX}URL empty and set RUNPOD_ENDPOINT_ID.")
     endpoint_id = settings.runpod_endpoint_id or (host.split(".", 1)[0] if on_serverless else None)
@@ -71,12 +71,12 @@ def configured(settings: Settings) -> Direct | Serverless:
         kind="load-balancer" if on_serverless or settings.url else settings.endpoint,
         endpoint_id=endpoint_id,
         key=_key(settings),
-        url=settings.url or f"https://{endpoint_id}.{_SERVERLESS_HOST}",
-        base_url=settings.runpod_base_url,
+        address=settings.url or Address(HTTPS, f"{endpoint_id}.{_SERVERLESS_HOST}"),
+        api=settings.runpod_base_url,
     )
 
 
-def _url(settings: Settings) -> str:
+def _address(settings: Settings) -> Address:
     if settings.url is None:
         raise _nothing(settings)
     return settings.url

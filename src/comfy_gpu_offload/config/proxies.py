@@ -1,7 +1,7 @@
-"""Which proxy a request goes through: one rule for RunPod's API, for its endpoints, and for workers.
+"""The proxy that a request goes through: one rule for RunPod's API, for its endpoints, and for workers.
 
 https goes through the proxy that HTTPS_PROXY names, else ALL_PROXY (or the system's settings on Windows and macOS),
-unless NO_PROXY exempts the host; this machine is never reached through one, and plain http goes nowhere else.
+unless NO_PROXY exempts the host. This machine is never reached through a proxy, and plain http goes nowhere else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from requests.utils import should_bypass_proxies
 
 from ..errors import ConfigError
-from .settings import is_loopback
+from .address import HTTP, HTTPS, Address
 
 _KINDS = ("https", "all")
 # What a proxy answers for a target that it cannot reach at present.
@@ -26,7 +26,7 @@ _PASSING = frozenset({500, 502, 503, 504})
 
 
 class _UnusableError(Exception):
-    """Says why what names a proxy is of no use, without a word of it."""
+    """The reason why a variable names no proxy that can be used, without a word of its value."""
 
 
 @dataclass(frozen=True)
@@ -34,34 +34,32 @@ class Proxy:
     """An HTTP proxy that is asked to CONNECT.
 
     Attributes:
+        address: without user and password; its port is always given.
         source: what names it: a variable, or the system.
-        authorization: value of the header Proxy-Authorization, where its address holds a user and a password.
         url: its whole address, for requests.
+        authorization: value of the header Proxy-Authorization, where its address holds a user and a password.
     """
 
-    host: str
-    port: int
+    address: Address
     source: str
     url: SecretStr
     authorization: SecretStr | None = None
 
     @property
-    def address(self) -> str:
-        """Where it is, without user and password."""
-        return f"{self.host}:{self.port}"
+    def place(self) -> str:
+        """Host and port, for messages."""
+        return self.address.authority
 
 
-def proxy_for(url: str) -> Proxy | None:
-    """Return the proxy for requests to `url`, or None where none is used.
+def proxy_for(address: Address) -> Proxy | None:
+    """Return the proxy for requests to `address`, or None where none is used.
 
     Raises:
         ConfigError: what names it is no HTTP proxy's address, which is not shown: it may hold a password.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme != "https" or is_loopback(host) or should_bypass_proxies(url, no_proxy=None):
+    if address.scheme != HTTPS or address.is_loopback or should_bypass_proxies(str(address), no_proxy=None):
         return None
-    named = getproxies()
+    named, host = getproxies(), address.host
     kind = next((kind for kind in _KINDS if named.get(kind)), None)
     if kind is None:
         return None
@@ -75,27 +73,27 @@ def proxy_for(url: str) -> Proxy | None:
         ) from None
 
 
-def not_through(proxy: Proxy, error: BaseException, url: str) -> tuple[str, bool]:
-    """Return why no connection to `url` came about through `proxy`, and whether that may pass.
+def not_through(proxy: Proxy, error: BaseException, target: Address) -> tuple[str, bool]:
+    """Return why no connection to `target` came about through `proxy`, and whether that may pass.
 
     `error`: of http.client's or urllib3's, which have no class for what a proxy answers.
     """
     answer = re.search(r"Tunnel connection failed: (\d{3})", str(error))
     status = int(answer[1]) if answer else None
     may_pass = status is None or status in _PASSING
-    exempt = f"NO_PROXY={urlsplit(url).hostname} goes past it"
-    name = f"The proxy {proxy.address} ({proxy.source})"
+    exempt = f"NO_PROXY={target.host} goes past it"
+    name = f"The proxy {proxy.place} ({proxy.source})"
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return (
-            f"{name} wants a user and a password (407): write http://USER:PASSWORD@{proxy.address} there.",
+            f"{name} wants a user and a password (407): write http://USER:PASSWORD@{proxy.place} there.",
             may_pass,
         )
     if status is None:
         why = getattr(error, "strerror", None) or type(error).__name__
         return f"{name} does not answer as one ({why}). Is it right, and is it running? {exempt}.", may_pass
     if may_pass:
-        return f"{name} cannot reach {url} ({status}). Does anybody answer there? {exempt}.", may_pass
-    return f"{name} lets nobody through to {url} ({status}). Ask whoever runs it; {exempt}.", may_pass
+        return f"{name} cannot reach {target} ({status}). Does anybody answer there? {exempt}.", may_pass
+    return f"{name} lets nobody through to {target} ({status}). Ask whoever runs it; {exempt}.", may_pass
 
 
 def _source(kind: str) -> str:
@@ -110,13 +108,12 @@ def _proxy(text: str, source: str) -> Proxy:
         port = parts.port or 80
     except ValueError:  # its text may hold a password's part: one with a / or # in it reads as a port
         raise _UnusableError("it is no address; a / or # in a password is written as %2F or %23") from None
-    if parts.scheme != "http":
+    if parts.scheme != HTTP:
         raise _UnusableError("only a proxy that is reached by http is known how to be used, not https or SOCKS")
     if not parts.hostname:
         raise _UnusableError("it has no host")
     return Proxy(
-        host=parts.hostname,
-        port=port,
+        address=Address(HTTP, parts.hostname, port),
         source=source,
         url=SecretStr(url),
         authorization=_authorization(parts.username, parts.password),

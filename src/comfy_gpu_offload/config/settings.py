@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -17,9 +23,10 @@ from pydantic_settings import (
 )
 
 from ..errors import ConfigError
+from .address import HTTPS, Address
 
 PREFIX = "COMFY_GPU_OFFLOAD_"
-RUNPOD_API = "https://api.runpod.ai/v2"
+RUNPOD_API = Address(HTTPS, "api.runpod.ai", path="/v2")
 # The pack's own folder, where a user who unpacked it into custom_nodes puts .env.
 _PACK_FOLDER = Path(__file__).resolve().parents[3]
 _ENV_FILES = (_PACK_FOLDER / ".env", Path(".env"))
@@ -36,6 +43,16 @@ Bytes = Annotated[int, Field(gt=0)]
 # The lossy ones are for those who ask for them by name.
 Compression = Literal["auto", "none", "zstd", "planes", "int8-block", "int8-channel", "fp8", "int4-block"]
 EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
+
+if TYPE_CHECKING:
+    AddressSetting = Address
+else:
+    # Named as what it is, a dataclass, pydantic-settings would read a variable's text as JSON.
+    AddressSetting = Annotated[
+        Any,
+        BeforeValidator(lambda value: value if isinstance(value, Address) else Address.parse(str(value))),
+        PlainSerializer(str),
+    ]
 
 
 def _as_it_is(name: str) -> Any:
@@ -83,11 +100,11 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    url: str | None = None
+    url: AddressSetting | None = None
     token: SecretStr | None = None
     runpod_api_key: Annotated[SecretStr | None, Field(validation_alias=_as_it_is("runpod_api_key"))] = None
     runpod_endpoint_id: Annotated[str | None, Field(validation_alias=_as_it_is("runpod_endpoint_id"))] = None
-    runpod_base_url: Annotated[str, Field(validation_alias=_as_it_is("runpod_base_url"))] = RUNPOD_API
+    runpod_base_url: Annotated[AddressSetting, Field(validation_alias=_as_it_is("runpod_base_url"))] = RUNPOD_API
     endpoint: EndpointKind = "auto"
     wake_timeout_s: Seconds = 180.0
     gpu_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -106,11 +123,6 @@ class Settings(BaseSettings):
     upload_bytes: Annotated[int, Field(ge=0)] = 16 * 1024**3
     model_bytes: Annotated[int, Field(ge=0)] = 0
     comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
-        return None if value is None else checked_url(value)
 
     @field_validator("token", "runpod_api_key")
     @classmethod
@@ -138,11 +150,6 @@ class Settings(BaseSettings):
             raise ValueError(f"{value} is no folder")
         return value
 
-    @field_validator("runpod_base_url")
-    @classmethod
-    def _check_base_url(cls, value: str) -> str:
-        return checked_url(value)
-
     @field_validator("runpod_endpoint_id")
     @classmethod
     def _check_endpoint_id(cls, value: str | None) -> str | None:
@@ -166,45 +173,6 @@ def at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise ValueError("the folder that ~ stands for is not known here: write it out") from None
-
-
-def checked_url(url: str) -> str:
-    """`url` without a trailing slash.
-
-    Raises:
-        ValueError: not http or https, no host or an impossible one, with credentials in it, or http to another
-            machine.
-    """
-    url = url.strip()
-    if not is_header_text(url):
-        raise ValueError("an address is printable ASCII without spaces: write it anew, other letters as xn--…")
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("an address looks like https://HOST or http://127.0.0.1:8288")
-    if "@" in parts.netloc or "?" in url or "#" in url:
-        raise ValueError("an address holds no user, password, query or fragment; the token goes elsewhere")
-    try:
-        parts.hostname.encode("idna")
-    except UnicodeError:
-        raise ValueError("the host's name has an empty part, or one of over 63 letters") from None
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ValueError(
-            "http is for this machine only, since it shows token and pictures to the network: use https "
-            f"(worker --tls-cert), or a tunnel: ssh -L 8288:127.0.0.1:8288 {parts.hostname}, "
-            "and then http://127.0.0.1:8288"
-        )
-    _ = parts.port  # raises ValueError where it is no port
-    return url.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _GivenSettings(Settings):

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
+from ..config.address import Address
 from ..config.certificates import tls_context
 from ..config.proxies import Proxy, proxy_for
 from ..errors import RunPodNetworkError, RunPodReplyError
@@ -59,7 +60,7 @@ class ApiHttp:
 
     def __init__(
         self,
-        base: str,
+        base: Address,
         api_key: SecretStr,
         *,
         connect_timeout_s: float,
@@ -71,9 +72,9 @@ class ApiHttp:
         Raises:
             ConfigError: it cannot be read, or what names a proxy is wrong.
         """
-        self._base = base
+        self._address, self._base = base, str(base)
         self._proxy = proxy_for(base)
-        self._tls = tls_context(ca_file) if base.startswith("https:") else None
+        self._tls = tls_context(ca_file) if base.is_encrypted else None
         self._connect_timeout_s = connect_timeout_s
         self._reply_bytes = reply_bytes
         self._api_key = api_key
@@ -142,7 +143,7 @@ class ApiHttp:
                 body = self._body(response, request, meter)
                 return Reply(response.status_code, body, response.headers.get("Retry-After"))
         except (OSError, urllib3.exceptions.HTTPError) as error:
-            ours = network_error(error, self._base, request.path, self._proxy, submits=request.submits)
+            ours = network_error(error, self._address, request.path, self._proxy, submits=request.submits)
             raise ours from _without_request(error)
 
     def _body(self, response: requests.Response, request: Request, meter: _Meter) -> bytes:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr
 
-from ..config.settings import checked_url, is_header_text
+from ..config.address import Address
+from ..config.settings import RUNPOD_API, is_header_text
 from ..errors import ConfigError, OffloadError, RunPodError, RunPodRequestError
 from ..net.clock import Check, Clock
 from .api_requests import ApiHttp, Reply, Request
@@ -26,8 +27,6 @@ from .reply_meaning import ENDPOINTS_PAGE, KEYS_PAGE, Replies, payload_too_large
 from .schema import ID_PATTERN, EndpointHealth, Job, JobResult, JobStatus, StreamReply
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,7 +41,7 @@ class RunPodClient:
     Args:
         api_key: from https://console.runpod.io/user/settings; never shown.
         endpoint_id: as in the endpoint's address.
-        base_url: https, or http to this machine.
+        base_url: the API that the endpoint is below.
         ca_file: certificates to trust besides, as `config.certificates` has it.
         clock: where the time of polls and retries comes from.
 
@@ -60,7 +59,7 @@ class RunPodClient:
         api_key: SecretStr,
         endpoint_id: str,
         *,
-        base_url: str = DEFAULT_BASE_URL,
+        base_url: Address = RUNPOD_API,
         ca_file: Path | None = None,
         options: RunPodOptions | None = None,
         clock: Clock | None = None,
@@ -71,16 +70,12 @@ class RunPodClient:
             raise ConfigError(
                 f"RUNPOD_ENDPOINT_ID: an endpoint's id is letters and digits, as {ENDPOINTS_PAGE} shows it"
             )
-        try:
-            base = checked_url(base_url)
-        except ValueError as error:
-            raise ConfigError(f"RUNPOD_BASE_URL: {error}") from None
         self.endpoint_id = endpoint_id
         self._options = options or RunPodOptions()
         self._clock = clock or Clock()
         self._replies = Replies(endpoint_id, api_key, self._clock.wall)
         self._http = ApiHttp(
-            f"{base}/{endpoint_id}",
+            base_url.below(endpoint_id),
             api_key,
             connect_timeout_s=self._options.connect_timeout_s,
             reply_bytes=self._options.reply_bytes,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
+from ..config.address import Address
 from ..config.certificates import untrusted
 from ..config.proxies import Proxy, not_through
 from ..errors import RunPodNetworkError, TlsError, TransportError
@@ -30,17 +30,18 @@ _UNSENT = (
 _MISCONFIGURED = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
-def network_error(error: Exception, base: str, path: str, proxy: Proxy | None, *, submits: bool) -> TransportError:
+def network_error(
+    error: Exception, base: Address, path: str, proxy: Proxy | None, *, submits: bool
+) -> TransportError:
     """Return ours for what a request to `path` below `base` raised, through `proxy` if there is one.
 
     `submits`: whether a job begins with it.
     """
     causes = tuple(_causes(error))
     reason = type(causes[-1]).__name__
-    host = urlsplit(base).hostname or ""
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return TlsError(untrusted(cause, f"RunPod's address {host}", host))
+            return TlsError(untrusted(cause, f"RunPod's address {base.host}", base.host))
     if isinstance(error, _MISCONFIGURED) or not isinstance(
         error, (requests.RequestException, urllib3.exceptions.HTTPError)
     ):

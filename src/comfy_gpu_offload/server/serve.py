@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backends.base import Backend
+from ..config.address import HTTP, HTTPS, Address
 from .handler import Handler, HandlerOptions
 from .http.app import Routes, WorkerState
 from .http.server import HttpServer
@@ -37,7 +38,7 @@ class ServeOptions:
     host: str
     port: int
     handler: HandlerOptions
-    announce: Callable[[str], None]
+    announce: Callable[[Address], None]
     tls: ssl.SSLContext | None = None
 
 
@@ -110,8 +111,5 @@ def _begun(make_backend: Callable[[], Backend]) -> Future[Backend]:
     return made
 
 
-def _address(server: HttpServer, options: ServeOptions) -> str:
-    scheme = "http" if options.tls is None else "https"
-    host, port = server.address
-    shown = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{shown}:{port}"
+def _address(server: HttpServer, options: ServeOptions) -> Address:
+    return Address(HTTP if options.tls is None else HTTPS, *server.address)

@@ -1,48 +1,58 @@
-"""From settings to the transport that reaches the worker they name."""
+"""The transport that reaches the worker which the settings name. A new transport is one line here.
+
+Each transport's module makes it from settings: `from_settings`.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Literal
 
+from ..config.address import HTTP, HTTPS
 from ..config.endpoint import Direct, Serverless, configured
-from ..config.settings import Settings
-from ..errors import RunPodNotFoundError, RunPodWrongKindError
+from ..config.settings import PREFIX, Settings
+from ..errors import ConfigError, RunPodNotFoundError, RunPodWrongKindError
 from ..runpod.client import RunPodClient
+from . import http_transport, load_balancer, queue_transport
 from .base import Notify, Transport
-from .health import Health, ping
-from .http_transport import HttpTransport
-from .load_balancer import LoadBalancerFront, LoadBalancerTransport
-from .queue_transport import QueueTransport
 
 logger = logging.getLogger(__name__)
 
-# An answer that is neither of /ping's is the edge's own: a call's reply says which.
-_ANSWERS = {Health.READY, Health.UNHEALTHY}
+EndpointKind = Literal["queue", "load-balancer"]
+
+# Workers with an address of their own, by its scheme.
+BY_SCHEME: dict[str, Callable[[Settings, Direct, Notify | None], Transport]] = {
+    HTTP: http_transport.from_settings,
+    HTTPS: http_transport.from_settings,
+}
+# RunPod's endpoints, by their kind.
+BY_KIND: dict[EndpointKind, Callable[[Settings, Serverless, RunPodClient, Notify], Transport]] = {
+    "load-balancer": load_balancer.from_settings,
+    "queue": queue_transport.from_settings,
+}
 
 
 def transport_for(settings: Settings, notify: Notify | None = None) -> Transport:
-    """How frames reach the worker that `settings` name. Asks RunPod which kind its endpoint is, where none is set.
+    """Return what carries frames to the worker that `settings` name. Ask RunPod for a kind that they leave open.
 
     Raises:
-        ConfigError: no worker is configured.
+        ConfigError: no worker is configured, or its address has a scheme that no transport is for.
         RunPodError: RunPod could not be asked.
     """
     target = configured(settings)
     if isinstance(target, Direct):
-        return _http(settings, target, notify)
-    notify = notify or _log
-    api = RunPodClient(target.key, target.endpoint_id, base_url=target.base_url, ca_file=settings.ca_file)
+        make = BY_SCHEME.get(target.address.scheme)
+        if make is None:
+            raise ConfigError(f"{PREFIX}URL: an address looks like https://HOST or http://127.0.0.1:8288")
+        return make(settings, target, notify)
+    api = RunPodClient(target.key, target.endpoint_id, base_url=target.api, ca_file=settings.ca_file)
     kind = target.kind if target.kind != "auto" else kind_of(api)
-    if kind == "queue":
-        return QueueTransport(
-            api, wake_s=settings.wake_timeout_s, max_frame_bytes=settings.frame_bytes, notify=notify
-        )
-    return _load_balancer(settings, target, api, notify)
+    return BY_KIND[kind](settings, target, api, notify or _log)
 
 
-def kind_of(api: RunPodClient) -> Literal["queue", "load-balancer"]:
-    """`queue` or `load-balancer`: which kind the endpoint is, asked without starting anything.
+def kind_of(api: RunPodClient) -> EndpointKind:
+    """Return which kind the endpoint is, asked without starting anything.
 
     Raises:
         RunPodError: RunPod could not be asked, or there is no such endpoint.
@@ -55,37 +65,6 @@ def kind_of(api: RunPodClient) -> Literal["queue", "load-balancer"]:
     except RunPodNotFoundError:
         pass  # there is a queue, and no such job in it
     return "queue"
-
-
-def _http(settings: Settings, target: Direct, notify: Notify | None) -> HttpTransport:
-    return HttpTransport(
-        target.url,
-        target.token,
-        ca_file=settings.ca_file,
-        max_frame_bytes=settings.frame_bytes,
-        # With this machine's own address too, which may be a tunnel's.
-        keep_warm=not target.is_pod,
-        notify=notify,
-    )
-
-
-def _load_balancer(
-    settings: Settings, target: Serverless, api: RunPodClient, notify: Notify
-) -> LoadBalancerTransport:
-    http = HttpTransport(
-        target.url,
-        target.key,
-        ca_file=settings.ca_file,
-        max_frame_bytes=settings.frame_bytes,
-        front=LoadBalancerFront(),
-    )
-    return LoadBalancerTransport(
-        http,
-        api,
-        answers=lambda: ping(target.url, bearer=target.key, ca_file=settings.ca_file) in _ANSWERS,
-        wake_s=settings.wake_timeout_s,
-        notify=notify,
-    )
 
 
 def _log(text: str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from ..config.address import Address
 from ..errors import TransportError
-from .connection import Address, address_of
+from .connector import Connector, connector_to
 
 
 class Health(StrEnum):
@@ -23,24 +24,24 @@ class Health(StrEnum):
 
 
 def ping(
-    url: str, *, bearer: SecretStr | None = None, ca_file: Path | None = None, timeout_s: float = 5.0
+    address: Address, *, bearer: SecretStr | None = None, ca_file: Path | None = None, timeout_s: float = 5.0
 ) -> Health:
-    """How the worker at `url` is. A worker needs no token for this; what stands before it may want a `bearer`.
+    """Return how the worker at `address` is. It needs no token for this; what stands before it may want a `bearer`.
 
     Asked the way that calls go: through the same proxy, if any, and with the same certificates.
 
     Raises:
-        ConfigError: `url` is no address, or `ca_file` cannot be read.
+        ConfigError: `ca_file` cannot be read, or what names a proxy is wrong.
     """
-    return health_of(address_of(url, ca_file), bearer=bearer, timeout_s=timeout_s)
+    return health_of(connector_to(address, ca_file), bearer=bearer, timeout_s=timeout_s)
 
 
-def health_of(address: Address, *, bearer: SecretStr | None = None, timeout_s: float = 5.0) -> Health:
+def health_of(connector: Connector, *, bearer: SecretStr | None = None, timeout_s: float = 5.0) -> Health:
     """Return how the worker there is: see `ping`."""
     headers = {} if bearer is None else {"Authorization": f"Bearer {bearer.get_secret_value()}"}
     try:
-        with closing(address.connect(timeout_s)) as connection:
-            connection.request("GET", f"{address.path}/ping", headers=headers)
+        with closing(connector.connect(timeout_s)) as connection:
+            connection.request("GET", f"{connector.address.path}/ping", headers=headers)
             status = connection.getresponse().status
     except (TransportError, OSError, http.client.HTTPException):
         return Health.UNREACHABLE

@@ -15,11 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 from weakref import WeakSet
 
 from pydantic import SecretStr
 
+from ..config.address import Address
+from ..config.endpoint import Direct
+from ..config.settings import Settings
 from ..errors import (
     ConnectionLostError,
     ExchangeTimeoutError,
@@ -27,16 +30,16 @@ from ..errors import (
     HttpStatusError,
     SilentConnectionError,
     TlsError,
-    TransportError,
 )
 from ..io.buffers import allocate
 from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
 from ..net.sockets import notice_loss, prefer_bbr
 from ..version import __version__
 from .base import Check, Notify, Route, Timeouts
-from .connection import address_of, has_ended
+from .connector import Connector, connector_to, has_ended
 from .health import Health, health_of
 from .http_response import Response, StreamedResponse, read_response
+from .intermediary import Intermediary
 from .interruptible_socket import PolledSocket
 from .silence import Silence
 
@@ -52,9 +55,6 @@ _MAX_WAITING = 256
 _RUN_SILENCE_S = 12.0
 # http is for this machine and for tunnels, where a handshake takes a round trip or two.
 _TLS_LOOK_S = 3.0
-# What passes: too slow or too much at this moment, and whatever fails in between. A worker of ours answers with a
-# frame even where it fails, so a 5xx without one is a proxy's, or one of a replica that died.
-_PASSING = frozenset({408, 425, 429, *range(500, 600)})
 # Passed over by a server before a request line: RFC 9112, 2.2.
 _EMPTY_LINE = b"\r\n"
 
@@ -67,66 +67,49 @@ class _Connection:
     warming: bytes = b""
 
 
-class Front:
-    """What stands between this side and the worker: here nothing, or a proxy that says nothing of itself.
-
-    Attributes:
-        passes_pings: whether `/ping` is answered at once as long as the way to the worker is open.
-    """
-
-    passes_pings = True
-
-    def request_headers(self) -> str:
-        """Header lines to add to the next request."""
-        return ""
-
-    def replied(self, headers: Mapping[str, str]) -> None:
-        """Sees the headers of every reply."""
-
-    def refusal(self, url: str, status: int, text: str) -> TransportError:
-        """What a reply without a frame means; `text` is the beginning of its body."""
-        first_line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-        hint = {
-            401: "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN.",
-            403: "The token does not allow this.",
-            404: "There is no worker under this address.",
-            413: "A proxy in between refuses requests of this size.",
-        }.get(status, "It came from a proxy or another program in between.")
-        return HttpStatusError(
-            f"{url} answered {status} without a frame. {hint} It says: {first_line[:200]!r}",
-            status,
-            retryable=status in _PASSING,
-        )
+def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> HttpTransport:
+    """Return the transport to the worker at the address of `target`."""
+    return HttpTransport(
+        target.address,
+        target.token,
+        ca_file=settings.ca_file,
+        max_frame_bytes=settings.frame_bytes,
+        # With this machine's own address too, which may be a tunnel's.
+        keep_warm=not target.is_pod,
+        notify=notify,
+    )
 
 
 class HttpTransport:
-    """Carries frames to the worker at `url`.
+    """Carries frames to the worker at `address`.
 
     Raises:
-        ConfigError: `url` is not one, or `ca_file` cannot be read.
+        ConfigError: `ca_file` cannot be read, or what names a proxy is wrong.
     """
 
     def __init__(
         self,
-        url: str,
+        address: Address,
         token: SecretStr | None = None,
         *,
         ca_file: Path | None = None,
         max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
-        front: Front | None = None,
+        intermediary: Intermediary | None = None,
         keep_warm: bool = False,
         notify: Notify | None = None,
+        connector: Connector | None = None,
     ) -> None:
         """`keep_warm`: keeps connections from slowing down while the worker computes; only where nothing but the
         network lies in between, since a proxy need not take an empty line before a request. `notify`: told what a
         call waits for at the worker; by default the log is."""
         self.carries_cancel = True
         self._notify: Notify = notify or _log
-        self._address = address_of(url, ca_file)
-        self.url = self.peer = self._address.url
+        self._connector = connector or connector_to(address, ca_file)
+        self.url = self.peer = str(address)
+        self._path = address.path
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
-        self._fixed_headers = _fixed_headers(urlsplit(self.url).netloc, token, keep_warm=keep_warm)
-        self._front = front or Front()
+        self._fixed_headers = _fixed_headers(address.authority, token, keep_warm=keep_warm)
+        self._intermediary = intermediary or Intermediary()
         self._begin()
 
     def _begin(self) -> None:
@@ -169,9 +152,9 @@ class HttpTransport:
         try:
             self._send(polled, route, frame)
             response = StreamedResponse(polled, self._limits.frame_bytes)
-            self._front.replied(response.headers)
+            self._intermediary.replied(response.headers)
             if response.media_type != MEDIA_TYPE:
-                raise self._front.refusal(self.url, response.status, _said(response))
+                raise self._intermediary.refusal(self.url, response.status, _said(response))
             while (reply := self._next_frame(response)) is not None:
                 yield reply
                 polled.extend(timeouts.exchange_s)
@@ -225,14 +208,14 @@ class HttpTransport:
                 self.url,
                 timeouts.silence_s,
                 # Over TLS they come only once the request has been read, which a slow link may take long for.
-                expected=self._gives_signs and not self._is_silenced and self._address.tls is None,
-                answers=self._answers if self._front.passes_pings else None,
+                expected=self._gives_signs and not self._is_silenced and self._connector.tls is None,
+                answers=self._answers if self._intermediary.passes_pings else None,
                 prompt=timeouts.prompt or self._is_silenced,
             ),
         )
 
     def _answers(self) -> bool:
-        return health_of(self._address) is not Health.UNREACHABLE
+        return health_of(self._connector) is not Health.UNREACHABLE
 
     def _take(self) -> _Connection | None:
         with self._lock:
@@ -249,7 +232,7 @@ class HttpTransport:
             self._idle.append(connection)
 
     def _connect(self, timeout_s: float, check: Check | None) -> _Connection:
-        connection = self._address.connect(timeout_s, check)
+        connection = self._connector.connect(timeout_s, check)
         self._open.add(connection)
         prefer_bbr(connection.sock)
         notice_loss(connection.sock)
@@ -279,7 +262,7 @@ class HttpTransport:
             TlsError: it was.
         """
         self._was_answered = True  # to ask once
-        if self._address.speaks_tls(_TLS_LOOK_S):
+        if self._connector.speaks_tls(_TLS_LOOK_S):
             raise TlsError(f"{self.url} speaks TLS: write https:// in place of http:// in its address.")
 
     def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
@@ -295,7 +278,7 @@ class HttpTransport:
 
     def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
         head = (
-            f"POST {self._address.path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._front.request_headers()}"
+            f"POST {self._path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._intermediary.request_headers()}"
             f"Content-Length: {frame.size_bytes}\r\n\r\n"
         ).encode("ascii")
         # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
@@ -303,9 +286,9 @@ class HttpTransport:
             polled.send([head, *frame.buffers])
 
     def _frame_of(self, reply: Response) -> memoryview:
-        self._front.replied(reply.headers)
+        self._intermediary.replied(reply.headers)
         if reply.media_type != MEDIA_TYPE:
-            raise self._front.refusal(self.url, reply.status, _beginning(reply.body))
+            raise self._intermediary.refusal(self.url, reply.status, _beginning(reply.body))
         try:
             frame_size(reply.body[: PRELUDE.size], self._limits)
         except FrameError as error:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from time import monotonic, sleep
 
+from ..config.endpoint import Serverless
+from ..config.settings import Settings
 from ..errors import (
     HttpStatusError,
     NoWorkerError,
@@ -24,7 +26,9 @@ from ..net.interruptible import interruptibly
 from ..runpod.client import RunPodClient
 from . import startup_waits
 from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
-from .http_transport import Front, HttpTransport
+from .health import Health, ping
+from .http_transport import HttpTransport
+from .intermediary import Intermediary
 from .oversized_requests import too_large
 
 # 30 MB is the edge's limit either way; what is left is for headers and for how it counts.
@@ -38,9 +42,11 @@ _WRONG_KIND = "not allowed for qb api"
 # A worker that is not used for this long may have been stopped (RunPod's own default is 5 s, users set minutes).
 _AWAKE_S = 30.0
 _POLL_S = 1.0
+# A health that is neither is the edge's own answer: a call's reply says which.
+_ANSWERS = {Health.READY, Health.UNHEALTHY}
 
 
-class LoadBalancerFront(Front):
+class RunPodEdge(Intermediary):
     """The edge: it prefers the worker that a request names, and it speaks for workers that are not there.
 
     It ends an exchange of its own accord, and may hold a ping back as long as its one worker computes.
@@ -62,7 +68,7 @@ class LoadBalancerFront(Front):
             self._worker = worker
 
     def refusal(self, url: str, status: int, text: str) -> TransportError:
-        """See `Front`. A 400 is read before it is believed."""
+        """See `Intermediary`. A 400 is read before it is believed."""
         said = text.lower()
         if _WRONG_KIND in said:
             return RunPodWrongKindError(
@@ -93,11 +99,31 @@ def _refusal(url: str, status: int, text: str) -> TransportError | None:
     return None
 
 
+def from_settings(
+    settings: Settings, target: Serverless, api: RunPodClient, notify: Notify
+) -> LoadBalancerTransport:
+    """Return the transport to the load-balancing endpoint `target`."""
+    http = HttpTransport(
+        target.address,
+        target.key,
+        ca_file=settings.ca_file,
+        max_frame_bytes=settings.frame_bytes,
+        intermediary=RunPodEdge(),
+    )
+    return LoadBalancerTransport(
+        http,
+        api,
+        answers=lambda: ping(target.address, bearer=target.key, ca_file=settings.ca_file) in _ANSWERS,
+        wake_s=settings.wake_timeout_s,
+        notify=notify,
+    )
+
+
 class LoadBalancerTransport:
     """Carries frames to a load-balancing endpoint, and waits for its first worker.
 
     Args:
-        http: to the endpoint's own address, with a `LoadBalancerFront`.
+        http: to the endpoint's own address, with a `RunPodEdge`.
         answers: whether anybody answers there at once; being asked is what makes the platform start a worker.
         api: of the same endpoint; says how many workers there are.
         wake_s: how long to wait for a worker in all.

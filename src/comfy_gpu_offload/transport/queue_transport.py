@@ -12,6 +12,8 @@ from collections.abc import Generator
 from time import monotonic
 from typing import Any
 
+from ..config.endpoint import Serverless
+from ..config.settings import Settings
 from ..errors import (
     ConnectionLostError,
     ExchangeTimeoutError,
@@ -44,6 +46,11 @@ _ELSEWHERE = "a load-balancing endpoint, which takes 28 MB, or a pod, which has 
 _FETCH_S = 60.0
 _QUIET_S = 3.0
 _NOTICE_S = 1.0
+
+
+def from_settings(settings: Settings, _: Serverless, api: RunPodClient, notify: Notify) -> QueueTransport:
+    """Return the transport to the queue endpoint that `api` asks."""
+    return QueueTransport(api, wake_s=settings.wake_timeout_s, max_frame_bytes=settings.frame_bytes, notify=notify)
 
 
 class QueueTransport:

@@ -132,12 +132,11 @@ def test_a_name_that_a_certificate_proves_is_taken(backend: FunctionBackend, tmp
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     with ThreadWorker(backend, tls=server_context(self_signed(tmp_path))) as worker:
-        port = int(worker.url.rsplit(":", 1)[1])
-        assert post(port, {**OURS, "Host": "gpu.home"}, tls=trusting)[0] == 200
+        assert post(worker.port, {**OURS, "Host": "gpu.home"}, tls=trusting)[0] == 200
 
 
 def test_a_client_that_asks_by_another_name_is_told_what_to_do(worker: ThreadWorker) -> None:
-    transport = HttpTransport(worker.url)
+    transport = HttpTransport(worker.address)
     transport._fixed_headers = transport._fixed_headers.replace("Host: 127.0.0.1", "Host: gpu.home")
     with pytest.raises(UnauthorizedError, match="--allow-host"):
         Session(transport)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from urllib.parse import urlsplit
 
 from ...config.endpoint import Direct, Serverless
-from ...config.settings import Settings, is_loopback
+from ...config.settings import Settings
 from ...io import codecs
 from .step_time import EncodingKind
 
@@ -33,5 +32,5 @@ def first_kind(settings: Settings, target: Direct | Serverless) -> EncodingKind 
     """
     if settings.compression != "auto" or not isinstance(target, Direct):
         return None
-    local = is_loopback(urlsplit(target.url).hostname or "")
+    local = target.address.is_loopback
     return EncodingKind.RAW if local else EncodingKind.PREDICTED

@@ -134,7 +134,7 @@ def _by_kind(entries: Iterable[ModelEntry]) -> Lists:
 
 
 def _name(target: Direct | Serverless) -> str:
-    return target.url if isinstance(target, Direct) else target.endpoint_id
+    return str(target.address) if isinstance(target, Direct) else target.endpoint_id
 
 
 def _until(seconds: float) -> Check:

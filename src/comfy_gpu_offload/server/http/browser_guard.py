@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from ...config.settings import is_loopback
+from ...config.address import is_loopback
 
 MEDIA_TYPE = "application/octet-stream"
 _SENT_BY_BROWSERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")

@@ -9,8 +9,9 @@ import pytest
 from tests.support.backend import FunctionBackend
 from tests.support.worker import ThreadWorker
 
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.errors import ConnectError, TlsError
-from comfy_gpu_offload.transport.connection import address_of
+from comfy_gpu_offload.transport.connector import connector_to
 
 
 class StopError(BaseException):
@@ -35,12 +36,12 @@ def full() -> Iterator[int]:
 
 def test_an_interrupt_ends_the_wait_for_a_connection(full: int) -> None:
     with pytest.raises(StopError):
-        address_of(f"http://127.0.0.1:{full}").connect(3.0, stop)
+        connector_to(Address.parse(f"http://127.0.0.1:{full}")).connect(3.0, stop)
 
 
 def test_a_machine_that_does_not_answer_is_given_up_in_time(full: int) -> None:
     with pytest.raises(ConnectError, match="Is it running"):
-        address_of(f"http://127.0.0.1:{full}").connect(0.2, lambda: None)
+        connector_to(Address.parse(f"http://127.0.0.1:{full}")).connect(0.2, lambda: None)
 
 
 def test_a_handshake_that_breaks_off_may_be_tried_again() -> None:
@@ -58,11 +59,11 @@ def test_a_handshake_that_breaks_off_may_be_tried_again() -> None:
         hanging = threading.Thread(target=hang_up)
         hanging.start()
         with pytest.raises(ConnectError) as caught:
-            address_of(f"https://127.0.0.1:{listener.getsockname()[1]}").connect(3.0)
+            connector_to(Address.parse(f"https://127.0.0.1:{listener.getsockname()[1]}")).connect(3.0)
         hanging.join(60)
     assert caught.value.retryable
 
 
 def test_https_to_a_worker_without_it_says_so() -> None:
     with ThreadWorker(FunctionBackend()) as worker, pytest.raises(TlsError, match="tls-cert"):
-        address_of(worker.url.replace("http:", "https:")).connect(3.0)
+        connector_to(Address.parse(worker.url.replace("http:", "https:"))).connect(3.0)
