@@ -15,11 +15,14 @@ class BreakingProxy:
     Attributes:
         up, down: bytes forwarded so far, to the worker and from it.
         connections: how many were accepted.
-        break_after_up, break_after_down: closes the connection that takes the count over it, once.
+        break_after_up, break_after_down: closes the connection that takes the count over it, once, when it has
+            forwarded exactly so many.
+        stall_after_up: reads no more from the connection that takes the count over it, once, as a network that is
+            full would have it.
         silent_after_up, silent_after_down: forwards no more on the connection that takes the count over it, once,
             and leaves it open.
         silent: the same of all connections, while it is set.
-        hung: how many connections have gone silent.
+        hung: how many connections have gone silent or stalled.
         alter_after_up, alter_after_down: changes the last byte of the piece that takes the count over it, once.
         rate: bytes a second, each way of each connection; None for as many as go.
     """
@@ -29,6 +32,7 @@ class BreakingProxy:
         self.up = self.down = self.connections = 0
         self.break_after_up: int | None = None
         self.break_after_down: int | None = None
+        self.stall_after_up: int | None = None
         self.silent_after_up: int | None = None
         self.silent_after_down: int | None = None
         self.silent = False
@@ -38,11 +42,16 @@ class BreakingProxy:
         self.rate: float | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self._ending = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def _accept(self) -> None:
         while True:
@@ -68,7 +77,12 @@ class BreakingProxy:
                 limit = getattr(self, f"break_after_{way}")
                 if limit is not None and getattr(self, way) > limit:
                     setattr(self, f"break_after_{way}", None)
+                    sink.sendall(piece[: len(piece) - (getattr(self, way) - limit)])
                     break
+                if way == "up" and self.stall_after_up is not None and self.up > self.stall_after_up:
+                    self.stall_after_up = None
+                    self.hung += 1
+                    self._ending.wait()
                 limit = getattr(self, f"silent_after_{way}")
                 if limit is not None and getattr(self, way) > limit:
                     setattr(self, f"silent_after_{way}", None)
@@ -107,6 +121,7 @@ class BreakingProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending.set()
         self._listener.close()
         for end in self._open:
             end.close()
