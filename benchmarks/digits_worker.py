@@ -19,7 +19,7 @@ from comfy_gpu_offload.prediction import arithmetic
 from comfy_gpu_offload.prediction.arithmetic import Column, Floats
 from comfy_gpu_offload.protocol.messages import Autocast, ModelRef
 from comfy_gpu_offload.server.handler import HandlerOptions
-from comfy_gpu_offload.server.http.app import WorkerState
+from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 from worker_process import worker_process
 

@@ -18,7 +18,7 @@ from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import HandlerOptions
-from comfy_gpu_offload.server.http.app import WorkerState
+from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
 from worker_process import worker_process
 

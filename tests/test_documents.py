@@ -79,6 +79,21 @@ def test_the_page_of_settings_has_every_setting_with_its_default() -> None:
     assert dict(rows) == {name: default for name, _, default in settings}
 
 
+_MESSAGE_ROW = re.compile(r"^\| `(\w+)` \| (client|worker) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+
+
+def test_the_page_of_the_protocol_lists_every_message_with_its_sender_and_fields() -> None:
+    from comfy_gpu_offload.protocol.messages import KINDS, ClientMessage
+
+    rows = {kind: (sender, fields) for kind, sender, fields, _ in _MESSAGE_ROW.findall(prose(DOCS / "protocol.md"))}
+    assert rows.keys() == KINDS.keys()
+    for kind, model in KINDS.items():
+        sender, fields = rows[kind]
+        assert sender == ("client" if issubclass(model, ClientMessage) else "worker")
+        listed = set(re.findall(r"`(\w+)`", fields.partition(":")[0]))
+        assert listed == model.model_fields.keys() - {"type"}, kind
+
+
 def test_the_messages_in_troubleshooting_are_those_of_the_code() -> None:
     said = "\n".join(text for path in sorted(PACKAGE.rglob("*.py")) for text in texts(path))
     rows = [line for line in prose(DOCS / "use" / "troubleshooting.md").splitlines() if line.startswith("| `")]

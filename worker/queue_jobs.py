@@ -21,7 +21,7 @@ from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import Cancel, Fault, FaultCode, Follow, Forward, Hello, Message, SampleJob
-from comfy_gpu_offload.server.fault_replies import RefusedError, fault_of
+from comfy_gpu_offload.server.faults import RefusedError, fault_of
 from comfy_gpu_offload.server.handler import Handler
 
 from .settings import JOB_OUTPUT_BYTES

@@ -22,9 +22,9 @@ from comfy_gpu_offload.config.findings import checked_settings
 from comfy_gpu_offload.config.settings import PREFIX, Settings
 from comfy_gpu_offload.config.token_strength import advice, weakness
 from comfy_gpu_offload.errors import ConfigError
-from comfy_gpu_offload.server.http.app import Routes, WorkerState
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
+from comfy_gpu_offload.server.http.routes import Routes, WorkerState
 from comfy_gpu_offload.server.http.server import HttpServer
 from comfy_gpu_offload.server.serve import ServeOptions
 

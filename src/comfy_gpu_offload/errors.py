@@ -155,7 +155,7 @@ class UnsupportedCodecError(OffloadError):
     def __init__(self, unknown: tuple[str, ...], release: str, others: tuple[str, ...]) -> None:
         super().__init__(
             f"Tensors would be stored by {', '.join(unknown)}, which the worker (comfy-gpu-offload {release:.40}) "
-            "does not know. Install the same release of comfy-gpu-offload on both sides, or set "
+            "does not know. Install the newer release of comfy-gpu-offload on both sides, or set "
             f"COMFY_GPU_OFFLOAD_COMPRESSION to {' or '.join(others)}."
         )
         self.unknown = unknown

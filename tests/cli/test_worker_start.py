@@ -13,7 +13,7 @@ from comfy_gpu_offload.cli.worker_command import serve_process
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.server.handler import HandlerOptions
-from comfy_gpu_offload.server.http.app import WorkerState
+from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions
 
 

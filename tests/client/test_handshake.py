@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,10 +33,7 @@ def test_a_wrong_token_is_said_at_once() -> None:
 def test_another_protocol_is_refused_by_name(worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy_gpu_offload.client import handshake as module
 
-    class Future(module.Hello):
-        protocol: int = 99
-
-    monkeypatch.setattr(module, "Hello", Future)
+    monkeypatch.setattr(module, "Hello", partial(module.Hello, protocol=99))
     with pytest.raises(VersionSkewError, match="99"):
         connect(worker.url)
 

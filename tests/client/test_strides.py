@@ -133,7 +133,7 @@ class Older(LoopbackTransport):
 
 @pytest.fixture
 def older(backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Session, Older]]:
-    monkeypatch.setattr("comfy_gpu_offload.server.self_description.ABILITIES", ("predicted",))
+    monkeypatch.setattr("comfy_gpu_offload.server.answers.hello.CAPABILITIES", ("predicted",))
     handler = Handler(backend)
     link = Older(handler)
     with Session(link) as session:
@@ -150,7 +150,7 @@ def test_an_older_worker_is_sent_nothing_that_it_does_not_know(
     result = model(torch.randn(4, 8, 8, 8)[:1, :1])
     assert b"strides" not in link.frames[-1]
     assert result.is_contiguous()
-    with pytest.raises(UnsupportedValueError, match=r"args\[0\] .* same release on both sides"):
+    with pytest.raises(UnsupportedValueError, match=r"args\[0\] .* lacks the capability 'strides'"):
         model(latent(5))
 
 

@@ -74,10 +74,10 @@ def test_autocast_around_a_whole_loop_is_refused(session: Session, backend: Func
 def test_autocast_is_refused_where_the_worker_knows_of_none(
     worker: ThreadWorker, backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comfy_gpu_offload.server.self_description.ABILITIES", ("predicted", "strides"))
+    monkeypatch.setattr("comfy_gpu_offload.server.answers.hello.CAPABILITIES", ("predicted", "strides"))
     with connect(worker.url) as session:
         model = session.model("product")
-        with torch.autocast("cpu"), pytest.raises(UnsupportedStateError, match="install the same on both sides"):
+        with torch.autocast("cpu"), pytest.raises(UnsupportedStateError, match="lacks the capability 'autocast'"):
             model(torch.ones(2, 40))
         assert not backend.calls
         model(torch.ones(2, 40))

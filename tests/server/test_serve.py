@@ -23,13 +23,13 @@ from comfy_gpu_offload.protocol.envelope import open_frame
 from comfy_gpu_offload.protocol.messages import Fault, FaultCode, Result
 from comfy_gpu_offload.server import serve
 from comfy_gpu_offload.server.handler import HandlerOptions
-from comfy_gpu_offload.server.http.app import WorkerState
+from comfy_gpu_offload.server.http.routes import WorkerState
 
 _STOPPED_WHILE_LOADING = """
 import os, signal, threading
 from comfy_gpu_offload.cli.worker_command import serve_process
 from comfy_gpu_offload.io.frame import FrameLimits
-from comfy_gpu_offload.server.http.app import WorkerState
+from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.serve import ServeOptions
 

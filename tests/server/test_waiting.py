@@ -24,9 +24,9 @@ from comfy_gpu_offload.net.sockets import notice_loss
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import Fault, FaultCode, Follow, Message, ModelRef, Progress, SampleJob
 from comfy_gpu_offload.server.abandoned_runs import Grace
-from comfy_gpu_offload.server.callers import Waiting
 from comfy_gpu_offload.server.executor import QueueLimits
 from comfy_gpu_offload.server.http import server
+from comfy_gpu_offload.server.waiting import Waiting
 
 LONG = Grace(alone_s=3600, others_wait_s=3600)
 

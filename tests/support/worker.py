@@ -15,7 +15,7 @@ from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.server.abandoned_runs import Grace
 from comfy_gpu_offload.server.executor import QueueLimits
 from comfy_gpu_offload.server.handler import Handler, HandlerOptions
-from comfy_gpu_offload.server.http.app import WorkerState
+from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve
 
 

@@ -25,6 +25,7 @@ from ..config.findings import found
 from ..config.proxies import proxy_for
 from ..config.settings import Settings, env_files, load_settings
 from ..errors import ConfigError, ConnectError, OffloadError
+from ..protocol.capabilities import lacking
 from ..runpod.client import RunPodClient
 from ..runpod.schema import EndpointHealth
 from ..transport.configured import kind_of
@@ -227,6 +228,8 @@ def _versions(session: Session, comfyui_here: str | None) -> None:
     print(f"      there: comfy-gpu-offload {there.package}, torch {there.torch}{comfyui}", flush=True)
     if there.package != __version__:
         _doubt("handshake", "install the same release of comfy-gpu-offload on both sides")
+    if missing := lacking(there):
+        _doubt("handshake", f"the worker lacks {', '.join(missing)}: update comfy-gpu-offload there")
     if there.comfyui and comfyui_here is None:
         print("      Whether ComfyUI here is the same release cannot be told: --comfyui PATH names it.", flush=True)
     elif there.comfyui and there.comfyui != comfyui_here:

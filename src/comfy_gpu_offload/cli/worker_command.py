@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..io.frame import FrameLimits
 from ..server.blob_folder import upload_folder
 from ..server.handler import HandlerOptions
-from ..server.http.app import WorkerState
+from ..server.http.routes import WorkerState
 from ..server.serve import ListenError, ServeOptions, serve_until_signalled
 from .arguments import existing_file, whole_number
 from .backend_factory import BackendOptions, make_backend

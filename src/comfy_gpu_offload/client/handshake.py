@@ -16,10 +16,10 @@ from ..errors import (
     OffloadError,
     TooLargeError,
     WorkerBusyError,
+    WorkerFaultError,
 )
-from ..io import codecs
 from ..io.frame import EncodedFrame
-from ..protocol.abilities import ABILITIES
+from ..protocol.capabilities import announcement
 from ..protocol.envelope import seal
 from ..protocol.messages import FaultCode, Hello, ModelDescription, ModelRef, Welcome
 from ..transport.base import Check, Timeouts
@@ -52,6 +52,7 @@ class Handshake:
         """
         self._exchanges = exchanges
         self._options = options
+        self._is_worker_older = False
         self.client = client
         judge = when_awaited if options.await_worker else when_connecting
         self.welcome, _ = Retries(options.retry, judge, check, _Waiting(options).tell).run(
@@ -117,15 +118,32 @@ class Handshake:
         )
 
     def _hello(self, ref: ModelRef | None, timeouts: Timeouts, check: Check | None) -> tuple[Welcome, Any]:
+        """Say hello, in the older form if the worker refuses the present one; return the reply and its tree.
+
+        A worker of the first release refuses a hello that has `capabilities`. Any worker takes the older form.
+        """
+        if not self._is_worker_older:
+            try:
+                return self._hello_once(ref, timeouts, check, among_codecs=False)
+            except WorkerFaultError as error:
+                if error.code != FaultCode.BAD_MESSAGE.value:
+                    raise
+        answer = self._hello_once(ref, timeouts, check, among_codecs=True)
+        self._is_worker_older = True
+        return answer
+
+    def _hello_once(
+        self, ref: ModelRef | None, timeouts: Timeouts, check: Check | None, *, among_codecs: bool
+    ) -> tuple[Welcome, Any]:
         request = new_request()
         hello = Hello(
             client=self.client,
             package=__version__,
             torch=torch.__version__,
             comfyui=self._options.comfyui,
-            codecs=(*codecs.names(), *ABILITIES),
             model=ref,
             request=request,
+            **announcement(among_codecs=among_codecs),
         )
         envelope, _ = self._exchanges.ask("hello", request, seal(hello), timeouts, check)
         return expect_answer(envelope.message, Welcome, self._exchanges.peer), envelope.unpack()

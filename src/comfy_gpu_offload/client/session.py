@@ -12,7 +12,7 @@ import torch
 from ..errors import ExchangeTimeoutError, MessageError, OffloadError, UnsupportedRunError
 from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
-from ..protocol.abilities import AUTOCAST, STRIDES
+from ..protocol.capabilities import AUTOCAST, STRIDES, knows
 from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
@@ -38,7 +38,7 @@ from .weight_patches import HookPatches, PatchUploads, WeightPatches
 __all__ = ["Session", "SessionOptions"]
 
 _CPU = torch.device("cpu")
-_OLDER = "this worker's release knows of none, so install the same on both sides"
+_NO_AUTOCAST = f"the worker lacks the capability {AUTOCAST!r}, so update comfy-gpu-offload there"
 
 
 class Session:
@@ -185,7 +185,7 @@ class Session:
         self._policy.probe_link_if_due(check)
         started = perf_counter()
         packed, host = self._travelling(pack_call(args, kwargs))
-        autocast = autocast_on(device or _CPU, None if self._knows(AUTOCAST) else _OLDER)
+        autocast = autocast_on(device or _CPU, None if self._knows(AUTOCAST) else _NO_AUTOCAST)
         encoding = self._policy.begin(ref, host)
         message = Forward(
             request=new_request(),
@@ -272,5 +272,5 @@ class Session:
         host = tuple([on_host(tensor) for tensor in packed.tensors])
         return packed, host if self._knows(STRIDES) else plain_tensors(packed, host)
 
-    def _knows(self, ability: str) -> bool:
-        return ability in self.welcome.codecs
+    def _knows(self, capability: str) -> bool:
+        return knows(self.welcome, capability)

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import UnsupportedCodecError
 from ..io import codecs
+from ..protocol.capabilities import lacking
 from ..protocol.messages import Welcome
 from ..version import __version__
 
@@ -27,6 +28,14 @@ def warn_of_skew(welcome: Welcome, comfyui: str | None) -> None:
                 here,
                 there,
             )
+    missing = lacking(welcome)
+    if missing:
+        logger.warning(
+            "The worker's comfy-gpu-offload (%s) lacks capabilities that this side (%s) has: %s. Update it there.",
+            welcome.package,
+            __version__,
+            ", ".join(missing),
+        )
 
 
 def refuse_unknown_codec(welcome: Welcome, codec: codecs.Codec | codecs.Chooser) -> None:

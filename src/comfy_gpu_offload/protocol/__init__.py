@@ -1,1 +1,1 @@
-"""What is said between client and worker: frozen messages, and how they become frames."""
+"""The protocol between client and worker: frozen messages, their capabilities, and envelopes that become frames."""

@@ -1,4 +1,4 @@
-"""A message with its tree, in and out of frames."""
+"""Envelopes: a message and its tree of tensors, sealed into a frame or opened from one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits, Part, Received
 from ..io.strides import with_strides
 from .messages import PROTOCOL_VERSION, Message, parse
 
-# Fields that a side which does not know of them would refuse, even where there is nothing in them.
-_LEFT_OUT = ("prediction", "hooks", "skipped", "folders", "reply_strides", "autocast", "request", "waiting")
-
 
 @dataclass(frozen=True)
 class Envelope:
-    """What came in one frame: the message, and the tree still apart."""
+    """The content of one received frame: the message, and the tree as its skeleton and its tensors."""
 
     message: Message
     skeleton: Any
@@ -26,34 +23,34 @@ class Envelope:
 
     @property
     def request(self) -> str | None:
-        """The name of the request that the message makes or answers, if it has one."""
+        """Return the name of the request that the message makes or answers, if it has one."""
         return getattr(self.message, "request", None)
 
     def unpack(self) -> tree.Tree:
-        """The tree, when every tensor came with its data.
+        """Return the tree, all of whose tensors must have come with their data.
 
         Raises:
             FrameError: a tensor came as a digest only, or the tree is malformed.
         """
         tensors = tuple([received.tensor for received in self.tensors if received.tensor is not None])
         if len(tensors) < len(self.tensors):
-            raise FrameError("missing_tensor", "a tensor came as a digest where its data belongs")
+            raise FrameError("missing_tensor", "a tensor came as a digest, without its data")
         return tree.unpack(self.skeleton, tensors)
 
 
 def seal(
     message: Message, packed: tree.PackedTree | None = None, codec: codecs.Codec | codecs.Chooser = codecs.RAW
 ) -> EncodedFrame:
-    """A frame of the message and a tree whose tensors all travel with their data."""
+    """Return a frame of the message and of a tree whose tensors are all sent with their data."""
     packed = packed or tree.PackedTree(None)
     return seal_parts(message, packed.skeleton, parts_of(packed), codec)
 
 
 def parts_of(packed: tree.PackedTree, strides: bool | None = True) -> list[Part]:
-    """Return the parts of a tree that all travel with their data, and with plain strides unless `strides`.
+    """Return a frame's parts for a tree whose tensors are all sent with their data.
 
     Args:
-        strides: whether the receiver knows of them; else the tensors must be on the CPU.
+        strides: whether the receiver knows strides; if not, the tensors must be on the CPU and are made contiguous.
     """
     tensors = packed.tensors if strides else tuple(with_strides(tensor, None) for tensor in packed.tensors)
     return list(map(Part, packed.paths, tensors))
@@ -62,32 +59,34 @@ def parts_of(packed: tree.PackedTree, strides: bool | None = True) -> list[Part]
 def seal_parts(
     message: Message, skeleton: Any, parts: list[Part], codec: codecs.Codec | codecs.Chooser = codecs.RAW
 ) -> EncodedFrame:
-    """A frame of the message and a tree, its tensors as `parts` say."""
-    fields = message.fields()
-    for name in _LEFT_OUT:
-        if fields.get(name, fields) is None:
-            del fields[name]
-    return encode(fields, skeleton, parts, codec)
+    """Return a frame of the message and of a tree with this skeleton, whose tensors are given by `parts`."""
+    return encode(message.fields(), skeleton, parts, codec)
 
 
 class ProtocolSkewError(FrameError):
-    """The other side speaks a protocol this one does not."""
+    """The other side speaks another version of the protocol."""
 
 
 def open_frame(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> Envelope:
-    """What the frame in `buffer` says.
+    """Return the content of the frame in `buffer`.
 
     Raises:
-        FrameError: not a frame.
-        ProtocolSkewError: of a protocol version other than ours; looked at before the rest of the message.
-        MessageError: a message we do not know.
+        FrameError: the bytes are no frame.
+        ProtocolSkewError: the message states another version of the protocol; the rest of it is not looked at.
+        MessageError: the message is unknown or malformed.
     """
     frame = decode(buffer, limits)
     protocol = frame.message.get("protocol", PROTOCOL_VERSION)
     if protocol != PROTOCOL_VERSION:
-        raise ProtocolSkewError(
-            "unsupported_protocol",
-            f"the other side speaks protocol {protocol!r:.20}, this one speaks {PROTOCOL_VERSION}; "
-            "install the same release of comfy-gpu-offload on both sides",
-        )
+        raise ProtocolSkewError("unsupported_protocol", _of_skew(frame.message.get("type"), protocol))
     return Envelope(parse(frame.message), frame.skeleton, frame.tensors)
+
+
+def _of_skew(kind: object, protocol: object) -> str:
+    """Name both sides' versions, in words that are true on either side: a worker's fault is read at the client."""
+    theirs, ours = ("worker", "client") if kind == "welcome" else ("client", "worker")
+    is_newer = isinstance(protocol, int) and protocol > PROTOCOL_VERSION
+    return (
+        f"the {theirs} speaks version {protocol!r:.20} of the protocol and the {ours} version {PROTOCOL_VERSION}: "
+        f"update comfy-gpu-offload on the {ours if is_newer else theirs}"
+    )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Literal, TypeVar
 
-from .callers import PATIENT, Caller, Waiting
 from .fair_queue import WaitingLine
+from .waiting import PATIENT, Caller, Waiting
 
 ResultT = TypeVar("ResultT")
 JobState = Literal["queued", "running", "unknown"]

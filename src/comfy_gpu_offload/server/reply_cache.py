@@ -6,8 +6,8 @@ import threading
 from collections import OrderedDict, deque
 
 from ..io.frame import EncodedFrame
-from .callers import PATIENT, Caller
 from .executor import CallerGoneError
+from .waiting import PATIENT, Caller
 
 # How often whoever waits for a reply that another makes looks whether it still has to.
 _LOOK_EVERY_S = 0.5

@@ -11,8 +11,8 @@ from time import monotonic
 
 from ..io.frame import EncodedFrame
 from ..protocol.messages import Fault, FaultCode
-from .callers import Waiting
-from .fault_replies import RefusedError
+from .faults import RefusedError
+from .waiting import Waiting
 
 # Often enough for the shortest idle timeout of a proxy in use (nginx: 60 s), and for a client to notice a worker
 # that hangs: it gives a connection up after 15 s without a byte.

@@ -14,7 +14,7 @@ from typing import Any
 from ..backends.base import Backend
 from ..config.address import HTTP, HTTPS, Address
 from .handler import Handler, HandlerOptions
-from .http.app import Routes, WorkerState
+from .http.routes import Routes, WorkerState
 from .http.server import HttpServer
 from .malloc_tuning import keep_freed_memory
 from .signals import Signals

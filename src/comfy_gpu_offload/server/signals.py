@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from .http.app import WorkerState
+from .http.routes import WorkerState
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from ..io.strides import are_strides, with_strides
 from ..protocol.messages import Fault, FaultCode, HookRef, PatchRef, WholeTensor
 from .blob_folder import BlobFolder
 from .blob_store import BlobStore
-from .fault_replies import RefusedError, missing_tensors, wrong_digest
+from .faults import RefusedError, missing_tensors, wrong_digest
 
 _MAX_SETS = 16
 

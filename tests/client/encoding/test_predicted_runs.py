@@ -18,8 +18,8 @@ from comfy_gpu_offload.prediction import arithmetic
 from comfy_gpu_offload.prediction.history import History
 from comfy_gpu_offload.protocol.envelope import Envelope
 from comfy_gpu_offload.protocol.messages import Cancel
-from comfy_gpu_offload.server import forward_calls
-from comfy_gpu_offload.server.run_histories import Histories
+from comfy_gpu_offload.server.answers import forward as forward_answers
+from comfy_gpu_offload.server.prediction_histories import Histories
 
 SHAPE = (4, 16, 16, 16)
 STEPS = 12
@@ -283,7 +283,7 @@ def test_a_lost_reply_of_a_worker_that_was_restarted_too(backend: FunctionBacken
 @pytest.fixture
 def forgetful_worker(backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadWorker]:
     """It has room for one history of each client."""
-    monkeypatch.setattr(forward_calls, "Histories", partial(Histories, for_each=1))
+    monkeypatch.setattr(forward_answers, "Histories", partial(Histories, for_each=1))
     with ThreadWorker(backend) as made:
         yield made
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...io import codecs
-from ...protocol.abilities import PREDICTED
+from ...protocol.capabilities import PREDICTED
 from ..timings import CallTimings
 from .link_speed import FAR, NEAR, LinkSpeed, Transfer, estimated_link
 from .step_time import CallCost, EncodingKind, StepCost, expected_cost, fastest, step_s
@@ -166,7 +166,7 @@ class AdaptiveChoice:
 def adaptive_choice(begin_with: EncodingKind | None, known: Collection[str]) -> AdaptiveChoice | None:
     """Return the choice among the encodings that the worker can read; None for a session with a fixed encoding.
 
-    `known` are the worker's codecs and abilities, as its welcome lists them.
+    `known` are the worker's codecs and capabilities, as its welcome lists them.
     """
     if begin_with is None:
         return None

@@ -7,6 +7,7 @@ import torch
 from ...errors import UnsupportedValueError
 from ...io.strides import with_strides
 from ...io.tree import PackedTree
+from ...protocol.capabilities import STRIDES
 
 
 def plain_tensors(packed: PackedTree, host: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -20,6 +21,6 @@ def plain_tensors(packed: PackedTree, host: tuple[torch.Tensor, ...]) -> tuple[t
             raise UnsupportedValueError(
                 path,
                 f"tensor with the strides {tensor.stride()}",
-                "this worker's release does not keep them: install the same release on both sides",
+                f"the worker lacks the capability {STRIDES!r}: update comfy-gpu-offload there",
             )
     return tuple(with_strides(tensor, None) for tensor in host)

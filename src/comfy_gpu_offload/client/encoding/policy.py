@@ -17,7 +17,7 @@ from ...errors import OffloadError
 from ...io import codecs
 from ...io.frame import Part
 from ...io.tree import PackedTree
-from ...protocol.abilities import PREDICTED
+from ...protocol.capabilities import PREDICTED, known_names, knows
 from ...protocol.envelope import Envelope
 from ...protocol.messages import FaultCode, ModelRef, Prediction, Result
 from ...transport.base import Check
@@ -133,7 +133,7 @@ class EncodingPolicy:
         self._handshake = handshake
         self._link = link
         self._digests = digests
-        self._choice = adaptive_choice(options.begin_with, handshake.welcome.codecs)
+        self._choice = adaptive_choice(options.begin_with, known_names(handshake.welcome))
         self._runs = PredictedRuns() if _may_predict(options) else None
 
     @property
@@ -184,8 +184,8 @@ class EncodingPolicy:
         return self._fixed if kind is None else kind.codec
 
     def _runs_for(self, kind: EncodingKind | None) -> PredictedRuns | None:
-        known = self._handshake.welcome.codecs
-        return self._runs if kind in {None, EncodingKind.PREDICTED} and PREDICTED in known else None
+        known = knows(self._handshake.welcome, PREDICTED)
+        return self._runs if kind in {None, EncodingKind.PREDICTED} and known else None
 
 
 def _key(model: ModelRef) -> str:

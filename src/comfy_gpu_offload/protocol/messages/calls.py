@@ -1,4 +1,4 @@
-"""Forward calls and sampling runs: what asks for them, tells of them and ends them."""
+"""Forward calls and sampling runs: the messages that ask for them, report on them and end them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import torch
 from pydantic import Field
 
 from ...io.dtypes import TORCH_DTYPES
-from .base import Identifier, Message, Seconds, ShortText
+from .base import LATER, ClientMessage, Identifier, Message, Seconds, ShortText, WorkerMessage
 from .hello import ModelRef
 from .patches import HookRef, PatchRef
-from .predicted import Coded, Prediction
+from .prediction import Coded, Prediction
 
 
 class Autocast(Message):
-    """What `torch.autocast` does around a call.
+    """The state of `torch.autocast` around a call.
 
     Attributes:
-        caches: whether weights are cast once; cast copies with a gradient take other kernels.
-        gradients: the mode of the caller's thread, which decides whether they have one.
+        dtype: that weights and inputs are cast to.
+        caches: whether cast weights are kept; cast copies with a gradient use other kernels.
+        gradients: the gradient mode of the caller's thread, which decides whether the copies have one.
     """
 
     dtype: Literal["bfloat16", "float16"]
@@ -28,19 +29,20 @@ class Autocast(Message):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch's."""
+        """Return `dtype` as a torch dtype."""
         return TORCH_DTYPES[self.dtype]
 
 
-class Forward(Message):
-    """One forward call. The frame's tree holds ``(args, kwargs)``.
-
-    `request` names the call: asked again under the same name, the worker answers without computing again.
-    Fields that are None from `hooks` on are left out of the frame, for sides that know of none.
+class Forward(ClientMessage):
+    """A request for one forward call. The frame's tree holds ``(args, kwargs)``.
 
     Attributes:
-        reply_strides: True where the reply's tensors are wanted with the strides they have.
-        autocast: None where it is off.
+        request: names the call; asked again under the same name, the worker answers without computing again.
+        client: names the session, among which the worker is fair.
+        fingerprint: of the model that the client was told of; the worker refuses another.
+        reply_codec: by which the reply's tensors are stored.
+        reply_strides: True if the reply's tensors are to keep their strides.
+        autocast: None while it is off.
     """
 
     type: Literal["forward"] = "forward"
@@ -50,25 +52,25 @@ class Forward(Message):
     fingerprint: Identifier
     reply_codec: ShortText
     patches: PatchRef | None = None
-    hooks: HookRef | None = None
-    prediction: Prediction | None = None
-    reply_strides: bool | None = None
-    autocast: Autocast | None = None
+    hooks: Annotated[HookRef | None, LATER] = None
+    prediction: Annotated[Prediction | None, LATER] = None
+    reply_strides: Annotated[bool | None, LATER] = None
+    autocast: Annotated[Autocast | None, LATER] = None
 
 
-# As ComfyUI's samplers take; a mistyped number would keep the device for days.
+# The limit of ComfyUI's samplers; a mistyped number would occupy the device for days.
 MAX_STEPS = 10_000
 
 
-class SampleJob(Message):
-    """Asks for a whole sampling run. Fields as KSampler (Advanced) has them.
+class SampleJob(ClientMessage):
+    """A request for a whole sampling run, with the fields of KSampler (Advanced).
 
     The frame's tree is a dict: ``latent``, ``positive`` and ``negative`` always; ``noise``, ``noise_mask``,
     ``batch_index``, ``sigmas``, ``model_sampling`` and ``model_options`` where they differ from what the fields
     give.
 
     Attributes:
-        request: names the run; a worker that has it already goes on with it.
+        request: names the run; a worker that has it already continues it.
         start_step, last_step: of `steps`; None for the first and the last.
         preview: ComfyUI's name of a preview method, or ``none``.
         reply_strides: as in `Forward`.
@@ -92,33 +94,34 @@ class SampleJob(Message):
     disable_noise: bool = False
     preview: ShortText = "none"
     patches: PatchRef | None = None
-    reply_strides: bool | None = None
+    reply_strides: Annotated[bool | None, LATER] = None
 
 
-class Follow(Message):
-    """Asks to be told on of a run that the worker has; of its progress after step `after`."""
+class Follow(ClientMessage):
+    """A request for the progress after step `after`, and the end, of a run that the worker has."""
 
     type: Literal["follow"] = "follow"
     request: Identifier
     after: Annotated[int, Field(ge=0)]
 
 
-class Progress(Message):
-    """One step of a run is done. The frame's tree holds a preview, as encoded picture bytes, or None.
+class Progress(WorkerMessage):
+    """Step `step` of `of` of a run is done. The frame's tree holds a preview as JPEG bytes, or None.
 
-    `waiting`: what the run waits for, for people to read; left out where it does not, or for a client that has not
-    said that it knows of it.
+    Attributes:
+        waiting: a sentence about the calls that the run waits for; only for a client that asked for it
+            (docs/protocol.md, "Waiting").
     """
 
     type: Literal["progress"] = "progress"
     request: Identifier
     step: Annotated[int, Field(ge=0)]
     of: Annotated[int, Field(ge=0)]
-    waiting: ShortText | None = None
+    waiting: Annotated[ShortText | None, LATER] = None
 
 
 class WorkerTimings(Message):
-    """Where the worker's time went, in seconds."""
+    """Times that the worker spent on a call, in seconds: reading the frame, in the queue, loading, computing."""
 
     decode_s: Seconds = 0.0
     queue_s: Seconds = 0.0
@@ -126,28 +129,30 @@ class WorkerTimings(Message):
     compute_s: Seconds = 0.0
 
 
-class Result(Message):
-    """Answers a `Forward`, or ends a run. The tree holds what the model returned, or the run's latent.
+class Result(WorkerMessage):
+    """The reply to a `Forward`, or the end of a run. The tree holds what the model returned, or the run's latent.
 
-    `prediction`: what the first tensor is made of, where the frame holds its payload; left out where it does not.
+    Attributes:
+        instance: names this start of the worker.
+        prediction: describes the first tensor if the frame holds a predicted tensor's payload in its place.
     """
 
     type: Literal["result"] = "result"
     request: Identifier
     instance: Identifier
     timings: WorkerTimings
-    prediction: Coded | None = None
+    prediction: Annotated[Coded | None, LATER] = None
 
 
-class Cancel(Message):
-    """Asks for a call to be ended, whether it waits or runs."""
+class Cancel(ClientMessage):
+    """A request to end a call, whether it waits or runs. `request` is the call's."""
 
     type: Literal["cancel"] = "cancel"
     request: Identifier
 
 
-class Cancelled(Message):
-    """Answers a `Cancel`: what the call was doing."""
+class Cancelled(WorkerMessage):
+    """The reply to a `Cancel`. `state`: of the call when it was cancelled."""
 
     type: Literal["cancelled"] = "cancelled"
     request: Identifier

@@ -1,4 +1,4 @@
-"""What went wrong at the worker."""
+"""The worker's reply to a request that it refuses or that failed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import ANY_SEQUENCE, ANY_STRING, Digest, Identifier, Message
+from .base import ANY_SEQUENCE, ANY_STRING, LATER, Digest, Identifier, WorkerMessage
 
 
 class FaultCode(StrEnum):
-    """Why a worker refused or failed. The HTTP status that goes with each is in docs/protocol.md."""
+    """The reasons why a worker refuses or fails. docs/protocol.md, "Faults", has their HTTP statuses."""
 
     BAD_FRAME = "bad_frame"
     BAD_MESSAGE = "bad_message"
@@ -36,14 +36,15 @@ class FaultCode(StrEnum):
     INTERNAL = "internal"
 
 
-class Fault(Message):
-    """Answers anything that went wrong.
+class Fault(WorkerMessage):
+    """The reply to a request that was refused or that failed.
 
     Attributes:
+        message: for the user.
         retryable: whether the same request may succeed later.
-        missing: digests the worker lacks, with `missing_tensors` and `unknown_history`.
-        traceback: where in the worker's code; file, line and function, never a value.
-        request: of what is answered; None where that could not be read.
+        missing: with `missing_tensors` and `unknown_history`, the digests of the tensors that the worker lacks.
+        traceback: files, lines and functions of the worker's code; never a value.
+        request: of the request that is answered; None if that could not be read.
     """
 
     type: Literal["fault"] = "fault"
@@ -52,4 +53,4 @@ class Fault(Message):
     retryable: bool = False
     missing: Annotated[tuple[Digest, ...], ANY_SEQUENCE] = ()
     traceback: Annotated[str, Field(max_length=20_000)] | None = None
-    request: Identifier | None = None
+    request: Annotated[Identifier | None, LATER] = None

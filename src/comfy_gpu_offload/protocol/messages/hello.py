@@ -1,33 +1,50 @@
-"""How two sides introduce themselves, and what a worker has."""
+"""The handshake: how client and worker introduce themselves, and what a worker says of its models."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from ...io.dtypes import TORCH_DTYPES
-from .base import ANY_SEQUENCE, PROTOCOL_VERSION, Identifier, Message, PathText, ShortText, TorchDtype
+from .base import (
+    ANY_SEQUENCE,
+    LATER,
+    PROTOCOL_VERSION,
+    ClientMessage,
+    Identifier,
+    Message,
+    MessagePart,
+    PathText,
+    ShortText,
+    TorchDtype,
+    WorkerMessage,
+)
+
+# What a side says of itself may grow without harm: the classes with extra="ignore" pass over unknown fields. All
+# other messages refuse them, since a call that is understood in part gives a wrong picture.
+
+Names = Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
 
 
 class ModelRef(Message):
-    """Which model, loaded how. `weight_dtype` as in ComfyUI's own loader, or a torch dtype's name."""
+    """A model by name, and how it is loaded: `weight_dtype` as in ComfyUI's loader, or a torch dtype's name."""
 
     name: ShortText
     weight_dtype: ShortText = "default"
 
 
-class ModelEntry(Message):
-    """One model a worker can load. `folder`: the kind of folder it lies in; `size_bytes` of its files."""
+class ModelEntry(Message, extra="ignore"):
+    """A model that a worker can load. `folder`: the kind of folder that it lies in; `size_bytes`: of its files."""
 
     name: ShortText
     folder: ShortText
     size_bytes: Annotated[int, Field(ge=0)]
 
 
-class SkippedEntry(Message):
-    """An entry of a model folder that the worker passes over. `name` is for people to read: escaped, shortened."""
+class SkippedEntry(Message, extra="ignore"):
+    """An entry of a model folder that the worker cannot offer. `name` is for people: escaped and shortened."""
 
     name: ShortText
     reason: ShortText
@@ -37,25 +54,25 @@ class SkippedEntry(Message):
 MAX_SKIPPED = 20
 
 
-class Skipped(Message):
-    """What the worker passes over in its model folders: how many entries, and the first of them."""
+class Skipped(Message, extra="ignore"):
+    """The entries of the model folders that the worker cannot offer: their count, and the first of them."""
 
     count: Annotated[int, Field(ge=1)]
     entries: Annotated[tuple[SkippedEntry, ...], ANY_SEQUENCE, Field(max_length=MAX_SKIPPED)]
 
 
-# Of what a worker's ComfyUI warns of.
+# Limits of the warnings that a worker's ComfyUI logs while it loads a model.
 MAX_WARNINGS = 8
 WARNING_CHARACTERS = 240
 
 
-class ModelDescription(Message):
-    """A model as its worker has it.
+class ModelDescription(MessagePart, extra="ignore"):
+    """A model that a worker has loaded.
 
     Attributes:
         fingerprint: changes when the file does.
         compute_dtype: the torch dtype that the model computes in, e.g. ``bfloat16``.
-        warnings: what was warned of when it was loaded; left out of the frame where there are none.
+        warnings: that were logged while it was loaded.
     """
 
     ref: ModelRef
@@ -65,25 +82,23 @@ class ModelDescription(Message):
         tuple[Annotated[str, Field(max_length=WARNING_CHARACTERS)], ...],
         ANY_SEQUENCE,
         Field(max_length=MAX_WARNINGS),
+        LATER,
     ] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_no_warnings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = write(self)
-        if not self.warnings:
-            del fields["warnings"]
-        return fields
 
     @property
     def dtype(self) -> torch.dtype:
-        """`compute_dtype` as torch's."""
+        """Return `compute_dtype` as a torch dtype."""
         return TORCH_DTYPES[self.compute_dtype]
 
 
-class Hello(Message):
-    """Opens a session; with `model`, also asks for that model to be loaded and described.
+class Hello(ClientMessage, extra="ignore"):
+    """The beginning of a session; with `model`, a request to load and describe that model.
 
-    `request` names this exchange, and the welcome repeats it.
+    Attributes:
+        package, torch, comfyui: releases of the client's side.
+        codecs, capabilities: that the client knows. A client of an older release has no field `capabilities` and
+            names them among the codecs (`protocol.capabilities`).
+        request: names this exchange.
     """
 
     type: Literal["hello"] = "hello"
@@ -92,24 +107,28 @@ class Hello(Message):
     package: ShortText
     torch: ShortText
     comfyui: ShortText | None = None
-    codecs: Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
+    codecs: Names
+    capabilities: Annotated[Names | None, LATER] = None
     model: ModelRef | None = None
-    request: Identifier | None = None
+    request: Annotated[Identifier | None, LATER] = None
 
 
-class WorkerLimits(Message):
-    """What the worker accepts, in bytes."""
+class WorkerLimits(Message, extra="ignore"):
+    """Limits of the worker, in bytes: of one frame, and of all tensors that it keeps in memory by digest."""
 
     frame_bytes: Annotated[int, Field(gt=0)]
     store_bytes: Annotated[int, Field(ge=0)]
 
 
-class Welcome(Message):
-    """Answers a `Hello`. `instance` names this start of the worker: a new one holds no tensors.
+class Welcome(WorkerMessage, extra="ignore"):
+    """The reply to a `Hello`. If that names a model, the frame's tree holds the backend's details of it.
 
-    With a model asked for, the frame's tree holds what its backend has to say of it (docs/protocol.md).
-    `folders` are those that it looks for models in, said where it has found none. Both they and `skipped` are left
-    out of the frame where there is nothing to say, for sides that know of none.
+    Attributes:
+        instance: names this start of the worker: a new one holds no tensors.
+        package, torch, comfyui: releases of the worker's side.
+        codecs, capabilities: that the worker knows, as in `Hello`.
+        folders: where the worker looks for models; only if it has found none there.
+        request: of the `Hello`.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -120,10 +139,11 @@ class Welcome(Message):
     comfyui: ShortText | None
     backend: ShortText
     device: ShortText
-    codecs: Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
+    codecs: Names
+    capabilities: Annotated[Names | None, LATER] = None
     limits: WorkerLimits
     models: Annotated[tuple[ModelEntry, ...], ANY_SEQUENCE]
-    skipped: Skipped | None = None
-    folders: Annotated[tuple[PathText, ...], ANY_SEQUENCE] | None = None
+    skipped: Annotated[Skipped | None, LATER] = None
+    folders: Annotated[Annotated[tuple[PathText, ...], ANY_SEQUENCE] | None, LATER] = None
     model: ModelDescription | None = None
-    request: Identifier | None = None
+    request: Annotated[Identifier | None, LATER] = None

@@ -1,24 +1,35 @@
-"""Weight patches: how a call names them, and how they are uploaded."""
+"""Weight patches and hooks: how a call names them, and the messages that upload them."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ...io.dtypes import TORCH_DTYPES
-from .base import ANY_SEQUENCE, Digest, Extended, Identifier, Message, Strides, TorchDtype
+from .base import (
+    ANY_SEQUENCE,
+    LATER,
+    ClientMessage,
+    Digest,
+    Identifier,
+    Message,
+    MessagePart,
+    Strides,
+    TorchDtype,
+    WorkerMessage,
+)
 
 _Strength = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class PatchRef(Message):
-    """Names patches to a model's weights that a `Define` made known.
+    """Patches of a model's weights by name, which a `Define` has uploaded.
 
     Attributes:
         template: its digest.
-        strengths: pairs that the template refers to by position: of a patch, and of what it is added to.
+        strengths: pairs to which the template refers by index: of a patch, and of what it is added to.
     """
 
     template: Digest
@@ -27,18 +38,18 @@ class PatchRef(Message):
     ]
 
 
-# Of one run: each may keep as much as the model's weights at the worker.
+# Of one run. For each group the worker may keep as many bytes as the model's weights have.
 MAX_HOOK_GROUPS = 8
 
 
 class HookRef(Message):
-    """What hooks put on a model's weights for a call, over its `patches`; docs/protocol.md, "Hooks".
+    """Patches that a call's hooks apply to the weights after those in `patches` (docs/protocol.md, "Hooks").
 
     Attributes:
-        patches: None in a call that has none on, of a run whose other calls have.
-        single: positions of the strengths that are float32 tensors in ComfyUI, and not Python's floats.
-        group: the number of the run's group of hooks that these are. The weights are kept until others have that
-            number. None where they need not be kept, since a run has but one group.
+        patches: None in a call that has no hook switched on, of a run in which other calls do.
+        single: indices of the strengths that are float32 tensors in ComfyUI, not Python floats.
+        group: this group's number in a run that has several. The worker keeps a group's weights until another
+            group gets its number. None in a run with a single group, whose weights stay on the model.
     """
 
     patches: PatchRef | None = None
@@ -48,60 +59,58 @@ class HookRef(Message):
     group: Annotated[int, Field(ge=0, lt=MAX_HOOK_GROUPS)] | None = None
 
 
-class WholeTensor(Extended):
-    """A tensor that travels in parts.
+class WholeTensor(MessagePart):
+    """A tensor that is uploaded in parts.
 
     Attributes:
-        digest: its own.
-        dtype, shape: its own.
-        parts: digests of tensors, one after another its bytes.
-        strides: its own; None for plain ones.
+        digest, dtype, shape: of the whole tensor.
+        parts: digests of the uploaded tensors whose bytes, one after another, are those of the whole.
+        strides: of the whole tensor, in elements; None if it is contiguous.
     """
-
-    later: ClassVar[str] = "strides"
 
     digest: Digest
     dtype: TorchDtype
     shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**48)], ...], ANY_SEQUENCE, Field(max_length=64)]
     parts: Annotated[tuple[Digest, ...], ANY_SEQUENCE, Field(min_length=1, max_length=65_536)]
-    strides: Strides | None = None
+    strides: Annotated[Strides | None, LATER] = None
 
     @property
     def size_bytes(self) -> int:
-        """Of its data."""
+        """Return the size of the whole tensor's data."""
         return math.prod(self.shape) * TORCH_DTYPES[self.dtype].itemsize
 
 
-class Store(Message):
-    """Uploads tensors that calls will name. The frame's tree is a list of them, each with its digest.
+class Store(ClientMessage):
+    """An upload of tensors that calls will name; the frame has them with their digests.
 
-    `whole`: in place of tensors, asks for one to be made of parts that were uploaded. `request` names this
-    exchange, and the reply repeats it.
+    Attributes:
+        whole: in place of tensors, a tensor that the worker is to join from parts uploaded before.
+        request: names this exchange.
     """
 
     type: Literal["store"] = "store"
     client: Identifier
     whole: WholeTensor | None = None
-    request: Identifier | None = None
+    request: Annotated[Identifier | None, LATER] = None
 
 
-class Define(Message):
-    """Makes a set of weight patches known. The frame's tree is its template, which names tensors by digest.
+class Define(ClientMessage):
+    """An upload of a set of weight patches. The frame's tree is its template, which names tensors by digest.
 
     Attributes:
         template: the digest of the tree's skeleton.
-        request: names this exchange; the reply repeats it.
+        request: names this exchange.
     """
 
     type: Literal["define"] = "define"
     client: Identifier
     template: Digest
-    request: Identifier | None = None
+    request: Annotated[Identifier | None, LATER] = None
 
 
-class Stored(Message):
-    """Answers a `Store` or a `Define`: it is kept."""
+class Stored(WorkerMessage):
+    """The reply to a `Store` or a `Define` once the worker keeps what it uploads."""
 
     type: Literal["stored"] = "stored"
     instance: Identifier
-    request: Identifier | None = None
+    request: Annotated[Identifier | None, LATER] = None

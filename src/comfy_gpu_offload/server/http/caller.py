@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from time import monotonic
 from urllib.parse import quote
 
-from ..callers import Waiting
+from ..waiting import Waiting
 from .connections import Connection
 
 # The request header of a client that knows of progress which says what a run waits for.

@@ -17,9 +17,9 @@ from comfy_gpu_offload.io.frame import Part
 from comfy_gpu_offload.io.tree import pack_call
 from comfy_gpu_offload.protocol.envelope import open_frame
 from comfy_gpu_offload.protocol.messages import Coded, Fault, FaultCode, Forward, ModelRef, Prediction, Result
-from comfy_gpu_offload.server.fault_replies import RefusedError
+from comfy_gpu_offload.server.faults import RefusedError
 from comfy_gpu_offload.server.handler import Handler
-from comfy_gpu_offload.server.run_histories import Histories
+from comfy_gpu_offload.server.prediction_histories import Histories
 
 X = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
 HISTORY = "history-1"

@@ -15,7 +15,7 @@ from ...io.buffers import Buffer, allocate
 from ...io.frame import PRELUDE, EncodedFrame, FrameLimits, frame_size
 from ...protocol.envelope import open_frame, seal
 from ...protocol.messages import Fault, FaultCode
-from ..fault_replies import fault_of
+from ..faults import fault_of
 from ..handler import Handler
 from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
 from .caller import HttpCaller, takes_waiting

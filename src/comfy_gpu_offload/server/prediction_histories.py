@@ -14,7 +14,7 @@ from ..prediction.coded_tensor import payload_of, tensor_of
 from ..prediction.history import History, HistoryEntry
 from ..prediction.latent import LatentBytes, layout_of
 from ..protocol.messages import Coded, Fault, FaultCode, Prediction
-from .fault_replies import RefusedError
+from .faults import RefusedError
 
 _Key = tuple[str, str]
 

@@ -1,34 +1,49 @@
-"""Sampling runs at the worker: begun once, and followed by whoever asks."""
+"""Answers `sample` and `follow`: a sampling run is begun once, and followed by whoever asks for it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..backends.base import Backend
-from ..errors import MessageError
-from ..io import tree
-from ..io.frame import EncodedFrame
-from ..protocol.envelope import Envelope, parts_of, seal, seal_parts
-from ..protocol.messages import Follow, Progress, SampleJob
-from .abandoned_runs import AbandonedRuns
-from .call_tensors import CallTensors
-from .callers import PATIENT, Caller
-from .executor import Executor
-from .job_replies import Finish, answered, on_a_thread, prepared, refusal, reply_codec, result_of
-from .run_store import Run, RunStore, Step, unknown_run
-from .uploads import Uploads
+from ...backends.base import Backend
+from ...errors import MessageError
+from ...io import tree
+from ...io.frame import EncodedFrame
+from ...protocol.envelope import parts_of, seal, seal_parts
+from ...protocol.messages import Follow, Progress, SampleJob
+from ..abandoned_runs import AbandonedRuns
+from ..executor import Executor
+from ..replies import Finish, answered, on_a_thread, prepared, refusal, reply_codec, result_of
+from ..run_store import Run, RunStore, Step, unknown_run
+from ..tensor_lookup import TensorLookup
+from ..uploads import Uploads
+from .table import Asked, answers
+
+if TYPE_CHECKING:
+    from ..worker_parts import WorkerParts
 
 logger = logging.getLogger(__name__)
 
 
+@answers(SampleJob)
+def begin_sample(worker: WorkerParts, _: SampleJob, asked: Asked) -> Finish:
+    """Begin the run, or find the one of that name; return what waits for its end."""
+    return worker.runs.begin(asked)
+
+
+@answers(Follow)
+def begin_follow(worker: WorkerParts, _: Follow, asked: Asked) -> Finish:
+    """Find the run; return what waits for its end."""
+    return worker.runs.begin(asked)
+
+
 class SamplingRuns:
-    """Runs sampling jobs, each on a thread of its own, and tells of them. Thread-safe.
+    """The sampling runs of one worker, each on a thread of its own. Thread-safe.
 
     Args:
-        instance: this start of the worker.
+        instance: names this start of the worker.
         abandoned: ends the runs that nobody follows.
     """
 
@@ -36,7 +51,7 @@ class SamplingRuns:
         self,
         backend: Backend,
         executor: Executor,
-        tensors: CallTensors,
+        tensors: TensorLookup,
         uploads: Uploads,
         instance: str,
         *,
@@ -50,55 +65,58 @@ class SamplingRuns:
         self._abandoned = abandoned
         self._runs = RunStore()
 
-    def begin(self, envelope: Envelope, started: float) -> Finish:
-        """Begins the run that is asked for, or finds it; `started`: when its frame came.
+    def begin(self, asked: Asked) -> Finish:
+        """Begin the run that is asked for, or find it; return what waits for its end.
 
         Raises:
             MessageError, FrameError: the frame asks for no run.
             RefusedError: this worker lacks the run, or something for it.
         """
-        run, _, _ = self._run_of(envelope, started)
+        run, _, _ = self._run_of(asked)
         return run.wait
 
-    def frames(
-        self, envelope: Envelope, started: float, caller: Caller = PATIENT, *, tells_waiting: bool = False
-    ) -> Iterator[EncodedFrame]:
-        """`begin`, with all that there is to tell `caller` of the run; the last one ends it.
+    def frames(self, asked: Asked, *, tells_waiting: bool = False) -> Iterator[EncodedFrame]:
+        """Begin the run or find it, and yield a frame for each step and at last the one that ends it.
+
+        Args:
+            tells_waiting: whether the caller accepts progress that says what the run waits for.
 
         Raises:
-            As `begin`, before anything is told.
+            As `begin`, before the first frame.
         """
-        run, request, after = self._run_of(envelope, started)
-        for item in run.follow(after, caller.is_gone):
+        run, request, after = self._run_of(asked)
+        for item in run.follow(after, asked.caller.is_gone):
             yield _progress(request, item, tells_waiting=tells_waiting) if isinstance(item, Step) else item
 
     def progress(self, request: str, after: int) -> tuple[int, EncodedFrame] | None:
-        """How far that run has come, where that is further than step `after`: the step, and what to tell of it."""
+        """Return the last step of the run `request` and its frame; None if there is none past step `after`."""
         run = self._runs.get(request)
         latest = None if run is None else run.latest
         if latest is None or latest.step <= after:
             return None
         return latest.step, _progress(request, latest)
 
-    def _run_of(self, envelope: Envelope, started: float) -> tuple[Run, str, int]:
-        message = envelope.message
+    def _run_of(self, asked: Asked) -> tuple[Run, str, int]:
+        """Return the run, its name, and the last step that the caller has seen."""
+        message = asked.envelope.message
         if isinstance(message, Follow):
             known = self._runs.get(message.request)
             if known is None:
                 raise unknown_run()
             return known, message.request, message.after
         if isinstance(message, SampleJob):
-            return self._sample(message, envelope, started), message.request, 0
+            return self._begun(message, asked), message.request, 0
         raise MessageError(f"a {type(message).__name__} asks for no run")
 
-    def _sample(self, job: SampleJob, envelope: Envelope, started: float) -> Run:
+    def _begun(self, job: SampleJob, asked: Asked) -> Run:
         known = self._runs.get(job.request)
         if known is not None:
             return known
         codec = reply_codec(job.reply_codec)
         patches = self._uploads.patch_set(job.patches)
+        envelope = asked.envelope
         tensors = _mapping_of(tree.unpack(envelope.skeleton, self._tensors.resolve(envelope.tensors)))
-        decode_s = perf_counter() - started
+        decode_s = perf_counter() - asked.started
         run, is_new = self._runs.claim(job.request, job.steps)
         if not is_new:
             return run
@@ -116,7 +134,7 @@ class SamplingRuns:
         def work() -> None:
             try:
                 frame = answered(turn, sample, failed=lambda: self._runs.forget(job.request, run))
-            except BaseException as error:  # whoever follows must see an end
+            except BaseException as error:  # whoever follows the run must see an end
                 self._runs.forget(job.request, run)
                 run.finish(refusal(error, job.request))
                 raise
@@ -135,4 +153,4 @@ def _progress(request: str, step: Step, *, tells_waiting: bool = False) -> Encod
 def _mapping_of(value: Any) -> dict[str, Any]:
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return value
-    raise MessageError("a run's tree must be a dict with names for keys")
+    raise MessageError("a run's tree must be a dict whose keys are strings")

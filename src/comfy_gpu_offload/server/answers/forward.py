@@ -1,4 +1,4 @@
-"""Forward calls at the worker: each computed once, however often it is asked for."""
+"""Answers `forward`: each forward call is computed once, however often it is asked for."""
 
 from __future__ import annotations
 
@@ -7,40 +7,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..backends.base import Backend, Computed
-from ..errors import MessageError
-from ..io import codecs, tree
-from ..io.frame import EncodedFrame
-from ..protocol.envelope import Envelope, parts_of, seal_parts
-from ..protocol.messages import Forward
-from .call_tensors import CallTensors
-from .callers import PATIENT, Caller, Waiting
-from .executor import Executor, Turn
-from .fault_replies import missing_tensors
-from .job_replies import Finish, answered, prepared, reply_codec, result_of
-from .reply_cache import PendingReply, ReplyCache
-from .run_histories import Histories, Tracked, unknown_history
-from .uploads import Uploads
+from ...backends.base import Backend, Computed
+from ...errors import MessageError
+from ...io import codecs, tree
+from ...io.frame import EncodedFrame
+from ...protocol.envelope import Envelope, parts_of, seal_parts
+from ...protocol.messages import Forward
+from ..executor import Executor, Turn
+from ..faults import missing_tensors
+from ..prediction_histories import Histories, Tracked, unknown_history
+from ..replies import Finish, answered, prepared, reply_codec, result_of
+from ..reply_cache import PendingReply, ReplyCache
+from ..tensor_lookup import TensorLookup
+from ..uploads import Uploads
+from ..waiting import Caller, Waiting
+from .table import Asked, answers
+
+if TYPE_CHECKING:
+    from ..worker_parts import WorkerParts
 
 logger = logging.getLogger(__name__)
 
 # Arguments and keyword arguments.
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
-# Takes the seconds that it has waited.
+# Is given the seconds that the call has waited in the queue.
 _Job = Callable[[float], EncodedFrame]
 
 
+@answers(Forward)
+def begin_forward(worker: WorkerParts, message: Forward, asked: Asked) -> Finish:
+    """Queue the call, or join the one of the same name."""
+    return worker.calls.begin(message, asked)
+
+
 class ForwardCalls:
-    """Answers forward calls. Thread-safe.
+    """The forward calls of one worker, with their last replies and their prediction histories. Thread-safe.
 
     Args:
-        instance: this start of the worker.
+        instance: names this start of the worker.
     """
 
     def __init__(
-        self, backend: Backend, executor: Executor, tensors: CallTensors, uploads: Uploads, instance: str
+        self, backend: Backend, executor: Executor, tensors: TensorLookup, uploads: Uploads, instance: str
     ) -> None:
         self._backend = backend
         self._executor = executor
@@ -50,21 +60,21 @@ class ForwardCalls:
         self._replies = ReplyCache()
         self._histories = Histories()
 
-    def begin(self, message: Forward, envelope: Envelope, started: float, caller: Caller = PATIENT) -> Finish:
-        """Queue the call; `started`: when its frame came, `caller`: who waits for it.
+    def begin(self, message: Forward, asked: Asked) -> Finish:
+        """Queue the call, or join the one of the same name; return what waits for the reply.
 
         Raises:
-            MessageError, FrameError: it is no forward call.
-            RefusedError: this worker lacks something for it.
+            MessageError, FrameError: the frame holds no forward call.
+            RefusedError: this worker lacks something for the call.
         """
         known = self._replies.join(message.request)
         if known is not None:
             logger.debug("request %s asked for again", message.request)
-            return partial(self._joined, known, caller)
+            return partial(self._joined, known, asked.caller)
         codec = reply_codec(message.reply_codec)
         patches, hooks = self._uploads.patch_set(message.patches), self._uploads.hook_set(message.hooks)
-        (args, kwargs), tracked = self._call_of(message, envelope)
-        decode_s = perf_counter() - started
+        (args, kwargs), tracked = self._call_of(message, asked.envelope)
+        decode_s = perf_counter() - asked.started
 
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
@@ -76,10 +86,11 @@ class ForwardCalls:
             )
             return self._result(message, codec, done, (decode_s, queue_s), tracked)
 
+        # Asked for again while this thread was reading: only one of the two may compute.
         reply, first = self._replies.claim(message.request)
         if not first:
-            return partial(self._joined, reply, caller)
-        waiting = _Joinable(caller, self._replies, message.request, reply)
+            return partial(self._joined, reply, asked.caller)
+        waiting = _Joinable(asked.caller, self._replies, message.request, reply)
         turn = self._executor.enter(message.client, message.request, f"a call of {message.model.name}", waiting)
         return partial(self._answer, message, reply, turn, run)
 
@@ -91,11 +102,11 @@ class ForwardCalls:
             self._replies.leave(reply)
 
     def _call_of(self, message: Forward, envelope: Envelope) -> tuple[_Call, Tracked | None]:
-        """The arguments and keyword arguments, and the history that they are of."""
+        """Return the arguments and keyword arguments, and the call's place in its history if it has one."""
         prediction = message.prediction
         if prediction is None:
             return _checked(tree.unpack(envelope.skeleton, self._tensors.resolve(envelope.tensors))), None
-        # What else it lacks is told of together with a history that is not there.
+        # A refusal for a missing history also lists missing tensors, which spares the client another refusal.
         knows = self._histories.knows(message.client, prediction)
         tensors = self._tensors.resolve(envelope.tensors, missing_tensors if knows else unknown_history)
         tracked, tensors = self._histories.take(message.client, prediction, tensors)
@@ -103,9 +114,9 @@ class ForwardCalls:
 
     def _answer(self, message: Forward, reply: PendingReply, turn: Turn, run: _Job) -> EncodedFrame:
         try:
-            # One that failed is to be computed again when it is asked for again.
+            # A call that failed is computed again when it is asked for again.
             frame = answered(turn, run, failed=lambda: self._replies.forget(message.request, reply))
-        except BaseException as error:  # others may wait for it too
+        except BaseException as error:  # other threads may wait for the reply as well
             self._replies.forget(message.request, reply)
             reply.set_exception(error)
             raise
@@ -130,7 +141,7 @@ class ForwardCalls:
 
 @dataclass(frozen=True)
 class _Joinable:
-    """The caller of a call that others, who ask for it under the same name, may wait for as well."""
+    """The caller of a call for which others, who ask for it under the same name, may wait as well."""
 
     caller: Caller
     replies: ReplyCache
@@ -138,11 +149,11 @@ class _Joinable:
     reply: PendingReply
 
     def is_gone(self) -> bool:
-        """See `Caller`."""
+        """Return whether neither the caller nor anybody else waits; see `Caller`."""
         return self.caller.is_gone() and self.replies.abandon(self.request, self.reply)
 
     def tell(self, waiting: Waiting) -> bool:
-        """See `Caller`."""
+        """Tell the caller; see `Caller`."""
         return self.caller.tell(waiting)
 
 

@@ -12,10 +12,10 @@ from ..io.frame import Received
 from ..io.strides import strides_of
 from ..protocol.messages import Fault
 from .blob_store import BlobStore
-from .fault_replies import RefusedError, missing_tensors, wrong_digest
+from .faults import RefusedError, missing_tensors, wrong_digest
 
 
-class CallTensors:
+class TensorLookup:
     """Finds a call's tensors, and keeps those that may come again. Thread-safe."""
 
     def __init__(self, store: BlobStore) -> None:

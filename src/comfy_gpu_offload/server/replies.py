@@ -15,7 +15,7 @@ from ..io.frame import EncodedFrame
 from ..protocol.envelope import seal
 from ..protocol.messages import Coded, FaultCode, Forward, Result, SampleJob, WorkerTimings
 from .executor import Turn
-from .fault_replies import fault_of, places
+from .faults import fault_of, places
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,56 @@
+"""Capabilities: what a side can do besides coding tensors, as the two sides name it in the handshake.
+
+docs/protocol.md, "How the protocol grows", says when a new capability is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypedDict
+
+from ..io import codecs
+from .messages import Hello, Welcome
+
+PREDICTED: Final = "predicted"
+"""The side predicts latents of a run from earlier calls (docs/prediction.md)."""
+
+STRIDES: Final = "strides"
+"""The side reads tensors that have strides of their own (docs/frame.md)."""
+
+AUTOCAST: Final = "autocast"
+"""The worker computes under the client's `torch.autocast` (docs/protocol.md, "Torch's state")."""
+
+CAPABILITIES: Final = (PREDICTED, STRIDES, AUTOCAST)
+
+
+class Announcement(TypedDict):
+    """The fields of `hello` and `welcome` that say what a side knows."""
+
+    codecs: tuple[str, ...]
+    capabilities: tuple[str, ...] | None
+
+
+def announcement(capabilities: tuple[str, ...] = CAPABILITIES, *, among_codecs: bool = False) -> Announcement:
+    """Return the fields that announce this side's codecs and `capabilities`.
+
+    Args:
+        among_codecs: whether the other side is older than the field `capabilities`: it refuses a message that has
+            the field, and looks for capabilities among the codecs.
+    """
+    if among_codecs:
+        return {"codecs": (*codecs.names(), *capabilities), "capabilities": None}
+    return {"codecs": codecs.names(), "capabilities": capabilities}
+
+
+def knows(peer: Hello | Welcome, capability: str) -> bool:
+    """Return whether the side that introduced itself by `peer` has the capability."""
+    return capability in (peer.codecs if peer.capabilities is None else peer.capabilities)
+
+
+def known_names(peer: Hello | Welcome) -> frozenset[str]:
+    """Return the names of all codecs and capabilities of the side that introduced itself by `peer`."""
+    return frozenset((*peer.codecs, *(peer.capabilities or ())))
+
+
+def lacking(peer: Hello | Welcome) -> tuple[str, ...]:
+    """Return the capabilities of this release that the side which introduced itself by `peer` does not have."""
+    return tuple(capability for capability in CAPABILITIES if not knows(peer, capability))

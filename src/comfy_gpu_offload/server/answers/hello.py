@@ -1,0 +1,72 @@
+"""Answers `hello`: describes the worker, and loads and describes the model that a client asks for."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...backends.base import Described, Listing
+from ...io import tree
+from ...io.frame import EncodedFrame
+from ...protocol.capabilities import CAPABILITIES, STRIDES, announcement, knows
+from ...protocol.envelope import parts_of, seal, seal_parts
+from ...protocol.messages import LONGEST_PATH, MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome
+from ...version import __version__
+from ..replies import Finish, answered
+from .table import Asked, answers
+
+if TYPE_CHECKING:
+    from ..worker_parts import WorkerParts
+
+logger = logging.getLogger(__name__)
+
+
+@answers(Hello)
+def begin_hello(worker: WorkerParts, message: Hello, asked: Asked) -> Finish:
+    """Queue the loading of the model that the client names; a hello without one waits for nobody."""
+    ref = message.model
+    if ref is None:
+        welcome = seal(_welcome(worker, message, None))
+        return lambda: welcome
+    logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
+
+    def describe(_: float) -> EncodedFrame:
+        described = worker.backend.describe(ref)
+        packed = tree.pack(described.details, "details")
+        parts = parts_of(packed, knows(message, STRIDES))
+        return seal_parts(_welcome(worker, message, described), packed.skeleton, parts)
+
+    name = message.request or secrets.token_hex(16)
+    place = f"{ref.weight_dtype} {ref.name}"  # the same for every request for this model
+    turn = worker.executor.enter(message.client, name, f"loading {ref.name}", asked.caller, place=place)
+    return lambda: answered(turn, describe)
+
+
+def _welcome(worker: WorkerParts, hello: Hello, described: Described | None) -> Welcome:
+    info, listing = worker.backend.info(), worker.backend.listing()
+    return Welcome(
+        instance=worker.instance,
+        package=__version__,
+        torch=torch.__version__,
+        comfyui=info.comfyui,
+        backend=info.name,
+        device=info.device,
+        limits=worker.limits,
+        models=listing.models,
+        skipped=_skipped(listing.skipped),
+        folders=None if _has_models(listing) else tuple(path[:LONGEST_PATH] for path in info.folders),
+        model=None if described is None else described.description,
+        request=hello.request,
+        **announcement(CAPABILITIES, among_codecs=hello.capabilities is None),
+    )
+
+
+def _has_models(listing: Listing) -> bool:
+    return any(entry.folder != "controlnet" for entry in listing.models)
+
+
+def _skipped(entries: tuple[SkippedEntry, ...]) -> Skipped | None:
+    return Skipped(count=len(entries), entries=entries[:MAX_SKIPPED]) if entries else None

@@ -1,0 +1,68 @@
+"""The table of requests: a worker answers every message that a client sends, and no other."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from tests.protocol.examples import EXAMPLES
+from tests.support.backend import FunctionBackend
+
+from comfy_gpu_offload.protocol.envelope import open_frame, seal
+from comfy_gpu_offload.protocol.messages import (
+    KINDS,
+    Cancel,
+    Cancelled,
+    ClientMessage,
+    Fault,
+    FaultCode,
+    Message,
+    WorkerMessage,
+)
+from comfy_gpu_offload.server.answers import ANSWERS, Asked, answers
+from comfy_gpu_offload.server.handler import Handler
+from comfy_gpu_offload.server.replies import Finish
+from comfy_gpu_offload.server.worker_parts import WorkerParts
+
+
+def kinds_of(base: type[Message]) -> list[type[Message]]:
+    return [kind for kind in KINDS.values() if issubclass(kind, base)]
+
+
+def test_every_message_that_a_client_sends_has_an_answer() -> None:
+    assert ANSWERS.keys() == set(kinds_of(ClientMessage))
+
+
+@pytest.mark.parametrize("kind", kinds_of(WorkerMessage), ids=lambda kind: kind.__name__)
+def test_a_reply_is_not_taken_for_a_request(kind: type[Message]) -> None:
+    reply = open_frame(Handler(FunctionBackend()).handle(seal(EXAMPLES[kind]).joined()).joined())
+    assert isinstance(reply.message, Fault)
+    assert reply.message.code is FaultCode.BAD_MESSAGE
+    assert kind.__name__ in reply.message.message
+    assert reply.request == getattr(EXAMPLES[kind], "request", None)
+
+
+def test_a_message_has_one_answer() -> None:
+    def other(worker: WorkerParts, message: Cancel, asked: Asked) -> Finish:
+        raise NotImplementedError
+
+    with pytest.raises(TypeError, match="two functions answer a Cancel"):
+        answers(Cancel)(other)
+
+
+def test_a_new_message_takes_its_class_and_its_answer() -> None:
+    class Greet(ClientMessage):
+        type: Literal["greet"] = "greet"
+        request: str
+
+    try:
+
+        @answers(Greet)
+        def begin_greet(worker: WorkerParts, message: Greet, asked: Asked) -> Finish:
+            return lambda: seal(Cancelled(request=message.request, state="unknown"))
+
+        reply = Handler(FunctionBackend()).handle(seal(Greet(request="r" * 8)).joined())
+        assert open_frame(reply.joined()).message == Cancelled(request="r" * 8, state="unknown")
+    finally:
+        ANSWERS.pop(Greet, None)
+        KINDS.pop("greet", None)
