@@ -12,7 +12,7 @@ SDK := $(VENV)-runpod
 # Spinning OpenMP threads of one process starve those of another.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test check lint types security unit bench matrix clean
+.PHONY: demo test check lint types security unit bench matrix pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/comfy-gpu-offload demo
@@ -42,6 +42,10 @@ matrix: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(PIP) --editable '.[zipnn]' || echo 'zipnn is left out: it cannot be built here'
 	$(BIN)/python benchmarks/report.py
+
+# Writes docs/images/nodes.png and the thumbnails of the example workflows; takes a ComfyUI, Chromium and some minutes.
+pictures: $(VENV)/.dev
+	$(BIN)/python -m tests.web.take_pictures
 
 # torch first and alone: with it in place, a range that it satisfies installs no other.
 $(BIN)/python:

@@ -61,18 +61,6 @@ def settled(screen: Screen) -> str:
     return screen.button()
 
 
-def assert_calm(screen: Screen) -> None:
-    """Nothing on the page says that a model is missing, or that something is wrong with the node."""
-    screen.page.wait_for_timeout(1000)  # what the frontend would find, it has found by then
-    words = f"{screen.toasts()} {screen.text()}".lower()
-    assert "missing" not in words, words
-    assert "download" not in words, words
-    assert "error" not in words, words
-    assert not screen.page.evaluate("() => window.app.graph.nodes.some((node) => node.has_errors)")
-    assert "undefined" not in screen.drawn()
-    assert screen.own_errors == []
-
-
 def test_a_new_node_offers_the_workers_list(listing: ThreadWorker, screen: Screen) -> None:
     screen.open()
     node = screen.add(LOADER)
@@ -81,7 +69,7 @@ def test_a_new_node_offers_the_workers_list(listing: ThreadWorker, screen: Scree
     assert screen.values(node)["model_name"] == NAMES[0]
     (saved,) = screen.saved()["nodes"]
     assert saved["widgets_values"] == [True, "default", NAMES[0]]
-    assert_calm(screen)
+    screen.assert_calm()
     screen.picture("listed")
 
 
@@ -97,7 +85,7 @@ def test_a_workflow_of_before_opens_with_each_value_in_its_place(
     assert screen.saved()["nodes"][0]["widgets_values"] == [False, "fp8_e4m3fn", "b.safetensors"]
     screen.load(screen.saved())
     assert {name: screen.values(1)[name] for name in expected} == expected
-    assert_calm(screen)
+    screen.assert_calm()
 
 
 def test_a_name_stays_while_its_worker_is_down(way: Proxy, screen: Screen) -> None:
@@ -107,7 +95,7 @@ def test_a_name_stays_while_its_worker_is_down(way: Proxy, screen: Screen) -> No
         assert way.url in settled(screen)
         assert screen.button().startswith("Worker not reachable: ")
         assert screen.button().endswith("(retry)")
-        assert_calm(screen)
+        screen.assert_calm()
         screen.picture("down")
         assert screen.values(1)["model_name"] == "b.safetensors"
         screen.refresh()
@@ -121,7 +109,7 @@ def test_a_name_stays_while_its_worker_is_down(way: Proxy, screen: Screen) -> No
         assert "not reachable" in settled(screen)
         screen.press_button()
         assert "not reachable" in settled(screen)
-        assert_calm(screen)
+        screen.assert_calm()
     screen.press_button()
     screen.wait(lambda: screen.button() == LISTED, "the list, once the worker is up")
     assert screen.values(1)["model_name"] == "b.safetensors"
@@ -146,7 +134,7 @@ def test_a_name_stays_where_the_worker_has_nothing_of_its_kind(listing: ThreadWo
     settled(screen)
     assert screen.values(1)["control_net_name"] == "edges.safetensors"
     assert screen.saved()["nodes"][0]["widgets_values"] == [True, "edges.safetensors"]
-    assert_calm(screen)
+    screen.assert_calm()
     screen.picture("nothing-of-its-kind")
     screen.set(1, "use_runpod", False)
     assert screen.button() == LISTED
@@ -160,7 +148,7 @@ def test_what_was_saved_in_a_names_place_is_none(listing: ThreadWorker, screen: 
     screen.load(saved_workflow(loader(lost)))
     settled(screen)
     assert screen.values(1)["model_name"] in {"", NAMES[0]}
-    assert_calm(screen)
+    screen.assert_calm()
 
 
 def test_several_lists_in_one_node(listing: ThreadWorker, screen: Screen) -> None:
@@ -177,7 +165,7 @@ def test_several_lists_in_one_node(listing: ThreadWorker, screen: Screen) -> Non
     assert ran.succeeded, ran.message
     expected = ["c.safetensors", 0.5, "a.safetensors", "depth.safetensors", "other"]
     assert list(screen.prompt()["1"]["inputs"].values()) == expected
-    assert_calm(screen)
+    screen.assert_calm()
 
 
 def test_the_worker_is_asked_once_and_not_polled(way: Proxy, screen: Screen) -> None:
@@ -212,7 +200,7 @@ def test_a_run_brings_the_list(installation: Installation, worker: Worker, scree
     screen.wait(lambda: screen.button() == LISTED, "the list that the run has brought")
     assert len(screen.widgets(node)["model_name"]["values"]) > 1
     assert screen.values(node)["model_name"] == DIGITS.file
-    assert_calm(screen)
+    screen.assert_calm()
     proxy.close()
 
 
@@ -226,7 +214,7 @@ def test_without_a_worker_in_the_settings_the_node_says_so(installation: Install
     screen.press_button()
     screen.wait(lambda: "COMFY_GPU_OFFLOAD_RETRY_S" in screen.button(), "the setting that is wrong")
     assert screen.values(1)["model_name"] == "b.safetensors"
-    assert_calm(screen)
+    screen.assert_calm()
     screen.picture("settings")
 
 
@@ -266,7 +254,7 @@ def test_a_name_that_is_shown_on_a_subgraph_stays(way: Proxy, screen: Screen) ->
         screen.refresh()
         screen.page.wait_for_timeout(1000)
         assert screen.values(outer)["model_name"] == "gone.safetensors"
-        assert_calm(screen)
+        screen.assert_calm()
         screen.picture("subgraph")
     screen.refresh()
     screen.wait(
@@ -296,7 +284,7 @@ def test_a_name_in_a_primitive_node_stays(way: Proxy, screen: Screen) -> None:
         screen.page.wait_for_timeout(1000)
         assert screen.page.evaluate(value) == "b.safetensors"
         assert screen.prompt()[str(node)]["inputs"]["model_name"] == "b.safetensors"
-        assert_calm(screen)
+        screen.assert_calm()
 
 
 def test_a_node_made_of_dom_says_the_same(way: Proxy, screen: Screen, checkout: Checkout) -> None:
@@ -306,7 +294,7 @@ def test_a_node_made_of_dom_says_the_same(way: Proxy, screen: Screen, checkout: 
         screen.open(**{"Comfy.VueNodes.Enabled": True})
         screen.load(saved_workflow(loader("b.safetensors")))
         assert "not reachable" in settled(screen)
-        assert_calm(screen)
+        screen.assert_calm()
         assert "b.safetensors" in screen.text()
         screen.picture("dom-down")
     screen.press_button()

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from server import PromptServer
 
+from .stand_ins import OffloadTestTextEncoder, OffloadTestVAE
+
 _ANY_INT = {"min": 0, "max": 2**31 - 1}
 
 
@@ -181,5 +183,7 @@ NODE_CLASS_MAPPINGS = {
         OffloadTestLatent,
         OffloadTestSaveLatent,
         OffloadTestSeveralLists,
+        OffloadTestTextEncoder,
+        OffloadTestVAE,
     )
 }

@@ -188,6 +188,17 @@ class Screen:
         """Return the texts of the toasts that are shown."""
         return [text.strip() for text in self.page.locator(".p-toast-message").all_inner_texts()]
 
+    def assert_calm(self) -> None:
+        """Assert that nothing on the page says that a model is missing, or that something is wrong with a node."""
+        self.page.wait_for_timeout(1000)  # what the frontend would find, it has found by then
+        words = f"{self.toasts()} {self.text()}".lower()
+        assert "missing" not in words, words
+        assert "download" not in words, words
+        assert "error" not in words, words
+        assert not self.page.evaluate("() => window.app.graph.nodes.some((node) => node.has_errors)")
+        assert "undefined" not in self.drawn()
+        assert self.own_errors == []
+
     def text(self) -> str:
         """Return all text of the page that is no canvas's: dialogs, toasts, panels, and nodes made of DOM."""
         return self.page.inner_text("body")
