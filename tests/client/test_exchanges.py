@@ -85,7 +85,7 @@ def test_a_fault_names_what_it_answers_where_that_could_be_read() -> None:
         model.description = model.description.model_copy(update={"fingerprint": "g" * 16})
         asked: list[str] = []
         ask = exchanges.ask
-        session._calls._exchanges.ask = lambda route, request, *rest: (  # type: ignore[method-assign]
+        session._exchanges.ask = lambda route, request, *rest: (  # type: ignore[method-assign]
             asked.append(request),
             ask(route, request, *rest),
         )[1]

@@ -157,7 +157,7 @@ def test_a_whole_loop_tells_its_steps_while_it_runs(model: RemoteModel, gateway:
 def test_a_worker_that_holds_nothing_is_sent_what_it_lacks(model: RemoteModel, session: Session) -> None:
     first = call(model)[0]
     # As after a restart: this side believes that the worker holds tensors that it does not.
-    session._digests.delivered(session.welcome.instance, [])
+    session._parts.digests.delivered(session.welcome.instance, [])
     assert torch.equal(call(model)[0], first)
 
 

@@ -1,4 +1,4 @@
-"""Telling a worker of a call that was cancelled."""
+"""The message that cancels a call at its worker."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .worker_faults import expect_answer
 logger = logging.getLogger(__name__)
 
 _TIMEOUTS = Timeouts(connect_s=2.0, exchange_s=5.0)
-# A worker that cannot be told for longer has lost the connection too, or ended.
+# A worker that cannot be reached for longer has lost the connection too, or has ended.
 _RETRY = RetryPolicy(total_s=10.0)
 
 
-def tell_of_cancel(exchanges: Exchanges, request: str) -> None:
-    """Tell the worker, without keeping the caller: it has been interrupted and wants to go on."""
+def cancel_at_worker(exchanges: Exchanges, request: str) -> None:
+    """Cancel the call named `request` at the worker, on a thread of its own: the caller goes on at once."""
     if not exchanges.carries_cancel:
         return
 
-    def tell() -> None:
+    def cancel() -> None:
         frame = seal(Cancel(request=request))
 
         def attempt() -> Cancelled:
@@ -37,5 +37,5 @@ def tell_of_cancel(exchanges: Exchanges, request: str) -> None:
         except OffloadError as error:
             logger.debug("the worker could not be told of a cancelled call: %s", type(error).__name__)
 
-    # No daemon: a process that ends with the interrupt would end it first, and the worker compute for nobody.
-    threading.Thread(target=tell, name="comfy-gpu-offload-cancel").start()
+    # No daemon: a process that ends with the interrupt would end the thread first, and the worker would go on.
+    threading.Thread(target=cancel, name="comfy-gpu-offload-cancel").start()

@@ -1,4 +1,4 @@
-"""Forward calls left as files, to measure codecs on: `COMFY_GPU_OFFLOAD_CAPTURE_DIR`. They hold the user's data."""
+"""Files of forward calls to measure codecs on: `COMFY_GPU_OFFLOAD_CAPTURE_DIR`. They hold the user's data."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ MARK = "comfy-gpu-offload"
 
 
 class Capture:
-    """A safetensors file a call: its tensors, as they travel, under their paths. Thread-safe.
+    """A writer of one safetensors file per call, with the call's tensors as they are sent. Thread-safe.
 
-    Names are those of inputs, e.g. ``args[0]``, and of outputs, ``result``; the metadata say that it is such a file
-    and which call of the session. Files sort as the calls came. Nothing here fails a call: after a first failure,
-    or when the limit is reached, a warning says so and no more is written.
+    Tensors are named by their paths: ``args[0]`` for an input, ``result`` for an output. A file's metadata mark it
+    as such a file and number the session's calls. Files sort in the order of the calls. Nothing here fails a call:
+    after the first failure, or when the limit is reached, a warning is logged and no more is written.
 
     Args:
-        folder: made at once; it and its files are for this user alone.
-        limit_bytes: what all such files there may take together, those of earlier sessions too.
+        folder: created at once; only this user may read it and its files.
+        limit_bytes: of all such files in the folder together, those of earlier sessions included.
 
     Raises:
-        ConfigError: nothing can be written into the folder.
+        ConfigError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -68,13 +68,13 @@ class Capture:
         self._begin()
 
     def call(self, paths: Iterable[str], inputs: Iterable[torch.Tensor], result: Tree) -> None:
-        """Writes one call, in which `inputs` were found at `paths`."""
+        """Write one call, in which `inputs` were found at `paths`."""
         with self._lock:
             if self._ended:
                 return
             try:
                 self._write(dict(zip(paths, inputs, strict=True)), result)
-            except Exception as error:  # a picture is worth more than its record
+            except Exception as error:  # the call is done; its record is worth less
                 self._end(f"it failed: {getattr(error, 'strerror', None) or type(error).__name__}")
 
     def _write(self, named: dict[str, torch.Tensor], result: Tree) -> None:

@@ -1,4 +1,4 @@
-"""From an address, or from settings, to a session."""
+"""Open a session from an address or from settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ _POD_EXCHANGE_S = 95.0
 
 
 def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> Session:
-    """A session with the worker at `url`, e.g. ``http://127.0.0.1:8288``.
+    """Return a session with the worker at `url`, e.g. ``http://127.0.0.1:8288``. The environment is not read.
 
-    `token`: the worker's, where it has one. `settings`: any other field of `config.Settings`, e.g.
-    ``compression="none"``. The environment and .env are not read.
+    Args:
+        url: the worker's address.
+        token: the worker's, if it has one.
+        settings: any other field of `config.Settings`, e.g. ``compression="none"``.
 
     Raises:
         ConfigError: the address or a setting is wrong.
@@ -43,12 +45,16 @@ def connect_from(
     *,
     await_worker: bool = False,
 ) -> Session:
-    """A session with the worker that `settings` name.
+    """Return a session with the worker that `settings` name.
 
-    `comfyui`: this side's version of it, if any. `notify`: told, a line at a time, what is waited for while a
-    worker starts, or is away in the middle of a run; by default the log is. `check` is called while one starts;
-    what it raises ends it. `await_worker`: has a worker waited for that is not there yet, for as long as calls are
-    tried again; else that is said at once.
+    Args:
+        settings: name the worker, and how the session behaves.
+        comfyui: the release of the ComfyUI on this side, if any.
+        notify: takes lines for the user while a worker starts, or is away in the middle of a run; by default they
+            are logged.
+        check: called several times a second while the worker starts; what it raises ends the wait.
+        await_worker: whether to wait for a worker that is not there yet, for as long as calls are retried; by
+            default the error is raised at once.
 
     Raises:
         ConfigError: no worker is configured.
@@ -69,7 +75,7 @@ def connect_from(
         begin_with=first_kind(settings, target),
         limits=FrameLimits(frame_bytes=settings.frame_bytes),
         comfyui=comfyui,
-        # Elsewhere each could start a worker of its own, and land on another.
+        # At an endpoint each upload could start a worker of its own, and be sent to another one.
         uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
         capture=Capture(settings.capture_dir, settings.capture_bytes) if settings.capture_dir else None,
         await_worker=await_worker,

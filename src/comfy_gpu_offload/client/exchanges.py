@@ -1,4 +1,4 @@
-"""The exchanges of a session: the one place where what it says leaves, and where each reply is looked at first."""
+"""The exchanges of a session: every frame is sent here, and every reply is checked here first."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .worker_faults import opened
 
 
 def new_request() -> str:
-    """Return a random name for a request: no other, of this process or of another, has it."""
+    """Return a random name for a request, which no other request of any process has."""
     return secrets.token_hex(16)
 
 
 class Exchanges:
-    """Carries frames to the worker and opens the replies. Thread-safe.
+    """Sends frames to the worker and opens the replies. Thread-safe.
 
-    A reply names the request that it answers, and is taken for no other's: two processes that share a connection,
-    or a proxy that mixes replies up, would else give one call another's tensors without an error.
+    A reply names the request that it answers, and is used for no other. Otherwise two processes that share a
+    connection, or a proxy that mixes replies up, would give one call the tensors of another without an error.
     """
 
     def __init__(self, transport: Transport, limits: FrameLimits) -> None:
@@ -33,22 +33,22 @@ class Exchanges:
 
     @property
     def peer(self) -> str:
-        """Say who answers, for an error."""
+        """The name of the other end, for errors."""
         return self._transport.peer
 
     @property
     def carries_cancel(self) -> bool:
-        """Say whether a call is cancelled by a message of its own."""
+        """Whether a call is cancelled by a message of its own."""
         return self._transport.carries_cancel
 
     def ask(
         self, route: Route, request: str, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> tuple[Envelope, int]:
-        """Send `frame`, which makes the request of that name; return the reply and its size in bytes.
+        """Send `frame`, which holds the request named `request`; return the reply and its size in bytes.
 
         Raises:
             TransportError: no reply came, or one to another request.
-            FrameError, MessageError: what came is no reply.
+            FrameError, MessageError: the reply is malformed.
         """
         reply = self._transport.exchange(route, frame, timeouts, check)
         return self._checked(reply, request), len(reply)
@@ -56,7 +56,7 @@ class Exchanges:
     def follow(
         self, route: Route, request: str, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[tuple[Envelope, int]]:
-        """Send `frame` and give the replies as they come, as `ask` does.
+        """Send `frame` and yield the replies as they come, each with its size in bytes.
 
         Raises:
             As `ask`.
@@ -71,7 +71,7 @@ class Exchanges:
         # A worker that could not read a request cannot name it.
         if answered == request or (answered is None and isinstance(envelope.message, Fault)):
             return envelope
-        self._transport.close()  # another reply may wait on any of its connections
+        self._transport.close()  # further replies may be waiting on any of its connections
         raise WrongReplyError(
             "The worker's reply answers another request than the one that was made, and was not used. Is the "
             "connection shared by two processes, or does a proxy in between mix replies up?"

@@ -1,4 +1,4 @@
-"""Sessions that wake up in another process, as a fork makes it: each begins anew there, under a name of its own."""
+"""Sessions in a forked process: each begins anew there, as another client of the worker."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from weakref import WeakSet
 
 
 class Forked(Protocol):
-    """Something that must not be shared with another process."""
+    """Something that a forked process must not share with its parent."""
 
     def forked(self) -> None:
-        """Begin anew, in a process that has only this thread; whatever lock there is may be held for ever."""
+        """Begin anew in the child, which has only this thread. Locks may be held for ever: make new ones."""
 
 
 _sessions: WeakSet[Forked] = WeakSet()
 _registered: list[bool] = []
 
 
-def tell_of_forks(session: Forked) -> None:
-    """Have `session` told in each process that is forked from this one, before anything else runs there."""
+def register_for_forks(session: Forked) -> None:
+    """Have `session.forked` called in each process that is forked from this one, before anything else runs."""
     _sessions.add(session)
     if not _registered and hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
         _registered.append(True)
-        os.register_at_fork(after_in_child=_woken)
+        os.register_at_fork(after_in_child=_after_fork)
 
 
-def _woken() -> None:
+def _after_fork() -> None:
     for session in list(_sessions):
         session.forked()

@@ -1,4 +1,4 @@
-"""How a session introduces itself to its worker, and asks it for a model."""
+"""The handshake of a session: it introduces itself to its worker, and asks it to load models."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from .worker_faults import expect_answer
 
 logger = logging.getLogger(__name__)
 
-# Whoever waits is told of it that often.
+# How often a user who waits is told of it.
 _NOTIFY_EVERY_S = 2.0
 
 
 class Handshake:
-    """What one session says of itself, and what its worker said last. Thread-safe.
+    """The handshake of one session, and the worker's latest answer. Thread-safe.
 
     Attributes:
-        client: the session's name.
-        welcome: what the worker last said of itself.
+        client: the session's random name.
+        welcome: the worker's latest description of itself.
     """
 
     def __init__(self, exchanges: Exchanges, options: SessionOptions, client: str, check: Check | None) -> None:
-        """Say hello, for as long as the options say.
+        """Say hello, and retry for as long as the options say.
 
         Raises:
             TransportError: the worker cannot be reached.
@@ -60,7 +60,7 @@ class Handshake:
         )
 
     def renew(self, check: Check | None = None) -> Welcome:
-        """Say hello again, for a welcome that is new.
+        """Say hello again, and return the worker's new answer.
 
         Raises:
             As the first time.
@@ -70,9 +70,10 @@ class Handshake:
         return self.welcome
 
     def load(self, ref: ModelRef, check: Check | None) -> tuple[ModelDescription, Any]:
-        """Ask for a model until it is loaded: a proxy may end the request sooner, and the worker goes on.
+        """Ask for a model until it is loaded; return its description, and details from the worker's backend.
 
-        A worker that cannot be reached is waited for as in a call.
+        A proxy may end a request before the model is loaded; the worker goes on, and is asked again. A worker that
+        cannot be reached is waited for as in a call.
 
         Raises:
             TransportError: the worker cannot be reached.
@@ -87,9 +88,9 @@ class Handshake:
                 welcome, details = self._hello(ref, self._load_timeouts(deadline), check)
             except WorkerBusyError as error:
                 losses.after(error)
-                deadline = monotonic() + self._options.load_s  # time in others' turn is none of its own
+                deadline = monotonic() + self._options.load_s  # others' turns do not count
             except (HttpStatusError, ExchangeTimeoutError) as error:
-                losses.begin_anew()  # whoever answers is there
+                losses.begin_anew()  # something answers, so the connection is not lost
                 loading.after(error)
             except OffloadError as error:
                 losses.after(error)
@@ -99,7 +100,11 @@ class Handshake:
                 return welcome.model, details
 
     def refuse_too_large(self, frame: EncodedFrame) -> None:
-        """Raises TooLargeError where the worker does not take frames of that size."""
+        """Refuse a frame that is larger than the worker takes.
+
+        Raises:
+            TooLargeError: it is.
+        """
         limit = self.welcome.limits.frame_bytes
         if frame.size_bytes > limit:
             raise TooLargeError(
@@ -154,7 +159,7 @@ def _tell_of_loading(error: OffloadError) -> None:
 
 
 class _Waiting:
-    """Tells the user, now and then, that a worker is waited for, and why."""
+    """Lines for the user, now and then, that a worker is waited for, and why."""
 
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
@@ -163,7 +168,7 @@ class _Waiting:
 
     def tell(self, error: OffloadError) -> None:
         now = monotonic()
-        is_refusal = not getattr(error, "retryable", False)  # looked at once more, and not waited for
+        is_refusal = not getattr(error, "retryable", False)  # tried once more, and not waited for
         if is_refusal or now - self._told_at < _NOTIFY_EVERY_S:
             return
         self._told_at = now

@@ -1,4 +1,4 @@
-"""How a session behaves: what `connect` makes of settings."""
+"""The options of a session, which `connect` makes of settings."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from .retry import RetryPolicy
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a session behaves.
+    """The options of a session.
 
     Attributes:
-        call: of one exchange.
-        load_s: how long a model may take to load; asked for again where one exchange is shorter than that.
-        exchange_limit_s: what stands in between ends longer exchanges, or None.
+        call: time-outs of one exchange.
+        load_s: seconds that a model may take to load, over as many exchanges as that takes.
+        exchange_limit_s: seconds after which a proxy in between ends an exchange; None for no limit.
         comfyui: the client's own ComfyUI version, for the handshake.
-        uploads_at_once: parts of an upload that are under way together.
+        retry: the retry policy of all that the session sends.
+        limits: of frames that this side takes.
+        uploads_at_once: parts of an upload that are sent at the same time.
         codec: stores tensors, both ways.
         predict: whether latents may be predicted; this needs a lossless codec other than `raw`.
-        begin_with: how tensors are encoded until the session has measured what is fastest, in place of `codec` and
-            `predict`; None to stay with those.
-        capture: where each forward call is left, if anywhere.
-        await_worker: whether a worker that is not there yet is waited for, as in a call; else that is said at once.
-        notify: told, a line at a time, what a run waits for when its worker was lost; the log is in any case.
+        begin_with: the encoding until the session has measured which is fastest, in place of `codec` and `predict`;
+            None to keep those.
+        capture: writes each forward call to a file; None for not.
+        await_worker: whether to wait for a worker that is not there yet, as in a call, or raise an error at once.
+        notify: takes lines for the user when a run waits, say for a lost worker; they are logged in any case.
     """
 
     call: Timeouts = field(default_factory=Timeouts)

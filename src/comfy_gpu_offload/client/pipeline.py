@@ -1,4 +1,4 @@
-"""Several exchanges under way at a time, so that a link carries the next one while a reply is awaited."""
+"""Several exchanges at the same time, so that the link carries the next one while a reply is awaited."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..transport.base import CHECK_INTERVAL_S, Check
 
 
 class Pipeline:
-    """Begins jobs in the order given, on threads of its own; ends with its block, in which all else happens.
+    """Jobs that run at the same time, on threads of their own, begun in the order given. Use it in a `with` block.
 
     Attributes:
-        check: called meanwhile, on the caller's thread; what it raises ends the jobs.
+        check: called during waits, on the caller's thread; what it raises ends the jobs.
     """
 
     def __init__(self, width: int, check: Check | None) -> None:
-        """`width`: jobs under way at most."""
+        """Run at most `width` jobs at the same time."""
         self._width = width
         self.check = check
         self._stop = threading.Event()
@@ -26,20 +26,23 @@ class Pipeline:
         self._under_way: dict[Future[object], Callable[[], None]] = {}
 
     def put(self, job: Callable[[Check], object], then: Callable[[], None] = lambda: None) -> None:
-        """Begins `job` when there is room; it calls what it is given while it waits. `then` comes after its end, on
-        the caller's thread, and may put further jobs.
+        """Begin `job` as soon as fewer than `width` run.
+
+        Args:
+            job: is given a check to call while it waits.
+            then: called after its end, on the caller's thread; may put further jobs.
 
         Raises:
-            Whatever an earlier job, or the check, raised.
+            BaseException: whatever an earlier job, or the check, raised.
         """
         self._wait_for(self._width - 1)
         self._under_way[self._threads.submit(job, self._go_on)] = then
 
     def finish(self) -> None:
-        """Waits for the end of all jobs.
+        """Wait for the end of all jobs.
 
         Raises:
-            Whatever one of them, or the check, raised.
+            BaseException: whatever one of them, or the check, raised.
         """
         self._wait_for(0)
 
@@ -57,7 +60,7 @@ class Pipeline:
             raise CancelledError
 
     def _wait_for(self, count: int) -> None:
-        """Until so many are under way."""
+        """Wait until at most `count` jobs run."""
         while len(self._under_way) > count:
             done, _ = wait(self._under_way, CHECK_INTERVAL_S, FIRST_COMPLETED)
             if self.check is not None:

@@ -6,69 +6,28 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
 
 from ..errors import RemoteWeightsError
 from ..io.tree import Record, Tree, first_tensor
-from ..protocol.messages import ModelDescription, ModelRef
+from ..protocol.messages import ModelDescription
 from ..transport.base import Check
+from .model_call import ModelCall, ModelRun, OnProgress
 from .offload_estimate import OffloadEstimate, RunShape, compute_of
 from .timings import CallTimings
 from .weight_patches import HookPatches, WeightPatches
 
+if TYPE_CHECKING:  # which imports this module
+    from .session import Session
+
 logger = logging.getLogger(__name__)
 
 _TIMINGS_KEPT = 4096
-# Of convolutions' weights: what memory formats are for.
-_OF_A_WEIGHT = ((1, 2, 2, 2), (1, 2, 2, 2, 2))
-# Told of a run's progress: steps done, steps in all, and now and then an encoded picture of the run so far.
-OnProgress = Callable[[int, int, bytes | None], None]
-
-
-class Caller(Protocol):
-    """What runs the calls: a `Session`."""
-
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        check: Check | None = None,
-        device: torch.device | None = None,
-        patches: WeightPatches | None = None,
-        hooks: HookPatches | None = None,
-    ) -> tuple[Tree, CallTimings]:
-        """See `Session.forward`."""
-
-    def sample(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        fields: Mapping[str, Any],
-        job: Tree,
-        on_progress: OnProgress,
-        *,
-        check: Check | None = None,
-        device: torch.device | None = None,
-        patches: WeightPatches | None = None,
-    ) -> tuple[Tree, CallTimings]:
-        """See `Session.sample`."""
-
-    def estimate(self, shape: RunShape, compute_s: float | None, *, check: Check | None = None) -> OffloadEstimate:
-        """See `Session.estimate`."""
-
-    @property
-    def stored_share(self) -> float:
-        """See `Session.stored_share`."""
-
-    @property
-    def call_shares(self) -> tuple[float, float]:
-        """See `Session.call_shares`."""
+# Shapes of convolutions' weights, which memory formats are made for.
+_CONVOLUTION_SHAPES = ((1, 2, 2, 2), (1, 2, 2, 2, 2))
 
 
 class RemoteModel(nn.Module):
@@ -76,31 +35,31 @@ class RemoteModel(nn.Module):
 
     Attributes:
         description: the worker's description of it.
-        details: what the worker's backend says of it besides (docs/protocol.md).
-        timings: of the last 4096 calls, oldest first.
-        calls: how many there were in all.
+        details: further facts from the worker's backend (docs/protocol.md).
+        timings: those of the last 4096 calls, oldest first.
+        calls: the number of all calls.
     """
 
     def __init__(
-        self, caller: Caller, description: ModelDescription, details: Any, *, check: Check | None = None
+        self, session: Session, description: ModelDescription, details: Any, *, check: Check | None = None
     ) -> None:
         super().__init__()
         self.description = description
         self.details = details
         self.timings: deque[CallTimings] = deque(maxlen=_TIMINGS_KEPT)
         self.calls = 0
-        self._caller = caller
+        self._session = session
         self._check = check
-        # Follows .to(device), as a pipeline expects of its parts.
+        # It follows .to(device), as a pipeline expects of its parts.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's result for these arguments, which may be any tree of plain values and tensors.
+        """Return the model's result for these arguments, which may be any tree of plain values and tensors.
 
         Tensors of the result are on the device of the first tensor among the arguments.
 
         Raises:
-            UnsupportedValueError: an argument cannot travel; names it.
+            UnsupportedValueError: an argument cannot be sent; names it.
             TransportError: the worker cannot be reached.
             WorkerFaultError: the worker refused, or the model failed.
         """
@@ -113,26 +72,19 @@ class RemoteModel(nn.Module):
         kwargs: Mapping[str, Any],
         hooks: HookPatches | None = None,
     ) -> Any:
-        """`forward` with these patches on the model's weights, and those of hooks over them, for this call alone.
+        """Return the same as `forward`, with patches and hooks on the model's weights for this call alone.
 
         Raises:
-            As `forward`.
+            OffloadError: as `forward`.
         """
         first = first_tensor(args)
         first = first if first is not None else first_tensor(kwargs)
         device = self.device if first is None else first.device
-        value, timings = self._caller.forward(
-            self.description.ref,
-            self.description.fingerprint,
-            args,
-            kwargs,
-            check=self._check,
-            device=device,
-            patches=patches,
-            hooks=hooks,
-        )
+        described = self.description
+        call = ModelCall(described.ref, described.fingerprint, args, kwargs, device, patches, hooks)
+        value, timings = self._session.forward(call, self._check)
         self.timings.append(timings)
-        object.__setattr__(self, "calls", self.calls + 1)  # a module's own way looks for parameters first
+        object.__setattr__(self, "calls", self.calls + 1)  # nn.Module's own way would look for parameters first
         return value
 
     def sample(
@@ -143,25 +95,18 @@ class RemoteModel(nn.Module):
         *,
         patches: WeightPatches | None = None,
     ) -> tuple[Tree, CallTimings]:
-        """A whole sampling run at the worker: see `Session.sample`.
+        """Return the result of a whole sampling run at the worker, and its timings: see `Session.sample`.
 
         Raises:
-            As `Session.sample`.
+            OffloadError: as `Session.sample`.
         """
-        return self._caller.sample(
-            self.description.ref,
-            self.description.fingerprint,
-            fields,
-            job,
-            on_progress,
-            check=self._check,
-            device=self.device,
-            patches=patches,
-        )
+        described = self.description
+        run = ModelRun(described.ref, described.fingerprint, fields, job, on_progress, self.device, patches)
+        return self._session.sample(run, self._check)
 
     def shares_worker_with(self, other: RemoteModel) -> bool:
-        """Whether calls of both go to the same worker."""
-        return self._caller is other._caller
+        """Return whether the calls of both are sent to the same worker."""
+        return self._session is other._session
 
     def estimate(self, shape: RunShape) -> OffloadEstimate:
         """Estimate how long a sampling run of that shape will take, by this model's calls so far.
@@ -169,42 +114,42 @@ class RemoteModel(nn.Module):
         Raises:
             TransportError: the worker cannot be reached.
         """
-        return self._caller.estimate(shape, compute_of(self.timings), check=self._check)
+        return self._session.estimate(shape, compute_of(self.timings), check=self._check)
 
     @property
     def stored_share(self) -> float:
-        """See `Session.stored_share`."""
-        return self._caller.stored_share
+        """The same as `Session.stored_share`."""
+        return self._session.stored_share
 
     @property
     def call_shares(self) -> tuple[float, float]:
-        """See `Session.call_shares`."""
-        return self._caller.call_shares
+        """The same as `Session.call_shares`."""
+        return self._session.call_shares
 
     def timings_since(self, calls: int) -> list[CallTimings]:
-        """Of the calls after the first `calls`, oldest first, as far as they are kept."""
+        """Return the timings of the calls after the first `calls`, oldest first, as far as they are kept."""
         new = min(self.calls - calls, len(self.timings))
         return list(self.timings)[len(self.timings) - new :]
 
     @property
     def last_timings(self) -> CallTimings | None:
-        """Of the last call, or None before the first."""
+        """The timings of the last call, or None before the first."""
         return self.timings[-1] if self.timings else None
 
     @property
     def device(self) -> torch.device:
-        """Where this module was moved to; the weights are on the worker's device."""
+        """The device that this module was moved to; the weights are on the worker's."""
         return self.get_buffer("_anchor").device
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move this module: what `.to`, `.half` and their kin do, of a module that holds this one too.
+        """Move this module: `.to`, `.half` and the like call this, of a module that holds this one too.
 
         Raises:
-            RemoteWeightsError: they would put the weights, which are at the worker, into another memory format.
+            RemoteWeightsError: the weights, which are at the worker, would be put into another memory format.
         """
         name = self.description.ref.name
-        for sizes in _OF_A_WEIGHT:
-            with suppress(RuntimeError):  # torch has each memory format for one rank alone
+        for sizes in _CONVOLUTION_SHAPES:
+            with suppress(RuntimeError):  # each of torch's memory formats is for one number of dimensions
                 if not fn(torch.empty(sizes, dtype=self.dtype, device="cpu")).is_contiguous():
                     raise RemoteWeightsError(name, "to put them into another memory format")
         dtype = fn(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
@@ -219,7 +164,7 @@ class RemoteModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype the model computes in, at the worker."""
+        """The dtype in which the model computes at the worker."""
         return self.description.dtype
 
     @property
@@ -227,14 +172,14 @@ class RemoteModel(nn.Module):
         """A diffusers model's config, by attribute and by name.
 
         Raises:
-            AttributeError: the model is none of diffusers'.
+            AttributeError: it is no diffusers model.
         """
         if isinstance(self.details, dict) and isinstance(self.details.get("config"), dict):
             return Record(self.details["config"])
         raise AttributeError(f"the worker gave no diffusers config for {self.description.ref.name}")
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:
-        """Does nothing. Pipelines announce their conditional and unconditional calls with it."""
+        """Return a context that does nothing. Pipelines announce conditional and unconditional calls by it."""
         return nullcontext()
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""When to try again: one policy for all that a session sends, and a judge for each kind of attempt."""
+"""The retry policy of all that a session sends, and a predicate for each kind of attempt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..transport.base import CHECK_INTERVAL_S, Check
 T = TypeVar("T")
 
 _RANDOM = SystemRandom()
-_OF_WHAT_IS_UNREAD = {FaultCode.BAD_FRAME, FaultCode.TOO_LARGE, FaultCode.UNAUTHORIZED}
+_FAULTS_OF_UNREAD_FRAMES = {FaultCode.BAD_FRAME, FaultCode.TOO_LARGE, FaultCode.UNAUTHORIZED}
 
 
 class Again(Enum):
@@ -35,17 +35,17 @@ class Again(Enum):
 
     NO = "no"
     ONCE = "once"
-    """It is believed when it is said twice: what was altered on its way can look like it."""
+    """Final only when it comes twice: a frame that was damaged on its way can cause it."""
     YES = "yes"
     IN_TURN = "in turn"
-    """Whoever answers is there, and says that others come first: that takes none of the time for attempts."""
+    """The worker is there, and others come first: the wait does not count against the time for attempts."""
 
 
 Judge = Callable[[OffloadError], Again]
 
 
 def after_any(error: OffloadError) -> Again:
-    """Judge an attempt that may be made as often as one likes: an upload, a hello."""
+    """Judge an attempt that does no harm when it is repeated: an upload, a hello."""
     if isinstance(error, WorkerBusyError):
         return Again.IN_TURN
     if isinstance(error, TransportError | WorkerFaultError) and error.retryable:
@@ -54,61 +54,70 @@ def after_any(error: OffloadError) -> Again:
 
 
 def after_call(error: OffloadError) -> Again:
-    """Judge a forward call or a run. Its time is over once: the worker computes, and would for as long again."""
+    """Judge a forward call or a run. A time-out is final: the worker computes, and would take as long again."""
     return Again.NO if isinstance(error, ExchangeTimeoutError) else after_any(error)
 
 
 def when_connecting(error: OffloadError) -> Again:
-    """Judge a first hello by somebody who wants to know at once that no worker is there."""
-    if isinstance(error, WorkerBusyError):  # a hello waits for nobody: the worker still starts
+    """Judge a first hello whose caller wants an error at once if no worker is there."""
+    if isinstance(error, WorkerBusyError):  # a hello waits for no other call, so the worker is still starting
         return Again.YES
     return when_measuring(error)
 
 
 def when_measuring(error: OffloadError) -> Again:
-    """Judge a probe: what is measured can be measured later, but it takes its turn as a call does."""
+    """Judge a probe, which can be made later, but takes its turn as a call does."""
     return Again.NO if isinstance(error, ConnectError | NoWorkerError) else after_any(error)
 
 
 def when_awaited(error: OffloadError) -> Again:
-    """Judge a first hello, or the loading of a model, by somebody who waits for a worker to come up.
+    """Judge a first hello, or the loading of a model, whose caller waits for a worker to come up.
 
-    An endpoint's worker has been waited for already; a name that does not exist is a wrong setting.
+    Two errors are final all the same: an endpoint's worker has been waited for already, and a host name that does
+    not exist is a wrong setting.
     """
     hopeless = isinstance(error, NoWorkerError) or (isinstance(error, ConnectError) and error.unknown_host)
     return Again.NO if hopeless else after_any(error)
 
 
 def _may_be_damage(error: OffloadError) -> bool:
-    """Whether a head or a frame that was altered on its way can have led to it, in either direction."""
+    """Return whether a head or a frame that was damaged on its way, either way, can have caused the error."""
     if isinstance(error, ProtocolSkewError):
         return False
     if isinstance(error, WorkerFaultError):
-        return error.unread and error.code in _OF_WHAT_IS_UNREAD
+        return error.unread and error.code in _FAULTS_OF_UNREAD_FRAMES
     return isinstance(error, HttpStatusError | FrameError)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Seconds. The n-th wait is drawn from 0.5 to 1 times ``first_s * 2**n``, at most `longest_s`."""
+    """How long to retry. The n-th wait is drawn evenly from 0.5 to 1 times ``first_s * 2**n`` seconds.
+
+    Attributes:
+        total_s: seconds from the first failure to the last attempt.
+        first_s: the ceiling of the first wait, in seconds.
+        longest_s: the ceiling of any wait, in seconds.
+    """
 
     total_s: float = 120.0
     first_s: float = 0.1
     longest_s: float = 3.0
 
     def delay_s(self, attempt: int) -> float:
-        """Return how long to wait before attempt `attempt` + 1 (0 is the first)."""
+        """Return the seconds to wait after attempt `attempt` (0 is the first)."""
         ceiling = min(self.longest_s, self.first_s * 2.0 ** min(attempt, 30))
         return ceiling * _RANDOM.uniform(0.5, 1.0)
 
 
 class Retries:
-    """The attempts at one thing. Their time begins with the first failure.
+    """The attempts to get one thing done. Their time begins with the first failure.
 
     Args:
-        judge: says of an attempt's error what follows it.
-        check: called several times a second of waiting; whatever it raises ends that and is raised.
-        on_wait: told of the error before each wait.
+        policy: how long to go on.
+        judge: decides by an attempt's error what follows.
+        check: called several times a second during waits; what it raises ends them.
+        on_wait: called with the error before each wait.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -127,16 +136,16 @@ class Retries:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Give the next failure all the time again: the worker came further in between."""
+        """Give the next failure all the time again: there has been progress since the last."""
         self._attempt = 0
         self._doubted = False
         self._deadline: float | None = None
 
     def run(self, attempt: Callable[[], T]) -> T:
-        """Return what `attempt` returns, called as often as it needs and may.
+        """Call `attempt` until it returns, and return its result.
 
         Raises:
-            OffloadError: the last attempt's.
+            OffloadError: of the last attempt.
         """
         while True:
             try:
@@ -145,10 +154,10 @@ class Retries:
                 self.after(error)
 
     def after(self, error: OffloadError) -> None:
-        """Wait for the next attempt, the last having ended in `error`.
+        """Wait for the next attempt after one that raised `error`.
 
         Raises:
-            OffloadError: it is `error`, and there is no next one.
+            OffloadError: `error`, if there is to be no further attempt.
         """
         verdict = self._judge(error)
         if verdict is Again.NO or (verdict is Again.ONCE and self._doubted):

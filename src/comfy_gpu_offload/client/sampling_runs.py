@@ -1,13 +1,14 @@
-"""A sampling run at the worker, followed to its end over as many connections as that takes."""
+"""The exchanges of a sampling run, which is followed to its end over as many connections as that takes."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
-from ..errors import ConnectionLostError, FrameError, MessageError, TransportError
+from ..errors import ConnectionLostError, MessageError
 from ..io.frame import EncodedFrame, Part
 from ..io.tree import Tree
 from ..protocol.envelope import Envelope, seal, seal_parts
@@ -15,31 +16,36 @@ from ..protocol.messages import Fault, Follow, Progress, Result, expect
 from ..transport.base import Check, Notify
 from .attempts import Attempts
 from .call import Call
-from .encoding.digest_cache import DigestCache
-from .exchanges import Exchanges
-from .handshake import Handshake
-from .options import SessionOptions
-from .remote_model import OnProgress
+from .model_call import OnProgress
+from .session_parts import SessionParts
 from .timings import CallTimings
-from .weight_patches import PatchUploads
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Following:
-    """How far a run has come, as far as this side knows."""
+    """The progress of a run, as far as this side knows.
+
+    Attributes:
+        on_progress: called for each step.
+        notify: takes the worker's lines on what the run waits for.
+        step: the last step that was reported.
+        is_known: whether the worker has the run, so that it can be followed.
+        lost_at: the step at which a connection was last lost.
+    """
 
     on_progress: OnProgress
     notify: Notify
     step: int = 0
     is_known: bool = False
+    lost_at: int = 0
 
     def progress(self, envelope: Envelope) -> None:
-        """A frame of the run's progress came.
+        """Take a frame of the run's progress.
 
         Raises:
-            MessageError: it is none.
+            MessageError: it is something else.
         """
         message = expect(envelope.message, Progress)
         preview = envelope.unpack()
@@ -52,98 +58,73 @@ class Following:
             self.step = message.step
             self.on_progress(message.step, message.of, preview)
 
+    def came_further(self) -> bool:
+        """Return whether the run has made a step since the last loss, and note this loss."""
+        further, self.lost_at = self.step > self.lost_at, max(self.step, self.lost_at)
+        return further
+
 
 class SamplingRuns:
-    """Has the sampling runs of one session done. Thread-safe.
+    """The sampling runs of one session. Thread-safe."""
 
-    Args:
-        digests, uploads: what the worker holds: tensors, and patches.
-    """
-
-    def __init__(
-        self,
-        exchanges: Exchanges,
-        options: SessionOptions,
-        handshake: Handshake,
-        digests: DigestCache,
-        uploads: PatchUploads,
-    ) -> None:
-        self._exchanges = exchanges
-        self._options = options
-        self._handshake = handshake
-        self._digests = digests
-        self._uploads = uploads
+    def __init__(self, parts: SessionParts) -> None:
+        self._parts = parts
 
     def answer(self, call: Call, on_progress: OnProgress, check: Check | None) -> tuple[Tree, CallTimings]:
-        """The run's result. After a loss it is taken up where it broke.
+        """Return the run's result. After a loss it is followed from where it was.
 
         Raises:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
-        attempts = Attempts(
-            self._options.retry,
-            self._digests,
-            self._uploads,
-            call.named_patches,
-            check,
-            notify=self._options.notify,
-        )
-        with call.uploading(self._uploads):
-            attempts.begin()
+        attempts = Attempts(self._parts, call, check)
 
         def progressed(step: int, of: int, picture: bytes | None) -> None:
             attempts.answered()
             on_progress(step, of, picture)
 
-        following, came_to = Following(progressed, self._options.notify or _log), 0
-        while True:
-            try:
-                answer = self._attempt(call, following, check)
-            except (TransportError, FrameError) as error:
-                if following.step > came_to:
-                    attempts.came_further()
-                    came_to = following.step
-                attempts.after_loss(error)
-                continue
-            if not isinstance(answer, Fault):
-                attempts.answered()
-                return answer
+        following = Following(progressed, self._parts.options.notify or _log)
+
+        def lost() -> None:
+            if following.came_further():
+                attempts.came_further()
+
+        def begin_anew(_: Fault) -> bool:
             following.is_known, following.step = False, 0
-            attempts.after_fault(answer)
+            return False
+
+        return attempts.run(partial(self._attempt, call, following, check), on_loss=lost, on_fault=begin_anew)
 
     def _attempt(self, call: Call, following: Following, check: Check | None) -> tuple[Tree, CallTimings] | Fault:
-        """One stream, of the whole job or of the rest of one that the worker has."""
+        """Follow one stream, of the whole job or of the rest of a run that the worker knows."""
         t0 = perf_counter()
         parts: list[Part] = []
         if following.is_known:
             frame = seal(Follow(request=call.message.request, after=following.step))
         else:
-            call.exchange_s = 0.0  # what earlier ones did is lost
+            call.meter.begin_exchanges_anew()
             parts = call.encoding.parts(call.packed, call.host)
             frame = seal_parts(call.message, call.packed.skeleton, parts, call.encoding.codec)
-            self._handshake.refuse_too_large(frame)
-        call.encode_s += perf_counter() - t0
-        call.bytes_up += frame.size_bytes
-        call.exchanges += 1
-        with call.exchanging():
+            self._parts.handshake.refuse_too_large(frame)
+        call.meter.sending(frame, encode_s=perf_counter() - t0)
+        with call.meter.exchanging():
             envelope = self._last_of_stream(call, frame, following, check)
-        t2 = perf_counter()
+        t1 = perf_counter()
         if isinstance(envelope.message, Fault):
             return envelope.message
         result = expect(envelope.message, Result)
         call.encoding.delivered(result.instance, parts)
         value = call.value_of(envelope)
-        return value, call.finish(result, perf_counter() - t2)
+        return value, call.meter.finish(result, perf_counter() - t1)
 
     def _last_of_stream(
         self, call: Call, frame: EncodedFrame, following: Following, check: Check | None
     ) -> Envelope:
-        """What ends the run; its progress is passed on meanwhile."""
-        request = call.message.request
-        with closing(self._exchanges.follow("sample", request, frame, self._options.call, check)) as replies:
-            for envelope, size in replies:
-                call.bytes_down += size
+        """Return the frame that ends the run, after passing on the progress that comes before it."""
+        exchanges, options = self._parts.exchanges, self._parts.options
+        with closing(exchanges.follow("sample", call.message.request, frame, options.call, check)) as replies:
+            for envelope, size_bytes in replies:
+                call.meter.received(size_bytes)
                 if not isinstance(envelope.message, Progress):
                     return envelope
                 following.progress(envelope)

@@ -1,9 +1,10 @@
-"""A session with one worker: what a client asks of it, and the parts that see to that."""
+"""A session with one worker: everything that a client asks of it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -16,47 +17,49 @@ from ..protocol.capabilities import AUTOCAST, STRIDES, knows
 from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
-from .cancel import tell_of_cancel
+from .call_meter import CallMeter
+from .cancel import cancel_at_worker
 from .encoding.digest_cache import DigestCache
 from .encoding.link import Link
 from .encoding.plain_tensors import plain_tensors
-from .encoding.policy import EncodingPolicy
+from .encoding.policy import Encoding, EncodingPolicy
 from .exchanges import Exchanges, new_request
-from .forks import tell_of_forks
+from .forks import register_for_forks
 from .forward_calls import ForwardCalls
 from .handshake import Handshake
+from .model_call import ModelCall, ModelRun
 from .offload_estimate import OffloadEstimate, OffloadEstimator, RunShape
 from .options import SessionOptions
-from .remote_model import OnProgress, RemoteModel
+from .remote_model import RemoteModel
 from .sampling_runs import SamplingRuns
+from .session_parts import SessionParts
 from .timings import CallTimings
 from .torch_state import autocast_on, refuse_default_dtype
 from .uploads import UploadExchange
 from .version_check import warn_of_skew
-from .weight_patches import HookPatches, PatchUploads, WeightPatches
+from .weight_patches import PatchUploads
 
 __all__ = ["Session", "SessionOptions"]
 
-_CPU = torch.device("cpu")
 _NO_AUTOCAST = f"the worker lacks the capability {AUTOCAST!r}, so update comfy-gpu-offload there"
 
 
 class Session:
-    """A worker, as one client sees it. Thread-safe.
+    """One client's session with a worker. Thread-safe.
 
     Attributes:
-        client: this session's random name, by which the worker is fair among clients.
+        client: this session's random name, by which the worker takes turns among clients.
     """
 
     def __init__(
         self, transport: Transport, options: SessionOptions | None = None, check: Check | None = None
     ) -> None:
-        """Says hello. `check` is called while that takes long; what it raises ends it.
+        """Say hello. `check` is called several times a second during waits; what it raises ends them.
 
         Raises:
             TransportError: the worker cannot be reached.
             WorkerFaultError: it refused: a wrong token, or another protocol.
-            UnsupportedCodecError: it does not know what tensors would be stored by.
+            UnsupportedCodecError: it lacks the codec for tensors.
         """
         self._transport = transport
         self._options = options or SessionOptions()
@@ -64,26 +67,27 @@ class Session:
         self._handshake = Handshake(self._exchanges, self._options, new_request(), check)
         self._begin(self._handshake.client)
         warn_of_skew(self.welcome, self._options.comfyui)
-        tell_of_forks(self)
+        register_for_forks(self)
 
     def _begin(self, client: str) -> None:
-        """Set up all that belongs to one client in one process: its name, what its worker holds, its locks."""
+        """Set up everything that belongs to one client in one process: its name, its caches, its locks."""
         self.client = self._handshake.client = client
         options, exchanges, handshake = self._options, self._exchanges, self._handshake
         self._link = Link(exchanges, options, client)
-        self._digests = DigestCache(self.welcome.limits.store_bytes)
-        self._policy = EncodingPolicy(options, handshake, self._link, self._digests)
+        digests = DigestCache(self.welcome.limits.store_bytes)
+        self._policy = EncodingPolicy(options, handshake, self._link, digests)
         exchange = UploadExchange(exchanges, options, handshake)
         uploads = PatchUploads(exchange, client, lambda: self._policy.codec, options.uploads_at_once)
-        self._calls = ForwardCalls(exchanges, options, handshake, self._digests, uploads)
-        self._runs = SamplingRuns(exchanges, options, handshake, self._digests, uploads)
+        self._parts = SessionParts(exchanges, options, handshake, digests, uploads)
+        self._calls = ForwardCalls(self._parts)
+        self._runs = SamplingRuns(self._parts)
         self._estimator = OffloadEstimator(self._link)
         self._estimating = threading.Lock()
 
     def forked(self) -> None:
-        """Become a client of one's own, in a process that was forked from the one that made this session.
+        """Become another client, in a process that was forked from the one that made this session.
 
-        Connections, names and what predictions go on from belong to the other process, which goes on using them.
+        Connections, names and the history that predictions use belong to the parent, which goes on using them.
         """
         self._transport.forked()
         if self._options.capture is not None:
@@ -92,24 +96,24 @@ class Session:
 
     @property
     def welcome(self) -> Welcome:
-        """What the worker last said of itself."""
+        """The worker's latest description of itself."""
         return self._handshake.welcome
 
     def models(self, *, check: Check | None = None) -> tuple[ModelEntry, ...]:
-        """Ask the worker anew for what it can load.
+        """Ask the worker which models it can load now, and return them.
 
-        `check` is called several times a second while it is waited for; what it raises ends the wait.
+        `check` is called several times a second during the wait; what it raises ends it.
         """
         return self._handshake.renew(check).models
 
     def model(self, name: str, weight_dtype: str = "default", *, check: Check | None = None) -> RemoteModel:
-        """The worker's model of that name, loaded there if it is not.
+        """Return the worker's model of that name; the worker loads it if it has not yet.
 
-        `check` is called several times a second while this model's calls wait; what it raises ends the call
-        and cancels it at the worker.
+        `check` is called several times a second while this model's calls wait; what it raises ends the call and
+        cancels it at the worker.
 
         Raises:
-            MessageError: no model has a name of that length.
+            MessageError: the name is longer than any model's.
             UnknownModelError: the worker has no such model.
             ModelFailedError: it cannot load it.
             TransportError: the worker cannot be reached.
@@ -120,7 +124,7 @@ class Session:
         return RemoteModel(self, description, details, check=check)
 
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
-        """Seconds that so many bytes of noise take to the worker and from it, without what the worker spends.
+        """Return the seconds that so many bytes of noise take to the worker and back, without the worker's time.
 
         Raises:
             TransportError: the worker cannot be reached.
@@ -148,7 +152,7 @@ class Session:
         return self._policy.call_shares
 
     def close(self) -> None:
-        """Closes the session's connections."""
+        """Close the session's connections."""
         self._transport.close()
 
     def __enter__(self) -> Session:
@@ -157,116 +161,99 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        check: Check | None = None,
-        device: torch.device | None = None,
-        patches: WeightPatches | None = None,
-        hooks: HookPatches | None = None,
-    ) -> tuple[Tree, CallTimings]:
-        """One forward call; the result's tensors are on `device`, or on the CPU.
+    def forward(self, call: ModelCall, check: Check | None = None) -> tuple[Tree, CallTimings]:
+        """Return the result of one forward call, and its timings.
 
-        `patches` are on the weights, and over them what `hooks` say.
+        A call that the connection lost is sent again under its own name, so it is computed once if the worker still
+        knows it, and again if the worker was restarted.
 
-        A call that the connection lost is sent again under its own name, so it is computed once where the
-        worker still knows it, and again where the worker was restarted.
+        Args:
+            call: names the model and has the arguments.
+            check: called several times a second; what it raises ends the call and cancels it at the worker.
 
         Raises:
-            UnsupportedValueError: an argument cannot travel.
-            UnsupportedStateError: torch's state around the call cannot.
+            UnsupportedValueError: an argument cannot be sent; names it.
+            UnsupportedStateError: torch's state around the call cannot be sent.
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
         self._policy.probe_link_if_due(check)
         started = perf_counter()
-        packed, host = self._travelling(pack_call(args, kwargs))
-        autocast = autocast_on(device or _CPU, None if self._knows(AUTOCAST) else _NO_AUTOCAST)
-        encoding = self._policy.begin(ref, host)
-        message = Forward(
-            request=new_request(),
-            client=self.client,
-            model=ref,
-            fingerprint=fingerprint,
-            reply_codec=encoding.codec.name,
-            patches=None if patches is None else patches.ref,
-            hooks=None if hooks is None else hooks.ref,
-            reply_strides=self._knows(STRIDES) or None,
-            autocast=autocast,
-        )
-        call = Call(message, packed, host, device or _CPU, encoding, patches, hooks)
-        call.begun, call.pack_s = started, perf_counter() - started
-        try:
-            value, timings = self._calls.answer(call, check)
-        except BaseException as error:
-            self._abandon(call, error)
-            raise
+        packed, host = self._on_host(pack_call(call.args, call.kwargs))
+        autocast = autocast_on(call.device, None if self._knows(AUTOCAST) else _NO_AUTOCAST)
+        encoding = self._policy.begin(call.ref, host)
+        fields = self._common_fields(call, encoding) | {"hooks": None if call.hooks is None else call.hooks.ref}
+        message = Forward(**fields, autocast=autocast)
+        meter = CallMeter(started)
+        under_way = Call(message, packed, host, call.device, encoding, meter, call.patches, call.hooks)
+        with self._ending(under_way):
+            value, timings = self._calls.answer(under_way, check)
         encoding.observe(timings)
         if self._options.capture is not None:
             self._options.capture.call(packed.paths, host, value)
         return value, timings
 
-    def sample(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        fields: Mapping[str, Any],
-        job: Tree,
-        on_progress: OnProgress,
-        *,
-        check: Check | None = None,
-        device: torch.device | None = None,
-        patches: WeightPatches | None = None,
-    ) -> tuple[Tree, CallTimings]:
-        """A whole sampling run as one job; the result's tensors are on `device`, or on the CPU.
+    def sample(self, run: ModelRun, check: Check | None = None) -> tuple[Tree, CallTimings]:
+        """Return the result of a whole sampling run as one job, and its timings.
 
-        `fields` are those of `SampleJob` that say how to sample, `job` its tree. A connection that is lost is
-        taken up again where it broke; a worker that was restarted begins anew, and gives the same result.
+        A run whose connection was lost is followed from where it was. A worker that was restarted begins it anew,
+        and gives the same result.
+
+        Args:
+            run: names the model and has the job.
+            check: as in `forward`.
 
         Raises:
             UnsupportedRunError: a field has a value that no worker takes.
-            UnsupportedValueError: something in `job` cannot travel.
-            UnsupportedStateError: torch's state around the run cannot.
+            UnsupportedValueError: something in the job cannot be sent; names it.
+            UnsupportedStateError: torch's state around the run cannot be sent.
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
         started = perf_counter()
-        autocast_on(device or _CPU, "a whole loop at the worker computes without, so run each step")
-        encoding = self._policy.begin_run(ref)
-        own = {
-            "request": new_request(),
-            "client": self.client,
-            "model": ref,
-            "fingerprint": fingerprint,
-            "reply_codec": encoding.codec.name,
-            "patches": None if patches is None else patches.ref,
-            "reply_strides": self._knows(STRIDES) or None,
-        }
+        autocast_on(run.device, "a whole loop at the worker computes without, so run each step")
+        encoding = self._policy.begin_run(run.ref)
         try:
-            message = made(SampleJob, {**own, **fields})
+            message = made(SampleJob, {**self._common_fields(run, encoding), **run.fields})
         except MessageError as error:
             raise UnsupportedRunError(f"a worker does not take its {error}") from None
-        packed, host = self._travelling(pack(job, "job"))
-        call = Call(message, packed, host, device or _CPU, encoding, patches)
-        call.begun, call.pack_s = started, perf_counter() - started
+        packed, host = self._on_host(pack(run.job, "job"))
+        meter = CallMeter(started, keeps_lost=True)
+        under_way = Call(message, packed, host, run.device, encoding, meter, run.patches)
+        with self._ending(under_way):
+            return self._runs.answer(under_way, run.on_progress, check)
+
+    def _common_fields(self, asked: ModelCall | ModelRun, encoding: Encoding) -> dict[str, Any]:
+        """Return the fields that the messages of a forward call and of a run have in common."""
+        return {
+            "request": new_request(),
+            "client": self.client,
+            "model": asked.ref,
+            "fingerprint": asked.fingerprint,
+            "reply_codec": encoding.codec.name,
+            "patches": None if asked.patches is None else asked.patches.ref,
+            "reply_strides": self._knows(STRIDES) or None,
+        }
+
+    @contextmanager
+    def _ending(self, call: Call) -> Iterator[None]:
+        """Give up `call` if the block raises; cancel it at the worker if it may still be running there."""
         try:
-            return self._runs.answer(call, on_progress, check)
+            yield
         except BaseException as error:
-            self._abandon(call, error)
+            # Ended by this side's own word or by its time-out.
+            if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
+                cancel_at_worker(self._exchanges, call.message.request)
+            call.encoding.abandon()
             raise
 
-    def _abandon(self, call: Call, error: BaseException) -> None:
-        # A call that ended by our own word, or by its timeout, may still be running there.
-        if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
-            tell_of_cancel(self._exchanges, call.message.request)
-        call.encoding.abandon()
+    def _on_host(self, packed: PackedTree) -> tuple[PackedTree, tuple[torch.Tensor, ...]]:
+        """Return `packed`, and its tensors on the CPU.
 
-    def _travelling(self, packed: PackedTree) -> tuple[PackedTree, tuple[torch.Tensor, ...]]:
-        """Return what travels, and its tensors on the CPU."""
+        Raises:
+            UnsupportedValueError: a tensor requires a gradient, or cannot be sent to a worker of an older release.
+            UnsupportedStateError: torch's default dtype is not float32.
+        """
         refuse_gradients(packed)
         refuse_default_dtype()
         host = tuple([on_host(tensor) for tensor in packed.tensors])

@@ -1,4 +1,4 @@
-"""Where a call's time and bytes went."""
+"""The times and bytes of a call."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class CallTimings:
-    """One forward call. Seconds and bytes; worker's figures are measured by the worker.
+    """The times, in seconds, and bytes of one call. The worker measures its own.
 
     Attributes:
-        pack_s: taking the arguments apart, moving tensors to the CPU, hashing those that recur.
-        upload_s: uploading patches ahead of it.
-        encode_s, decode_s: tensors to frame, and frame to tensors on the caller's device.
-        exchange_s: from sending to the reply's last byte, the worker's times included; of the exchange that brought
-            the result.
-        waited_s: for a worker to start or to come back, exchanges that were lost included.
+        pack_s: finding the arguments' tensors, moving them to the CPU, hashing those that recur.
+        upload_s: uploading patches before the call.
+        encode_s, decode_s: from tensors to the frame, and from the reply's frame to tensors on the caller's device.
+        exchange_s: of the exchange that brought the result: from sending to the reply's last byte, the worker's
+            times included.
+        waited_s: waiting for a worker to start or to come back, exchanges that were lost included.
         worker_decode_s, queue_s, load_s, compute_s: at the worker: reading the frame, waiting for the device,
-            getting ready (above all loading or moving weights), the model itself.
-        bytes_up, bytes_down: whole frames.
+            preparing (above all loading or moving weights), computing the model.
+        bytes_up, bytes_down: bytes of whole frames.
         exchanges: 1, and 1 more for each resend.
     """
 
@@ -38,19 +38,19 @@ class CallTimings:
 
     @property
     def total_s(self) -> float:
-        """The whole call, as the caller waited for it."""
+        """The seconds of the whole call, as the caller waited for it."""
         coding_s = self.pack_s + self.encode_s + self.decode_s
         return coding_s + self.upload_s + self.waited_s + self.exchange_s
 
     @property
     def transfer_s(self) -> float:
-        """Return what moving the tensors took: coding at both ends, and the wire."""
+        """The seconds of moving the tensors: coding at both ends, and the network."""
         coding_s = self.pack_s + self.encode_s + self.worker_decode_s + self.decode_s
         return coding_s + self.upload_s + self.wire_s
 
     @property
     def wire_s(self) -> float:
-        """What the exchange cost beyond the worker's own work."""
+        """The seconds of the exchange beyond the worker's own work."""
         worker = self.worker_decode_s + self.queue_s + self.load_s + self.compute_s
         return max(0.0, self.exchange_s - worker)
 
@@ -59,7 +59,7 @@ class CallTimings:
         return CallTimings(**sums)
 
     def summary(self) -> str:
-        """One line, in milliseconds and KB (1000 bytes)."""
+        """Return one line for the log, in milliseconds and KB (1000 bytes)."""
         return (
             f"up {self.bytes_up / 1e3:.1f} KB, down {self.bytes_down / 1e3:.1f} KB; "
             f"pack {self.pack_s * 1e3:.2f}, encode {self.encode_s * 1e3:.2f}, wire {self.wire_s * 1e3:.2f}, "

@@ -1,4 +1,4 @@
-"""Torch's state around a call, as far as it decides what a model computes; docs/protocol.md, "Torch's state"."""
+"""The part of torch's state around a call that decides what a model computes; docs/protocol.md, "Torch's state"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ _AUTOCAST: Final[dict[torch.dtype, Literal["bfloat16", "float16"]]] = {
 
 
 def refuse_default_dtype() -> None:
-    """Raise UnsupportedStateError where tensors that the model makes itself would be of another dtype."""
+    """Refuse a default dtype with which the model would create tensors of another dtype than at the worker.
+
+    Raises:
+        UnsupportedStateError: torch's default dtype is not float32.
+    """
     dtype = torch.get_default_dtype()
     if dtype is not torch.float32:
         raise UnsupportedStateError(
@@ -26,13 +30,14 @@ def refuse_default_dtype() -> None:
 
 
 def autocast_on(device: torch.device, obstacle: str | None = None) -> Autocast | None:
-    """Return what `torch.autocast` does to tensors on `device`, or None where it is off.
+    """Return the state of `torch.autocast` for tensors on `device`, or None if it is off.
 
     Args:
-        obstacle: why it cannot go with the call, if so.
+        device: of the call's tensors.
+        obstacle: the reason why it cannot be sent with the call; None if it can.
 
     Raises:
-        UnsupportedStateError: it is on, and cannot go with the call.
+        UnsupportedStateError: it is on, and cannot be sent with the call.
     """
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None

@@ -1,4 +1,4 @@
-"""The exchange by which uploads go: tried again where that helps."""
+"""The exchange of an upload, retried where that helps."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class UploadExchange:
-    """See `weight_patches.Exchange`. For messages that may be sent twice, and make the worker compute nothing.
+    """A `weight_patches.Exchange`, for messages that may be sent twice: the worker computes nothing for them.
 
     Attributes:
-        bytes_up: of all frames so far.
+        bytes_up: bytes of all frames that were sent.
     """
 
     def __init__(self, exchanges: Exchanges, options: SessionOptions, handshake: Handshake) -> None:
@@ -44,19 +44,19 @@ class UploadExchange:
         codec: codecs.Codec | codecs.Chooser,
         check: Check | None,
     ) -> Envelope:
-        """Return the reply, or the fault by which the worker says what it lacks.
+        """Send `message`; return the reply, or the fault by which the worker says what it lacks.
 
         Raises:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: it refused.
-            TooLargeError: the worker does not take that much.
+            TooLargeError: the worker does not take frames of that size.
         """
         request = new_request()
         frame = seal_parts(message.model_copy(update={"request": request}), skeleton, list(parts), codec)
         self._handshake.refuse_too_large(frame)
 
         def attempt() -> Envelope:
-            with self._counting:  # parts go on threads of their own
+            with self._counting:  # parts are sent on threads of their own
                 self.bytes_up += frame.size_bytes
             envelope, _ = self._exchanges.ask("hello", request, frame, self._options.call, check)
             fault = envelope.message

@@ -1,4 +1,4 @@
-"""Differences between the two sides: said once where a picture may show them, refused where nothing would work."""
+"""Comparison of the two sides' releases: a warning if pictures may differ, an error if nothing would work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_skew(welcome: Welcome, comfyui: str | None) -> None:
-    """Logs a warning for each part whose release differs between here and the worker."""
+    """Log a warning for each part whose release differs between here and the worker."""
     ours = {"comfy-gpu-offload": __version__, "torch": torch.__version__, "ComfyUI": comfyui}
     theirs = {"comfy-gpu-offload": welcome.package, "torch": welcome.torch, "ComfyUI": welcome.comfyui}
     for part, here in ours.items():
@@ -39,10 +39,10 @@ def warn_of_skew(welcome: Welcome, comfyui: str | None) -> None:
 
 
 def refuse_unknown_codec(welcome: Welcome, codec: codecs.Codec | codecs.Chooser) -> None:
-    """Sees to it that the worker can read what this side will send, and store what it is asked to reply by.
+    """Refuse a codec that the worker cannot read or cannot reply with.
 
     Raises:
-        UnsupportedCodecError: it cannot.
+        UnsupportedCodecError: the worker lacks it, or a codec that it uses.
     """
     unknown = tuple(name for name in codecs.used_by(codec) if name not in welcome.codecs)
     if unknown:
@@ -52,5 +52,5 @@ def refuse_unknown_codec(welcome: Welcome, codec: codecs.Codec | codecs.Chooser)
 
 
 def _release(version: str) -> str:
-    """Without the build: ``2.13.0+cpu`` and ``2.13.0+cu130`` are one release."""
+    """Return a version without its build: ``2.13.0+cpu`` and ``2.13.0+cu130`` are one release."""
     return version.split("+", 1)[0]

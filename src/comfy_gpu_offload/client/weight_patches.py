@@ -1,4 +1,4 @@
-"""Changes to a remote model's weights, and how they get to its worker: once, by digest."""
+"""Weight patches of a remote model, and their upload to the worker: once, by digest."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ _KNOWN_KEPT = 1024
 # A worker that still lacks what was just uploaded has no room for it.
 _MAX_ROUNDS = 3
 
-# A template below that is sent without asking first.
+# A smaller template is sent without asking first whether the worker has it.
 _SMALL_BYTES = 4096
 
 # Tensors and their digests.
 _Group = list[tuple[bytes, torch.Tensor]]
-# Told of an upload's progress: bytes that are there, bytes in all.
 OnUpload = Callable[[int, int], None]
+"""Takes an upload's progress: bytes that are at the worker, bytes in all."""
 
 
 @dataclass(frozen=True, eq=False)
 class WeightPatches:
-    """Patches to a model's weights. docs/protocol.md, "Weight patches".
+    """Patches of a model's weights; docs/protocol.md, "Weight patches".
 
     Attributes:
-        template: what is changed how; plain data that names tensors by digest, and strengths by position.
-        strengths: pairs: of a patch, and of what it is added to.
-        tensors: by digest, anywhere; only those that the worker lacks are read.
-        on_upload: told of an upload's progress.
-        ref: what names them in a call.
+        template: describes the patches; plain data that names tensors by digest and strengths by position.
+        strengths: pairs of a patch's strength and the strength of the weight that it is added to.
+        tensors: by digest, on any device; only those that the worker lacks are read.
+        on_upload: takes an upload's progress.
+        skeleton: the template as a tree without tensors.
+        ref: names them in a call.
     """
 
     template: Any
@@ -64,7 +65,7 @@ class WeightPatches:
         object.__setattr__(self, "ref", ref)
 
     def at(self, strengths: tuple[tuple[float, float], ...]) -> WeightPatches:
-        """The same at other strengths: another few numbers in the call."""
+        """Return the same patches at other strengths, which are a few other numbers in the call."""
         changed = copy.copy(self)
         object.__setattr__(changed, "strengths", strengths)
         object.__setattr__(changed, "ref", PatchRef(template=self.ref.template, strengths=strengths))
@@ -73,7 +74,7 @@ class WeightPatches:
 
 @dataclass(frozen=True)
 class HookPatches:
-    """What hooks put on a model's weights for a call, over its weight patches. docs/protocol.md, "Hooks".
+    """The patches that hooks put on a model's weights for a call, over its patches; docs/protocol.md, "Hooks".
 
     Attributes:
         patches, single, group: as in `HookRef`.
@@ -85,16 +86,16 @@ class HookPatches:
 
     @property
     def ref(self) -> HookRef:
-        """What names them in a call."""
+        """The name of them in a call."""
         ref = None if self.patches is None else self.patches.ref
         return HookRef(patches=ref, single=self.single, group=self.group)
 
 
 class Exchange(Protocol):
-    """Has one message answered, tried again where that helps.
+    """A function that has one message answered, with retries.
 
     Attributes:
-        bytes_up: of all frames so far.
+        bytes_up: bytes of all frames that were sent.
     """
 
     bytes_up: int
@@ -140,11 +141,11 @@ class PatchUploads:
         return self._exchange.bytes_up
 
     def ensure(self, named: Iterable[WeightPatches], check: Check | None) -> None:
-        """`define` for those for which this session has not done it before."""
+        """Define the patches that this session has not defined before."""
         self.define([patches for patches in named if patches.ref.template not in self._known], check)
 
     def define(self, named: Iterable[WeightPatches], check: Check | None) -> None:
-        """Makes them known to the worker; uploads what it lacks. Goes on where an earlier upload stopped.
+        """Make them known to the worker: upload what it lacks, from where an earlier upload stopped.
 
         Raises:
             TransportError: the worker cannot be reached.
@@ -192,7 +193,7 @@ class PatchUploads:
     def _put(
         self, pipeline: Pipeline, group: _Group, progress: _Progress, then: Callable[[], None] = lambda: None
     ) -> None:
-        """Sends small ones together."""
+        """Send small tensors together, in one frame."""
         size = sum(tensor.nbytes for _, tensor in group)
 
         def send(check: Check) -> None:
@@ -207,11 +208,11 @@ class PatchUploads:
         pipeline.put(send, sent)
 
     def _put_large(self, pipeline: Pipeline, name: bytes, tensor: torch.Tensor, progress: _Progress) -> None:
-        """Sends one in parts, those that are not there yet; after the last one the worker puts them together."""
+        """Send one large tensor in parts, as far as the worker lacks them; it joins them after the last one."""
         tensor = on_host(tensor)
         flat = tensor.reshape(-1)  # row-major, whatever the strides
         named = [(digest(part), part) for part in torch.split(flat, PART_BYTES // flat.itemsize)]
-        cuts = dict(named)  # equal parts travel once
+        cuts = dict(named)  # equal parts are sent once
         whole = WholeTensor(
             digest=name,
             dtype=str(tensor.dtype).removeprefix("torch."),
@@ -230,14 +231,14 @@ class PatchUploads:
             nonlocal left
             left -= 1
             if not left:
-                # Parts that are gone again are told of by the next `define`.
+                # The next `define` reports parts that the worker has dropped again.
                 pipeline.put(lambda check: self._missing(join, check))
 
         for part in missing:
             self._put(pipeline, [(part, cuts[part])], progress, joined)
 
     def _missing(self, message: Store | Define, check: Check | None, skeleton: Any = None) -> tuple[bytes, ...]:
-        """What the worker lacks for what `message` asks of it; nothing where that is done."""
+        """Send `message`; return the digests of the tensors that the worker lacks for it, none if it is done."""
         fault = self._exchange(message, skeleton, (), codecs.RAW, check).message
         if not isinstance(fault, Fault):
             expect(fault, Stored)
@@ -248,7 +249,7 @@ class PatchUploads:
 
 
 class _Progress:
-    """Counts the bytes that are there; one upload's, on one thread."""
+    """Counter of the bytes of one upload that are at the worker. For one thread."""
 
     def __init__(self, total: int, told: OnUpload) -> None:
         self._done, self._total, self._told = 0, total, told
@@ -260,7 +261,7 @@ class _Progress:
 
 
 def _groups(named: _Group) -> Iterator[_Group]:
-    """Of at most `PART_BYTES` together; one that is larger is alone."""
+    """Yield groups of at most `PART_BYTES` together; a larger tensor is a group of its own."""
     group: _Group = []
     size = 0
     for name, tensor in named:

@@ -1,4 +1,4 @@
-"""A worker's fault as the error that its code stands for, and a reply that the way spoilt as a loss."""
+"""Errors for the faults that a worker answers with, and for replies that were damaged on their way."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _ERRORS: dict[FaultCode, type[WorkerFaultError]] = {
 
 
 def opened(reply: Buffer, limits: FrameLimits) -> Envelope:
-    """What a reply says.
+    """Return the message and tensors of a reply.
 
     Raises:
-        ConnectionLostError: it was altered on the way, and may come whole when it is asked for again.
+        ConnectionLostError: the reply was damaged on its way; it is asked for again as after a lost connection.
         FrameError, MessageError: as `open_frame`.
     """
     try:
@@ -50,7 +50,7 @@ def opened(reply: Buffer, limits: FrameLimits) -> Envelope:
 
 
 def error_of(fault: Fault, peer: str = "") -> WorkerFaultError:
-    """Return the error to raise for `fault`. Its message names `peer`, who answered, where that is known."""
+    """Return the error for `fault`. Its message names `peer`, the other end, if that is given."""
     kind = _ERRORS.get(fault.code, WorkerFaultError)
     text = f"The worker at {peer}: {fault.message}" if peer else fault.message
     return kind(
@@ -63,7 +63,7 @@ def error_of(fault: Fault, peer: str = "") -> WorkerFaultError:
 
 
 def expect_answer(message: Message, kind: type[MessageT], peer: str = "") -> MessageT:
-    """Return `message`, which must be of `kind`. `peer`: who sent it, for an error.
+    """Return `message`, which must be of `kind`. An error names `peer`, the other end.
 
     Raises:
         WorkerFaultError: it is a fault.

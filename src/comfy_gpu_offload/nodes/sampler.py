@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, ClassVar
 
-from ..client.remote_model import OnProgress, RemoteModel
+from ..client.model_call import OnProgress
+from ..client.remote_model import RemoteModel
 from ..client.timings import CallTimings
 from ..client.weight_patches import WeightPatches
 from ..comfyui.client import node_lines

@@ -14,7 +14,7 @@ import torch
 from comfy.cli_args import args as comfy_args
 from PIL import Image
 
-from ....client.remote_model import OnProgress
+from ....client.model_call import OnProgress
 from ....client.timings import CallTimings
 from ....client.weight_patches import WeightPatches
 from ....errors import MessageError, ModelChangedError, UnsupportedRunError

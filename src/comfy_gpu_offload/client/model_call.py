@@ -1,0 +1,60 @@
+"""The two requests that a remote model makes of its session: a forward call, and a whole sampling run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..io.tree import Tree
+from ..protocol.messages import ModelRef
+from .weight_patches import HookPatches, WeightPatches
+
+OnProgress = Callable[[int, int, bytes | None], None]
+"""Takes a run's progress: steps done, steps in all, and now and then an encoded picture of the run so far."""
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCall:
+    """One forward call.
+
+    Attributes:
+        ref: the model.
+        fingerprint: of the model's file when it was loaded: the worker refuses the call if its file is another.
+        args, kwargs: the arguments, which may be any tree of plain values and tensors.
+        device: of the result's tensors.
+        patches: on the model's weights during this call; None for none.
+        hooks: what hooks put on them over `patches`; None for none.
+    """
+
+    ref: ModelRef
+    fingerprint: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    device: torch.device = _CPU
+    patches: WeightPatches | None = None
+    hooks: HookPatches | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRun:
+    """One whole sampling run, as one job.
+
+    Attributes:
+        ref, fingerprint, device, patches: as in `ModelCall`.
+        fields: the fields of `SampleJob` that say how to sample.
+        job: the job's tree: latent, conditioning, and what else docs/protocol.md lists.
+        on_progress: called after each step.
+    """
+
+    ref: ModelRef
+    fingerprint: str
+    fields: Mapping[str, Any]
+    job: Tree
+    on_progress: OnProgress
+    device: torch.device = _CPU
+    patches: WeightPatches | None = None
