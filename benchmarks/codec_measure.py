@@ -63,7 +63,7 @@ def by_codec(case: Case, codec: codecs.Codec | codecs.Chooser, bound: float | No
     """
     measured = [_codec(codec, tensor, repeats) for tensor in case.tensors]
     row = _row(case, codec.name, measured, bound, ours=True)
-    if row.relative_l2 and getattr(codec, "lossless", True):
+    if row.relative_l2 and codec.lossless:
         raise SystemExit(f"{codec.name} is lossless, and lost something of {case.name}")
     return row
 

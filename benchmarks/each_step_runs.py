@@ -30,17 +30,11 @@ _SETTLING = 3
 
 
 WAYS: dict[str, SessionOptions] = {
-    "raw": SessionOptions(codec=codecs.RAW),
-    "zstd": SessionOptions(codec=codecs.wanted("zstd"), predict=False),
-    "planes": SessionOptions(codec=codecs.wanted("planes"), predict=False),
-    "planes, predicted": SessionOptions(codec=codecs.wanted("planes")),
+    **{name: SessionOptions(codec=codecs.named(name), predict=False) for name in codecs.names()},
+    "planes, predicted": SessionOptions(codec=codecs.PLANES),
     "auto": SessionOptions(codec=codecs.AUTO, begin_with=EncodingKind.PREDICTED),
-    **{
-        name: SessionOptions(codec=codecs.wanted(name))
-        for name in ("int8-block", "int8-channel", "fp8", "int4-block")
-    },
 }
-"""`auto` and the lossy ones are what the setting of that name means over a network."""
+"""Each codec without prediction (which no lossy one has), and two ways with it; `auto` as over a network."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
             model=plan.model.title,
             link=str(link),
             way=name,
-            lossless=not is_ours or bool(getattr(WAYS[name].codec, "lossless", True)),
+            lossless=not is_ours or WAYS[name].codec.lossless,
             steps=count,
             compute_s=plan.compute_s,
             first_s=plan.compute_s + calls.network_s[0],

@@ -132,7 +132,7 @@ def _row(
         sampler=sampler,
         steps=steps,
         codec=coded.codec.name,
-        lossless=getattr(coded.codec, "lossless", True),
+        lossless=coded.codec.lossless,
         equal=tensor_bytes(here) == tensor_bytes(plain),
         bits=8 * coded.bytes / coded.elements,
         relative_l2=float((here - plain).norm() / plain.norm()),

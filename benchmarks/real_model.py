@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import comfy_gpu_offload
 from comfy_gpu_offload.client.timings import CallTimings
+from comfy_gpu_offload.codec_names import COMPRESSIONS
 from comfy_gpu_offload.comfyui.installation import import_comfyui
 from plots import bars, panels
 from results import Bound, Results, Table, conclude
@@ -134,7 +135,7 @@ def main() -> int:
     )
     parser.add_argument("--steps", type=arguments.positive, default=20)
     parser.add_argument("--sampler", default="euler")
-    parser.add_argument("--codec", action="append", choices=["none", "planes"], help="repeat for more")
+    parser.add_argument("--codec", action="append", choices=COMPRESSIONS, help="repeat for more")
     options = parser.parse_args()
     import_comfyui.enter(options.comfyui, cpu=False)
     import utils.install_util  # noqa: F401, PLC0415  # before nodes, which puts a folder with a utils in front

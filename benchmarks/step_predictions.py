@@ -72,17 +72,20 @@ class Prediction:
     whole_s: float
 
 
-_WAYS = {
-    "raw": SessionOptions(codec=codecs.RAW),
+_LOSSLESS = [name for name in codecs.names() if codecs.named(name).lossless]
+
+WAYS = {
     "coded": SessionOptions(codec=codecs.AUTO, predict=False),
     "predicted": SessionOptions(codec=codecs.AUTO),
-    "zstd": SessionOptions(codec=codecs.wanted("zstd")),
-    "planes": SessionOptions(codec=codecs.wanted("planes")),
+    **{name: SessionOptions(codec=codecs.named(name)) for name in _LOSSLESS},
 }
-"""How tensors may travel."""
+"""The ways to encode tensors; a codec's name stands for that codec with prediction, which `raw` has not."""
 
-_OF_CHOICE = {"auto": ("raw", "coded", "predicted"), "none": ("raw",), "zstd": ("zstd",), "planes": ("planes",)}
-"""By which of these they do; a session with `auto` takes the fastest."""
+OF_CHOICE: dict[str, tuple[str, ...]] = {
+    "auto": ("raw", "coded", "predicted"),
+    **{"none" if name == "raw" else name: (name,) for name in _LOSSLESS},
+}
+"""The lossless values of the setting -> the ways that a session may go with it, of which it takes the fastest."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def choices_of(settings: Settings) -> list[Choice]:
     direct = isinstance(target, Direct)
     warm = direct and not target.is_pod and _warms(str(target.address), settings)
     made = []
-    for name, ways in _OF_CHOICE.items():
+    for name, ways in OF_CHOICE.items():
         opened = partial(connect_from, settings.model_copy(update={"compression": name}))
         # Without a worker of its own a session does not choose: see `client.connect`.
         made.append(Choice(name, ways if direct else ways[-1:], warm, opened))
@@ -116,10 +119,10 @@ def choices_of(settings: Settings) -> list[Choice]:
 
 def choices_over(port: int) -> list[Choice]:
     """All choices for a worker of this machine's that is reached over a link, and taken for one elsewhere."""
-    options = {name: _WAYS[ways[-1]] for name, ways in _OF_CHOICE.items()}
+    options = {name: WAYS[ways[-1]] for name, ways in OF_CHOICE.items()}
     options["auto"] = replace(options["auto"], begin_with=EncodingKind.PREDICTED)
     return [
-        Choice(name, ways, True, partial(session_over, port, options[name])) for name, ways in _OF_CHOICE.items()
+        Choice(name, ways, True, partial(session_over, port, options[name])) for name, ways in OF_CHOICE.items()
     ]
 
 
@@ -138,7 +141,7 @@ def costs(shape: Shape) -> dict[str, StepCost]:
     found: dict[str, StepCost] = {}
     with mosaic_worker(0.0) as url:
         port = int(url.rsplit(":", 1)[1])
-        for name, options in arguments.progress(_WAYS.items(), desc="coding on this machine", unit="run"):
+        for name, options in arguments.progress(WAYS.items(), desc="coding on this machine", unit="run"):
             with session_over(port, options) as session:
                 found[name] = _cost(session, shape)
     return found

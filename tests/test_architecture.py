@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "comfy_gpu_offload"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
-    "config": {"errors"},
-    "io": {"errors"},
+    "codec_names": set(),
+    "config": {"errors", "codec_names"},
+    "io": {"errors", "codec_names"},
     "net": {"errors"},
     "digits": set(),
     "protocol": {"errors", "io"},

@@ -68,9 +68,9 @@ def test_the_client_names_all_it_knows(handler: Handler) -> None:
         (codecs.PLANES, ("raw", "zstd"), ("planes",)),
         (codecs.AUTO, ("raw", "zstd"), ("planes",)),
         (codecs.AUTO, (), ("raw", "zstd", "planes")),
-        (codecs.Int8Block(), ("raw", "zstd", "planes"), ("int8-block",)),
+        (codecs.named("int8-block"), ("raw", "zstd", "planes"), ("int8-block",)),
         # What it does not take goes as by auto.
-        (codecs.Fp8(), ("raw", "zstd", "fp8"), ("planes",)),
+        (codecs.named("int4-block"), ("raw", "zstd", "int4-block"), ("planes",)),
     ],
     ids=str,
 )
@@ -103,7 +103,7 @@ def test_it_says_what_the_worker_would_read(handler: Handler) -> None:
         (codecs.RAW, ("raw",)),
         (codecs.ZSTD, ("raw", "zstd")),
         (codecs.AUTO, ("planes", "raw", "zstd", "middle-out")),
-        (codecs.Int8Block(16), ("raw", "zstd", "planes", "int8-block")),
+        (codecs.named("int8-block", {"block": 16}), ("raw", "zstd", "planes", "int8-block")),
     ],
     ids=str,
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from comfy_gpu_offload.codec_names import COMPRESSIONS, REMOVED
 from comfy_gpu_offload.config.settings import PREFIX, Settings, given_settings, load_settings, variable
 from comfy_gpu_offload.errors import ConfigError
 
@@ -97,6 +98,7 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RETRY_S", "-1"),
         ("RETRY_S", "soon-ish"),
         ("COMPRESSION", "gzip-9000"),
+        ("COMPRESSION", "raw"),
         ("FRAME_BYTES", "0"),
         ("CA_FILE", "/nowhere/cert.pem"),
         ("CA_FILE", "/"),
@@ -113,6 +115,17 @@ def test_a_wrong_value_names_its_variable_and_is_not_repeated(
     assert "Value error" not in str(caught.value)
     if name == "TOKEN":
         assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_every_listed_compression_is_a_value(name: str) -> None:
+    assert given_settings(compression=name).compression == name
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_codec_is_named_with_what_to_use(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"COMFY_GPU_OFFLOAD_COMPRESSION: {name} was removed.* auto.* int8-block"):
+        given_settings(compression=name)
 
 
 @pytest.mark.parametrize(

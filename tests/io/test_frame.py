@@ -284,6 +284,8 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("bad_digest", build([row(digest="x" * 32)])),
     ("unknown_codec", build([row(codec="middle-out")])),
     ("unknown_codec", build([row(codec="auto")])),
+    ("unknown_codec", build([row(codec="fp8", dtype="F16", shape=[1, 4, 512], parameters={"block": 64})], GOOD)),
+    ("unknown_codec", build([row(codec="int8-channel", dtype="F16", shape=[1, 4, 512])], GOOD)),
     ("unknown_codec", build([row(codec=1)])),
     ("unknown_codec", build([row(parameters={"level": 3})])),
     ("unknown_codec", build([row(codec="int8-block", parameters={"block": 5})])),
@@ -309,7 +311,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("contradiction", build([row(dtype="I8")], GOOD)),
     ("bad_payload", build([row(codec="zstd", shape=[100])], GOOD)),
     ("bad_payload", build([row(codec="planes", shape=[100])], GOOD)),
-    ("bad_payload", build([row(codec="int8-channel", dtype="F16", shape=[1, 4, 512])], GOOD)),
+    ("bad_payload", build([row(codec="int8-block", dtype="F16", shape=[1, 4, 512])], GOOD)),
 ]
 
 
@@ -318,6 +320,12 @@ def test_every_malformation_has_its_name(name: str, frame: bytes) -> None:
     with pytest.raises(FrameError) as caught:
         decode(frame, LIMITS)
     assert caught.value.malformation == name
+
+
+@pytest.mark.parametrize("codec", ["fp8", "int8-channel"])
+def test_a_frame_of_an_earlier_release_is_refused_with_what_to_use(codec: str) -> None:
+    with pytest.raises(FrameError, match=f"{codec!r} was removed .* set COMFY_GPU_OFFLOAD_COMPRESSION to auto"):
+        decode(build([row(codec=codec)], GOOD))
 
 
 def test_the_specification_names_what_the_code_can_raise_and_nothing_else() -> None:

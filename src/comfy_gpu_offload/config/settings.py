@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from ..codec_names import COMPRESSIONS, REMOVED
 from ..errors import ConfigError
 from .address import HTTPS, Address
 
@@ -40,8 +41,6 @@ _ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Bytes = Annotated[int, Field(gt=0)]
-# The lossy ones are for those who ask for them by name.
-Compression = Literal["auto", "none", "zstd", "planes", "int8-block", "int8-channel", "fp8", "int4-block"]
 EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ class Settings(BaseSettings):
         wake_timeout_s: how long an endpoint without a running worker is waited for.
         gpu_rate: what the worker's GPU costs, in dollars a second; for estimates alone.
         ca_file: certificates to trust besides the system's, for a worker with one of its own.
-        compression: how tensors are stored. `auto` takes the lossless way whose step is the shortest, by what the
-            session measures.
+        compression: one of `codec_names.COMPRESSIONS`. `auto` uses the lossless encoding with the shortest step, by
+            what the session measures.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
         silence_s: how long a connection may stay open with nothing on it, not even a sign of life, until a call is
             made again on another.
@@ -109,7 +108,7 @@ class Settings(BaseSettings):
     wake_timeout_s: Seconds = 180.0
     gpu_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     ca_file: Path | None = None
-    compression: Compression = "auto"
+    compression: str = "auto"
     connect_timeout_s: Seconds = 10.0
     call_timeout_s: Seconds = 330.0
     load_timeout_s: Seconds = 900.0
@@ -123,6 +122,17 @@ class Settings(BaseSettings):
     upload_bytes: Annotated[int, Field(ge=0)] = 16 * 1024**3
     model_bytes: Annotated[int, Field(ge=0)] = 0
     comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
+
+    @field_validator("compression")
+    @classmethod
+    def _check_compression(cls, value: str) -> str:
+        if value in REMOVED:
+            raise ValueError(
+                f"{value} was removed: set it to auto, which is lossless, or to {REMOVED[value]}, which is lossy"
+            )
+        if value not in COMPRESSIONS:
+            raise ValueError(f"it is one of {', '.join(COMPRESSIONS)}")
+        return value
 
     @field_validator("token", "runpod_api_key")
     @classmethod

@@ -40,7 +40,7 @@ def received(frame: EncodedFrame) -> torch.Tensor:
 
 def is_lossy_for(codec: Any, tensor: torch.Tensor) -> bool:
     """Whether such a tensor may come back otherwise than it went."""
-    if getattr(codec, "lossless", True) or not is_taken(NAMES[tensor.dtype], tuple(tensor.shape)):
+    if codec.lossless or not is_taken(NAMES[tensor.dtype], tuple(tensor.shape)):
         return False
     return bool(torch.isfinite(tensor).all())
 

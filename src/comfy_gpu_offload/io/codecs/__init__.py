@@ -1,8 +1,8 @@
-"""Codecs: how one tensor's bytes are stored in a frame.
+"""Codecs: ways to store the bytes of one tensor in a frame.
 
-A codec is a frozen value. Its name and parameters go into the frame's header, so a decoder needs nothing
-else. Others join through `register`. The lossy ones are for those who ask for them by name; each states a bound
-on its error. docs/codecs.md describes each payload.
+A codec is a frozen value. The frame's header states its name and parameters, so a decoder needs nothing else.
+`codec_names.py` lists all codecs. The lossy ones are used only by users who name them in the settings, and each
+states a bound on its error (`max_error`). docs/codecs.md specifies the payloads.
 """
 
 from __future__ import annotations
@@ -13,13 +13,9 @@ from typing import NamedTuple
 from ..buffers import Buffer
 from .auto import Auto
 from .base import Chooser, Codec
-from .fp8 import Fp8
-from .int4_block import Int4Block
-from .int8_block import Int8Block
-from .int8_channel import Int8Channel
 from .planes import Planes
 from .raw import Raw
-from .registry import named, names, parameters, register, register_chooser, wanted
+from .registry import named, names, parameters, register, register_chooser, register_listed, wanted
 from .zstd import Zstd
 
 __all__ = [
@@ -27,17 +23,9 @@ __all__ = [
     "PLANES",
     "RAW",
     "ZSTD",
-    "Auto",
     "Chooser",
     "Codec",
-    "Encoded",
-    "Fp8",
-    "Int4Block",
-    "Int8Block",
-    "Int8Channel",
-    "Planes",
-    "Raw",
-    "Zstd",
+    "EncodedTensor",
     "encode",
     "named",
     "names",
@@ -47,18 +35,17 @@ __all__ = [
     "wanted",
 ]
 
-for _codec in (Raw, Zstd, Planes, Int8Block, Int8Channel, Fp8, Int4Block):
-    register(_codec)
+register_listed()
 
 RAW = named(Raw.name)
-ZSTD = Zstd()
-PLANES = Planes()
+ZSTD = named(Zstd.name)
+PLANES = named(Planes.name)
 AUTO = Auto()
 register_chooser(AUTO)
 
 
-class Encoded(NamedTuple):
-    """A tensor's payload and the codec that made it."""
+class EncodedTensor(NamedTuple):
+    """A tensor's payload, and the codec that made it."""
 
     codec: Codec
     payload: Buffer
@@ -66,22 +53,23 @@ class Encoded(NamedTuple):
 
 def encode(
     codec: Codec | Chooser, data: memoryview, dtype: str, shape: tuple[int, ...], *, exact: bool = False
-) -> Encoded:
-    """The tensor by that codec, by the chooser's choice, or raw where neither makes it smaller.
+) -> EncodedTensor:
+    """Encode a tensor by `codec`, or by the choice of a chooser, or as it is where neither makes it smaller.
 
-    What a lossy codec does not take goes losslessly, and so does everything if it must be `exact`.
+    A tensor that a lossy codec does not take is encoded as `AUTO` would, and so is every tensor that must stay
+    `exact`. The other arguments are those of `Codec.encode`.
     """
     if codec is RAW:
-        return Encoded(RAW, data)
+        return EncodedTensor(RAW, data)
     for candidate in _candidates(codec, data, dtype, shape, exact):
         payload = candidate.encode(data, dtype, shape)
         if payload is not None:
-            return Encoded(candidate, payload)
-    return Encoded(RAW, data)
+            return EncodedTensor(candidate, payload)
+    return EncodedTensor(RAW, data)
 
 
 def used_by(codec: Codec | Chooser) -> tuple[str, ...]:
-    """The codecs that tensors may be stored by where this one is asked for: what a receiver has to know."""
+    """Return the names of the codecs that `encode` may use for this one: a receiver must know all of them."""
     if isinstance(codec, Chooser):
         return codec.among
     others = (RAW.name,) if codec.lossless else AUTO.among
@@ -91,6 +79,7 @@ def used_by(codec: Codec | Chooser) -> tuple[str, ...]:
 def _candidates(
     codec: Codec | Chooser, data: memoryview, dtype: str, shape: tuple[int, ...], exact: bool
 ) -> Iterator[Codec]:
+    """Yield the codecs to try, in order."""
     if not isinstance(codec, Chooser):
         if codec.lossless or not exact:
             yield codec

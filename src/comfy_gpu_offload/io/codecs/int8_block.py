@@ -31,29 +31,15 @@ class Int8Block(BlockQuantised):
         return to_int8(ratios)
 
     def _values(self, codes: Bytes) -> Tensor:
-        return from_int8(codes)
+        if (codes == 0x80).any():
+            raise CodecError("-128 is no code")
+        return torch.from_numpy(codes).view(torch.int8).float()
 
     def _error(self, values: Tensor, scales: Tensor) -> Tensor:
-        return int8_error(values, scales)
+        # Half a step, and the rounding of a quotient of up to 127 in float32.
+        return (scales * (0.5 + 127 * 2**-24)).expand_as(values)
 
 
 def to_int8(ratios: Tensor) -> Bytes:
-    """Float32 within 127 of zero, as the two's complement bytes of the nearest integers."""
+    """Return the nearest integers to float32 numbers within 127 of zero, as two's complement bytes."""
     return ratios.round().to(torch.int8).view(torch.uint8).numpy()
-
-
-def from_int8(codes: Bytes) -> Tensor:
-    """The integers as float32.
-
-    Raises:
-        CodecError: -128 is among them.
-    """
-    if (codes == 0x80).any():
-        raise CodecError("-128 is no code")
-    return torch.from_numpy(codes).view(torch.int8).float()
-
-
-def int8_error(values: Tensor, scales: Tensor) -> Tensor:
-    """How far each value may be from its integer times its scale."""
-    # Half a step, and the rounding of a quotient of up to 127 in float32.
-    return (scales * (0.5 + 127 * 2**-24)).expand_as(values)
