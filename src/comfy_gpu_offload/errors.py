@@ -1,55 +1,56 @@
-"""Every error this package raises on purpose.
+"""The package's errors: one tree, whose messages say what failed and what to do.
 
 OffloadError
 ├── ConfigError            a setting is missing or wrong; names it and says what it should look like
-├── UnsupportedValueError  something that cannot travel; names where it was found and what it is
+├── UnsupportedValueError  a value that cannot be sent to the worker; names its place and its type
 ├── UnsupportedStateError  torch's state around a call, which the worker does not follow; says what to do
-├── UnsupportedPatchError  a patched model carries what cannot travel; lists all of it
+├── UnsupportedPatchError  a model with patches that cannot be sent to the worker; lists all of them
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
-├── UnsupportedCodecError  the worker cannot read what the compression asked for makes; says what it can
-├── RemoteMergeError       a model at the worker that is merged into one that is here
-├── RemoteWeightsError     weights at the worker that something here would read or convert: to save them, say
+├── UnsupportedCodecError  the worker cannot decode the compression that is set; names those that it can
+├── RemoteMergeError       a merge of a model at the worker into a model on this machine
+├── RemoteWeightsError     weights at the worker that code on this machine needs, to save them for example
+│   └── RemoteWeightError      one such weight; names it, and the code that needs it
 ├── RemoteControlNetError  a ControlNet at the worker that is used where it cannot work; says what to do
 ├── FrameError             bytes that are not a frame; `malformation` is the name in docs/frame.md
-├── MessageError           a good frame that says something the protocol does not know
-├── CodecError             a payload its codec cannot decode
+├── MessageError           a well-formed frame whose message the protocol does not know
+├── CodecError             a payload that its codec cannot decode
 ├── TransportError         the worker could not be reached, or the exchange broke
 │   ├── ConnectError           no connection: refused, unresolved, no route
-│   │   └── ProxyError             the proxy that the environment names is not there, or does not let through
+│   │   └── ProxyError             the environment's proxy is not there, or refuses the connection
 │   ├── ConnectionLostError    the connection ended before the reply was complete
-│   │   ├── SilentConnectionError  it stayed open, and nothing came any more
-│   │   └── WrongReplyError        what came answers another request
+│   │   ├── SilentConnectionError  it stayed open, but nothing came any more
+│   │   └── WrongReplyError        the reply answers another request
 │   ├── ExchangeTimeoutError   no reply within the time allowed
-│   ├── ForkedWorkerError      a worker within the process that this one was forked from; never retried
+│   ├── ForkedWorkerError      the worker ran within the process that this one was forked from; never retried
 │   ├── TlsError               the certificate was not accepted; never retried
-│   ├── HttpStatusError        an HTTP reply that is not ours: a proxy, a waking endpoint, a wrong address
-│   ├── NoWorkerError          an endpoint whose worker still has to start, or is gone
+│   ├── HttpStatusError        an HTTP reply without a frame: of a proxy, a starting endpoint, a wrong address
+│   ├── NoWorkerError          an endpoint without a worker that answers: it has to start, or is gone
 │   └── RunPodError            RunPod's API refused, failed, or could not be asked
 │       ├── RunPodAuthError            the API key is wrong, or does not allow this
 │       ├── RunPodNotFoundError        no such endpoint, or the job is gone
 │       ├── RunPodWrongKindError       the endpoint is not a queue endpoint
 │       ├── RunPodPayloadTooLargeError over what the endpoint takes; `size_bytes`, `limit_bytes`
-│       ├── RunPodRequestError         a request that RunPod refuses, or that is not sent because it would
+│       ├── RunPodRequestError         a request that RunPod refuses, or would refuse and that is not sent
 │       ├── RunPodRateLimitError       too many requests
 │       ├── RunPodServerError          RunPod, or the edge before it, failed
 │       ├── RunPodNetworkError         no connection, or it ended before the reply was complete
 │       ├── RunPodReplyError           a reply that is not of the documented form
-│       └── RunPodJobError             a job that RunPod took gave no output; `job_id` says which
-│           ├── RunPodOutputLostError      it completed, and its output is lost
+│       └── RunPodJobError             an accepted job gave no output; `job_id` says which
+│           ├── RunPodOutputLostError      it completed, but its output is lost
 │           ├── RunPodJobFailedError       it failed; `code`, `message` and `detail` say how
-│           ├── RunPodJobTimedOutError     RunPod ended it: its time was over
+│           ├── RunPodJobTimedOutError     RunPod ended it when its time was over
 │           ├── RunPodJobCancelledError    it was cancelled
-│           └── RunPodJobUnfinishedError   it has not ended within the time it was waited for
+│           └── RunPodJobUnfinishedError   it did not end within the time allowed
 └── WorkerFaultError       the worker answered with a fault; `code` says which
-    ├── WorkerBusyError        others' calls come first; asked again, it gets its turn
+    ├── WorkerBusyError        other calls come first; a repeated call gets its turn
     ├── UnauthorizedError      wrong or missing token
     ├── VersionSkewError       the two sides speak different protocols
     ├── UnknownModelError      the worker has no such model
-    ├── ModelChangedError      the model is not the one the session was opened with
+    ├── ModelChangedError      the model is not the one that the session was opened with
     ├── TooLargeError          over one of the worker's limits
     ├── CallCancelledError     the call was cancelled
-    └── ModelFailedError       the model itself raised; a RuntimeError too, as it would be here
-        └── WorkerMemoryError      the worker's device ran out of memory; a torch.OutOfMemoryError too
+    └── ModelFailedError       the model itself raised; also a RuntimeError, as with a local model
+        └── WorkerMemoryError      the worker's device ran out of memory; also a torch.OutOfMemoryError
 """
 
 from __future__ import annotations
@@ -59,18 +60,21 @@ from typing import Any
 
 try:
     from torch import OutOfMemoryError as _OutOfMemoryError
-except ImportError:  # without torch a command says what to install; torch before 2.5 has it elsewhere
+except ImportError:  # no torch (commands say what to install), or torch before 2.5, which has it elsewhere
     _OutOfMemoryError = RuntimeError  # type: ignore[misc,assignment]
+
+# The same advice in many messages. The words in quotes are the label of the loader nodes' switch.
+_RUN_HERE = 'Remote Model Loader with "run on the worker" off, or ComfyUI\'s own loader'
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """One thing about a patched model that cannot travel.
+    """A reason why a patched model cannot run on the worker, with its cause and its remedy.
 
     Attributes:
-        what: it is.
-        nodes: which nodes usually put it there.
-        remedy: what to do, in a sentence or two.
+        what: the patch, option or change that cannot be sent, as a noun phrase: ``the injection 'lora'``.
+        nodes: the nodes or the code that put it there, as far as that is known.
+        remedy: what the user can do about it, in a sentence or two.
     """
 
     what: str
@@ -78,16 +82,16 @@ class Obstacle:
     remedy: str
 
     @property
-    def named(self) -> str:
-        """What it is and which nodes put it there."""
+    def summary(self) -> str:
+        """The reason and its cause, without the remedy."""
         return f"{self.what} ({self.nodes})"
 
     def __str__(self) -> str:
-        return f"{self.named}. {self.remedy}"
+        return f"{self.summary}. {self.remedy}"
 
 
 class OffloadError(Exception):
-    """Base of all errors of this package. The message says what happened and what to do next."""
+    """Base of all errors of this package. Its message says what failed and what to do."""
 
 
 class ConfigError(OffloadError):
@@ -95,111 +99,112 @@ class ConfigError(OffloadError):
 
 
 class UnsupportedValueError(OffloadError):
-    """A value that cannot travel.
+    """A value that cannot be sent to the worker.
 
     Attributes:
         path: where it was found, e.g. ``kwargs['transformer_options']['patches']``.
         kind: its type's qualified name.
-        why: what about it cannot travel.
+        why: why it cannot be sent.
     """
 
     def __init__(self, path: str, kind: str, why: str) -> None:
-        super().__init__(f"{path} holds a {kind}, which cannot travel to the worker: {why}")
+        super().__init__(f"{path} holds a {kind}, which cannot be sent to the worker: {why}")
         self.path = path
         self.kind = kind
         self.why = why
 
 
 class UnsupportedStateError(OffloadError):
-    """Torch's state around a call, which would change what a local model computes and does not travel."""
+    """Torch's state around a call changes a local model's results, and the worker does not follow it."""
 
 
 class UnsupportedPatchError(OffloadError):
-    """A patched model carries what cannot travel.
+    """A model has patches that cannot be sent to the worker.
 
     Attributes:
-        obstacles: everything found.
+        obstacles: one for each of them.
     """
 
     def __init__(self, obstacles: tuple[Obstacle, ...]) -> None:
         listed = "\n".join(f"  - {obstacle}" for obstacle in obstacles)
         super().__init__(
-            f"This remote model was patched in a way that cannot travel to the worker:\n{listed}\n"
-            "With the model loaded here (Remote Model Loader with use_runpod off) all is as in ComfyUI itself."
+            f"This remote model has patches that cannot be sent to the worker:\n{listed}\n"
+            f"To use them all the same, load the model here: {_RUN_HERE}."
         )
         self.obstacles = obstacles
 
 
 class UnsupportedRunError(OffloadError):
-    """A sampling run that cannot go to the worker as a whole, though it may step by step.
+    """A sampling run that cannot go to the worker as a whole, though perhaps step by step.
 
     Attributes:
-        obstacle: what stands against it, and which nodes usually put it there.
+        obstacle: the reason, and the nodes that usually cause it.
     """
 
     def __init__(self, obstacle: str) -> None:
         super().__init__(
-            f"This run cannot go to the worker as a whole: {obstacle}. Set offload to auto or each step, where the "
-            "sampling runs here and only the model at the worker, or do without it."
+            f"This run cannot go to the worker as a whole: {obstacle}. In Remote Sampler, set offload to "
+            '"auto" or "each step", so that only the model runs on the worker, or bypass that node.'
         )
         self.obstacle = obstacle
 
 
 class UnsupportedCodecError(OffloadError):
-    """The worker cannot read what the compression that is set would make of tensors.
+    """The worker does not know the codecs of the compression that is set.
 
     Attributes:
-        unknown: the codecs that it does not know.
+        unknown: these codecs.
     """
 
     def __init__(self, unknown: tuple[str, ...], release: str, others: tuple[str, ...]) -> None:
         super().__init__(
-            f"Tensors would be stored by {', '.join(unknown)}, which the worker (comfy-gpu-offload {release:.40}) "
-            "does not know. Install the newer release of comfy-gpu-offload on both sides, or set "
-            f"COMFY_GPU_OFFLOAD_COMPRESSION to {' or '.join(others)}."
+            f"The worker (comfy-gpu-offload {release:.40}) cannot decode {', '.join(unknown)}. Install the newer "
+            "release of comfy-gpu-offload on both sides, or set COMFY_GPU_OFFLOAD_COMPRESSION to "
+            f"{' or '.join(others)}."
         )
         self.unknown = unknown
 
 
 class RemoteControlNetError(OffloadError):
-    """A ControlNet at the worker that is used where it cannot work: with a model that is here, say."""
+    """A ControlNet at the worker that is used where it cannot work, with a local model for example."""
 
 
 class RemoteMergeError(OffloadError):
-    """A model at the worker that is merged into one that is here."""
+    """A merge of a model at the worker into a model on this machine."""
 
     def __init__(self, name: str = "") -> None:
-        model = f"the remote model {name!r}" if name else "a remote model"
+        model = f"The remote model {name!r}" if name else "A remote model"
         super().__init__(
-            f"The weights of {model} are at the worker, and cannot be merged into a model that "
-            "is here. Load both with Remote Model Loader: then the worker merges them."
+            f"{model} cannot be merged into a model on this machine, because its weights are at the worker. Load "
+            "both models with Remote Model Loader: then the worker merges them."
         )
 
 
 class RemoteWeightsError(OffloadError):
-    """Weights at the worker that something here would read."""
+    """Weights at the worker that code on this machine needs."""
 
     def __init__(self, name: str, purpose: str) -> None:
+        """`purpose`: what they are needed for, e.g. ``to save them``."""
         super().__init__(
-            f"The weights of the remote model {name!r} are at the worker and cannot be read here, {purpose}. Load "
-            "the model here for that: Remote Model Loader with use_runpod off, or ComfyUI's own loader."
+            f"The weights of the remote model {name!r} are at the worker and cannot be read here {purpose}. Load "
+            f"the model here: {_RUN_HERE}."
         )
 
 
 class RemoteWeightError(RemoteWeightsError):
-    """A weight at the worker that something here would read or change.
+    """A weight at the worker that code on this machine would read or change.
 
     Attributes:
-        name: the model's.
-        key: the weight's name in it.
-        by: whose code it is.
+        name: the model's name.
+        key: the weight's key in the model.
+        by: that code, e.g. ``nodes: LoraSave.save``.
     """
 
     def __init__(self, name: str, key: str, by: str) -> None:
         OffloadError.__init__(
             self,
-            f"{by} would read or change {key}, a weight of the remote model {name!r} and so at the worker. Bypass "
-            "that node, or load the model here: Remote Model Loader with use_runpod off, or ComfyUI's own loader.",
+            f"{by} cannot read or change {key}: it is a weight of the remote model {name!r}, at the worker. Bypass "
+            f"that node, or load the model here: {_RUN_HERE}.",
         )
         self.name = name
         self.key = key
@@ -223,7 +228,7 @@ class MessageError(OffloadError):
 
 
 class CodecError(OffloadError):
-    """A payload that its codec cannot decode, or a codec that is not known."""
+    """A payload that its codec cannot decode, or an unknown codec."""
 
 
 class TransportError(OffloadError):
@@ -240,7 +245,7 @@ class ConnectError(TransportError):
     """No connection could be made.
 
     Attributes:
-        unknown_host: whether there is no such name, which waiting does not change.
+        unknown_host: whether the host's name does not exist, so that waiting is of no use.
     """
 
     def __init__(self, message: str, *, unknown_host: bool = False) -> None:
@@ -249,10 +254,10 @@ class ConnectError(TransportError):
 
 
 class ProxyError(ConnectError):
-    """The proxy that the environment names is not there, or does not let a connection through.
+    """The proxy that the environment names is not there, or refuses the connection.
 
     Attributes:
-        retryable: whether another attempt may be let through.
+        retryable: whether another attempt may succeed.
     """
 
     def __init__(self, message: str, *, retryable: bool) -> None:
@@ -265,11 +270,11 @@ class ConnectionLostError(TransportError):
 
 
 class SilentConnectionError(ConnectionLostError):
-    """The connection stayed open, and nothing came any more."""
+    """The connection stayed open, but nothing came any more."""
 
 
 class WrongReplyError(ConnectionLostError):
-    """A reply to another request than the one that was made."""
+    """The reply answers another request."""
 
 
 class ExchangeTimeoutError(TransportError):
@@ -277,7 +282,7 @@ class ExchangeTimeoutError(TransportError):
 
 
 class ForkedWorkerError(TransportError):
-    """The worker runs within the process that this one was forked from."""
+    """The worker ran within the process that this one was forked from."""
 
     retryable = False
 
@@ -289,7 +294,7 @@ class TlsError(TransportError):
 
 
 class HttpStatusError(TransportError):
-    """An HTTP reply that carries no frame.
+    """An HTTP reply without a frame.
 
     Attributes:
         status: the HTTP status code.
@@ -305,7 +310,7 @@ class NoWorkerError(TransportError):
     """An endpoint has no worker that answers: it still has to start, or is gone.
 
     Attributes:
-        status: the HTTP status code that said so, or None.
+        status: the HTTP status code by which that is known, or None.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -317,11 +322,11 @@ class RunPodError(TransportError):
     """RunPod's API refused, failed, or could not be asked.
 
     Attributes:
-        status: the HTTP status code, or None where no reply came or none was asked for.
-        retryable: whether the same request may succeed later without doing harm.
-        maybe_submitted: whether a job may have begun of which nothing is known, so that sending it again could
-            bill it twice. Never together with `retryable`.
-        retry_after_s: how long RunPod asks to wait, or None.
+        status: the HTTP status code, or None if there was no reply.
+        retryable: whether the same request may succeed later and does no harm if it is repeated.
+        maybe_submitted: whether RunPod may have accepted a job whose id is unknown, so that sending it again
+            could bill it twice. Never together with `retryable`.
+        retry_after_s: the time that RunPod asks to wait, or None.
     """
 
     retryable = False
@@ -358,11 +363,11 @@ class RunPodWrongKindError(RunPodError):
 
 
 class RunPodPayloadTooLargeError(RunPodError):
-    """A request over what a RunPod endpoint takes.
+    """A request over a RunPod endpoint's limit.
 
     Attributes:
-        size_bytes: of the encoded request, or None where it is not known.
-        limit_bytes: what it may take on this route, or None where RunPod did not say.
+        size_bytes: the size of the encoded request, or None if unknown.
+        limit_bytes: the route's limit, or None if RunPod did not name it.
     """
 
     def __init__(
@@ -379,7 +384,7 @@ class RunPodPayloadTooLargeError(RunPodError):
 
 
 class RunPodRequestError(RunPodError):
-    """A request that RunPod refuses, or that is not sent because it would."""
+    """A request that RunPod refuses, or would refuse and that is not sent."""
 
 
 class RunPodRateLimitError(RunPodError):
@@ -398,7 +403,7 @@ class RunPodNetworkError(RunPodError):
     """No connection to RunPod, or it ended before the reply was complete.
 
     Attributes:
-        connected: whether there was a connection, so that RunPod may have received the request.
+        connected: whether there was a connection, and RunPod may have received the request.
     """
 
     retryable = True
@@ -415,10 +420,10 @@ class RunPodReplyError(RunPodError):
 
 
 class RunPodJobError(RunPodError):
-    """A job that RunPod took gave no output.
+    """A job that RunPod accepted gave no output.
 
     Attributes:
-        job_id: RunPod's name of the job.
+        job_id: RunPod's id of the job.
     """
 
     def __init__(self, message: str, *, job_id: str, retryable: bool | None = None) -> None:
@@ -427,17 +432,17 @@ class RunPodJobError(RunPodError):
 
 
 class RunPodOutputLostError(RunPodJobError):
-    """The job completed, and its output is lost."""
+    """The job completed, but its output is lost."""
 
 
 class RunPodJobFailedError(RunPodJobError):
     """The job failed.
 
     Attributes:
-        message: what the worker, or RunPod, says of it, in one line.
-        code: the worker's own name of the fault, or None.
-        detail: what the worker sent as JSON, all of it, or None. May hold tensors: not for a log.
-        retryable: whether the worker says so.
+        message: the worker's message, or RunPod's, in one line.
+        code: the worker's code of the fault, or None.
+        detail: all the JSON that the worker sent, or None. It may hold tensors, so it must not be logged.
+        retryable: whether the worker says that the same request may succeed later.
     """
 
     def __init__(
@@ -457,7 +462,7 @@ class RunPodJobFailedError(RunPodJobError):
 
 
 class RunPodJobTimedOutError(RunPodJobError):
-    """RunPod ended the job: its time was over, in the queue or on a worker."""
+    """RunPod ended the job when its time in the queue or on a worker was over."""
 
 
 class RunPodJobCancelledError(RunPodJobError):
@@ -465,7 +470,7 @@ class RunPodJobCancelledError(RunPodJobError):
 
 
 class RunPodJobUnfinishedError(RunPodJobError):
-    """The job has not ended within the time it was waited for. It goes on until it is cancelled."""
+    """The job did not end within the time allowed. It goes on until it is cancelled."""
 
 
 class WorkerFaultError(OffloadError):
@@ -473,9 +478,9 @@ class WorkerFaultError(OffloadError):
 
     Attributes:
         code: the fault's code (`protocol.FaultCode`).
-        worker_traceback: where in the worker's code it happened, or None. For a log at DEBUG.
+        worker_traceback: the traceback in the worker's code, or None. To be logged at DEBUG only.
         retryable: whether the same request may succeed later.
-        unread: whether the worker could not read what it was asked, so that the way may have altered it.
+        unread: whether the worker could not read the request, which may have been damaged on its way.
     """
 
     def __init__(
@@ -495,7 +500,7 @@ class WorkerFaultError(OffloadError):
 
 
 class WorkerBusyError(WorkerFaultError):
-    """Others' calls come first, or the worker still starts. Asked again, a call gets its turn."""
+    """Other calls come first, or the worker is still starting. A repeated call gets its turn."""
 
 
 class UnauthorizedError(WorkerFaultError):
@@ -511,11 +516,11 @@ class UnknownModelError(WorkerFaultError):
 
 
 class ModelChangedError(WorkerFaultError):
-    """The worker's model is not the one the session was opened with."""
+    """The worker's model is not the one that the session was opened with."""
 
 
 class TooLargeError(WorkerFaultError):
-    """Over one of the worker's limits."""
+    """The request is over one of the worker's limits."""
 
 
 class CallCancelledError(WorkerFaultError):
@@ -523,9 +528,9 @@ class CallCancelledError(WorkerFaultError):
 
 
 class ModelFailedError(WorkerFaultError, RuntimeError):
-    """The model itself raised.
+    """The model itself raised an error.
 
-    A `RuntimeError`, so that what handles a local model's errors by their class does so: ComfyUI's tips, a script.
+    It is a `RuntimeError`, because code that handles a local model's errors, such as ComfyUI's, goes by the class.
     """
 
 

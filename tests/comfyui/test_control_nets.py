@@ -270,8 +270,8 @@ def test_comfyuis_loader_of_such_a_one_is_refused_for_a_model_at_the_worker(
     )
     scene.workflow.add("PreviewAny", source=scene.positive)
     said = refused(comfyui, scene, "RemoteWeightError")
-    assert re.match(r"nodes: DiffControlNetLoader\.load_controlnet would read or change diffusion_model\.", said)
-    assert "use_runpod off" in said
+    assert re.match(r"nodes: DiffControlNetLoader\.load_controlnet cannot read or change diffusion_model\.", said)
+    assert '"run on the worker" off' in said
 
 
 def test_what_the_workers_comfyui_warns_of_is_shown_on_the_loader(comfyui: ComfyUI) -> None:

@@ -94,7 +94,7 @@ def test_what_reads_weights_is_refused_and_writes_nothing(found: Found) -> None:
     assert len(refused) >= 5
     for name, run in refused.items():
         assert run["said"].startswith("RemoteWeightsError: The weights of the remote model 'mmdit."), (name, run)
-        assert "use_runpod off" in run["said"]
+        assert '"run on the worker" off' in run["said"]
         assert run["files"] == run["calls"] == 0
     assert found["read"]["same after it"]
 

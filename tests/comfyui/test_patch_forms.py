@@ -69,7 +69,7 @@ def test_a_lora_with_no_key_of_the_model_is_said_to_change_nothing(found: Found)
     assert run["each step"]
     assert run["whole loop"]
     assert not run["mattered"]
-    assert run["said"] == ["A LoRA: none of its keys are this model's, so it changes nothing."]
+    assert run["said"] == ["A LoRA: it has none of this model's keys, so it changes nothing."]
 
 
 @pytest.mark.parametrize("name", ["a LoRA", "a LoRA that does not fit", "merged with another"])

@@ -238,7 +238,7 @@ def test_a_file_with_no_key_of_the_model_is_said_to_change_nothing(
     patched = lora("locon", 1.0)(scene.workflow, scene.workflow.remote(listed(MMDIT)))
     scene.sample("KSampler", patched, Sampling(seed=554), "unchanged")
     shown = shown_while_running(comfyui.api.url, scene.workflow.graph)
-    text = "locon.safetensors: none of its keys are this model's, so it changes nothing."
+    text = "locon.safetensors: it has none of this model's keys, so it changes nothing."
     assert text in shown[patched[0]].texts
 
 

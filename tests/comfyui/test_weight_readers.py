@@ -27,16 +27,16 @@ def test_what_needs_a_weights_data_is_refused_by_whose_code_it_is_and_the_weight
     assert len(found["refused"]) == 27
     for name, said in found["refused"].items():
         assert re.match(
-            r"RemoteWeightError: weight_readers: [\w.<>]+ would read or change "
-            r"diffusion_model\.text_embedding\.0\.weight, a weight of the remote model 'wan\.safetensors'",
+            r"RemoteWeightError: weight_readers: [\w.<>]+ cannot read or change "
+            r"diffusion_model\.text_embedding\.0\.weight: it is a weight of the remote model 'wan\.safetensors'",
             said,
         ), (name, said)
-        assert "use_runpod off" in said
+        assert '"run on the worker" off' in said
 
 
 def test_a_nodes_function_is_named(found: Found) -> None:
-    assert ": weight_readers: runs_a_layer would" in found["refused"]["a layer"]
-    assert ": weight_readers: in_place_around_a_call.wrapper would" in found["refused"]["in place around a call"]
+    assert ": weight_readers: runs_a_layer cannot" in found["refused"]["a layer"]
+    assert ": weight_readers: in_place_around_a_call.wrapper cannot" in found["refused"]["in place around a call"]
 
 
 def test_weights_that_are_loaded_into_a_layer_are_refused(found: Found) -> None:
@@ -45,7 +45,7 @@ def test_weights_that_are_loaded_into_a_layer_are_refused(found: Found) -> None:
 
 
 def test_comfyuis_own_loader_that_adds_to_weights_is_refused(found: Found) -> None:
-    assert found["diff"].startswith("RemoteWeightError: nodes: DiffControlNetLoader.load_controlnet would")
+    assert found["diff"].startswith("RemoteWeightError: nodes: DiffControlNetLoader.load_controlnet cannot")
 
 
 def test_what_needs_no_data_is_answered_as_by_a_weight_that_is_here(found: Found) -> None:
@@ -63,8 +63,8 @@ def test_runs_after_all_of_it_are_as_ever(found: Found) -> None:
 def test_a_weight_that_a_node_goes_on_without_is_said_with_each_run(found: Found, name: str) -> None:
     run = found["caught"][name]
     said = (
-        "weight_readers: <lambda> was refused diffusion_model.x_embedder.proj.weight, which is at the worker, and "
-        "went on: what it does may be missing."
+        "weight_readers: <lambda> could not read diffusion_model.x_embedder.proj.weight, which is at the worker, "
+        "and went on without: its effect may be missing."
     )
     assert run == {"same": [True, True], "refused": [], "said": [said, said], "loaded anew": False}
 
@@ -74,5 +74,5 @@ def test_a_change_that_a_node_goes_on_without_is_refused_with_each_run(found: Fo
     run = found["caught"][name]
     assert len(run["refused"]) == 2
     for said in run["refused"]:
-        assert said.startswith("RemoteWeightError: weight_readers: <lambda> would read or change")
+        assert said.startswith("RemoteWeightError: weight_readers: <lambda> cannot read or change")
     assert run["loaded anew"]

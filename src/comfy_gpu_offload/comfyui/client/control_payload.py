@@ -1,4 +1,4 @@
-"""What a call carries of ControlNets and T2I adapters."""
+"""The `control` argument of a call: outputs of ControlNets that run here, references to those at the worker."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from . import node_lines
 
 logger = logging.getLogger(__name__)
 
-# They take some of the model's own weights.
+# ControlNets that take some of the model's own weights.
 _READERS = (comfy.controlnet.ControlLora, comfy.controlnet.ControlNetSD35)
 
 
 @dataclass(frozen=True, eq=False)
 class RemoteControl:
-    """Stands where a ControlNet's residuals would, which are at the worker and never here.
+    """A reference to a ControlNet at the worker, in the place of its outputs, which are never here.
 
     Attributes:
-        applied: an `AppliedNet`'s fields.
-        dtype: what the control net computes in, or None for the model's own.
-        x: the latent as the control net reads it, or None where it looks at the size alone.
-        timestep, context, conds, chunks: see `CallInputs`.
-        previous: what the control nets before this one gave: residuals, another of these, or None.
+        applied: the fields of an `AppliedNet`.
+        dtype: the dtype that the ControlNet computes in, or None for the model's own.
+        x: the latent as the ControlNet reads it, [B, C, …], or None if it only needs the latent's size.
+        timestep: see `CallInputs`; [B].
+        context: see `CallInputs`; None if the ControlNet does not read it.
+        conds: see `CallInputs`.
+        chunks: see `CallInputs`.
+        previous: the result of the ControlNets applied before it: outputs, another reference, or None.
     """
 
     applied: Mapping[str, Any]
@@ -45,42 +48,50 @@ class RemoteControl:
     previous: Any
 
     def _refuse(self, *_: object) -> NoReturn:
-        """Refuses whatever would merge its own residuals with these.
+        """Refuse to be read: a ControlNet that runs here would add its own outputs to these.
 
         Raises:
             RemoteControlNetError: always.
         """
         raise RemoteControlNetError(
-            "A ControlNet that runs here was applied after one that runs at the worker, whose residuals are not "
-            "here. Apply the one that runs here first: the sum is the same."
+            "A ControlNet that runs here cannot be applied after one that runs at the worker, whose outputs are "
+            "not here. Apply the one that runs here first: the sum is the same."
         )
 
     __getitem__ = __iter__ = __contains__ = __len__ = get = keys = values = items = _refuse
 
 
-def travelling_control(
+def control_to_send(
     control: Any, dtype: torch.dtype, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Any, int]:
-    """A call's `control` as it goes to the worker, and the bytes of residuals that were computed here.
+    """Return a call's `control` as it goes to the worker, and the size in bytes of the outputs computed here.
 
-    Residuals go as they were computed, since rounding one before it is added makes another sum. Only where this
-    machine does not compute in `dtype`, the model's, and so could not give the same anyway, wider ones are rounded.
+    Outputs are sent as they were computed, because rounding them before they are added would change the sum. They
+    are rounded to `dtype` only if this machine does not compute in it, where a local run's sum would differ anyway.
 
     Args:
-        args, kwargs: the call's: what a control net at the worker reads of them is not sent again.
+        control: outputs of ControlNets by ComfyUI's names, or a `RemoteControl`.
+        dtype: the dtype that the worker's model computes in.
+        args: the call's positional arguments. Tensors among them that a ControlNet reads are not sent twice.
+        kwargs: the call's keyword arguments, likewise.
     """
     if not isinstance(control, RemoteControl):
         return to_data(control, None if _computes_in(dtype) else dtype)
     previous, size_bytes = None, 0
     if control.previous is not None:
-        previous, size_bytes = travelling_control(control.previous, dtype, args, kwargs)
+        previous, size_bytes = control_to_send(control.previous, dtype, args, kwargs)
     sent = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
     fields = {**control.applied, **_inputs(control, dtype, sent), "chunks": control.chunks, "previous": previous}
     return {KEY: fields}, size_bytes
 
 
 def _inputs(control: RemoteControl, dtype: torch.dtype, sent: list[torch.Tensor]) -> dict[str, Any]:
-    """What the control net computes from, as it would itself make it of what it is given."""
+    """Return the inputs that the ControlNet computes from, in its dtype.
+
+    Args:
+        dtype: used if the ControlNet has no dtype of its own.
+        sent: tensors of the call. One that equals an input takes its place, so that its data is sent once.
+    """
     dtype = control.dtype or dtype
 
     def cast(value: Any) -> Any:
@@ -106,7 +117,7 @@ def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _computes_in(dtype: torch.dtype) -> bool:
-    """Whether ComfyUI computes here in the dtype that the worker's model has."""
+    """Return whether ComfyUI on this machine computes in `dtype`."""
     management = comfy.model_management
     device = management.get_torch_device()
     if dtype is torch.float16:
@@ -114,20 +125,21 @@ def _computes_in(dtype: torch.dtype) -> bool:
     return dtype is not torch.bfloat16 or bool(management.should_use_bf16(device))
 
 
-def refusing_readers(function: Callable[..., dict[str, Any]], name: str) -> Callable[..., dict[str, Any]]:
-    """`function`, of a condition, which refuses ControlNets that would read the model's weights here.
+def refuse_weight_readers(function: Callable[..., dict[str, Any]], name: str) -> Callable[..., dict[str, Any]]:
+    """Wrap a model's `extra_conds_shapes` so that it refuses ControlNets that would read the model's weights here.
 
-    Control-LoRA passes over what it cannot read, and would go on with whatever lay in memory.
+    ComfyUI's Control-LoRA ignores weights that it cannot read, and would go on with uninitialised memory.
 
     Args:
-        name: the model's.
+        function: the method; it takes a condition's entries by name.
+        name: the model's name.
     """
 
     def checked(**condition: Any) -> dict[str, Any]:
         for net in chain_of(condition.get("control")):
             if isinstance(net, _READERS):
                 raise RemoteControlNetError(
-                    f"This ControlNet (a {type(net).__name__}) takes some of the model's own weights, and those of "
+                    f"This ControlNet (a {type(net).__name__}) needs some of the model's own weights, and those of "
                     f"{name!r} are at the worker. Load it with Remote ControlNet Loader: then it runs there."
                 )
         return function(**condition)
@@ -136,17 +148,17 @@ def refusing_readers(function: Callable[..., dict[str, Any]], name: str) -> Call
 
 
 def chain_of(control: Any) -> Iterator[Any]:
-    """A control net and those before it."""
+    """Yield a ControlNet and those that are applied before it, the last one first; nothing for None."""
     while control is not None:
         yield control
         control = getattr(control, "previous_controlnet", None)
 
 
-def warn_of_residuals(size_bytes: int) -> None:
-    """Tells the user what each step sends of a ControlNet that runs here, in the log and on the node."""
+def warn_of_uploads(size_bytes: int) -> None:
+    """Warn, in the log and on the running node, of a ControlNet here whose outputs every step uploads."""
     text = (
         f"A ControlNet or T2I adapter runs here: it adds up to {size_bytes / 1e6:.1f} MB to each step's upload. "
-        "Remote ControlNet Loader runs it at the worker."
+        "To run it at the worker, load it with Remote ControlNet Loader."
     )
     logger.warning("%s", text)
     node_lines.show(text)

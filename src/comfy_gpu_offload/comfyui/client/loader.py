@@ -1,4 +1,4 @@
-"""From a model's name to a MODEL: at the configured worker, or on this machine."""
+"""Functions of the loader nodes: load a model or a ControlNet by its name, at the worker or on this machine."""
 
 from __future__ import annotations
 
@@ -37,17 +37,20 @@ def _lists_here() -> Lists:
 logger = logging.getLogger(__name__)
 
 _sessions = Sessions()
-# Beside the folders of ComfyUI's users, under a name that is none's: no route gives out what lies there.
+# Next to the folders of ComfyUI's users. No user can have such a name, and no route serves files from it.
 _KEPT = Path(folder_paths.get_user_directory()) / "__comfy_gpu_offload" / "lists.json"
 lists = WorkerLists(_sessions, KeptLists(_KEPT), _lists_here)
 
 
 def version(use_runpod: bool | None = True) -> float:
-    """Return a number that is another once what a loader gave is no longer what it would give: its `IS_CHANGED`.
+    """Return a loader node's `IS_CHANGED`: a number that differs once the node has to run again.
 
-    So it is after a worker's model turned out to have changed, and after the settings name another worker: the
-    session with the earlier one is closed. Where the settings are wrong it is never equal to itself, so that the
-    loader runs and says so.
+    It differs after a worker's model has changed, and after the settings have named another worker; the session
+    with the earlier worker is closed. With wrong settings it is NaN, which differs from itself: the loader runs and
+    reports what is wrong.
+
+    Args:
+        use_runpod: the node's switch. Off (False), nothing depends on the worker. None, from a link, counts as on.
     """
     if use_runpod is False:
         return 0
@@ -61,7 +64,10 @@ def version(use_runpod: bool | None = True) -> float:
 
 @told_with_errors()
 def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
-    """The configured worker's model of that name.
+    """Return a MODEL for the configured worker's model of that name.
+
+    Args:
+        weight_dtype: a choice of ComfyUI's Load Diffusion Model, e.g. ``default`` or ``fp8_e4m3fn``.
 
     Raises:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the model.
@@ -72,10 +78,10 @@ def load_remote(name: str, weight_dtype: str) -> RemoteModelPatcher:
 
 @told_with_errors()
 def load_remote_control_net(name: str) -> RemoteControlNet:
-    """The configured worker's control net of that name.
+    """Return a CONTROL_NET for the configured worker's ControlNet of that name.
 
     Raises:
-        OffloadError: no worker is configured, it cannot be reached, or it cannot load the control net.
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the ControlNet.
     """
     _, remote = _loaded(PREFIX + name)
     return RemoteControlNet(remote)
@@ -94,21 +100,24 @@ def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteMo
 
 
 def warned(remote: RemoteModel) -> str:
-    """Return what the worker's ComfyUI warned of first when it loaded a model, to follow another text on a node."""
+    """Return the first warning of the worker's ComfyUI as it loaded a model, as a suffix of a node's line.
+
+    It is empty if there was none.
+    """
     warnings = remote.description.warnings
     return f". ComfyUI warned there: {warnings[0]}" if warnings else ""
 
 
 def _log_warnings(remote: RemoteModel) -> None:
     for text in remote.description.warnings:
-        logger.warning("The worker's ComfyUI, when it loaded %s: %s", remote.description.ref.name, text)
+        logger.warning("The worker's ComfyUI warned as it loaded %s: %s", remote.description.ref.name, text)
 
 
 def load_local_control_net(name: str) -> Any:
-    """The file of that name from this machine's own folders, loaded by ComfyUI's own loader.
+    """Return a CONTROL_NET from this machine's own folders, loaded by ComfyUI's own loader.
 
     Raises:
-        OffloadError: it is not here, or cannot be loaded.
+        OffloadError: there is no such file here, or it cannot be loaded.
     """
     nets = importlib.import_module("..installation.control_net_files", __package__)
     try:
@@ -118,10 +127,10 @@ def load_local_control_net(name: str) -> Any:
 
 
 def load_local(name: str, weight_dtype: str) -> Any:
-    """The same file from this machine's own model folders, loaded by ComfyUI's own loaders.
+    """Return a MODEL from this machine's own model folders, loaded by ComfyUI's own loaders.
 
     Raises:
-        OffloadError: it is not here, or cannot be loaded.
+        OffloadError: there is no such file here, or it cannot be loaded.
     """
     models = importlib.import_module("..installation.model_files", __package__)
     try:

@@ -1,20 +1,23 @@
-"""When a loaded remote model is no longer the worker's: ComfyUI keeps a loader's output until it is told so."""
+"""The counter by which ComfyUI learns that loaded remote models are outdated, so that their loaders run again.
+
+ComfyUI keeps a node's output until its inputs or its `IS_CHANGED` differ. The counter is part of the latter.
+"""
 
 from __future__ import annotations
 
 import threading
 
 _lock = threading.Lock()
-_generation = 0
+_epoch = 0
 
 
 def current() -> int:
-    """Return a number that grows each time a worker's model, or the worker itself, has become another."""
-    return _generation
+    """Return a number that is larger after each event by which loaded models became outdated."""
+    return _epoch
 
 
 def advance() -> None:
-    """Has every loader of a remote model run again with the next prompt."""
-    global _generation  # noqa: PLW0603  # one for the process, as ComfyUI's cache is
+    """Have every loader of a remote model run again with the next prompt."""
+    global _epoch  # noqa: PLW0603  # one for the process, as ComfyUI's cache is
     with _lock:
-        _generation += 1
+        _epoch += 1

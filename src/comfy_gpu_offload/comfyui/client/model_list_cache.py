@@ -1,4 +1,4 @@
-"""The last list of each worker, in a file that outlives ComfyUI: an endpoint is not started for it."""
+"""The last known lists of each worker's models, kept in a file so that no endpoint has to be started for them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class _File(BaseModel):
 
 
 class KeptLists:
-    """Lists by the address or the endpoint they come from, the last few of them. Thread-safe."""
+    """The lists of the last few workers, by their address or endpoint. Thread-safe."""
 
     def __init__(self, file: Path) -> None:
-        """`file` need not be there; one that cannot be read or written costs no more than a click."""
+        """`file`: need not exist. If it cannot be read or written, the user has to ask the worker once more."""
         self._file = file
         self._lock = threading.Lock()
         self._lists: dict[str, _Lists] | None = None
 
     def get(self, target: str) -> Mapping[str, tuple[str, ...]] | None:
-        """Return the lists last kept for `target`, or None."""
+        """Return the lists last kept for an address or endpoint, by their kind; None if there are none."""
         with self._lock:
             return self._read().get(_digest(target))
 
     def put(self, target: str, lists: Mapping[str, tuple[str, ...]]) -> None:
-        """Keep `lists` for `target`."""
+        """Keep the lists of an address or endpoint, and drop the oldest if there are too many."""
         with self._lock:
             known = self._read()
             if known.get(_digest(target)) == lists:
@@ -69,11 +69,13 @@ class KeptLists:
         except FileNotFoundError:
             return {}
         except (OSError, ValidationError) as error:
-            logger.warning("The lists kept in %s cannot be read (%s).", self._file, type(error).__name__)
+            logger.warning(
+                "%s cannot be read (%s): the worker's lists are asked for again.", self._file, _why(error)
+            )
             return {}
 
     def _write(self, content: _File) -> None:
-        # Under another name first: a file that is half written would be read as none.
+        # Under another name first: a file that is written only in part could not be read.
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._file.parent, prefix=f"{self._file.name}.")
@@ -85,8 +87,14 @@ class KeptLists:
                 os.unlink(name)
                 raise
         except OSError as error:
-            logger.warning("The worker's list cannot be kept in %s (%s).", self._file, error.strerror)
+            logger.warning("%s cannot be written (%s): the worker's lists are not kept.", self._file, _why(error))
+
+
+def _why(error: Exception) -> str:
+    """Return an error's cause without its message, which may quote the file."""
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _digest(target: str) -> str:
+    """Return a name for an address: the file does not show it."""
     return hashlib.sha256(target.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Lists of what a worker can load, for the loaders' combos. A worker that bills is asked when the user says so."""
+"""The lists of models and ControlNets for the loaders' combos; an endpoint that bills is asked only on a click."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ from .worker_sessions import Sessions
 logger = logging.getLogger(__name__)
 
 Lists = Mapping[str, tuple[str, ...]]
-# Why a page asks: it or a workflow was opened, all nodes are refreshed, the user clicked on a node, a run ended.
+# Why a page asks: it or a workflow was opened, all nodes are refreshed, a node's button was clicked, a run ended.
 Reason = Literal["open", "refresh", "click", "run"]
 State = Literal["listed", "kept", "here", "unasked", "failed"]
 
 MODELS = "models"
 CONTROL_NETS = "control_nets"
-# Of a worker's folders, which list what lies in them belongs to; what is in no other is a model.
+# The list that a worker's folder belongs to; the files of all other folders are models.
 _LIST_OF = {FOLDER: CONTROL_NETS}
 KINDS = (MODELS, CONTROL_NETS)
 
-# A user waits: a worker that is away is said to be so, where a run would go on trying.
+# Shorter than a run's, because a user waits for the list.
 _RETRY_S = 3.0
 _ANSWER_S = 20.0
-# Of one browser's many tabs, and of a workflow that is opened right after its page.
+# For this time one answer serves all of a browser's tabs, and a workflow that is opened right after its page.
 _FRESH_S = 10.0
-_UNASKED = "The endpoint was not asked for its list, since that starts a worker, which bills."
+_UNASKED = "The endpoint was not asked for its list, since that starts a worker, which costs money."
 _NO_WORKER = f"No worker is configured ({PREFIX}URL or RUNPOD_ENDPOINT_ID): these are this machine's own files."
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the combos offer.
+    """The lists that the combos offer, with their origin.
 
     Attributes:
-        state: the lists are as `listed` by the worker, `kept` from the last time, those of `here`, none since the
-            worker is `unasked`, or the last ones known since asking it `failed`.
-        text: what the user should know of it, or nothing.
+        lists: names by the list's kind.
+        state: `listed`: just asked of the worker; `kept`: from an earlier answer; `here`: this machine's own files;
+            `unasked`: empty, since the worker was never asked; `failed`: the last known, since asking failed.
+        text: a message for the user, or empty.
     """
 
     lists: Lists
@@ -61,7 +62,7 @@ class WorkerLists:
     """The lists of the worker that the settings name. Thread-safe."""
 
     def __init__(self, sessions: Sessions, kept: KeptLists, here: Callable[[], Lists]) -> None:
-        """`here`: gives the lists of this machine's own files."""
+        """Take the open sessions, the kept lists, and a function `here` that lists this machine's own files."""
         self._sessions = sessions
         self._kept = kept
         self._here = here
@@ -69,9 +70,10 @@ class WorkerLists:
         self._last: tuple[Settings, float, Answer] | None = None
 
     def answer(self, reason: Reason) -> Answer:
-        """Return the lists, asking the worker where `reason` allows it.
+        """Return the lists, and ask the worker for them if `reason` allows it.
 
-        An endpoint that bills is asked on a click alone; none is asked after a run, which has said what it learnt.
+        An endpoint that bills is asked on a click only. After a run no worker is asked, because the run has already
+        kept its lists (`keep`).
         """
         try:
             settings = load_settings()
@@ -86,7 +88,7 @@ class WorkerLists:
         return self._known(target)
 
     def keep(self, settings: Settings, entries: Iterable[ModelEntry]) -> None:
-        """Keep what a worker said of itself in a run."""
+        """Keep the lists that a worker has sent with a run."""
         self._kept.put(_name(configured(settings)), _by_kind(entries))
 
     def _known(self, target: Direct | Serverless) -> Answer:
@@ -107,8 +109,8 @@ class WorkerLists:
             entries = self._entries(settings, target)
         except OffloadError as error:
             logger.warning("The worker's models cannot be listed: %s", error)
-            said = f"Worker not reachable: {error}" if isinstance(error, TransportError) else str(error)
-            answer = Answer(self._kept.get(_name(target)) or {}, "failed", said)
+            text = f"Worker not reachable: {error}" if isinstance(error, TransportError) else str(error)
+            answer = Answer(self._kept.get(_name(target)) or {}, "failed", text)
         else:
             lists = _by_kind(entries)
             self._kept.put(_name(target), lists)
@@ -121,8 +123,8 @@ class WorkerLists:
         session = self._sessions.known(settings)
         if session is not None:
             return session.models(check=check)
-        patient = settings.model_copy(update={"retry_s": min(settings.retry_s, _RETRY_S)})
-        with connect_from(patient, release.here(), _log, check) as session:
+        hasty = settings.model_copy(update={"retry_s": min(settings.retry_s, _RETRY_S)})
+        with connect_from(hasty, release.here(), _log, check) as session:
             return session.welcome.models
 
 
@@ -138,11 +140,14 @@ def _name(target: Direct | Serverless) -> str:
 
 
 def _until(seconds: float) -> Check:
+    """Return a check that raises ExchangeTimeoutError once `seconds` are over."""
     deadline = monotonic() + seconds
 
     def check() -> None:
         if monotonic() > deadline:
-            raise ExchangeTimeoutError(f"it did not answer within {seconds:.0f} s. Is it busy, or hung?")
+            raise ExchangeTimeoutError(
+                f"it did not answer within {seconds:.0f} s. It may be busy: ask again later."
+            )
 
     return check
 

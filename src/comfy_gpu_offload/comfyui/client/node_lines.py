@@ -1,6 +1,6 @@
-"""Lines of text on nodes: what is waited for, how a run ended, what a user should know of it.
+"""Lines of text under nodes: a wait, the end of a run, notes for the user.
 
-web/node_lines.js shows them, and ends those whose node ends without a word. The frontend's own line
+web/node_lines.js draws them, and removes a line whose node ends without a last message. The frontend's own line
 (`send_progress_text`) goes to every open tab, shows nothing in a subgraph, and breaks words.
 """
 
@@ -20,28 +20,28 @@ logger = logging.getLogger(__name__)
 
 EVENT = "comfy_gpu_offload.line"
 Kind = Literal["state", "result", "note"]
-"""A state holds as long as the node runs, and a result replaces it; a note stays until the node runs again."""
+"""A state is shown while the node runs, a result replaces it, and a note stays until the node runs again."""
 
-# A node is a few hundred pixels wide; ComfyUI shows the whole of an error elsewhere.
+# A node is a few hundred pixels wide, and ComfyUI shows the complete error elsewhere.
 _ERROR_LETTERS = 160
 
 
 def show(text: str, node_id: str | None = None) -> None:
-    """Show a note on the node that runs, else on `node_id`, until it runs again."""
+    """Show a note on the running node, or on `node_id` if none is known, until it runs again."""
     _send("note", text, node_id)
 
 
 def announce(text: str) -> None:
-    """Tell the user what is waited for: in the log, and on the node that runs."""
+    """Show a state, such as a wait, in the log and on the running node."""
     logger.info("%s", text)
     _send("state", text, None)
 
 
 class Line:
-    """The line of a node that runs.
+    """The line of a running node.
 
     Attributes:
-        result: what it says when the node has ended well.
+        result: its text after the node has ended without an error.
     """
 
     def __init__(self) -> None:
@@ -50,12 +50,12 @@ class Line:
 
 @contextmanager
 def line(begins: str, node_id: str | None, so_far: Callable[[], str] = lambda: "") -> Iterator[Line]:
-    """Hold a line on the node that runs, and end it with how the block ended.
+    """Show a line on the running node during a block, and then how the block ended.
 
     Args:
-        begins: what it says first.
-        node_id: the node's where ComfyUI does not say which one runs.
-        so_far: how far a block came that did not end well, e.g. ``after 7 calls``.
+        begins: its first text.
+        node_id: the node's id, for ComfyUI releases that do not say which node runs.
+        so_far: returns how far the block has come, e.g. ``after 7 calls``, for the line after an error.
     """
     _send("state", begins, node_id)
     held = Line()
@@ -75,22 +75,22 @@ def _ended_by(error: BaseException) -> str:
 def _reason(error: BaseException) -> str:
     if _ended_by(error) == "cancelled":
         return ""
-    if not isinstance(error, OffloadError):  # its text may hold anything
+    if not isinstance(error, OffloadError):  # the text of other errors may hold anything
         return f" ({type(error).__name__})"
-    text = " ".join(str(error).split())  # a first line may only lead to what follows, as "Wrong settings:"
+    text = " ".join(str(error).split())  # all lines: the first may be a mere heading, as "Wrong settings:"
     return ": " + (text if len(text) <= _ERROR_LETTERS else text[: _ERROR_LETTERS - 1].rstrip() + "…")
 
 
 def _send(kind: Kind, text: str, node_id: str | None) -> None:
-    """Send a line to the page that queued the prompt, where there is one. Never raise: a run is worth more."""
+    """Send a line to the page that queued the prompt, if there is one. Never raise: a run is worth more."""
     try:
         instance: Any = getattr(importlib.import_module("server").PromptServer, "instance", None)
         page = getattr(instance, "client_id", None)
-        # Of a node that another one expanded into, the page knows the latter alone.
+        # If a node expands into others, the page knows only the node itself.
         node = getattr(instance, "last_node_id", None) or node_id
         if page is None or node is None:
             return
         prompt = getattr(instance, "last_prompt_id", None)
         instance.send_sync(EVENT, {"prompt": prompt, "node": str(node), "kind": kind, "text": text}, page)
     except Exception as error:
-        logger.debug("a line could not be shown: %s", type(error).__name__)
+        logger.debug("Showing a line on node %s failed: %s", node_id, type(error).__name__)

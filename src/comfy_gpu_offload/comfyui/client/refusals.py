@@ -1,6 +1,7 @@
-"""What to say of a patch that cannot travel: what it is, whose it is, and what to do; for messages only.
+"""Descriptions of patches and changes that cannot be sent to the worker: what, by which node, and what to do.
 
-Whose it is, its own code tells (`origin`): many nodes use the same names for their patches.
+Each function makes an `Obstacle` for one kind. The node is found by the patch's own code (`changes.code_origin`),
+because many nodes use the same names for their patches.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from typing import Any
 from ...errors import Obstacle
 from .changes import code_origin
 
-_BYPASS = "Bypass the node, or load the model here (use_runpod off)."
-_SPEED = "Bypass the node: it only saves time on a GPU that is here."
-_CACHES = "Bypass the node, or load the model here (use_runpod off). EasyCache and LazyCache work: they run here."
+# The words in quotes are the label of the loader nodes' switch.
+_RUN_HERE = 'load the model here (Remote Model Loader with "run on the worker" off)'
+_BYPASS = f"Bypass the node, or {_RUN_HERE}."
+_SPEED = "Bypass the node: it saves time only on a local GPU."
+_CACHES = f"{_BYPASS} EasyCache and LazyCache work: they run here."
 _GUIDANCE = (
-    "Bypass the node; ComfyUI's own PerturbedAttentionGuidance and SkipLayerGuidance work, and guidance that "
-    "changes predictions (RescaleCFG, CFGZeroStar)."
+    "Bypass the node, or use ComfyUI's own PerturbedAttentionGuidance or SkipLayerGuidance, which work, as does "
+    "guidance that changes predictions (RescaleCFG, CFGZeroStar)."
 )
 _SHRINK = "Use ComfyUI's own PatchModelAddDownscale, which works."
-_IMAGE_PROMPT = "Bypass the node; pictures in conditioning (unCLIP, Redux, reference latents) travel."
-_CONTROL = "Bypass the node; a ControlNet file of the model works with Remote ControlNet Loader."
-_ATTENTION = "Bypass the node: attention is computed at the worker, in the worker's way."
-_GLOBAL = (
-    "Bypass the node that does it, and restart ComfyUI if it stays so, or load the model here (use_runpod off)."
-)
+_IMAGE_PROMPT = "Bypass the node, or use pictures in conditioning (unCLIP, Redux, reference latents), which work."
+_CONTROL = "Bypass the node, or use a ControlNet file with Remote ControlNet Loader, which works."
+_ATTENTION = "Bypass the node: the worker computes attention in its own way."
+_GLOBAL = f"Bypass the node that does it, and restart ComfyUI if the change persists, or {_RUN_HERE}."
 _CHANGE_ITSELF = "a node that changes the network itself"
 
-# By what the name of a node's code has in it, in lower case.
+# By a word in the name of a node's code, in lower case.
 _REMEDIES: Mapping[str, str] = {
     "freeu": "Use ComfyUI's own FreeU or FreeU_V2, which work.",
     "deepshrink": _SHRINK,
@@ -47,45 +48,51 @@ _REMEDIES: Mapping[str, str] = {
     "selfattentionguidance": _GUIDANCE,
     "perturbed": _GUIDANCE,
     "guidance": _GUIDANCE,
-    "gligen": "Bypass the node; conditions with areas and masks travel.",
+    "gligen": "Bypass the node, or use conditions with areas or masks, which work.",
     "controlnet": _CONTROL,
     "lllite": _CONTROL,
     "sage": _ATTENTION,
 }
-# By the name under which ComfyUI keeps a patch that says what it is for, whoever's it is.
+# By the option's name in `transformer_options`, where that alone says what the patch is for.
 _REMEDIES_BY_KEY: Mapping[str, str] = {"optimized_attention_override": _ATTENTION}
-# The names that ComfyUI reads of `transformer_options` as code.
+# The entries of `transformer_options` that ComfyUI calls as functions.
 _CODE = frozenset({"optimized_attention_override"})
 
 
 def of_patch(what: str, name: str, patches: Iterable[Any]) -> Obstacle:
-    """Return what a patch, or several, of the network under that name are."""
+    """Describe one or several patches of the network with the same name.
+
+    Args:
+        what: the kind of patch, e.g. ``the block patch``.
+        name: the key under which ComfyUI keeps them.
+        patches: the functions or objects, which show whose they are.
+    """
     nodes = _owners(patches) or "a node that patches the network"
     return Obstacle(f"{what} {name}", nodes, _REMEDIES_BY_KEY.get(name) or _remedy(nodes))
 
 
 def is_code(name: str) -> bool:
-    """Return whether an entry of `transformer_options` under that name is code."""
+    """Return whether the entry of `transformer_options` with that name is code."""
     return name in _CODE
 
 
 def of_option(what: str, value: Any) -> Obstacle:
-    """Return what something in `transformer_options` is that is no data."""
+    """Describe an entry of `transformer_options` that is an object and not plain data."""
     nodes = _owners([value]) or "a node that hands objects to the network"
     return Obstacle(what, nodes, _remedy(nodes))
 
 
 def of_state(key: str) -> Obstacle:
-    """Return what it is where a network keeps what it computed for its next call."""
+    """Describe the entry of `transformer_options` in which a network keeps results for its next call."""
     return Obstacle(
         f"{key}: the model keeps its state from call to call there",
         "nodes for autoregressive video, Wan Animate 2",
-        "Load the model here (use_runpod off): the state has to stay in one place.",
+        f"The state has to stay in one place: {_RUN_HERE}.",
     )
 
 
 def of_guidance(function: Any) -> Obstacle:
-    """Return what a guidance function is that patches the network only while it samples."""
+    """Describe a guidance function that patches the network while it samples."""
     node = code_origin.name_of(function) or "a guidance node"
     return Obstacle(
         f"the guidance of {node}, which replaces attention or skips blocks while it samples", node, _GUIDANCE
@@ -93,7 +100,12 @@ def of_guidance(function: Any) -> Obstacle:
 
 
 def of_object(name: str, value: Any) -> Obstacle:
-    """Return what was put in the place of a part of the network by an object patch."""
+    """Describe an object patch that replaces a part of the network.
+
+    Args:
+        name: the part's dotted path in ComfyUI's model.
+        value: its replacement.
+    """
     if name.startswith("manual_cast_dtype"):
         remedy = "Bypass the node, and choose weight_dtype in Remote Model Loader."
         return Obstacle(f"the object patch on {name}", "ModelComputeDtype", remedy)
@@ -102,50 +114,55 @@ def of_object(name: str, value: Any) -> Obstacle:
 
 
 def of_network(part: str, value: Any = None, by: str | None = None) -> Obstacle:
-    """Return what a node changes of the network by itself, not by ComfyUI's patches.
+    """Describe a change that a node makes to the network itself, not by ComfyUI's patches.
 
     Args:
-        value: what it puts there, whose code may name it.
-        by: whose code did it, where that is known.
+        part: the changed part, e.g. ``blocks.0.forward``.
+        value: the part's new value, whose code may show whose it is.
+        by: the code that made the change, if that is known.
     """
     nodes = by or _owners([value]) or _CHANGE_ITSELF
     return Obstacle(f"the change to the network's {part}", nodes, _remedy(nodes))
 
 
 def of_code(name: str, value: Any) -> Obstacle:
-    """Return what has been put in the place of ComfyUI's or torch's own code while nodes ran."""
+    """Describe a replacement of ComfyUI's or torch's own code that was made while nodes ran.
+
+    Args:
+        name: the module or class and the name in it, e.g. ``Attention.forward``.
+        value: the replacement.
+    """
     nodes = _owners([value]) or _CHANGE_ITSELF
     return Obstacle(f"the change to the network's {name}, for every model in this ComfyUI", nodes, _GLOBAL)
 
 
 def of_injection(name: str, injections: Iterable[Any]) -> Obstacle:
-    """Return what code is that is put into the network when it is loaded."""
+    """Describe code that is put into the network when it is loaded."""
     functions = [getattr(each, "inject", None) for each in injections]
     nodes = _owners(functions) or "bypass LoRA loaders, and nodes that put code into the network"
-    return Obstacle(
-        f"the injection {name!r}", nodes, "Use a LoRA loader that patches weights, or load the model here."
-    )
+    return Obstacle(f"the injection {name!r}", nodes, f"Use a LoRA loader that patches weights, or {_RUN_HERE}.")
 
 
 def of_hook(hook: Any) -> Obstacle:
-    """Return what a hook is that changes more than weights and options."""
+    """Describe a hook that changes more than weights and options."""
     kind = type(hook).__name__
     nodes = code_origin.packs_name_of(type(hook)) or "a node that makes hooks of its own"
     return Obstacle(f"a hook of the kind {kind}, which changes the network", nodes, _BYPASS)
 
 
 def of_weight_wrappers(wrappers: Mapping[str, Iterable[Any]]) -> Obstacle:
-    """Return what functions are that change weights as they are used."""
+    """Describe functions that change weights as they are used."""
     nodes = _owners(function for each in wrappers.values() for function in each)
     return Obstacle("weight wrappers", nodes or "a node that changes weights as they are used", _BYPASS)
 
 
 def of_transform(what: str) -> Obstacle:
-    """Return what a call is that torch would have to follow into the network."""
+    """Describe a call that torch would have to follow into the network."""
     return Obstacle(what, code_origin.caller() or "a sampler or guidance that differentiates the network", _BYPASS)
 
 
 def _owners(values: Iterable[Any]) -> str:
+    """Return the names of the nodes or packs whose code the values are, each once; empty if none is known."""
     names = dict.fromkeys(name for name in map(code_origin.name_of, values) if name is not None)
     return ", ".join(names)
 
@@ -158,14 +175,14 @@ def _remedy(nodes: str) -> str:
 HOOK_STRENGTH = Obstacle(
     "a hook's keyframe whose strength is no number",
     "a node that makes keyframes of its own",
-    "Use Create Hook Keyframe or one of its kin.",
+    "Use Create Hook Keyframe or another of ComfyUI's own keyframe nodes.",
 )
 COMPILED = Obstacle(
     "torch.compile: the network is at the worker, and would have to be compiled there",
     "TorchCompileModel",
     "Bypass the node.",
 )
-# Of weight patches, where nothing else is known.
+# For weight patches of which nothing more is known.
 LORA_NODES = "LoRA loaders"
 HOOK_NODES = "Create Hook LoRA, Create Hook Model as LoRA"
-LORA_REMEDY = "Remove that loader, or take a file that was made for this model."
+LORA_REMEDY = "Remove that loader, or choose a file that was made for this model."

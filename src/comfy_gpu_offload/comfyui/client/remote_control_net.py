@@ -1,4 +1,4 @@
-"""A CONTROL_NET whose network is at the worker, for ComfyUI's own Apply nodes."""
+"""A CONTROL_NET whose network is at the worker, for ComfyUI's own Apply ControlNet nodes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from ..wire.control_data import PREFIX, PREPROCESSING, pack_hint
 from .control_payload import RemoteControl, chain_of
 from .stand_in import RemoteDiffusionModel
 
-# Which `upscale_algorithm` of ComfyUI's control nets there are.
+# The values of `upscale_algorithm` in ComfyUI's ControlNets.
 _ALGORITHMS = frozenset({"nearest-exact", "bilinear"})
 
 
 @dataclass(frozen=True)
 class ControlNetFacts:
-    """What the worker says of a control net, as `comfy.controlnet.ControlBase` has it.
+    """A worker's description of a ControlNet, checked.
 
     Attributes:
-        reads_latent: False where it looks at the latent's size alone.
-        compute_dtype: None for the model's own.
-        needs_vae: whether its picture is encoded before it gets it.
-        preprocessing: a name of `PREPROCESSING`.
+        reads_latent: whether it reads the latent, not only its size.
+        compute_dtype: the dtype that it computes in, or None for the model's own.
+        compression_ratio: pixels of its picture to one of the latent.
+        upscale_algorithm: how its picture is resized, by ComfyUI's name.
+        needs_vae: whether its picture is encoded by a VAE first.
+        preprocessing: the name of a function of `PREPROCESSING`, which its picture goes through.
+        concat_mask: whether it takes a mask along with the picture.
         extra_conds: names of conditioning that it takes besides the context.
     """
 
@@ -45,17 +48,17 @@ class ControlNetFacts:
 
     @classmethod
     def of(cls, details: Any) -> ControlNetFacts:
-        """Checks what came from a worker.
+        """Return a worker's description of a ControlNet, checked.
 
         Raises:
-            MessageError: it is not of this form.
+            MessageError: the details are not of this form.
         """
         given = details.get("control_net") if isinstance(details, dict) else None
         if not isinstance(given, dict) or set(given) != {each.name for each in fields(cls)}:
-            raise MessageError("the worker's description of the ControlNet is not of the form known here")
+            raise MessageError("the worker's description of the ControlNet is not of the expected form")
         for name, check in _CHECKS.items():
             if not check(given[name]):
-                raise MessageError(f"the worker's description of the ControlNet has no proper {name}")
+                raise MessageError(f"the worker's description of the ControlNet has no valid {name}")
         return cls(**given)
 
 
@@ -72,10 +75,10 @@ _CHECKS: Mapping[str, Any] = {
 
 
 class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # ComfyUI is untyped
-    """Has the worker compute residuals in the same call as the model, where they stay.
+    """A ControlNet that the worker computes in the model's own calls, so that its outputs stay there.
 
     Args:
-        remote: the worker's description of it, from `Session.model`.
+        remote: the worker's ControlNet, from `Session.model`.
     """
 
     def __init__(self, remote: RemoteModel) -> None:
@@ -86,54 +89,62 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
         self.upscale_algorithm = self.facts.upscale_algorithm
         self.concat_mask = self.facts.concat_mask
         self.extra_conds = list(self.facts.extra_conds)
-        # ControlBase keeps a VAE where this is not None, and warns where none was given.
+        # If this is not None, ControlBase keeps the VAE that it is given, and warns if it is given none.
         self.latent_format = self.facts if self.facts.needs_vae else None
         self._model_sampling: Any = None
         self._image: torch.Tensor | None = None
         self._encoded: dict[tuple[int, int], torch.Tensor] = {}
 
     def copy(self) -> RemoteControlNet:
-        """Another one of the same network, as Apply nodes make for each use."""
+        """Return another one of the same network, as Apply nodes make for each use."""
         made = RemoteControlNet(self.remote)
         self.copy_to(made)
         return made
 
     def deepclone_multigpu(self, load_device: Any, autoregister: bool = False) -> RemoteControlNet:
-        """A copy: there are no weights here for another device."""
+        """Return a copy, since there are no weights here to move to another device."""
         made = self.copy()
         if autoregister:
             self.multigpu_clones[load_device] = made
         return made
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
-        """Called before each run, by the model that is sampled.
+        """Prepare for a run. ComfyUI calls this once before each.
+
+        Args:
+            model: the ComfyUI model that is sampled.
+            percent_to_timestep_function: the model's mapping from a share of the run to a sigma.
 
         Raises:
-            RemoteControlNetError: that model is here.
+            RemoteControlNetError: the model is local.
         """
         if not isinstance(model.diffusion_model, RemoteDiffusionModel):
             raise RemoteControlNetError(
-                "Remote ControlNet Loader's ControlNet runs at the worker, within the calls of a model from Remote "
-                "Model Loader, and this model runs here. Load the model with Remote Model Loader, or the "
+                "A ControlNet from Remote ControlNet Loader cannot be used with a model on this machine, because "
+                "it runs within the calls of a remote model. Load the model with Remote Model Loader, or the "
                 "ControlNet with Load ControlNet Model."
             )
         super().pre_run(model, percent_to_timestep_function)
         self._model_sampling = model.model_sampling
 
     def cleanup(self) -> None:
-        """Called after each run."""
+        """End a run. ComfyUI calls this once after each."""
         self._model_sampling = None
         self._encoded.clear()
         super().cleanup()
 
     def get_control(self, x_noisy: Any, t: Any, cond: Any, batched_number: int, transformer_options: Any) -> Any:
-        """What stands for its residuals in the call, or what those before it gave where it is not its time.
+        """Return a `RemoteControl`, or the previous ControlNets' result outside of its part of the run.
 
         Args:
-            x_noisy: latent `[B, C, …]`, before the model's scaling.
-            t: sigma `[B]`.
+            x_noisy: latent [B, C, …], before the model's scaling.
+            t: sigma [B].
             cond: conditioning by ComfyUI's names, batched.
-            batched_number: how many conditions are side by side in the batch.
+            batched_number: the number of conditions that are joined in the batch.
+            transformer_options: passed on to the previous ControlNets.
+
+        Raises:
+            RemoteControlNetError: as `applied`.
         """
         previous = None
         if self.previous_controlnet is not None:
@@ -154,15 +165,17 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
         )
 
     def applied(self, width: int, height: int) -> dict[str, Any]:
-        """The fields of its `AppliedNet`, for a latent of that size.
+        """Return the fields of its `AppliedNet`, for a latent of that size.
 
         Raises:
-            RemoteControlNetError: it was not applied, or it needs a VAE and has none, or an argument cannot travel.
+            RemoteControlNetError: it has no picture, it lacks the VAE that it needs, or an argument of it cannot be
+                sent.
         """
         further = sorted(set(self.extra_args) - {"control_type"})
         if further:
             raise RemoteControlNetError(
-                f"The ControlNet's argument {further[0]!r:.80} does not travel to the worker."
+                f"The ControlNet's argument {further[0]!r:.80} cannot be sent to the worker. Bypass the node that "
+                "sets it, or load the ControlNet with Load ControlNet Model."
             )
         if self.cond_hint_original is None:
             raise RemoteControlNetError("The ControlNet has no picture: connect it to Apply ControlNet.")
@@ -183,7 +196,7 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
         return self._image
 
     def _encode(self, width: int, height: int) -> torch.Tensor:
-        """As `comfy.controlnet.ControlNet.get_control` does; the worker goes on from the VAE's latent."""
+        """Return the picture as the VAE's latent, as `comfy.controlnet.ControlNet.get_control` makes it."""
         if self.vae is None:
             raise RemoteControlNetError("This ControlNet needs a VAE: connect one to Apply ControlNet.")
         if (width, height) not in self._encoded:
@@ -199,14 +212,15 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
 
 
 def whole_loop_obstacle(control: Any, options: Mapping[str, Any]) -> str | None:
-    """Why a condition's control net keeps its run from travelling as a whole; None if it does not.
+    """Return why a condition's ControlNets keep a whole run from going to the worker; None if they do not.
 
     Args:
-        options: the condition's.
+        control: the last of the condition's ControlNets, or None.
+        options: the condition's entries.
     """
     for net in chain_of(control):
         if not isinstance(net, RemoteControlNet):
-            return "a ControlNet that runs here (Apply ControlNet; Remote ControlNet Loader's would travel)"
+            return "a ControlNet that runs here (Apply ControlNet; one from Remote ControlNet Loader works)"
         if net.extra_hooks is not None:
             return "hooks on a ControlNet"
         if net.facts.needs_vae and "area" in options:
@@ -215,10 +229,10 @@ def whole_loop_obstacle(control: Any, options: Mapping[str, Any]) -> str | None:
 
 
 class ControlTable:
-    """A run's control nets, each once: a run's ``control_nets``.
+    """A run's table of ControlNets, with one entry for each: the job's ``control_nets``.
 
     Args:
-        latent: the run's, in whose size pictures are encoded.
+        latent: the run's latent, [B, C, …, H, W]; a VAE's pictures are encoded in its size.
     """
 
     def __init__(self, latent: Any) -> None:
@@ -227,7 +241,7 @@ class ControlTable:
         self._places: dict[int, int] = {}
 
     def place(self, control: RemoteControlNet) -> int:
-        """Where in the table it is; its own chain comes before it.
+        """Return a ControlNet's index in the table, to which it is added after those applied before it.
 
         Raises:
             RemoteControlNetError: as `RemoteControlNet.applied`.

@@ -1,4 +1,9 @@
-"""What stands for a weight of a remote model wherever one is met here: it has a shape and a dtype, and no data."""
+"""Stand-ins for the weights of a remote model: tensors with a shape and a dtype, but without data.
+
+With plain tensors on the meta device most operations would go through, and a node would end in torch's own errors
+or compute nothing without notice. `RemoteWeight` lets only operations pass that need no data. All others raise an
+error that names the weight and the code that asked.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +20,9 @@ from ...errors import OffloadError, RemoteMergeError, RemoteWeightError
 from .changes import swallowed_refusals
 from .changes.code_origin import calling_node
 
-# Setting these of a tensor's properties leaves its data alone.
+# The properties of a tensor that can be set without changing its data.
 _SETTABLE = frozenset({"requires_grad", "grad", "_grad", "names", "_backward_hooks", "retains_grad"})
-# What torch can do to a tensor without its data. It is asked for facts …
+# Torch's functions and methods that need no data: those that return facts …
 _FACTS = frozenset(
     {"__format__", "__hash__", "__len__", "__repr__", "__str__", "_has_compatible_shallow_copy_type", "_is_view"}
     | {"detach", "detach_", "dim", "dim_order", "element_size", "has_names", "is_complex", "is_conj"}
@@ -34,7 +39,7 @@ _FACTS = frozenset(
     }
     | {"size", "storage_offset", "stride", "untyped_storage"}
 )
-# … given another shape or dtype …
+# … those that return a tensor of another shape or dtype …
 _SHAPES = frozenset(
     {
         "__getitem__",
@@ -62,26 +67,27 @@ _SHAPES = frozenset(
     | {"unfold", "unsqueeze", "view", "view_as", "vsplit"}
     | {"bfloat16", "clone", "double", "float", "half", "to", "type", "type_as"}
 )
-# … or another one is made like it.
+# … and those that make another tensor like this one.
 _MADE_LIKE = frozenset(
     {"empty_like", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros"}
     | {"ones_like", "rand_like", "randint_like", "randn_like", "zeros_like"}
 )
-# Python's operators that write, as torch's methods are named.
+# Python's in-place operators, by the names of torch's methods without the leading underscores.
 _IN_PLACE = frozenset(f"i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"))
 _IN_PLACE |= frozenset(f"i{name}__" for name in ("and", "or", "xor", "lshift", "rshift"))
 _WITHOUT_DATA = _FACTS | _SHAPES | _MADE_LIKE
 
 
 class RemoteWeight(torch.Tensor):
-    """A weight that is at a worker.
+    """A stand-in for a weight at a worker.
 
-    Whatever needs its data raises and names who asked. What has another shape or dtype of it stands for it too. It
-    says that it is on the device that sampling uses, as one that is here would: what is brought there stays data.
+    An operation that needs its data raises an error that names the code which asked. A view or cast of it is a
+    stand-in for the same weight. Its `device` is the one that sampling uses, as a local weight's would be: code
+    moves its own tensors to a weight's device, and on the meta device they would lose their data.
 
     Attributes:
-        remote: the model that it is of.
-        key: its name there, as in the model's `state_dict`.
+        remote: the weight's model.
+        key: the weight's name in the model's `state_dict`.
     """
 
     remote: RemoteModel
@@ -89,8 +95,8 @@ class RemoteWeight(torch.Tensor):
 
     @classmethod
     def of(cls, remote: RemoteModel, key: str, weight: torch.Tensor) -> Self:
-        """Return what stands for a weight of that shape and dtype; `weight` is on the meta device."""
-        # In the mode that the weight was made in, which is what torch lets others share its memory in.
+        """Return a stand-in with the shape and dtype of `weight`, which is on the meta device."""
+        # Torch lets a tensor share another one's memory only in the inference mode that this was made in.
         with torch.inference_mode(weight.is_inference()), torch._C.DisableTorchFunctionSubclass():
             made: Self = torch.Tensor._make_subclass(cls, weight.detach(), weight.requires_grad)
         made.remote, made.key = remote, key
@@ -100,10 +106,13 @@ class RemoteWeight(torch.Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do what works without data; the rest is refused.
+        """Run a torch function that needs no data.
+
+        Torch calls this for each of its functions and methods, and each property, with such a tensor among the
+        arguments.
 
         Raises:
-            OffloadError: the operation needs the data (`refusal`).
+            OffloadError: the function needs the data (`refusal`).
         """
         if not _needs_no_data(func):
             refuse(_weight_in(args, kwargs), is_change=_writes(func) and isinstance(args[0], RemoteWeight))
@@ -115,18 +124,22 @@ class RemoteWeight(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             try:
                 result = func(*args, **given)
-            except NotImplementedError:  # what torch raises where a tensor on the meta device has no data
+            except NotImplementedError:  # torch's answer where a tensor on the meta device lacks data
                 result = NotImplemented
         if result is NotImplemented:
             refuse(_weight_in(args, kwargs))
         return _standing_for(_weight_in(args, given), result)
 
     def refusal(self, by: str) -> OffloadError:
-        """Return the error of who would read the data."""
+        """Return the error for code that needs the data.
+
+        Args:
+            by: the name of that code.
+        """
         return RemoteWeightError(self.remote.description.ref.name, self.key, by)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RemoteWeight:
-        """Return another one for the same weight: its model and what that is connected to are never copied."""
+        """Return another stand-in for the same weight; its model, with the connection, is not copied."""
         made = type(self).of(self.remote, self.key, self)
         if isinstance(self, nn.Parameter):
             _as_parameter(made)
@@ -139,15 +152,23 @@ class RemoteWeight(torch.Tensor):
 
 
 class MergedWeight(RemoteWeight):
-    """A weight that ComfyUI hands on to be merged, by the worker alone: into a model that is here it cannot be."""
+    """A weight that ComfyUI hands on for a merge, which the worker does; with a local model it is refused."""
 
     def refusal(self, by: str) -> OffloadError:
-        """Return the error of a merge."""
+        """Return the error for a merge into a local model."""
         return RemoteMergeError(self.remote.description.ref.name)
 
 
 def stand_in_for_weights(remote: RemoteModel, network: nn.Module, prefix: str) -> None:
-    """Replace the parameters and buffers without data of a skeleton's network; shared ones stay shared."""
+    """Replace the parameters and buffers of a skeleton's network by stand-ins.
+
+    Those that have data stay. A tensor that several modules share is replaced by one stand-in for all of them.
+
+    Args:
+        remote: the model that they stand for weights of.
+        network: the network, on the meta device.
+        prefix: of the network's keys in the model's `state_dict`.
+    """
     made: dict[int, RemoteWeight] = {}
     for name, module in network.named_modules():
         module.register_load_state_dict_pre_hook(_refuse_loading)
@@ -163,7 +184,10 @@ def stand_in_for_weights(remote: RemoteModel, network: nn.Module, prefix: str) -
 
 
 def _refuse_loading(module: nn.Module, *_: Any) -> None:
-    """Refuse new weights before torch copies them: what fails then it reports as an error of its own."""
+    """Refuse to load weights into a module, before torch copies them.
+
+    Torch collects errors of its copying and raises one of its own, in which the refusal would be lost.
+    """
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     weight = next((each for each in own if isinstance(each, RemoteWeight)), None)
     if weight is not None:
@@ -171,11 +195,11 @@ def _refuse_loading(module: nn.Module, *_: Any) -> None:
 
 
 def _as_parameter(weight: RemoteWeight) -> None:
-    # What torch itself marks a tensor of a class of its own with, so that it is an instance of Parameter.
+    # Torch's own mark, by which a tensor of another class counts as an instance of Parameter.
     weight._is_param = True
 
 
-# By a tensor's property, what it is of a device.
+# A tensor's properties that depend on its device, by name.
 _OF_DEVICE: Mapping[str, Callable[[torch.device], Any]] = {
     "device": lambda device: device,
     "is_cuda": lambda device: device.type == "cuda",
@@ -184,7 +208,7 @@ _OF_DEVICE: Mapping[str, Callable[[torch.device], Any]] = {
 
 
 def _property(func: Callable[..., Any]) -> str:
-    """Return the name of the property that is asked for; empty where it is no property."""
+    """Return the name of the property that `func` reads; empty if it is no property's getter."""
     return str(getattr(getattr(func, "__self__", None), "__name__", "")) if func.__name__ == "__get__" else ""
 
 
@@ -196,7 +220,7 @@ def _needs_no_data(func: Callable[..., Any]) -> bool:
 
 
 def _writes(func: Callable[..., Any]) -> bool:
-    """Return whether torch writes to the first tensor that `func` is given."""
+    """Return whether `func` writes to its first argument."""
     name = func.__name__
     if name.startswith("__"):
         return name in {"__set__", "__delete__", "__setitem__"} or name[2:] in _IN_PLACE
@@ -204,7 +228,16 @@ def _writes(func: Callable[..., Any]) -> bool:
 
 
 def refuse(weight: RemoteWeight, *, is_change: bool = False) -> NoReturn:
-    """Raise the weight's refusal, in the name of the code that calls."""
+    """Raise the weight's refusal, which names the node or pack whose code is running.
+
+    Args:
+        weight: the weight whose data is needed.
+        is_change: whether it would be changed. Code that catches the refusal may go on after a read, but not after
+            a change (`swallowed_refusals`).
+
+    Raises:
+        OffloadError: always.
+    """
     error = weight.refusal(calling_node())
     if isinstance(error, RemoteWeightError):
         swallowed_refusals.note(weight.remote, error, is_change=is_change)
@@ -225,7 +258,7 @@ def _weights_in(value: Any) -> Iterator[RemoteWeight]:
 
 
 def _standing_for(weight: RemoteWeight, result: Any) -> Any:
-    """Have tensors without data that were made of a weight stand for it too."""
+    """Return a function's result with stand-ins for `weight` in the place of its tensors without data."""
     if isinstance(result, list | tuple) and any(isinstance(each, torch.Tensor) for each in result):
         return type(result)(_standing_for(weight, each) for each in result)
     if isinstance(result, torch.Tensor) and not isinstance(result, RemoteWeight) and result.is_meta:
@@ -234,5 +267,5 @@ def _standing_for(weight: RemoteWeight, result: Any) -> Any:
 
 
 def as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
-    """Stands where the network's own conversion of a weight would: the worker has that."""
+    """Return a weight unchanged, where ComfyUI would convert it for a merge: the worker does that."""
     return weight

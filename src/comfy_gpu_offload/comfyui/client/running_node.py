@@ -1,4 +1,4 @@
-"""Which node of a prompt runs at the moment, for messages: where its weight patches are from."""
+"""The node of a prompt that runs on this thread, and the LoRA file that it adds, for messages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _LORAS = "loras"
 
 @dataclass(frozen=True)
 class RunningNode:
-    """A node as the prompt has it.
+    """A node as it stands in the prompt.
 
     Attributes:
-        kind: its class's name in ComfyUI.
+        id: the node's id in the prompt.
+        kind: the name of its class in ComfyUI.
+        inputs: its inputs by name, values or links.
     """
 
     id: str
@@ -27,7 +29,7 @@ class RunningNode:
 
     @property
     def files(self) -> list[str]:
-        """The LoRA files that its inputs name, which nodes of packs keep in dicts."""
+        """The LoRA files that its inputs name, also in dicts, as some packs' nodes have them."""
         known = frozenset(folder_paths.get_filename_list(_LORAS))
         return list(dict.fromkeys(text for text in _texts(self.inputs) if text in known))
 
@@ -36,13 +38,13 @@ class RunningNode:
 
 
 def prompt_id() -> str | None:
-    """Return the id of the prompt that runs on this thread; None where there is none."""
+    """Return the id of the prompt that runs on this thread; None if there is none."""
     context = _context()
     return None if context is None else str(context.prompt_id)
 
 
 def running_node() -> RunningNode | None:
-    """Return the node that runs on this thread; None where there is none, or no server that has its prompt."""
+    """Return the node that runs on this thread; None if there is none, or no server with its prompt."""
     instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
     queue, context = getattr(instance, "prompt_queue", None), _context()
     if queue is None or context is None:
@@ -54,15 +56,15 @@ def running_node() -> RunningNode | None:
     return None
 
 
-def patches_of() -> str:
-    """Return what the patches of the node that runs are from: its LoRA's file, the node, or ""."""
+def patch_source() -> str:
+    """Return the source of the patches that the running node adds: its LoRA file, else the node; "" if unknown."""
     context = _context()
-    return "" if context is None else _patches_of(context.prompt_id, context.node_id)
+    return "" if context is None else _patch_source(context.prompt_id, context.node_id)
 
 
-# Some nodes add their patches weight by weight.
+# Cached, because some nodes add their patches weight by weight.
 @lru_cache(maxsize=16)
-def _patches_of(_: str, __: str) -> str:
+def _patch_source(_: str, __: str) -> str:
     node = running_node()
     return "" if node is None else " or ".join(node.files[:3]) or str(node)
 

@@ -1,7 +1,7 @@
-"""A ComfyUI model without weights, built from what a worker says of its own.
+"""The skeleton of a remote model: ComfyUI's own model class without weights, built from a worker's description.
 
-The skeleton is ComfyUI's own class for the model, made on the meta device: everything that ComfyUI or a node
-asks of a model is answered as the real one would, at the price of a few MB (docs/comfyui.md).
+It is made on the meta device, so it takes a few MB and still answers ComfyUI and nodes as the real model would
+(docs/comfyui.md).
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerModel:
-    """What a `comfyui` worker says of a model, checked.
+    """A `comfyui` worker's description of a model, checked.
 
     Attributes:
-        config_class: a class of `comfy.supported_models`.
-        unet_config, sampling_settings: as that config has them after detection.
-        model_type: a name of `comfy.model_base.ModelType`.
-        weight_dtype, manual_cast_dtype: what the weights are kept and computed in; None for the same.
+        config_class: the name of a class of `comfy.supported_models`.
+        unet_config: that config's, as ComfyUI has detected it.
+        sampling_settings: the same.
+        model_type: the name of a `comfy.model_base.ModelType`.
+        weight_dtype: the dtype of the weights in memory.
+        manual_cast_dtype: the dtype that they are cast to for computing, or None for no cast.
         keys: shape and dtype of every entry of the network's state dict.
-        beside: the weights that are not the network's (`auxiliary_weights`).
+        beside: the weights of the model's parts other than the network (`auxiliary_weights`).
     """
 
     config_class: str
@@ -46,7 +48,7 @@ class WorkerModel:
 
     @classmethod
     def of(cls, details: Any) -> WorkerModel:
-        """Checks what came from a worker.
+        """Return a worker's description of a model, checked.
 
         Raises:
             OffloadError: the worker runs another backend.
@@ -54,18 +56,18 @@ class WorkerModel:
         """
         if isinstance(details, dict) and "config" in details:
             raise OffloadError(
-                "This worker runs the diffusers backend, whose models are no ComfyUI models. Start it with "
+                "The worker runs the diffusers backend, whose models ComfyUI cannot use. Start it with "
                 "`worker --backend comfyui --comfyui PATH`."
             )
         if not isinstance(details, dict) or set(details) - {"beside"} != set(_FORM):
-            raise MessageError("the worker's description of the model is not of the form known here")
+            raise MessageError("the worker's description of the model is not of the expected form")
         for name, kinds in {**_FORM, "beside": (dict,)}.items():
             if name in details and not isinstance(details[name], kinds):
-                raise MessageError(f"the worker's description of the model has no proper {name}")
+                raise MessageError(f"the worker's description of the model has no valid {name}")
         if not all(_is_key(key, entry) for key, entry in details["keys"].items()):
-            raise MessageError("the worker's description of the model has keys that are none")
+            raise MessageError("the worker's description of the model has invalid keys")
         if not all(_is_weight(name, weight) for name, weight in details.get("beside", {}).items()):
-            raise MessageError("the worker's description of the model has weights that are none")
+            raise MessageError("the worker's description of the model has invalid weights")
         return cls(**details)
 
 
@@ -96,16 +98,16 @@ def _is_weight(name: Any, weight: Any) -> bool:
 
 
 def build_skeleton(worker: WorkerModel) -> Any:
-    """ComfyUI's model of that kind, its network on the meta device.
+    """Return a ComfyUI `BaseModel` of the described kind, with its network on the meta device.
 
     Raises:
-        OffloadError: this ComfyUI does not know the model, or knows it differently.
+        OffloadError: this ComfyUI does not know the model, or builds it differently.
     """
     config = _config(worker)
     model_type = getattr(comfy.model_base.ModelType, worker.model_type, None)
     if model_type is None:
         raise _skew(worker, f"has no model type {worker.model_type}")
-    # Some configs decide these by the values of weights, which are not here: the worker has decided.
+    # Some configs derive these from the values of weights, which only the worker has.
     config.model_type = lambda *_, **__: model_type
     config.sampling_settings = dict(worker.sampling_settings)
     config.set_inference_dtype(worker.weight_dtype, worker.manual_cast_dtype)
@@ -118,40 +120,43 @@ def build_skeleton(worker: WorkerModel) -> Any:
 
 
 def _on_meta(config: Any, state_dict: dict[str, torch.Tensor]) -> Any:
-    # Else weights beside the network, which are changed in place while they are made, would want gradients.
+    # The model's other parts change their weights in place as they are built, which torch forbids with gradients.
     with torch.no_grad():
         try:
             return config.get_model(state_dict, "", device="meta")
         except RuntimeError:
-            # Some networks compute with a few numbers while they are made (ACE-Step 1.5). ComfyUI leaves weights
-            # empty, and memory that is not written to costs nothing.
+            # Some networks compute with a few numbers as they are built (ACE-Step 1.5), so they need a real device.
+            # ComfyUI leaves the weights uninitialised, and memory that is never written to takes no room.
             model = config.get_model(state_dict, "", device="cpu")
             model.diffusion_model.to("meta")
             return model
 
 
 def _put_beside(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Some releases make layers beside the network on its device (Zero123's projection), and then without data."""
+    """Fill in the weights of the model's other parts.
+
+    Some releases build such parts (Zero123's projection) on the network's device, which is the meta device here.
+    """
     for name, weight in weights.items():
         if comfy.utils.get_attr(model, name).is_meta:
             comfy.utils.set_attr_param(model, name, weight)
 
 
 def meta_state_dict(worker: WorkerModel) -> dict[str, torch.Tensor]:
-    """The network's state dict as the worker has it, without data."""
+    """Return the network's state dict with the worker's keys, shapes and dtypes, on the meta device."""
     return {key: torch.empty(shape, dtype=dtype, device="meta") for key, (shape, dtype) in worker.keys.items()}
 
 
 def _config(worker: WorkerModel) -> Any:
     kind = getattr(comfy.supported_models, worker.config_class, None)
-    # A name from outside: nothing but a model config may be made of it.
+    # The name comes from the worker: only a model config may be built by it.
     if not isinstance(kind, type) or not issubclass(kind, comfy.supported_models_base.BASE):
-        raise _skew(worker, f"does not know {worker.config_class}")
+        raise _skew(worker, "does not know that class")
     return kind(dict(worker.unet_config))
 
 
 def _skew(worker: WorkerModel, why: str) -> OffloadError:
     return OffloadError(
-        f"This ComfyUI {why}, though the worker's does: the model is a {worker.config_class}. Use the same "
-        "ComfyUI release on both sides."
+        f"The worker's model, a {worker.config_class}, cannot be used here, because this ComfyUI {why}. Use the "
+        "same ComfyUI release on both sides."
     )

@@ -19,12 +19,12 @@ from ..wire.network_methods import METHOD, METHODS
 from . import loader_epoch, refusals
 from .changes import code_origin, loaded_code, tainted_models
 from .changes.network_parts import Change, NetworkParts
-from .control_payload import travelling_control, warn_of_residuals
+from .control_payload import control_to_send, warn_of_uploads
 from .recomputable_inputs import without_recomputable
 from .remote_state import RemoteState, has_state, keep_state, state_of
 from .remote_weight import RemoteWeight
 from .torch_transforms import refuse_transforms
-from .travel_policy import travelling_options
+from .travel_policy import options_to_send
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class RemoteDiffusionModel(nn.Module):
             return found
         changed = state.parts.changed()
         if changed is not None:
-            return self._spoil(refusals.of_network(changed.part, changed.value))
+            return self._mark_unusable(refusals.of_network(changed.part, changed.value))
         replaced = state.code.replaced()
         if replaced is None:
             return None
@@ -117,19 +117,19 @@ class RemoteDiffusionModel(nn.Module):
         if found is not None:
             return found
         changed = state_of(self).parts.changed_between()
-        return None if changed is None else self._spoil(refusals.of_network(changed.part, changed.value))
+        return None if changed is None else self._mark_unusable(refusals.of_network(changed.part, changed.value))
 
     @property
     def foreign(self) -> tuple[Change, ...]:
         """The network's code that node packs had replaced before any prompt ran."""
         return state_of(self).code.foreign
 
-    def _spoil(self, obstacle: Obstacle) -> Obstacle:
-        return tainted_models.spoil(state_of(self).remote, obstacle)
+    def _mark_unusable(self, obstacle: Obstacle) -> Obstacle:
+        return tainted_models.mark_unusable(state_of(self).remote, obstacle)
 
     def _refuse(self, part: str, value: Any = None) -> NoReturn:
         obstacle = refusals.of_network(part, value, code_origin.caller())
-        raise UnsupportedPatchError((self._spoil(obstacle),))
+        raise UnsupportedPatchError((self._mark_unusable(obstacle),))
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         # Some nodes put their own code into the network for the length of a call only.
@@ -139,7 +139,7 @@ class RemoteDiffusionModel(nn.Module):
         refuse_transforms(args, kwargs)
         state = state_of(self)
         if "transformer_options" in kwargs:
-            kwargs = {**kwargs, "transformer_options": travelling_options(kwargs["transformer_options"])}
+            kwargs = {**kwargs, "transformer_options": options_to_send(kwargs["transformer_options"])}
         if kwargs.get("control") is not None:
             kwargs = {**kwargs, "control": _control(state, args, kwargs)}
         try:
@@ -236,7 +236,7 @@ class RemoteDiffusionModel(nn.Module):
         if name in vars(self):
             super().__delattr__(name)
         elif hasattr(state_of(self).skeleton, name):
-            self._spoil(refusals.of_network(name, by=code_origin.caller()))
+            self._mark_unusable(refusals.of_network(name, by=code_origin.caller()))
 
     def _kind(self) -> type:
         return type(state_of(self).skeleton) if has_state(self) else RemoteDiffusionModel
@@ -254,9 +254,9 @@ class RemoteDiffusionModel(nn.Module):
 
 def _control(state: RemoteState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the call's `control` as data; a warning is shown, once a run, if it carries ControlNets' outputs."""
-    data, size_bytes = travelling_control(kwargs["control"], state.remote.dtype, args, kwargs)
+    data, size_bytes = control_to_send(kwargs["control"], state.remote.dtype, args, kwargs)
     if size_bytes and state.first_control_warning():
-        warn_of_residuals(size_bytes)
+        warn_of_uploads(size_bytes)
     return data
 
 

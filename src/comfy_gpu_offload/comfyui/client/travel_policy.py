@@ -1,7 +1,7 @@
-"""What of a patched model can travel. What cannot is refused by name, before the first call; nothing is dropped.
+"""The policy on which parts of a patched model can be sent to the worker; the rest is refused, never dropped.
 
-The rules are docs/comfyui.md's: data travels, code that runs round the network stays here and works, and code
-that would run inside the network cannot be had, because the network is elsewhere.
+The rules are those of docs/comfyui.md: data is sent; code that runs around the network stays here and works; code
+that would run inside the network is refused by name before the first call, because the network is at the worker.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from ...errors import Obstacle, UnsupportedPatchError, UnsupportedValueError
 from ...io.tree import pack
 from ..wire import stock_patches
 from . import refusals
-from .patches.patch_uploads import refused_weights
-from .patches.weight_hooks import refused_hooks
+from .patches.patch_uploads import weight_obstacles
+from .patches.weight_hooks import hook_obstacles
 
-# Read only by code that runs here: sampling's own wrappers, EasyCache, context windows, multi-GPU sampling.
+# Read only by code that runs here: the sampling's wrappers, EasyCache, context windows, multi-GPU sampling.
 _LOCAL = frozenset(
     {"wrappers", "callbacks", "easycache", "context_window", "multigpu_thread_device", "multigpu_thread_pool"}
 )
-# Models keep what they computed in these, from call to call; it would have to stay with one worker.
+# Models keep results in these from call to call; the state would have to stay with one worker.
 _STATE = frozenset({"ar_state", "animate2_cache"})
-# Under this key ComfyUI keeps the wrapper that compiles (comfy_api/torch_helpers/torch_compile.py).
+# ComfyUI keeps the wrapper that compiles under this key (comfy_api/torch_helpers/torch_compile.py).
 _COMPILE_KEY = "torch.compile"
-# What a function's code names when it patches a model's options itself.
+# Names and strings in the code of a function that patches a model's options itself.
 _PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace"})
 _PATCHES = {"patches": "the block patch", "patches_replace": "the attention replacement"}
-# Sets of numbers, in which the network only looks them up: a tuple does as well.
+# Sets of block numbers. Sets are no data here; the network only looks numbers up, so it may be given a tuple.
 _NUMBERS = frozenset({"stg_self_attn_blocks"})
 
 
-def refuse_unless_it_travels(patcher: Any) -> None:
-    """Reads a remote model's patcher whole.
+def refuse_unsupported(patcher: Any) -> None:
+    """Refuse a remote model's patcher with patches that cannot be sent to the worker.
 
     Raises:
-        UnsupportedPatchError: lists everything that cannot travel.
+        UnsupportedPatchError: there are such patches; it lists all of them.
     """
     found = tuple(refused_patches(patcher))
     if found:
@@ -45,7 +45,7 @@ def refuse_unless_it_travels(patcher: Any) -> None:
 
 
 def refused_patches(patcher: Any) -> Iterator[Obstacle]:
-    """Everything of a patcher that no way of offloading takes to the worker."""
+    """Yield each patch that the worker cannot have, whether it runs single calls or whole runs."""
     yield from _of_weights(patcher)
     yield from _of_objects(patcher)
     yield from of_network(patcher.model.diffusion_model)
@@ -53,17 +53,17 @@ def refused_patches(patcher: Any) -> Iterator[Obstacle]:
 
 
 def of_network(network: Any) -> Iterator[Obstacle]:
-    """Yield what a node has changed of a remote model's network by itself."""
+    """Yield a change that a node has made to a remote model's network itself, not by ComfyUI's patches."""
     found_change = getattr(network, "found_change_in_depth", None)
-    # Without this method it is another network, which a node has put there.
+    # Without this method it is another network, which a node has put in the stand-in's place.
     found = refusals.of_network("whole", network) if found_change is None else found_change()
     if found is not None:
         yield found
 
 
 def _of_weights(patcher: Any) -> Iterator[Obstacle]:
-    yield from refused_weights(patcher)
-    yield from refused_hooks(patcher)
+    yield from weight_obstacles(patcher)
+    yield from hook_obstacles(patcher)
     if getattr(patcher, "weight_wrapper_patches", None):
         yield refusals.of_weight_wrappers(patcher.weight_wrapper_patches)
     if any(_COMPILE_KEY in wrappers for wrappers in getattr(patcher, "wrappers", {}).values()):
@@ -84,7 +84,11 @@ def _of_options(model_options: Mapping[str, Any]) -> Iterator[Obstacle]:
 
 
 def _of_guidance(model_options: Mapping[str, Any]) -> Iterator[Obstacle]:
-    """Guidance functions that patch the network only while they sample: after the first call, unless read here."""
+    """Yield guidance functions that patch the network while they sample.
+
+    Nothing of that is in the model's options yet, and the first such call would come in the middle of a run. So
+    their code is searched for the names by which ComfyUI's options are patched.
+    """
     for value in model_options.values():
         for function in value if isinstance(value, list) else [value]:
             code = getattr(function, "__code__", None)
@@ -99,7 +103,10 @@ def _patches_inside(code: CodeType) -> bool:
 
 
 def _patches_as_known(function: FunctionType) -> bool:
-    """Whether what it patches with is made beside it, by ComfyUI's own node, and travels."""
+    """Return whether the function patches with functions of its own closure that the worker knows by name.
+
+    That is how ComfyUI's own guidance nodes are written: they define the replacement next to the function.
+    """
     made = [
         value for value in inspect.getclosurevars(function).nonlocals.values() if isinstance(value, FunctionType)
     ]
@@ -115,7 +122,7 @@ def _are_known(patches: Iterable[Any]) -> bool:
 
 
 def refused_options(options: Mapping[str, Any]) -> Iterator[Obstacle]:
-    """Each entry of `transformer_options` that cannot travel."""
+    """Yield each entry of `transformer_options` that cannot be sent."""
     for key, value in options.items():
         if key in _LOCAL or _is_empty(value):
             continue
@@ -149,11 +156,11 @@ def _is_empty(value: Any) -> bool:
     )
 
 
-def travelling_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `transformer_options` that go to the worker.
+def options_to_send(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `transformer_options` that go to the worker, stock patches among them by name.
 
     Raises:
-        UnsupportedPatchError: some would be lost.
+        UnsupportedPatchError: there are entries that cannot be sent.
     """
     refused = tuple(refused_options(options))
     if refused:

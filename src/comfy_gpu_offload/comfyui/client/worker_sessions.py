@@ -1,4 +1,4 @@
-"""Sessions with the workers that the settings name: opened once, closed when the settings name another."""
+"""Sessions with the workers that the settings name: opened once, closed when the settings name another one."""
 
 from __future__ import annotations
 
@@ -15,85 +15,110 @@ from ...transport.base import CHECK_INTERVAL_S, Check
 from ..installation import release
 from . import node_lines
 
-# What no session reads: the price of a GPU, and what a worker on this machine would keep.
+# Settings that do not matter to a session: the price of a GPU, and those of a worker on this machine.
 _UNREAD = {"gpu_rate", "store_bytes", "upload_folder", "upload_bytes", "model_bytes", "comfyui_python"}
 
 
 @dataclass
-class _Place:
+class _Slot:
+    """The session for some settings, or the place where a thread is opening it.
+
+    Attributes:
+        lock: held while the session is opened or closed.
+        session: None until it is open.
+        waiting: the last message about a worker that the lock's holder waits for, or None.
+    """
+
     lock: threading.Lock = field(default_factory=threading.Lock)
     session: Session | None = None
-    awaits: str | None = None  # what whoever holds the lock waits for
+    waiting: str | None = None
 
     @contextmanager
-    def taken(self, check: Check | None, *, await_worker: bool) -> Iterator[None]:
-        """Hold the lock. Who does not await a worker does not wait for one who does, either."""
+    def held(self, check: Check | None, *, await_worker: bool) -> Iterator[None]:
+        """Hold the lock.
+
+        Args:
+            check: called while another thread holds it; an error that it raises ends the wait.
+            await_worker: whether to go on waiting while the other thread waits for a worker.
+
+        Raises:
+            ConnectError: the other thread waits for a worker, and the caller does not.
+        """
         while not self.lock.acquire(timeout=CHECK_INTERVAL_S):
             if check is not None:
                 check()
-            if self.awaits is not None and not await_worker:
-                raise ConnectError(f"The worker is not there yet, and a run waits for it: {self.awaits}")
+            if self.waiting is not None and not await_worker:
+                raise ConnectError(
+                    f"The worker is not there yet, and a run is waiting for it: {self.waiting}. Ask again later."
+                )
         try:
             yield
         finally:
-            self.awaits = None
+            self.waiting = None
             self.lock.release()
 
     def announce(self, text: str) -> None:
-        self.awaits = text
+        """Show on the running node what is waited for, and remember it."""
+        self.waiting = text
         node_lines.announce(text)
 
 
 class Sessions:
-    """One session for the same settings, so that what a worker holds stays known from run to run. Thread-safe."""
+    """The open sessions, one for all equal settings, so that a worker's contents stay known from run to run.
+
+    Thread-safe.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._places: dict[Settings, _Place] = {}
+        self._slots: dict[Settings, _Slot] = {}
         self._followed: Settings | None = None
 
     def opened(self, settings: Settings, check: Check | None = None, *, await_worker: bool = False) -> Session:
-        """Return the session for `settings`, opening it where there is none.
+        """Return the session for `settings`, and open it if there is none.
 
-        `check` is called while a worker starts; what it raises ends the wait. `await_worker`: waits for one that
-        does not answer yet, and says so on the node that runs.
+        Args:
+            settings: they name the worker.
+            check: called while a worker starts; an error that it raises ends the wait.
+            await_worker: whether to wait for a worker that does not answer yet. The running node then says so.
 
         Raises:
             ConfigError: no worker is configured.
             TransportError: the worker cannot be reached.
-            WorkerFaultError: it refused.
+            WorkerFaultError: the worker refused.
         """
         with self._lock:
-            place = self._places.setdefault(_read_by_sessions(settings), _Place())
-        with place.taken(check, await_worker=await_worker):
-            if place.session is None:
+            slot = self._slots.setdefault(_relevant(settings), _Slot())
+        with slot.held(check, await_worker=await_worker):
+            if slot.session is None:
                 here = release.here()
-                place.session = connect_from(settings, here, place.announce, check, await_worker=await_worker)
-            return place.session
+                slot.session = connect_from(settings, here, slot.announce, check, await_worker=await_worker)
+            return slot.session
 
     def known(self, settings: Settings) -> Session | None:
-        """Return the session for `settings` where one is open, without waiting for one that is being opened."""
+        """Return the session for `settings` if it is open; do not wait for one that is being opened."""
         with self._lock:
-            place = self._places.get(_read_by_sessions(settings))
-        return None if place is None else place.session
+            slot = self._slots.get(_relevant(settings))
+        return None if slot is None else slot.session
 
     def follow(self, settings: Settings) -> bool:
-        """Close the sessions for other settings; return whether these differ from the last ones followed.
+        """Close the sessions for other settings; return whether `settings` differ from those of the last call.
 
         A model that was loaded over a closed session still works: its next call opens a connection.
         """
-        wanted = _read_by_sessions(settings)
+        wanted = _relevant(settings)
         with self._lock:
             moved = self._followed is not None and wanted != self._followed
             self._followed = wanted
-            left = [self._places.pop(other) for other in [*self._places] if other != wanted]
-        for place in left:
-            with place.lock:
-                if place.session is not None:
-                    place.session.close()
+            outdated = [self._slots.pop(other) for other in [*self._slots] if other != wanted]
+        for slot in outdated:
+            with slot.lock:
+                if slot.session is not None:
+                    slot.session.close()
         return moved
 
 
-def _read_by_sessions(settings: Settings) -> Settings:
+def _relevant(settings: Settings) -> Settings:
+    """Return the settings with defaults for those that do not matter to a session."""
     defaults = {name: Settings.model_fields[name].default for name in _UNREAD}
     return settings.model_copy(update=defaults)

@@ -1,1 +1,1 @@
-"""Detection of what nodes and node packs change of a remote model, and of the code it would run."""
+"""Detection of changes that nodes and node packs make to a remote model, or to the code that it would run."""

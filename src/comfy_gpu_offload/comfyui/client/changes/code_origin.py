@@ -1,6 +1,7 @@
-"""Where code comes from: a node pack, ComfyUI, or a library.
+"""The origin of a piece of code: a node pack, ComfyUI, or a library.
 
-A function's `__module__` says little: `functools.wraps` copies it. Its globals and its code are its module's own.
+A function's `__module__` does not tell it, because `functools.wraps` copies that from another function. Its code
+object, with the name of its file, and its globals are always those of the module that defines it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _LIBRARIES = tuple(
         key=lambda folder: -len(folder.parts),
     )
 )
-# A user's own, and the system's below a virtual environment, are in none of them.
+# Folders by these names hold libraries too: a user's own, and the system's below a virtual environment.
 _INSTALLED = frozenset({"dist-packages", "site-packages"})
 _STOCK = "ComfyUI"
-# Code of ComfyUI's own that does not bear its node's name.
+# ComfyUI's functions and classes whose names do not contain their node's, with that node.
 _STOCK_NODES = {
     "load_hypernetwork_patch": "HypernetworkLoader",
     "KV_Attn_Input": "FluxKVCache",
@@ -45,14 +46,20 @@ _STOCK_NODES = {
     "MultiTalkCrossAttnPatch": "WanInfiniteTalkToVideo",
     "MultiTalkGetAttnMapPatch": "WanInfiniteTalkToVideo",
 }
-# How many wrappers are looked through; each may wrap another one.
+# The most wrappers that are looked through: one may wrap another, and a chain may be a circle.
 _MAX_WRAPPERS = 16
 
 
 def name_of(value: Any) -> str | None:
-    """Return who made `value`: "comfyui-kjnodes: WanVideoNAG.patch", or the name of ComfyUI's own node.
+    """Return the name of the code behind `value`: "comfyui-kjnodes: WanVideoNAG.patch", or ComfyUI's own node.
 
-    None where it has no code of its own: a number, a list.
+    A wrapper of a node pack counts more than the function that it wraps.
+
+    Args:
+        value: a function, a class, or an object of one.
+
+    Returns:
+        None if there is no such code, as for a number, a list or a tensor.
     """
     layers = [(code, file) for code in _layers(value) if (file := _file_of(code)) is not None]
     found = next((layer for layer in layers if is_packs(layer[1])), next(iter(layers), None))
@@ -66,27 +73,30 @@ def name_of(value: Any) -> str | None:
 
 
 def packs_name_of(value: Any) -> str | None:
-    """Return the pack's name and the code's if `value`, or what it wraps, is a node pack's code; None if not."""
+    """Return the name of the code behind `value`, or of what it wraps, if a node pack's is among it; else None."""
     is_a_packs = any(is_packs(file) for file in map(_file_of, _layers(value)) if file is not None)
     return name_of(value) if is_a_packs else None
 
 
 def caller() -> str | None:
-    """Return whose code is running: the innermost frame that is a node pack's; None where none is."""
+    """Return the name of the innermost node pack's code on the stack; None if there is none."""
     return next(_running(is_packs), None)
 
 
 def calling_node() -> str:
-    """Return the same, of ComfyUI's own nodes too ("nodes: KSampler.sample"); "ComfyUI" where none is running."""
+    """Return the name of the innermost code of a pack or of ComfyUI's nodes on the stack, else "ComfyUI".
+
+    It is like "nodes: KSampler.sample".
+    """
     return next(_running(lambda file: is_packs(file) or _is_stock_nodes(file)), _STOCK)
 
 
-def _running(is_asked_for: Callable[[Path], bool]) -> Iterator[str]:
-    """Yield the names of the code that is running and in such a file, the innermost first."""
+def _running(is_wanted: Callable[[Path], bool]) -> Iterator[str]:
+    """Yield the names of the code on the stack whose file is wanted, the innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if is_asked_for(file):
+        if is_wanted(file):
             home = file.stem if _is_stock_nodes(file) else _pack_of(file)
             yield f"{home}: {_readable(frame.f_code.co_qualname)}"
         frame = frame.f_back
@@ -102,7 +112,7 @@ def _is_stock_nodes(file: Path) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def is_packs(file: Path) -> bool:
-    """Return whether a file of code is a node pack's: not this package's, ComfyUI's, torch's or a library's."""
+    """Return whether a source file is a node pack's: not this package's, ComfyUI's, torch's or a library's."""
     if str(file).startswith("<"):
         return False
     resolved = file.resolve()
@@ -114,13 +124,13 @@ def is_packs(file: Path) -> bool:
 
 
 def _library_of(file: Path) -> Path | None:
-    """Return the folder of libraries that a file lies in."""
+    """Return the folder of libraries that a file lies in; None if it is in none."""
     homes = chain((folder for folder in file.parents if folder.name in _INSTALLED), _LIBRARIES)
     return next((home for home in homes if file.is_relative_to(home)), None)
 
 
 def replaces_torchs(value: Any) -> str | None:
-    """Return whose function stands where one of torch's stood; None where it is torch's own or Python's."""
+    """Return the name of the function in the place of one of torch's; None if it is torch's own or Python's."""
     layers = [layer for layer in _layers(value) if isinstance(layer, FunctionType)]
     if all(_is_torchs_or_pythons(layer.__code__.co_filename) for layer in layers):
         return None
@@ -128,10 +138,10 @@ def replaces_torchs(value: Any) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_torchs_or_pythons(name: str) -> bool:
-    if name.startswith("<"):
+def _is_torchs_or_pythons(file_name: str) -> bool:
+    if file_name.startswith("<"):
         return True
-    file = Path(name).resolve()
+    file = Path(file_name).resolve()
     if file.is_relative_to(_TORCH):
         return True
     is_installed = _INSTALLED & set(file.parts)
@@ -139,7 +149,7 @@ def _is_torchs_or_pythons(name: str) -> bool:
 
 
 def module_of(value: Any) -> str:
-    """Return the name of the module that `value`'s code is of, inside its wrappers; empty where there is none."""
+    """Return the name of the module that defines the innermost code of `value`; empty if there is none."""
     *_, code = (None, *_layers(value))
     if isinstance(code, FunctionType):
         return str(code.__globals__.get("__name__", ""))
@@ -147,7 +157,7 @@ def module_of(value: Any) -> str:
 
 
 def _layers(value: Any) -> Iterator[FunctionType | type]:
-    """Yield the functions or the class that `value` is made of, the outermost first."""
+    """Yield the functions and classes behind `value`, from the outermost wrapper inwards."""
     for _ in range(_MAX_WRAPPERS):
         while isinstance(value, functools.partial):
             value = value.func
@@ -166,8 +176,10 @@ def _layers(value: Any) -> Iterator[FunctionType | type]:
 
 
 def _file_of(code: FunctionType | type) -> Path | None:
+    """Return the source file of a function or a class; None if there is none."""
     if isinstance(code, FunctionType):
         file = code.__code__.co_filename
+        # Code that was compiled from a string (a dataclass's `__init__`) is its module's.
         return Path(str(code.__globals__.get("__file__") or file) if file.startswith("<") else file)
     module = sys.modules.get(code.__module__)
     found = getattr(module, "__file__", None)
@@ -175,7 +187,7 @@ def _file_of(code: FunctionType | type) -> Path | None:
 
 
 def _in_custom_nodes(file: Path) -> str | None:
-    """Return the name of the pack's folder, or of its one file."""
+    """Return the name of the pack's folder in `custom_nodes`, or of its single file; None for other files."""
     for folder in map(Path, folder_paths.get_folder_paths("custom_nodes")):
         for candidate, home in ((file, folder), (file.resolve(), folder.resolve())):
             if candidate.is_relative_to(home):
@@ -184,6 +196,7 @@ def _in_custom_nodes(file: Path) -> str | None:
 
 
 def _pack_of(file: Path | None) -> str:
+    """Return the name of the pack, of the library, or "ComfyUI", that a source file belongs to."""
     if file is None:
         return "a node pack"
     pack = _in_custom_nodes(file)
@@ -197,6 +210,7 @@ def _pack_of(file: Path | None) -> str:
 
 
 def _stock_name(code: FunctionType | type) -> str:
+    """Return the node that code of ComfyUI's belongs to, or "ComfyUI: " and its qualified name."""
     name = _qualname(code)
     first = name.partition(".")[0]
     is_in_node = _stem_of(code).startswith("nodes") and first != name
@@ -209,7 +223,7 @@ def _stem_of(code: FunctionType | type) -> str:
 
 
 def _qualname(code: FunctionType | type) -> str:
-    # A wrapper copies its function's name, and its code keeps its own.
+    # A wrapper copies its function's name, but its code object keeps its own.
     name = code.__code__.co_qualname if isinstance(code, FunctionType) else code.__qualname__
     return _readable(name)
 

@@ -1,4 +1,4 @@
-"""Tells the user of what node packs have replaced of ComfyUI's code: the worker runs ComfyUI's own."""
+"""The warning that node packs have replaced code of ComfyUI's in this process: the worker runs ComfyUI's own."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from . import code_origin
 
 logger = logging.getLogger(__name__)
 
-# Of each pack's; the log has them all.
+# The most names that a node shows of each pack; the log has all of them.
 _SHOWN = 3
 
 
 def warn_of_foreign(model: Any, *, whole_loop: bool = False) -> None:
-    """Say in the log and on the node that runs, once a run, which packs have replaced code that the worker runs.
+    """Warn, in the log and on the running node, of packs that have replaced code which the worker runs.
 
     Args:
-        model: of which the network is remote.
-        whole_loop: whether the sampling loop is at the worker too.
+        model: the ComfyUI model, whose network is remote.
+        whole_loop: whether the worker also runs the sampling loop.
     """
     found = [*model.diffusion_model.foreign, *(record_of(model).as_loaded.foreign if whole_loop else ())]
     by_pack: dict[str, list[str]] = {}
@@ -36,8 +36,8 @@ def warn_of_foreign(model: Any, *, whole_loop: bool = False) -> None:
 def _text(by_pack: dict[str, list[str]], most: int | None) -> str:
     packs = "; ".join(f"{pack} ({_listed(names, most)})" for pack, names in by_pack.items())
     return (
-        f"Node packs have replaced code of ComfyUI's that this model runs: {packs}. The worker runs ComfyUI's own: "
-        "what they change there has no effect."
+        f"Node packs have replaced code of ComfyUI's that this model runs: {packs}. The worker runs ComfyUI's own "
+        "code, so these changes have no effect there."
     )
 
 

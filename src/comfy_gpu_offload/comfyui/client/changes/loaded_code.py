@@ -1,8 +1,14 @@
-"""The code that a network runs, of ComfyUI and torch, and what node packs have put in its place in this process.
+"""The code of ComfyUI and torch that a network runs, and its replacements by node packs in this process.
 
 Packs replace methods of classes and names in modules, as they are imported or while a node runs. The worker's code
-is its own. What changed since ComfyUI began to run prompts is a node's doing. What was so before may be harmless,
-and cannot be told apart.
+is without these replacements. There are two kinds:
+
+- Names replaced since ComfyUI began to run prompts (`UsedCode.replaced`) are a node's doing, for the model at hand:
+  its run is refused.
+- Names replaced before that (`UsedCode.foreign`), as packs were imported, may concern the model or not, and nothing
+  is known of what was there before. They cause a warning.
+
+A name counts only if a forward pass at the worker could run it, and if ComfyUI's or torch's own source has it.
 """
 
 from __future__ import annotations
@@ -26,7 +32,8 @@ from torch import nn
 from .code_origin import packs_name_of, replaces_torchs
 from .network_parts import Change
 
-# What a network's code is made of, and what puts patches on its weights.
+# The modules that networks, their layers, and the patches on their weights are made of. The last two are always
+# used, the others if the network's own code takes names from them.
 _PREFIXES = ("comfy.ldm.", "comfy.ops", "comfy.rmsnorm", "comfy.quant_ops", "comfy.lora", "comfy.weight_adapter")
 _SAMPLING = frozenset(
     {
@@ -43,19 +50,19 @@ _SAMPLING = frozenset(
     }
 )
 _TORCH = (torch, torch.Tensor, nn.functional)
-# What runs here alone, or in no forward pass. Libraries replace it for good while other models are loaded, and
-# torch.compile replaces `Module.__init__`.
+# Names that only this machine uses, or that no forward pass uses. Libraries replace some of them for good as other
+# models are loaded, and torch.compile replaces `Module.__init__`.
 _RUNS_HERE = {
     "torch": frozenset({"compile", "load", "manual_seed", "save", "seed"}),
     "comfy.lora": frozenset({"load_lora", "model_lora_keys_clip", "model_lora_keys_unet"}),
     "comfy.lora_convert": frozenset({"convert_lora"}),
 }
-_MAKES_MODULES = frozenset(
+_BUILDS_MODULES = frozenset(
     {"__getstate__", "__init__", "__repr__", "__setstate__", "extra_repr", "register_buffer", "register_parameter"}
     | {"_load_from_state_dict", "_save_to_state_dict", "load_state_dict", "state_dict"}
     | {"_reset_parameters", "reset_parameters"}
 )
-# Python makes these as it is asked for them.
+# Python creates these entries of a class by itself, some of them when they are first read.
 _PYTHONS = frozenset(vars(type("Any", (), {}))) | {
     "__abstractmethods__",
     "__annotate__",
@@ -72,21 +79,26 @@ _known: dict[int, _Namespace] = {}
 
 @dataclass(frozen=True, eq=False)
 class _Namespace:
-    """A module or a class, and what was in it."""
+    """A module or a class, with its entries as they were when this was made.
+
+    Attributes:
+        owner: the module or class.
+        was: its entries by name.
+    """
 
     owner: ModuleType | type
     was: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """As it is called in messages; torch's and ComfyUI's classes share names."""
+        """The name for messages, with torch's package for its classes: ComfyUI has classes of the same names."""
         if isinstance(self.owner, ModuleType):
             return self.owner.__name__
         home = "torch." if self.owner is torch.Tensor else "torch.nn." if _is_torchs(self.owner) else ""
         return home + self.owner.__qualname__
 
     def changes(self) -> Iterator[Change]:
-        """Yield each name that means another thing now."""
+        """Yield each name that now has another value, if it matters to a forward pass at the worker."""
         now = vars(self.owner)
         for name in {**self.was, **now}:
             value = now.get(name, _ABSENT)
@@ -94,17 +106,17 @@ class _Namespace:
                 yield Change(f"{self.name}.{name}", None if value is _ABSENT else value)
 
     def foreign(self) -> Iterator[Change]:
-        """Yield each name that meant a node pack's code already when this was made."""
-        # In torch itself there are other libraries' functions too.
+        """Yield each name that had a node pack's code as its value already when this was made."""
+        # Torch's classes take nobody else's functions, but the module `torch` has other libraries' functions too.
         of_torch = self.owner is not torch and _is_torchs(self.owner)
         for name, value in self.was.items():
             by = replaces_torchs(value) if of_torch else packs_name_of(value)
-            # Others add names of their own, which ComfyUI's code does not know.
-            if by is not None and not _runs_here(self.owner, name) and self._had(name):
+            # Packs also add names of their own, which ComfyUI's code does not use.
+            if by is not None and not _runs_here(self.owner, name) and self._is_in_source(name):
                 yield Change(f"{self.name}.{name}", value)
 
-    def _had(self, name: str) -> bool:
-        """Return whether ComfyUI's own code, or torch's, has this name here."""
+    def _is_in_source(self, name: str) -> bool:
+        """Return whether the owner's own source has this name, or might have it."""
         owner = self.owner
         if isinstance(owner, ModuleType):
             names = _defined_in(owner.__name__, None)
@@ -121,42 +133,49 @@ class _Namespace:
         if name in _PYTHONS and not callable(value):
             return False
         if was is _ABSENT:
-            # A note on a class of ComfyUI's stays for the prompts to come, and keeps a node from acting again.
+            # A new entry of a class of ComfyUI's may be a pack's own mark, by which it knows in later prompts that
+            # it has acted. Then it changes nothing more, and its earlier changes would go unnoticed: so it counts.
             return not _is_torchs(self.owner) or any(name in vars(kind) for kind in self.owner.__mro__[1:])
         return True
 
     def _matters_in_module(self, name: str, was: Any, value: Any) -> bool:
         if was is _ABSENT:
+            # The module's functions do not know a new name, unless it hides a built-in function.
             return hasattr(builtins, name) and callable(value)
         if isinstance(was, ModuleType) or callable(was) or callable(value):
             return True
+        # Of other values only constants are compared: caches and counters change as the module's own code runs.
         is_constant = isinstance(was, _CONSTANTS) and not name.startswith("__")
         return is_constant and was != value and name not in _stored_by(self.owner)
 
 
 class UsedCode:
-    """Modules and classes that something's code is in, or takes names from. May be read by many threads."""
+    """The modules and classes whose code a network or a sampling run uses. May be read by many threads.
+
+    It is compared before each call, so all entries are first compared at once, by identity, in lists that Python
+    builds and compares without a loop of its own. Names are looked at one by one only if the lists differ.
+    """
 
     def __init__(self, owners: Iterable[ModuleType | type]) -> None:
         owners = dict.fromkeys(owners)
         self._namespaces = [_namespace(owner) for owner in owners]
         self._spaces = [vars(owner) for owner in owners]
-        # Nothing to compare with yet, where a name has been replaced already.
+        # If a name has been replaced already, there is no good state to compare with.
         self._bulk = None if any(self._changes()) else self._now()
 
     def replaced(self) -> Change | None:
-        """Return what was replaced since ComfyUI began to run prompts; None for nothing."""
+        """Return a name replaced since ComfyUI began to run prompts, with its new value; None if there is none."""
         if self._same():
             return None
         found = next(self._changes(), None)
         if found is None:
-            # What makes no difference need not be looked at again with each call.
+            # The difference does not matter, so the next calls need not look at it again.
             self._bulk = self._now()
         return found
 
     @cached_property
     def foreign(self) -> tuple[Change, ...]:
-        """What node packs had replaced before prompts ran."""
+        """The names that node packs had replaced before prompts ran, with their values."""
         return tuple(chain.from_iterable(space.foreign() for space in self._namespaces))
 
     def _changes(self) -> Iterator[Change]:
@@ -166,7 +185,7 @@ class UsedCode:
     def _same(self) -> bool:
         try:
             return self._now() == self._bulk
-        except Exception:  # A value may compare as it likes, or a namespace may be growing.
+        except Exception:  # a value's own comparison may raise, and a namespace may grow meanwhile
             return False
 
     def _now(self) -> list[Any]:
@@ -174,19 +193,27 @@ class UsedCode:
 
 
 def of_network(network: nn.Module, *further: type) -> UsedCode:
-    """Return the code that a network runs; `further` are classes of ours that stand for it."""
+    """Return the code that a network runs.
+
+    Args:
+        network: the skeleton's network.
+        further: this package's classes in its place, which packs may replace methods of as well.
+    """
     return UsedCode((*_owners(network), *further))
 
 
 def of_sampling(model: Any) -> UsedCode:
-    """Return the code that samples a ComfyUI model, outside of its network."""
+    """Return the code that samples a ComfyUI model outside of its network: its own classes, and the samplers."""
     kinds = (kind for kind in type(model).__mro__ if not _is_torchs(kind) and kind is not object)
     modules = [module for name, module in sys.modules.items() if name in _SAMPLING]
     return UsedCode((*kinds, *modules, *chain.from_iterable(map(_classes_of, modules))))
 
 
 def remember() -> None:
-    """Take what there is now for what ComfyUI began with, as far as that has not been done."""
+    """Record the present entries of all modules and classes that a network may use, unless they are recorded.
+
+    To be called when all packs have been imported and no node has run: later changes are a node's.
+    """
     for name, module in list(sys.modules.items()):
         if (name.startswith(_PREFIXES) or name in _SAMPLING) and isinstance(module, ModuleType):
             _namespace(module)
@@ -200,7 +227,7 @@ def remember() -> None:
 
 
 def remember_before_prompts() -> None:
-    """Have `remember` called before the first prompt runs a node, and after all packs have been imported."""
+    """Have ComfyUI's server call `remember` when the first prompt comes: all packs have been imported by then."""
     instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
     if instance is None:
         return
@@ -221,18 +248,19 @@ def _classes_of(module: ModuleType) -> list[type]:
 
 
 def _namespace(owner: ModuleType | type) -> _Namespace:
+    """Return the recorded entries of a module or class; they are recorded now if they have not been."""
     with _lock:
         found = _known.get(id(owner))
         if found is None:
             found = _Namespace(owner, dict(vars(owner)))
-            # ComfyUI makes classes for each model with quantised weights: kept, they would add up.
+            # ComfyUI creates classes for each model with quantised weights: recorded for good, they would add up.
             if isinstance(owner, ModuleType) or "<locals>" not in owner.__qualname__:
                 _known[id(owner)] = found
         return found
 
 
 def _owners(network: nn.Module) -> Iterator[ModuleType | type]:
-    """Yield the classes of a network's parts, their modules, those that these take names from, and torch's."""
+    """Yield the classes of a network's parts, their modules, the modules that these use, and torch's own."""
     kinds = dict.fromkeys(kind for part in network.modules() for kind in type(part).__mro__ if kind is not object)
     yield from kinds
     waiting = [sys.modules[kind.__module__] for kind in kinds if kind.__module__ in sys.modules]
@@ -249,6 +277,7 @@ def _owners(network: nn.Module) -> Iterator[ModuleType | type]:
 
 
 def _used_by(module: ModuleType) -> Iterator[ModuleType]:
+    """Yield the modules that a module has imported, or has imported names from."""
     for value in list(vars(module).values()):
         if isinstance(value, ModuleType):
             yield value
@@ -258,11 +287,18 @@ def _used_by(module: ModuleType) -> Iterator[ModuleType]:
 
 @lru_cache(maxsize=1024)
 def _defined_in(module: str, kind: str | None) -> frozenset[str] | None:
-    """Return the names in a module's own code, or in that of a class of it; None where its code cannot be had."""
+    """Return the names in a module's source, or in that of one of its classes; None if it has no source.
+
+    The module is compiled again for it, since its present entries say nothing of what its source defines.
+
+    Args:
+        module: its name.
+        kind: the qualified name of a class, or None for the module's own level.
+    """
     try:
         spec = importlib.util.find_spec(module)
         code = getattr(spec and spec.loader, "get_code", lambda _: None)(module)
-    except (ImportError, ValueError, SyntaxError):  # no module of a file
+    except (ImportError, ValueError, SyntaxError):  # the module is not of a file
         return None
     if code is None:
         return None
@@ -283,14 +319,14 @@ def _is_torchs(owner: ModuleType | type) -> bool:
 
 
 def _runs_here(owner: ModuleType | type, name: str) -> bool:
-    """Return whether what `owner` has by that name is nothing to a forward pass at the worker."""
+    """Return whether no forward pass at the worker uses the owner's entry of that name."""
     if isinstance(owner, ModuleType):
         return name in _RUNS_HERE.get(owner.__name__, ())
-    return _is_torchs(owner) and name in _MAKES_MODULES
+    return _is_torchs(owner) and name in _BUILDS_MODULES
 
 
 def _stored_by(module: ModuleType | type) -> frozenset[str]:
-    """Return the names that a module's own functions write to."""
+    """Return the global names that a module's own functions assign: its state, which changes as it runs."""
     codes = [value.__code__ for value in vars(module).values() if isinstance(value, FunctionType)]
     return frozenset(name for code in codes for name in _stores(code))
 

@@ -1,7 +1,7 @@
-"""What a ComfyUI model is beside its network, as it was loaded, so that what a node changes of it is noticed.
+"""The state of a ComfyUI model outside of its network, as it was loaded, by which a node's changes are noticed.
 
-All of it is code and numbers of the sampling loop. Where the loop runs here they do what they do; a worker that
-runs the whole loop has its own.
+It consists of code and numbers that the sampling loop uses. Changes to it have their effect if the loop runs here.
+A worker that runs the whole loop has a model of its own, without them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from . import loaded_code
 from .network_parts import Change
 
-# ComfyUI's own notes on a model that it loads and runs.
+# Attributes in which ComfyUI itself keeps notes on a model that it loads and runs.
 _NOTES = frozenset(
     {
         "current_patcher",
@@ -46,10 +46,10 @@ class ModelState:
         self._code = loaded_code.of_sampling(model)
 
     def changed(self, patched: Mapping[str, Any]) -> Change | None:
-        """Return what is another now; None for nothing.
+        """Return an attribute that has changed, with its new value; None if none has.
 
         Args:
-            patched: what ComfyUI's object patches have replaced for now, by name: the model's own.
+            patched: the model's own attributes that ComfyUI's object patches have replaced for now, by name.
         """
         if type(self._model) is not self._kind:
             return Change("__class__", type(self._model))
@@ -57,14 +57,14 @@ class ModelState:
 
     @property
     def foreign(self) -> tuple[Change, ...]:
-        """What of ComfyUI's sampling packs had replaced before prompts ran."""
+        """The names of ComfyUI's sampling that packs had replaced before prompts ran, with their values."""
         return self._code.foreign
 
     def _changes(self, patched: Mapping[str, Any]) -> Iterator[Change]:
         now = {**_attributes(self._model), **{name: patched[name] for name in patched if "." not in name}}
         for name in {**self._attributes, **now}:
             value, was = now.get(name, _ABSENT), self._attributes.get(name, _ABSENT)
-            # What the model's code does not know is nothing to it.
+            # A new attribute that the model's class does not have is not read by its code.
             if not _same(value, was) and (was is not _ABSENT or hasattr(self._kind, name)):
                 yield Change(name, value)
         for name, (part, was) in self._parts.items():
@@ -78,7 +78,7 @@ def _attributes(model: Any) -> dict[str, Any]:
 
 
 def _state(part: Any) -> dict[str, Any]:
-    """Return what an object holds, tensors copied: they may be written to."""
+    """Return an object's public attributes and buffers; tensors are copied, because they may be written to."""
     if part is None:
         return {}
     found = {name: value for name, value in vars(part).items() if not name.startswith("_")}
@@ -94,9 +94,9 @@ def _same(one: Any, other: Any) -> bool:
     if one is other:
         return True
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        # Sampling brings it to the device where it samples.
+        # Sampling moves it to its device.
         return one.shape == other.shape and torch.equal(one.cpu(), other.cpu())
     try:
         return type(one) is type(other) and bool(one == other)
-    except Exception:  # An object may compare as it likes.
+    except Exception:  # an object's own comparison may raise
         return False

@@ -1,7 +1,14 @@
-"""What a stand-in's network is made of, so that what a node changes of it is noticed.
+"""The parts of a skeleton's network as they were built, by which a node's changes to them are noticed.
 
-Some nodes do not patch a model as ComfyUI offers to, but change its network: a block's forward or class, a list of
-blocks, a number, a weight, a hook. The network that computes is elsewhere, and has nothing of it.
+Some nodes do not use ComfyUI's patches but change the network: a block's forward or class, a list of blocks, a
+number, a weight, a hook. The network that computes is at the worker and does not see such a change.
+
+The comparison runs before every call of the network, and has to be complete and cheap. So there are three levels:
+
+1. `_Bulk` compares everything by identity, in flat lists, and tensors by their version counters.
+2. If that finds a difference, `NetworkParts._changes` looks for the part and decides whether it matters.
+3. At the beginning and the end of a run, `changed_between` also compares what lies behind each tensor: a write
+   through `tensor.data` does not count in its version.
 """
 
 from __future__ import annotations
@@ -17,23 +24,23 @@ import torch
 from torch import nn
 
 _VERSION = attrgetter("_version")
-# How deep lists and objects are followed that a part holds.
+# How deep lists, dicts and objects in a part's attributes are followed.
 _MAX_DEPTH = 4
 _STORES = ("_modules", "_parameters", "_buffers")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-# Of a module's own making: what these hold is saving and training, and nothing to a forward pass.
-_NOTHING_TO_FORWARD = frozenset(vars(nn.Module())) - {*_STORES, *_HOOKS}
-# Absent where there is nothing; no attribute can be this.
+# The other attributes of every nn.Module: they are for saving and training, and no forward pass reads them.
+_UNUSED_IN_FORWARD = frozenset(vars(nn.Module())) - {*_STORES, *_HOOKS}
+# The value of an attribute that is not there.
 _ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something of a network that is another now.
+    """A change that was found.
 
     Attributes:
-        part: its name, as in `blocks.0.forward`.
-        value: what is there now; None where nothing is, or where that says nothing of who made it.
+        part: the dotted name of the changed part, e.g. ``blocks.0.forward``.
+        value: its value now; None if there is none, or if its code does not show who made it.
     """
 
     part: str
@@ -42,7 +49,15 @@ class Change:
 
 @dataclass(frozen=True)
 class _Part:
-    """A module as it was."""
+    """A module of the network as it was.
+
+    Attributes:
+        module: the module.
+        kind: its class.
+        attributes: its attributes but for stores and hooks, by name.
+        stores: by the store's name a copy of its dict of modules, parameters or buffers.
+        hooks: by the name of the dict of hooks their number.
+    """
 
     module: nn.Module
     kind: type
@@ -53,7 +68,13 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Held:
-    """A list, a dict, a set or an object that a part holds, as it was."""
+    """A list, dict, set or object in a module's attributes, as it was.
+
+    Attributes:
+        name: the dotted name of the attribute.
+        content: returns its present items.
+        was: its items.
+    """
 
     name: str
     content: Callable[[], list[Any]]
@@ -61,10 +82,9 @@ class _Held:
 
 
 class NetworkParts:
-    """The modules of a network with all that they hold, as they were when this was made.
+    """The modules of a network and everything in them, as they were when this was made.
 
-    May be read by many threads. Compared before each call, so it is compared in bulk first, in 0.3 ms for the 900
-    modules of Wan 14B. Only where that differs, parts are looked at one by one.
+    May be read by many threads. The comparison before each call takes 0.3 ms for the 900 modules of Wan 14B.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -75,19 +95,19 @@ class NetworkParts:
         self.accept_weights()
 
     def accept_weights(self) -> None:
-        """Take the tensors as they are now for what they are to be."""
+        """Record the tensors as they are now: the stand-in itself has changed their shapes."""
         with _as_plain_tensors():
             found = _tensors(self._network, self._held)
             self._tensors = [(name, tensor, _facts(tensor)) for name, tensor in found]
         self._bulk = self._in_bulk()
 
     def changed(self) -> Change | None:
-        """Return what of the network is another now; None where nothing is."""
+        """Return a part that has changed, after the comparison that is fast; None if none has."""
         if self._bulk.same():
             return None
         found = next(self._changes(), None)
         if found is None:
-            # What is no change need not be looked at again with each call.
+            # The difference does not matter, so the next calls need not look at it again.
             self._bulk = self._in_bulk()
         return found
 
@@ -95,7 +115,7 @@ class NetworkParts:
         return _Bulk(self._parts, self._held, [tensor for _, tensor, _ in self._tensors])
 
     def changed_between(self) -> Change | None:
-        """As `changed`, of all that can be compared: for the beginning and the end of a run."""
+        """Return the same, after comparing also what lies behind tensors: for the beginning and end of a run."""
         found = self.changed()
         if found is not None:
             return found
@@ -105,10 +125,11 @@ class NetworkParts:
         return None if name is None else Change(name)
 
     def reads(self, name: str) -> bool:
-        """Return whether the network's code may ask for an attribute of that name."""
+        """Return whether the network has an attribute of that name, or its code has the name as a string."""
         return hasattr(self._network, name) or name in self._read
 
     def _changes(self) -> Iterator[Change]:
+        """Yield the changes that matter to a forward pass, part by part."""
         for part in self._parts:
             found = self._difference(part)
             if found is not None:
@@ -123,6 +144,7 @@ class NetworkParts:
         yield from map(Change, changed)
 
     def _difference(self, part: _Part) -> tuple[str, Any] | None:
+        """Return the name of what has changed in a module, with its new value; None for nothing that matters."""
         if type(part.module) is not part.kind:
             return "__class__", type(part.module)
         attributes = vars(part.module)
@@ -140,12 +162,13 @@ class NetworkParts:
 
     def _matters(self, part: _Part, name: str, now: Any) -> bool:
         was = part.attributes.get(name, _ABSENT)
-        if name in _NOTHING_TO_FORWARD:
+        if name in _UNUSED_IN_FORWARD:
             return name == "training" and now is not was and _drops_out(part.module)
         if now is was or _equal(now, was):
             return False
         if was is _ABSENT:
-            # An attribute that the network's code does not know is nothing to it.
+            # A new attribute matters if it hides one of the class, or if the network's code may ask for it. Others
+            # are a node's own marks.
             return hasattr(part.kind, name) or name in self._read
         return True
 
@@ -155,11 +178,16 @@ class NetworkParts:
 
 
 class _Bulk:
-    """All of it in a few flat lists, which Python compares by identity first, without a loop of its own."""
+    """The whole network in a few flat lists. Python compares their items by identity first, in C.
+
+    Lists are built anew for each comparison from the modules' own dicts, whose values keep their order: an entry
+    that was replaced, added or removed makes the lists differ.
+    """
 
     def __init__(self, parts: list[_Part], held: list[_Held], tensors: list[torch.Tensor]) -> None:
         self._modules = [part.module for part in parts]
         stores = [vars(module)[name] for module in self._modules for name in (*_STORES, *_HOOKS)]
+        # Most stores and hooks of most modules are empty: to ask whether they still are beats listing them.
         self._dicts = [*map(vars, self._modules), *filter(None, stores)]
         self._empty = [store for store in stores if not store]
         self._contents = [each.content for each in held]
@@ -168,9 +196,10 @@ class _Bulk:
         self._was = self._now()
 
     def same(self) -> bool:
+        """Return whether nothing differs; False also if that cannot be told."""
         try:
             return not any(self._empty) and self._now() == self._was
-        except Exception:  # Two tensors have been compared, say, or a node writes to it right now.
+        except Exception:  # different tensors, say, cannot be compared, or a node is writing to a dict right now
             return False
 
     def _now(self) -> tuple[list[Any], ...]:
@@ -192,11 +221,11 @@ def _part(module: nn.Module) -> _Part:
 
 
 def _held_by(network: nn.Module) -> Iterator[_Held]:
-    """Yield what can be changed without another object in its place."""
+    """Yield the containers and objects in modules' attributes, which can change and stay the same object."""
     packages = frozenset(_package(type(module)) for module in network.modules()) - {"torch"}
     for name, module in network.named_modules():
         for key, value in vars(module).items():
-            if key not in {*_NOTHING_TO_FORWARD, *_STORES, *_HOOKS}:
+            if key not in {*_UNUSED_IN_FORWARD, *_STORES, *_HOOKS}:
                 yield from _held_in(value, f"{name}.{key}".removeprefix("."), packages, _MAX_DEPTH)
 
 
@@ -211,6 +240,11 @@ def _held_in(value: Any, name: str, packages: frozenset[str], depth: int) -> Ite
 
 
 def _content_of(value: Any, packages: frozenset[str]) -> Callable[[], list[Any]] | None:
+    """Return a function that lists a value's items; None for values that are not looked into.
+
+    Args:
+        packages: the packages of the network's own classes. Objects of others may change as they like.
+    """
     if isinstance(value, list | set):
         return lambda: list(value)
     if isinstance(value, dict):
@@ -221,7 +255,7 @@ def _content_of(value: Any, packages: frozenset[str]) -> Callable[[], list[Any]]
         or not hasattr(value, "__dict__")
     ):
         return None
-    # An object's caches are its own: what it had is what is compared.
+    # An object's new attributes are not compared: they may be caches that it fills as it is used.
     attributes: dict[str, Any] = vars(value)
     names = list(attributes)
     return lambda: [attributes.get(name, _ABSENT) for name in names]
@@ -232,6 +266,7 @@ def _package(kind: type) -> str:
 
 
 def _tensors(network: nn.Module, held: Iterable[_Held]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield parameters, buffers, and tensors in attributes and containers, with their dotted names."""
     yield from network.named_parameters()
     yield from network.named_buffers()
     attributes = ((name, vars(module).items()) for name, module in network.named_modules())
@@ -241,7 +276,10 @@ def _tensors(network: nn.Module, held: Iterable[_Held]) -> Iterator[tuple[str, t
 
 
 def _as_plain_tensors() -> Any:
-    """Have tensors of a class of their own asked as plain ones: nothing of their data is."""
+    """Return a context in which a `RemoteWeight` answers as a plain tensor, without a check of what is asked.
+
+    Versions, shapes and storages are read for all tensors before each call, and none of that needs data.
+    """
     return torch._C.DisableTorchFunctionSubclass()
 
 
@@ -250,7 +288,11 @@ def _version_of(tensor: torch.Tensor) -> int | None:
 
 
 def _facts(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Return what writing to a tensor changes: in place, or through its `data`."""
+    """Return the facts of a tensor that writing to it changes, in place or through its `data`.
+
+    Its dtype, shape and strides differ if `data` has been set to another kind of tensor, and its storage differs if
+    `data` has been set at all.
+    """
     storage = tensor.untyped_storage()._cdata
     return _version_of(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride(), storage
 
@@ -264,7 +306,7 @@ def _equal(one: Any, other: Any) -> bool:
         return False
     try:
         return bool(one == other)
-    except Exception:  # An object may compare as it likes.
+    except Exception:  # an object's own comparison may raise
         return False
 
 
@@ -281,14 +323,14 @@ def _among(item: Any, items: list[Any]) -> bool:
 
 
 def _drops_out(module: nn.Module) -> bool:
-    """Return whether a module computes otherwise in training."""
+    """Return whether a module computes something else in training mode."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     return isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
 
 
 def _read_by(network: nn.Module) -> Iterator[str]:
-    """Yield the strings in the code of a network's classes: names that it may ask `hasattr` or `getattr` for."""
+    """Yield the strings in the code of a network's classes: it may pass them to `hasattr` or `getattr`."""
     kinds = dict.fromkeys(kind for part in network.modules() for kind in type(part).__mro__)
     for kind in kinds:
         if not kind.__module__.startswith(("torch.", "builtins")):

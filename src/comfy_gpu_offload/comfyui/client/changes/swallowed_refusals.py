@@ -1,7 +1,7 @@
-"""Refusals that a node's own code catches: it goes on without a weight, and what it does may be missing.
+"""Refusals to read or change a weight that a node's own code has caught, so that the node went on without.
 
-Whether a weight that was not read does harm cannot be told, so it is said with every run of the model. A change
-that was not made does: the run is refused.
+A node that could not read a weight may or may not have done its work, so every run of the model warns of it. If a
+node could not change a weight, its work is missing for certain, and the run is refused.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from ..running_node import prompt_id
 
 logger = logging.getLogger(__name__)
 
-# Of one model, by whose code it was.
+# The most refusals that are kept for one model, by the code that was refused.
 _MAX_KEPT = 16
 
 
 @dataclass(frozen=True)
 class _Refusal:
-    """What was refused in which prompt; caught once that prompt went on to a run."""
+    """A refusal that was raised.
+
+    Attributes:
+        error: a copy of the error.
+        prompt: the id of the prompt that ran, or None.
+        is_change: whether the weight would have been changed.
+        is_caught: whether that prompt went on to a run, so that the error must have been caught.
+    """
 
     error: RemoteWeightError
     prompt: str | None
@@ -37,9 +44,15 @@ _refused: weakref.WeakKeyDictionary[RemoteModel, dict[str, _Refusal]] = weakref.
 
 
 def note(remote: RemoteModel, error: RemoteWeightError, *, is_change: bool) -> None:
-    """Remember a refusal until a run shows whether it ended its prompt.
+    """Record a refusal until a run shows whether it was caught.
 
-    If it did, what the node wrote before it (a mark of its own) must not let it pass: the loader runs again.
+    The loader runs again with the next prompt. If the refusal has ended this one, the node may have left a mark of
+    its own on the model before, by which it would go on the next time without acting.
+
+    Args:
+        remote: the weight's model.
+        error: the refusal.
+        is_change: whether the weight would have been changed.
     """
     loader_epoch.advance()
     kept = RemoteWeightError(error.name, error.key, error.by)  # without the frames that the raised one holds
@@ -51,15 +64,15 @@ def note(remote: RemoteModel, error: RemoteWeightError, *, is_change: bool) -> N
             found[error.by] = _Refusal(kept, prompt_id(), changed)
 
 
-def tell(remote: RemoteModel) -> None:
-    """Say, where a run of this model begins, what was caught: in the log, and on the node that runs.
+def report(remote: RemoteModel) -> None:
+    """Report, at the beginning of a run, the refusals that were caught: in the log, and on the running node.
 
     Raises:
-        RemoteWeightError: a change was. The loader gives another model with the next prompt.
+        RemoteWeightError: the refusal of a change was caught. The loader makes another model with the next prompt.
     """
     prompt = prompt_id()
     with _lock:
-        # Of another prompt it ended that one.
+        # A refusal of another prompt that is not known to be caught has ended that prompt: it is dropped.
         caught = {
             by: replace(refusal, is_caught=True)
             for by, refusal in _refused.get(remote, {}).items()
@@ -71,6 +84,6 @@ def tell(remote: RemoteModel) -> None:
             loader_epoch.advance()
             raise refusal.error
         key = refusal.error.key
-        text = f"{by} was refused {key}, which is at the worker, and went on: what it does may be missing."
+        text = f"{by} could not read {key}, which is at the worker, and went on without: its effect may be missing."
         logger.warning("%s", text)
         node_lines.show(text)

@@ -1,7 +1,8 @@
-"""Remote models that a node began to change: a refusal ends its prompt, and not what it left behind.
+"""Remote models that a node began to change: they are unusable, and the next prompt loads another one.
 
-A node may take what it wrote before the refusal (a mark of its own, say) for proof that all is done, or swallow the
-error. So nothing loaded with that model runs any more, and the loader makes another one with the next prompt.
+A refusal ends the node's prompt, but does not undo what the node wrote before it. In the next prompt the node may
+take that (a mark of its own, for example) as proof that its work is done, or it may catch the error and go on. So
+no run of such a model is allowed any more.
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ _lock = threading.Lock()
 _found: WeakKeyDictionary[RemoteModel, Obstacle] = WeakKeyDictionary()
 
 
-def spoil(remote: RemoteModel, obstacle: Obstacle) -> Obstacle:
-    """Have every run of what the loader made of `remote` refused, for `obstacle` if there is no reason yet."""
+def mark_unusable(remote: RemoteModel, obstacle: Obstacle) -> Obstacle:
+    """Refuse every further run of the models that were loaded with `remote`, and have the loaders run again.
+
+    Args:
+        obstacle: the reason, kept if it is the first one.
+
+    Returns:
+        `obstacle`.
+    """
     with _lock:
         _found.setdefault(remote, obstacle)
     loader_epoch.advance()
@@ -26,5 +34,5 @@ def spoil(remote: RemoteModel, obstacle: Obstacle) -> Obstacle:
 
 
 def reason(remote: RemoteModel) -> Obstacle | None:
-    """Return what was refused first; None for nothing."""
+    """Return the first reason why `remote` is unusable, or None if it is not."""
     return _found.get(remote)

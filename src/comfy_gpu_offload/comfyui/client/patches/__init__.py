@@ -1,1 +1,1 @@
-"""Weight patches and hooks of a remote model: what is uploaded of them, and what does not fit."""
+"""Weight patches and hooks of a remote model: their upload, and reports of those that do not fit."""

@@ -1,4 +1,8 @@
-"""Weight patches that do not fit their weights: which of them ComfyUI passes over, found out by its own code."""
+"""The test by ComfyUI's own code of whether it would skip a weight patch that does not fit its weight.
+
+ComfyUI has many kinds of patches, each with its own way to fail: some are skipped with a line in the log, some end
+the run. These rules differ between releases, so ComfyUI's own function is run, on tensors without data.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +18,36 @@ import torch
 
 from ...wire.patch_shapes import Shape
 
-# Where an adapter's alpha bounds a norm, which cannot be compared without data.
+# The adapters whose alpha bounds a norm: that cannot be compared without data.
 _BOUNDS_BY_ALPHA = frozenset({"OFTAdapter", "BOFTAdapter"})
 _ALPHA = 2
 
 
-def passed_over(key: str, patch: Any, shape: Shape) -> Shape | None:
-    """Return the shape that ComfyUI leaves a weight in where it passes over a patch: a `PassedOver`.
+def shape_if_skipped(key: str, patch: Any, shape: Shape) -> Shape | None:
+    """Return the shape that a weight has after ComfyUI has skipped a patch, or None if it does not skip it.
 
-    ComfyUI's own code is run without data, on the meta device. What it adds it adds in place, so a weight that is
-    as it was at the end had nothing added.
+    ComfyUI's own code is run on the meta device. It adds a patch to the weight in place, so a weight whose version
+    counter has not changed had nothing added. This is a `PassedOver` of `wire.patch_writer`.
 
     Args:
+        key: the weight's key.
+        patch: the patch as ComfyUI has it: strength, value, strength of the model, offset, function.
         shape: of the weight, or of the part of it that the patch is for.
 
     Returns:
-        None where ComfyUI adds the patch, or fails.
+        The shape, which differs from `shape` if ComfyUI has padded the weight first. None also if ComfyUI fails.
     """
     strength, value, _, _, function = patch
-    # Tensors made in inference mode do not count their changes.
+    # Tensors made in inference mode have no version counter.
     with torch.inference_mode(False), torch.no_grad(), _without_its_log():
         weight = torch.empty(shape, device="meta")
         given = (strength, _without_data(value), 1.0, None, function)
         try:
             result = comfy.lora.calculate_weight([given], weight, key)
-        except Exception:  # whatever a pack's own patch raises
+        except Exception:  # a pack's own patch may raise anything
             return None
         changes = result._version
-    # Padding writes the weight into a larger one.
+    # Padding makes a larger tensor and writes the weight into it: one change that adds no patch.
     return None if changes > int(result is not weight) else tuple(result.shape)
 
 
@@ -59,7 +65,7 @@ def _without_data(value: Any) -> Any:
 
 
 class _NotOfThread(logging.Filter):
-    """Let through what other threads log."""
+    """A filter that drops this thread's records and passes those of other threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +77,7 @@ class _NotOfThread(logging.Filter):
 
 @contextmanager
 def _without_its_log() -> Iterator[None]:
-    """Keep ComfyUI from logging what is no run yet; it logs to the root logger."""
+    """Keep ComfyUI's messages of this block out of the log: no run has begun. It logs to the root logger."""
     root, quiet = logging.getLogger(), _NotOfThread()
     root.addFilter(quiet)
     try:

@@ -1,4 +1,4 @@
-"""Weight patches of a remote model (LoRA and its kin): what of a patcher goes to the worker, by digest."""
+"""Weight patches of a remote model (LoRA and similar) as data for the worker, with tensors named by digest."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from ..refusals import LORA_NODES, LORA_REMEDY
 from ..remote_state import state_of
 from ..remote_weight import RemoteWeight
 from . import skipped_patches
-from .misfit_patches import passed_over
+from .misfit_patches import shape_if_skipped
 
 logger = logging.getLogger(__name__)
 
-_MERGES = "ModelMergeSimple, ModelMergeBlocks and their kin"
-# What a layer with quantised weights has besides (comfy.ops, of later releases).
+_MERGES = "ModelMergeSimple, ModelMergeBlocks and similar"
+# The key of an extra entry that layers with quantised weights have (comfy.ops, in later releases).
 _QUANTISED = ".comfy_quant"
 
 
 class _Digests:
-    """Digests of tensors that are alive, each hashed once.
+    """The digests of living tensors, each hashed once.
 
-    ComfyUI loads weights as inference tensors, which count no versions: a sample of the data stands in for that.
-    LoRA weights are not written to; ComfyUI itself takes patches with the same `patches_uuid` for the same.
+    A tensor that has been written to is hashed again. ComfyUI loads weights as inference tensors, which have no
+    version counter, so a sample of the data is compared instead. It misses small writes, but nothing writes to LoRA
+    weights: ComfyUI itself takes patches with the same `patches_uuid` for unchanged.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class _Digests:
         self._lock = threading.Lock()
 
     def __call__(self, tensor: torch.Tensor) -> bytes:
-        """Its digest."""
+        """Return the digest of a tensor's content."""
         here = on_host(tensor)
         seen, key = sample(here), id(tensor)
         with self._lock:
@@ -59,67 +60,88 @@ class _Digests:
 _digest = _Digests()
 
 
-def travelling(data: PatchData) -> WeightPatches:
-    """Return patches as they go with each call."""
+def as_weight_patches(data: PatchData) -> WeightPatches:
+    """Return patches in the form in which calls name them."""
     return WeightPatches(data.template, tuple(data.strengths), data.tensors, upload_bar())
 
 
-def data_of(patches: Mapping[str, Sequence[Any]], patcher: Any) -> PatchData:
-    """Return patches for a patcher's weights as data. Call it where `refused_weights` finds nothing."""
-    return to_data(patches, _shapes(patcher), _digest, _weight_of(patcher), passed_over)
+def patch_data(patches: Mapping[str, Sequence[Any]], patcher: Any) -> PatchData:
+    """Return patches on a patcher's weights as data.
+
+    Call it only if `patch_obstacles` finds nothing among them.
+
+    Args:
+        patches: by the weight's key, ComfyUI's patches on it.
+        patcher: the remote model's patcher.
+    """
+    return to_data(patches, _shapes(patcher), _digest, _weight_of(patcher), shape_if_skipped)
 
 
-def tell_of_data(data: PatchData, patcher: Any) -> None:
-    """Say in the log and on the node that runs which of a patcher's patches are left out."""
+def report_skipped(data: PatchData, patcher: Any) -> None:
+    """Report, in the log and on the running node, which of a patcher's patches are left out of `data`."""
     if data.unlike:
         logger.warning(
-            "%d of the weights to merge are not of the shape that this model's have: they are left out, as here.",
+            "Model merge: %d weights differ in shape from this model's and are left out, as ComfyUI does.",
             data.unlike,
         )
-    skipped_patches.tell(data.left_out, patcher.patches, patcher.origins)
+    skipped_patches.report(data.left_out, patcher.patches, patcher.origins)
 
 
-def tell_of_added(patches: Mapping[Any, Any], patcher: Any) -> None:
-    """Say of patches that a node has just added which of them do not fit; the rest is said when they are used."""
+def report_added(patches: Mapping[Any, Any], patcher: Any) -> None:
+    """Report which of the patches that a node has just added do not fit. Merges are reported when they are used.
+
+    Args:
+        patches: as given to `ModelPatcher.add_patches`: values by key, or by key and offset.
+        patcher: the remote model's patcher, after they were added.
+    """
     keys = {key if isinstance(key, str) else key[0] for key in patches}
     listed = {key: patcher.patches[key] for key in keys if key in patcher.patches}
     added = {id(value) for value in patches.values()}
-    found = read(listed, _shapes(patcher), _weight_of(patcher), passed_over)
-    skipped_patches.tell([each for each in found.left_out if id(each.value) in added], listed, patcher.origins)
+    found = read(listed, _shapes(patcher), _weight_of(patcher), shape_if_skipped)
+    skipped_patches.report([each for each in found.left_out if id(each.value) in added], listed, patcher.origins)
 
 
-def refused_weights(patcher: Any) -> Iterator[Obstacle]:
-    """Everything among a patcher's weight patches that cannot travel."""
+def weight_obstacles(patcher: Any) -> Iterator[Obstacle]:
+    """Yield the reasons why a patcher's weight patches cannot be sent to the worker."""
     if patcher.patches:
-        yield from obstacles_among(patcher.patches, patcher, LORA_NODES)
+        yield from patch_obstacles(patcher.patches, patcher, LORA_NODES)
 
 
-def obstacles_among(
+def patch_obstacles(
     patches: Mapping[str, Sequence[Any]],
     patcher: Any,
     nodes: str,
     weight_of: Callable[[Any], ModelWeight] | None = None,
 ) -> Iterator[Obstacle]:
-    """Everything among patches for a patcher's weights that cannot travel; `nodes` usually put it there.
+    """Yield the reasons why patches on a patcher's weights cannot be sent to the worker.
 
-    Patches that do not fit are no obstacle, unless nothing of a file fits: it is for another model.
+    A patch that does not fit its weight is left out, as in ComfyUI. But a file of which nothing fits is refused,
+    because it was made for another model.
+
+    Args:
+        patches: by the weight's key, ComfyUI's patches on it.
+        patcher: the remote model's patcher.
+        nodes: the nodes that usually add such patches.
+        weight_of: finds the weight that a merge names (`wire.patch_writer`); None for weights at the same worker.
     """
-    found = read(patches, _shapes(patcher), weight_of or _weight_of(patcher), passed_over)
+    found = read(patches, _shapes(patcher), weight_of or _weight_of(patcher), shape_if_skipped)
     for error, count in found.refused:
         what = f"{error}, {skipped_patches.on_layers(count)}"
         yield Obstacle(what, error.nodes or nodes, error.remedy or LORA_REMEDY)
-    for what in skipped_patches.wholly(found.left_out, patches, patcher.origins):
+    for what in skipped_patches.files_that_do_not_fit(found.left_out, patches, patcher.origins):
         yield Obstacle(what, nodes, LORA_REMEDY)
 
 
 def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
-    """Finds what a stand-in in a merge into this model stands for."""
+    """Return a function that finds the worker's weight for a stand-in in a merge into this model."""
     known: dict[int, tuple[str, str, str]] = {}
 
     def weight_of(weight: Any) -> ModelWeight:
         if not isinstance(weight, RemoteWeight):
             raise NotDataError(
-                "a model merge whose second model is loaded here", _MERGES, "Load both with Remote Model Loader."
+                "a model merge whose second model is loaded here",
+                _MERGES,
+                "Load both models with Remote Model Loader.",
             )
         number = id(weight.remote)
         if number not in known:
@@ -130,16 +152,18 @@ def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
 
 
 def _second(patcher: Any, weight: RemoteWeight) -> tuple[str, str, str]:
-    """Name, weight dtype and fingerprint of the model that a stand-in is of."""
+    """Return name, weight dtype and fingerprint of the model that a stand-in belongs to."""
     if not weight.remote.shares_worker_with(patcher.remote):
         raise NotDataError(
-            "a model merge whose second model is at another worker", _MERGES, "Load both from the same worker."
+            "a model merge whose second model is at another worker",
+            _MERGES,
+            "Load both models from the same worker.",
         )
     if any(key.endswith(_QUANTISED) for key in weight.remote.details["keys"]):
         raise NotDataError(
             "a model merge whose second model has quantised weights, which ComfyUI does not merge",
             _MERGES,
-            "Use a file of it that is not quantised.",
+            "Use a file of that model that is not quantised.",
         )
     described = weight.remote.description
     return described.ref.name, described.ref.weight_dtype, described.fingerprint
@@ -150,7 +174,10 @@ def _shapes(patcher: Any) -> Mapping[str, tuple[int, ...]]:
 
 
 def upload_bar() -> OnUpload:
-    """Shows an upload on the node that runs; where nothing is uploaded it shows nothing."""
+    """Return a function that shows an upload's progress on the running node.
+
+    The bar is made with the first bytes, so it never shows if nothing is uploaded.
+    """
     bars: list[Any] = []
 
     def show(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What is said of weight patches that do not fit their weights: of which file they are, and of which layers."""
+"""Reports of weight patches that do not fit their weights: their file and their layers."""
 
 from __future__ import annotations
 
@@ -13,66 +13,73 @@ from .. import node_lines
 
 logger = logging.getLogger(__name__)
 
-# By the id of a patch's value that value, which keeps the id its own, and what the patch is from, "" for unknown.
+# By the id of a patch's value: the value, so that its id is not reused, and its file or node, "" for unknown.
 Origins = Mapping[int, tuple[Any, str]]
-# Of weights by key ComfyUI's patches.
+# By a weight's key: ComfyUI's patches on it.
 Patches = Mapping[str, Sequence[Any]]
 
 _UNKNOWN = "A LoRA"
 _LOGGED_LAYERS = 50
-# A node shows two lines of its width.
+# A node has room for a line or two.
 _SHOWN_LAYERS = 2
 
 
-def tell(left: Sequence[LeftOut], patches: Patches, origins: Origins) -> None:
-    """Say which layers are left out, of which file: in the log, and in short on the node that runs.
+def report(left_out: Sequence[LeftOut], patches: Patches, origins: Origins) -> None:
+    """Report the layers that are left out, by file: in the log, and in short on the running node.
 
     Args:
-        patches: among which they were found, to be counted.
+        left_out: the patches that do not fit.
+        patches: all patches among which they were found.
+        origins: the files or nodes of the patches.
     """
     total = _counted(patches, origins)
-    for name, keys in _by_origin(left, origins).items():
+    for name, keys in _by_origin(left_out, origins).items():
         count, of = len(keys), max(len(keys), total[name])
         text = f"{name or _UNKNOWN}: {count} of {of} layers do not fit this model and are left out, as in ComfyUI: "
         logger.warning("%s", text + _listed(keys, _LOGGED_LAYERS))
         node_lines.show(text + _listed(keys, _SHOWN_LAYERS))
 
 
-def tell_of_nothing(name: str) -> None:
-    """Say that a node found none of a LoRA's keys in the model."""
-    text = f"{name or _UNKNOWN}: none of its keys are this model's, so it changes nothing."
+def report_no_match(name: str) -> None:
+    """Report that the model has none of a LoRA's keys.
+
+    Args:
+        name: the LoRA's file or node, or "".
+    """
+    text = f"{name or _UNKNOWN}: it has none of this model's keys, so it changes nothing."
     logger.warning("%s", text)
     node_lines.show(text)
 
 
-def wholly(left: Sequence[LeftOut], patches: Patches, origins: Origins) -> Iterator[str]:
-    """Name each file of which nothing fits, and what is wrong with it."""
+def files_that_do_not_fit(left_out: Sequence[LeftOut], patches: Patches, origins: Origins) -> Iterator[str]:
+    """Yield for each file of which nothing fits its name and what is wrong with its patches."""
     total = _counted(patches, origins)
-    # A second model's in a merge are said to be left out, and are not of this model.
-    own = {id(patch[1]) for listed in patches.values() for patch in listed}
-    mine = [each for each in left if id(each.value) in own]
-    for name, keys in _by_origin(mine, origins).items():
+    # Patches on a second model of a merge are only reported: they are not among this model's own.
+    own_values = {id(patch[1]) for listed in patches.values() for patch in listed}
+    own = [each for each in left_out if id(each.value) in own_values]
+    for name, keys in _by_origin(own, origins).items():
         if len(keys) < total[name]:
             continue
-        errors = Counter(str(each.error) for each in mine if _origin(each.value, origins) == name)
+        errors = Counter(str(each.error) for each in own if _origin(each.value, origins) == name)
         for error, count in errors.items():
             yield f"{name}: {error}, {on_layers(count)}" if name else f"{error}, {on_layers(count)}"
 
 
 def on_layers(count: int) -> str:
-    """Return the end of a message about so many layers."""
+    """Return ``on 1 layer``, ``on 2 layers`` and so on, as the end of a message."""
     return f"on {count} layer{'' if count == 1 else 's'}"
 
 
 def _counted(patches: Patches, origins: Origins) -> Counter[str]:
-    """Count patches by what they are from; merges are from other models."""
+    """Count patches by their file or node, without merges."""
     values = (patch[1] for listed in patches.values() for patch in listed if not isinstance(patch[1], list))
     return Counter(_origin(value, origins) for value in values)
 
 
-def _by_origin(left: Sequence[LeftOut], origins: Origins) -> dict[str, list[str]]:
+def _by_origin(left_out: Sequence[LeftOut], origins: Origins) -> dict[str, list[str]]:
+    """Return the keys of the patches, without the network's prefix, by their file or node."""
     found: dict[str, list[str]] = {}
-    for each in left:
+    for each in left_out:
         found.setdefault(_origin(each.value, origins), []).append(each.key.removeprefix(NETWORK))
     return found
 

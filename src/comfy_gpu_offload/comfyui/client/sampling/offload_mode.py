@@ -1,4 +1,4 @@
-"""How a run of Remote Sampler is divided: a call a step, or the whole loop as one job."""
+"""The choice of how a run of Remote Sampler is divided: one call a step, or the whole loop as one job."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ _MESSAGE_BYTES = 1024
 
 
 def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
-    """Whether the whole loop goes to the worker; `inputs` are KSampler's. Says in the log why, and what it expects.
+    """Return whether the whole loop goes to the worker, and log the reason.
 
-    With `whole loop` always: what is in the way of it is refused when the run begins. With `auto` not where the
-    worker's ComfyUI is another release: its samplers may draw other noise for a seed.
+    Args:
+        patcher: the remote model's patcher.
+        offload: one of `CHOICES`. With `whole loop` the answer is always yes; an obstacle is refused when the run
+            begins. With `auto` it is no if the worker's ComfyUI is of another release, whose samplers may draw
+            other noise for a seed.
+        inputs: KSampler's inputs by name.
 
     Raises:
         OffloadError: the worker cannot be asked.
@@ -35,10 +39,10 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     difference = release.difference(patcher.worker_release)
     if offload != AUTO:
         if offload == WHOLE_LOOP and difference is not None:
-            logger.warning("whole loop, though %s", difference)
+            logger.warning("Offloading the whole loop, although %s.", difference)
         return offload == WHOLE_LOOP
     if difference is not None:
-        logger.info("each step, since %s", difference)
+        logger.info("Offloading each step, because %s.", difference)
         return False
     obstacle = whole_loop_obstacle(
         patcher,
@@ -50,16 +54,18 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
     )
     obstacle = obstacle or _foreign(patcher)
     if obstacle is not None:
-        logger.info("each step, since the whole loop cannot travel: %s", obstacle)
+        logger.info("Offloading each step, because the whole loop cannot go to the worker: %s.", obstacle)
         return False
     if draws_noise_on_its_device(inputs["sampler_name"]):
         logger.info(
-            "whole loop: %s draws noise where it runs, and is to draw the same each time", inputs["sampler_name"]
+            "Offloading the whole loop, because %s draws its noise where it runs: it has to be the same place each "
+            "time.",
+            inputs["sampler_name"],
         )
         return True
-    shape = _shape(patcher.remote, inputs)
+    shape = _run_shape(patcher.remote, inputs)
     if shape is None:
-        logger.info("whole loop: a latent of several parts")
+        logger.info("Offloading the whole loop, because the latent has several parts.")
         return True
     estimate = patcher.remote.estimate(shape)
     logger.info("%s", estimate.summary())
@@ -67,7 +73,10 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
 
 
 def _foreign(patcher: Any) -> str | None:
-    """Return what packs have replaced of ComfyUI's sampling: in a loop that runs here it does what it does."""
+    """Return a message about code of ComfyUI's sampling that packs had replaced before any prompt; None for none.
+
+    In a loop that runs here their code has its effect; at the worker it would not.
+    """
     found = [
         f"{change.part} ({code_origin.name_of(change.value)})"
         for change in record_of(patcher.model).as_loaded.foreign
@@ -76,10 +85,10 @@ def _foreign(patcher: Any) -> str | None:
 
 
 def draws_noise_on_its_device(sampler: str) -> bool:
-    """Whether the sampler draws noise on the device that samples, whose generator differs from a CPU's.
+    """Return whether a sampler draws noise on the device that samples, whose generator differs from the CPU's.
 
-    For these a picture depends on where the loop runs, so `auto` must not choose by the link of the moment
-    (`comfy.k_diffusion.sampling`: `default_noise_sampler` without a seed on the CPU).
+    With these the picture depends on where the loop runs, so `auto` must not choose by the speed of the link
+    (`comfy.k_diffusion.sampling`: those that call `default_noise_sampler` without a seed on the CPU).
     """
     return (
         "ancestral" in sampler
@@ -89,8 +98,8 @@ def draws_noise_on_its_device(sampler: str) -> bool:
     )
 
 
-def _shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | None:
-    """The run in bytes; None where its latent is not one tensor."""
+def _run_shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | None:
+    """Return a run's number of calls and the bytes that they transfer; None if its latent is not one tensor."""
     latent = inputs["latent_image"].get("samples")
     if not isinstance(latent, torch.Tensor) or getattr(latent, "is_nested", False):
         return None
@@ -103,7 +112,7 @@ def _shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | None:
         calls=calls_of(inputs["sampler_name"], steps),
         call_up=int(call_bytes * share_up) + _MESSAGE_BYTES,
         call_down=int(call_bytes * share_down) + _MESSAGE_BYTES,
-        # An empty latent is all zeros, which pack to nothing.
+        # An empty latent is all zeros, which take no bytes once they are compressed.
         job_up=(latent_bytes if bool(latent.any()) else 0) + _MESSAGE_BYTES,
         job_down=latent_bytes + _MESSAGE_BYTES,
     )

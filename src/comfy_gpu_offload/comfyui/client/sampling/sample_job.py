@@ -1,7 +1,7 @@
-"""From what a KSampler has in hand to a sampling job that a worker can run whole.
+"""The conversion of KSampler's inputs to a sampling job for a worker, and the reasons why a run has none.
 
-Everything that is data travels. Code that would run in the sampling loop cannot: such a run is for each-step mode,
-where the loop is here. The rules for the network itself are those of `travel`.
+All data can be sent. Code that would run in the sampling loop cannot: such a run is left to each-step mode, in
+which the loop runs here and the code works. The rules for the network itself are those of `travel_policy`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .. import remote_control_net
 from ..changes import code_origin
 from ..remote_control_net import ControlTable
 from ..remote_state import record_of
-from ..travel_policy import refused_patches, travelling_options
+from ..travel_policy import options_to_send, refused_patches
 
 _RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
-# Not made by their names alone: `comfy.samplers.sampler_object`.
+# The samplers whose function ComfyUI does not find by their name: `comfy.samplers.sampler_object`.
 _SPECIAL_SAMPLERS: Mapping[str, Any] = {
     "ddim": comfy.k_diffusion.sampling.sample_euler,
     "uni_pc": comfy.extra_samplers.uni_pc.sample_unipc,
@@ -37,7 +37,7 @@ _SPECIAL_SAMPLERS: Mapping[str, Any] = {
 _STOCK_MODULES = frozenset(
     module.__name__ for module in (comfy.samplers, comfy.k_diffusion.sampling, comfy.extra_samplers.uni_pc)
 )
-# Which nodes usually put it there; for the message only.
+# Entries of a condition that keep a run here, with the nodes that usually add them, for the message.
 _IN_CONDITIONING = {
     "hooks": "hooks (Cond Pair Set Props, Create Hook LoRA)",
     "gligen": "GLIGEN (GLIGENTextBoxApply)",
@@ -55,10 +55,19 @@ _OPTION_NODES = {"context_handler": "Context Windows"}
 def whole_loop_obstacle(
     patcher: Any, positive: Any, negative: Any, latent: Mapping[str, Any], *, sampler_name: str, scheduler: str
 ) -> str | None:
-    """Why this run cannot travel as a whole, by the name of what stands against it; None if it can."""
+    """Return the first reason why a run cannot go to the worker as a whole, as a noun phrase; None if it can.
+
+    Args:
+        patcher: the remote model's patcher.
+        positive: the positive conditioning, as ComfyUI passes it: pairs of a tensor and options.
+        negative: the negative conditioning.
+        latent: ComfyUI's LATENT.
+        sampler_name: KSampler's.
+        scheduler: KSampler's.
+    """
     conditioning = {"positive": positive, "negative": negative}
     found = chain(
-        (obstacle.named for obstacle in refused_patches(patcher)),
+        (obstacle.summary for obstacle in refused_patches(patcher)),
         _of_names(sampler_name, scheduler),
         _of_loop(patcher),
         _of_options(patcher.model_options),
@@ -79,14 +88,18 @@ def job_tree(
     noise: Any = None,
     sigmas: torch.Tensor | None = None,
 ) -> dict[str, Any]:
-    """The tree of a run's `SampleJob`. Call it where `whole_loop_obstacle` finds nothing.
+    """Return the tree of a run's `SampleJob`. Call it only if `whole_loop_obstacle` finds nothing.
 
     Args:
-        noise: to be sampled from, of the latent's shape, in place of what the seed gives.
-        sigmas: `[steps + 1]`, in place of what the scheduler gives.
+        patcher: the remote model's patcher.
+        positive: the positive conditioning, as ComfyUI passes it.
+        negative: the negative conditioning.
+        latent: ComfyUI's LATENT; its samples are [B, C, …, H, W].
+        noise: of the latent's shape, to sample from instead of the seed's noise.
+        sigmas: [steps + 1], instead of the scheduler's.
 
     Raises:
-        UnsupportedValueError: something in it is not data.
+        UnsupportedValueError: a value in it cannot be sent.
     """
     tree: dict[str, Any] = {
         "latent": fitted(patcher, latent),
@@ -106,23 +119,26 @@ def job_tree(
 
 
 def fitted(patcher: Any, latent: Mapping[str, Any]) -> Any:
-    """The latent's samples as `common_ksampler` hands them on: an empty one with the model's channels and size."""
+    """Return a LATENT's samples as `common_ksampler` passes them on.
+
+    Empty ones get the model's number of channels and its ratio of pixels to latents.
+    """
     ratios = {name: latent.get(name) for name in ratio_keys()}
     return comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
 
 
 def ratio_keys() -> tuple[str, ...]:
-    """The keys of an empty latent that say how to make it fit a model; `common_ksampler` then drops them."""
-    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters  # older releases know none
+    """Return the keys by which an empty LATENT can be made to fit a model; `common_ksampler` drops them then."""
+    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters  # older releases have none
     return tuple(name for name in _RATIOS if name in known)
 
 
 def _of_names(sampler_name: str, scheduler: str) -> Iterator[str]:
     if not _is_stock(_sampler_function(sampler_name)):
-        yield f"the sampler {sampler_name} is a node pack's own, not one of ComfyUI's"
+        yield f"the sampler {sampler_name}, which is a node pack's own and not ComfyUI's"
     handler = comfy.samplers.SCHEDULER_HANDLERS.get(scheduler)
     if handler is None or not _is_stock(handler.handler):
-        yield f"the scheduler {scheduler} is a node pack's own, not one of ComfyUI's"
+        yield f"the scheduler {scheduler}, which is a node pack's own and not ComfyUI's"
 
 
 def _sampler_function(name: str) -> Any:
@@ -132,7 +148,7 @@ def _sampler_function(name: str) -> Any:
 
 
 def _is_stock(function: Any) -> bool:
-    """Node packs add their own to ComfyUI's lists, and put some in the place of ComfyUI's."""
+    """Return whether a function is ComfyUI's own: packs add theirs to its lists, and replace some of its."""
     return code_origin.module_of(function) in _STOCK_MODULES and code_origin.packs_name_of(function) is None
 
 
@@ -146,6 +162,7 @@ def _of_loop(patcher: Any) -> Iterator[str]:
 
 
 def _of_functions(kind: str, found: Mapping[str, Mapping[Any, list[Any]]]) -> Iterator[str]:
+    """Yield one message for each key of wrappers or callbacks, which ComfyUI keeps by place and by key."""
     for where, by_key in found.items():
         for key, functions in by_key.items():
             if functions:
@@ -175,7 +192,10 @@ def _of_objects(patcher: Any) -> Iterator[str]:
 
 
 def changes_of_model(patcher: Any) -> Iterator[str]:
-    """Yield what a node has done to the model itself: in a loop that runs here it works, as for a local model."""
+    """Yield a node's changes to the model outside of its network.
+
+    They have their effect in a loop that runs here, as for a local model, but not at the worker.
+    """
     network, state = patcher.model.diffusion_model, record_of(patcher.model).as_loaded
     hooks = [*network._forward_pre_hooks.values(), *network._forward_hooks.values()]
     if hooks:
@@ -218,22 +238,25 @@ def _is_data(value: Any) -> bool:
 
 
 def _owner(function: Any) -> str:
-    """The node or the pack that a function is of, as far as its code says so."""
+    """Return the node or pack whose code a function is; its type's name if that is unknown."""
     return code_origin.name_of(function) or type(function).__name__
 
 
 def _conditioning(conditioning: Any, controls: ControlTable | None = None) -> list[Any]:
-    def travelling(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return conditioning as lists, with ControlNets by their index in `controls`, to which they are added."""
+
+    def to_send(options: Mapping[str, Any]) -> dict[str, Any]:
         control = options.get("control")
         if controls is None or control is None:
             return dict(options)
         return {**options, "control": controls.place(control)}
 
-    return [[tensor, travelling(options)] for tensor, options in conditioning]
+    return [[tensor, to_send(options)] for tensor, options in conditioning]
 
 
 def _options(model_options: Mapping[str, Any]) -> dict[str, Any]:
-    inner = travelling_options(model_options.get("transformer_options", {}))
+    """Return a patcher's `model_options` as data, stock guidance functions among them by name."""
+    inner = options_to_send(model_options.get("transformer_options", {}))
     others = {key: value for key, value in model_options.items() if key != "transformer_options"}
     options = {key: stock_guidance.to_plain(key, value) or value for key, value in others.items()}
     return {**options, "transformer_options": inner} if inner else options

@@ -1,4 +1,4 @@
-"""Drives a sampling run that is at the worker, as KSampler drives its own: progress, previews, the latent."""
+"""A sampling run at the worker, driven as KSampler drives its own: progress, previews, the latent."""
 
 from __future__ import annotations
 
@@ -22,23 +22,30 @@ from ...wire.plain_values import from_plain
 from .. import loader_epoch
 from ..changes import swallowed_refusals
 from ..changes.foreign_code import warn_of_foreign
-from ..patches.patch_uploads import data_of, tell_of_data, travelling
-from ..travel_policy import refuse_unless_it_travels
+from ..patches.patch_uploads import as_weight_patches, patch_data, report_skipped
+from ..travel_policy import refuse_unsupported
 from .sample_job import changes_of_model, job_tree, ratio_keys, whole_loop_obstacle
 
 logger = logging.getLogger(__name__)
 
-# A picture comes from elsewhere, and is made in this process before its size is known otherwise.
+# The longest side of a preview. It comes from the worker, and decoding it takes memory by its size.
 _MAX_PICTURE_PIXELS = 4096
 
 
 class Sample(Protocol):
-    """Has a worker run a job: `RemoteModel.sample`."""
+    """A function that has a worker run a job, like `RemoteModel.sample`."""
 
     def __call__(
         self, fields: Mapping[str, Any], job: Any, on_progress: OnProgress, /, *, patches: WeightPatches | None
     ) -> tuple[Any, CallTimings]:
-        """`fields` are a `SampleJob`'s; `job` is its tree; `patches` are on the model's weights."""
+        """Run a job and return the latent and the run's timings.
+
+        Args:
+            fields: a `SampleJob`'s fields.
+            job: its tree.
+            on_progress: called with the step, the number of steps, and a JPEG picture or None.
+            patches: the patches on the model's weights, or None.
+        """
 
 
 def run_whole_loop(
@@ -50,26 +57,31 @@ def run_whole_loop(
     negative: Any,
     latent: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What `nodes.common_ksampler` gives for the same inputs, sampled at the worker.
+    """Return the LATENT that `nodes.common_ksampler` returns for the same inputs, sampled at the worker.
 
     Args:
-        fields: a `SampleJob`'s: sampler, scheduler, seed, steps and cfg, and what else it has of KSampler's.
+        sample: has the worker run the job.
+        patcher: the remote model's patcher.
+        fields: a `SampleJob`'s fields: sampler, scheduler, seed, steps, cfg and others of KSampler's inputs.
+        positive: the positive conditioning, as ComfyUI passes it.
+        negative: the negative conditioning.
+        latent: ComfyUI's LATENT.
 
     Raises:
-        UnsupportedPatchError: the model carries what no way of offloading takes to the worker.
-        UnsupportedRunError: the run has something that can be done here only.
-        MessageError: the worker gave no latent.
+        UnsupportedPatchError: the model has patches that cannot be sent to the worker in any mode.
+        UnsupportedRunError: a part of the run can only be done here.
+        MessageError: the worker's reply is no latent of the right shape.
         OffloadError: as `RemoteModel.sample`.
     """
-    refuse_unless_it_travels(patcher)
+    refuse_unsupported(patcher)
     names = {"sampler_name": fields["sampler"], "scheduler": fields["scheduler"]}
     obstacle = whole_loop_obstacle(patcher, positive, negative, latent, **names)
     if obstacle is not None:
         if any(changes_of_model(patcher)):
-            # They stay, and ComfyUI keeps the loader's output: a loader that runs again gets a model without them.
+            # The changes stay on the model, which ComfyUI keeps. A loader that runs again makes one without them.
             loader_epoch.advance()
         raise UnsupportedRunError(obstacle)
-    swallowed_refusals.tell(patcher.remote)
+    swallowed_refusals.report(patcher.remote)
     warn_of_foreign(patcher.model, whole_loop=True)
     tree = job_tree(patcher, positive, negative, latent)
     fields = {"preview": comfy_args.preview_method.value, **fields}
@@ -87,13 +99,17 @@ def run_whole_loop(
 def _weight_patches(patcher: Any) -> WeightPatches | None:
     if not patcher.patches:
         return None
-    data = data_of(patcher.patches, patcher)
-    tell_of_data(data, patcher)
-    return travelling(data)
+    data = patch_data(patcher.patches, patcher)
+    report_skipped(data, patcher)
+    return as_weight_patches(data)
 
 
 def _progress(steps: int) -> OnProgress:
-    """Shows a run as `latent_preview.prepare_callback` does; told of a step twice, shows it once."""
+    """Return a function that shows a run's progress as `latent_preview.prepare_callback` does.
+
+    A worker may report a step twice after a lost connection: the bar never moves back, and a step without a picture
+    is shown once.
+    """
     bar = comfy.utils.ProgressBar(steps)
     shown = 0
 
@@ -115,28 +131,38 @@ def _image(picture: bytes) -> Image.Image | None:
         if max(image.size) > _MAX_PICTURE_PIXELS:
             return None
         image.load()
-    except Exception as error:  # of what an image library raises; a preview is worth no run
-        logger.warning("The worker's preview is no picture: %s", type(error).__name__)
+    except Exception as error:  # an image library may raise anything, and no run should fail for a preview
+        logger.warning(
+            "The worker's preview cannot be decoded (%s): the run goes on without it.", type(error).__name__
+        )
         return None
     return image
 
 
 def _checked(result: Any, sent: Any, model: Any) -> Any:
-    """The worker's latent, of the shape that it was sent with, or that the model's latent format makes of that."""
-    # What makes the other shape is the model's own code, and is asked only where it is needed: the run is done.
+    """Return the worker's latent if it has the shape of the one that was sent, or the model's output shape for it.
+
+    Raises:
+        MessageError: it has another shape, or is no latent.
+    """
+    # The output shape takes the model's own code, which may fail: it is computed only if the shapes differ.
     if _shapes(result) != _shapes(sent) and _shapes(result) != _shape_out(sent, model):
         raise MessageError("the worker's reply to a sampling run is no latent of the size that was sent")
     return result
 
 
 def _shape_out(sent: Any, model: Any) -> Any:
-    """What a picture of that shape comes out as; HunyuanImage 2.1's refiner packs frames in pairs."""
+    """Return the shape that the model's latent format gives a latent after sampling; None if it is not one tensor.
+
+    It differs for HunyuanImage 2.1's refiner, which packs frames in pairs.
+    """
     if not isinstance(sent, torch.Tensor):
         return None
     return _shapes(model.process_latent_out(torch.zeros_like(sent)))
 
 
 def _shapes(value: Any) -> Any:
+    """Return a tree with the shapes of its tensors in their place."""
     if isinstance(value, torch.Tensor):
         return tuple(value.shape)
     if isinstance(value, dict):
@@ -145,9 +171,9 @@ def _shapes(value: Any) -> Any:
 
 
 def _placed(samples: Any) -> Any:
-    """Where and in what ComfyUI keeps latents between nodes."""
+    """Return a latent on the device and in the dtype in which ComfyUI keeps latents between nodes."""
     management = comfy.model_management
-    # Older releases know no other dtype than float32.
+    # Older releases keep float32, the dtype of the reply.
     dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else None
     where = {"device": management.intermediate_device()} | ({} if dtype is None else {"dtype": dtype})
     return from_plain(samples).to(**where)
