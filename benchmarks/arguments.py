@@ -25,7 +25,7 @@ positive = whole_number(1, 1_000_000_000)
 
 
 def parser(description: str | None, *, seed: int = 0, seed_of: str = "all noise") -> argparse.ArgumentParser:
-    """A parser with `--help`, `--seed`, `--json` and `--output`. `description`: the module's docstring."""
+    """Return a parser with `--help`, `--seed`, `--json` and `--output`. `description`: the module's docstring."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--seed", type=whole_number(0, 2**63 - 1), default=seed, help=f"of {seed_of} (default: %(default)s)"
@@ -39,5 +39,5 @@ def parser(description: str | None, *, seed: int = 0, seed_of: str = "all noise"
 
 
 def progress(items: Iterable[Item] | None = None, **options: Any) -> tqdm[Item]:
-    """A progress bar on standard error where that is a terminal, gone when it is done; takes what tqdm takes."""
+    """Return a progress bar on standard error if that is a terminal, removed when done; as tqdm's."""
     return tqdm(items, **{"leave": False, "dynamic_ncols": True, "disable": None, **options})

@@ -1,4 +1,4 @@
-"""What a forward call costs beyond the model: against a bare socket that carries the same bytes both ways.
+"""Measure the cost of a forward call beyond the model, against a bare socket that carries the same bytes.
 
     python benchmarks/call_overhead.py
 
@@ -54,7 +54,7 @@ class Row:
 
 
 def main() -> int:
-    """Prints the table; exit status 1 if a bound is not held."""
+    """Print the table; exit status 1 if a bound is not held."""
     parser = arguments.parser(__doc__, seed_of="the latents")
     parser.add_argument(
         "--calls", type=arguments.positive, default=300, help="of each kind and size (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""Workers with the bundled digits model, each in a process of its own; some compute otherwise than this machine."""
+"""Workers with the bundled digits model, in processes of their own; some compute otherwise than this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from worker_process import worker_process
 
 
 class LastBitBackend(DiffusersBackend):
-    """As its base; about half of what the model returns is off by the last bit, the same for the same input."""
+    """The digits backend, with about half of its results off by the last bit, always alike for the same input."""
 
     def forward(
         self,
@@ -76,5 +76,5 @@ def _serve(ready: Connection, kind: str) -> None:
 
 
 def digits_worker(kind: str = AS_HERE) -> AbstractContextManager[str]:
-    """The address of such a worker; `kind` is a key of `WORKERS`."""
+    """Yield the address of such a worker; `kind` is a key of `WORKERS`."""
     return worker_process(_serve, kind)

@@ -1,4 +1,4 @@
-"""Whole each-step runs over emulated links: every way to store tensors, the naive stack, and what a link allows."""
+"""Whole each-step runs over emulated links: every encoding, the naive stack, and the link's own limit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Run:
-    """One way over one link. Seconds and bytes; of steps, medians of those after the run has settled.
+    """The figures of one encoding over one link: seconds and bytes; of steps, medians after the run has settled.
 
     Attributes:
         first_s: the first step, which brings the conditioning.
@@ -85,7 +85,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, of which model.
+    """The runs to make of one model.
 
     Attributes:
         compute_s: of a call.
@@ -105,13 +105,13 @@ class Plan:
 
     @property
     def pause_s(self) -> float:
-        """What the worker takes."""
+        """Return the seconds that the worker takes."""
         return min(self.compute_s, self.longest_pause_s)
 
 
 @dataclass(frozen=True)
 class Calls:
-    """What some calls took beyond their compute, and moved, the first one at the head."""
+    """The seconds of calls beyond their compute, and the bytes that they moved; the first call comes first."""
 
     network_s: Sequence[float]
     bytes_up: int
@@ -122,7 +122,7 @@ class Calls:
 
 
 def measure(plan: Plan) -> Iterator[Run]:
-    """Runs of one model; for each link the naive stack first."""
+    """Yield the runs of one model; for each link the naive stack first."""
     count = len(plan.links) * (len(plan.ways) + len(plan.naive))
     progress = arguments.progress(total=count, unit="run")
     with ExitStack() as stack:
@@ -170,7 +170,7 @@ def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
 
 
 def session_over(port: int, options: SessionOptions) -> Session:
-    """A session as over a network, whatever the address."""
+    """Return a session that behaves as over a network, whatever the address."""
     return Session(HttpTransport(Address.parse(f"http://127.0.0.1:{port}"), keep_warm=True), options)
 
 
@@ -196,7 +196,7 @@ class Followed:
 
     @property
     def beyond_compute_s(self) -> list[float]:
-        """What each call took beyond the worker's compute."""
+        """Return the seconds of each call beyond the worker's compute."""
         return [total_s - call.compute_s for total_s, call in zip(self.times, self.timings, strict=True)]
 
 
@@ -209,7 +209,7 @@ def follow(
     steps: int,
     seed: int,
 ) -> Followed:
-    """A run of so many steps through that session, with these arguments besides to each call."""
+    """Run so many steps through that session, with these further arguments in each call."""
     remote, times = session.model("echo"), []
 
     def call(latent: torch.Tensor, timestep: torch.Tensor) -> Any:

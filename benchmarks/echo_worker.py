@@ -1,4 +1,4 @@
-"""A worker without a model: its one model, `echo`, returns its first argument. For measuring all the rest.
+"""A worker whose one model, `echo`, returns its first argument, to measure everything but the model.
 
 With `copies` among a call's arguments it returns that many of it, one after another: a reply larger than the call.
 """
@@ -86,10 +86,10 @@ def _serve(
 def worker_of(
     kind: type[EchoBackend], pace_s: float = 0.0, uploads: Path | None = None
 ) -> AbstractContextManager[str]:
-    """The address of a worker with such a backend, in a process of its own; it keeps uploads in that folder too."""
+    """Yield the address of a worker with such a backend, in its own process; it keeps uploads in that folder."""
     return worker_process(_serve, kind, pace_s, uploads)
 
 
 def echo_worker(pace_s: float = 0.0, uploads: Path | None = None) -> AbstractContextManager[str]:
-    """The address of an echo worker in a process of its own, which keeps uploads in that folder too."""
+    """Yield the address of an echo worker in a process of its own, which keeps uploads in that folder."""
     return worker_of(EchoBackend, pace_s, uploads)

@@ -35,7 +35,7 @@ class Link:
         return f"{self.round_trip_s * 1e3:g} ms, {self.up * 8e-6:g}/{self.down * 8e-6:g} Mbit/s"
 
     def ideal_s(self, up_bytes: float, down_bytes: float) -> float:
-        """What one exchange of so many bytes takes at least."""
+        """Return the least seconds that one exchange of so many bytes can take."""
         return self.round_trip_s + up_bytes / self.up + down_bytes / self.down
 
 
@@ -50,7 +50,7 @@ def best_kind() -> Kind:
 
 
 def described(kind: Kind) -> str:
-    """What an output says of the links it was measured over."""
+    """Return the line of an output about the links that it was measured over."""
     if kind == "tun":
         return "links: real TCP over TUN devices between two network namespaces"
     return "links: a proxy of threads, without TCP's slow starts"
@@ -58,7 +58,7 @@ def described(kind: Kind) -> str:
 
 @contextmanager
 def emulated(link: Link, port: int, kind: Kind | None = None, congestion: str = "cubic") -> Iterator[int]:
-    """The port at which `port` of this machine is reached over `link`; by default the best kind.
+    """Yield the port at which `port` of this machine is reached over `link`; by default the best kind of link.
 
     `congestion`: control of it, at both ends of real TCP.
 

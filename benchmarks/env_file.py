@@ -1,4 +1,4 @@
-"""Puts one setting into a .env file and leaves every other line as it is."""
+"""Set one setting in a .env file and keep every other line as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling runs in each of which one thing goes wrong: is the picture exact, and none ended for nothing?
+"""Sampling runs in each of which one thing goes wrong: is the picture exact, and does no run end needlessly?
 
 Each run opens a session with a real worker through a link that kills the worker, cuts the connection, flips a bit,
 damages an HTTP head, or goes silent, at a random place of all that crosses: in the first hello, while the model is
@@ -49,7 +49,7 @@ _SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended: `exact`, `wrong`, `missed` (exact, and nothing was struck) or the type of the error.
+    """The end of one run: `exact`, `wrong`, `missed` (exact, and nothing was struck) or the type of the error.
 
     Attributes:
         at: which byte or head was struck.
@@ -110,7 +110,7 @@ class Worker:
 
 @contextmanager
 def started_worker() -> Iterator[Worker]:
-    """A worker that ends with the block."""
+    """Yield a worker that ends with the block."""
     with TemporaryDirectory() as folder:
         worker = Worker(Path(folder))
         try:

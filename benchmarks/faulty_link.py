@@ -20,7 +20,7 @@ _PIECE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong once.
+    """A fault that happens once.
 
     Attributes:
         at: which byte it strikes, counted over both ways from when it was armed; for `head`, which HTTP head.

@@ -40,7 +40,7 @@ _SIZES = {"1 KB": 256, "512 KB": 131_072, "4 MB": 1_048_576}
 
 @dataclass(frozen=True)
 class Row:
-    """One client's median time for one exchange, and that over the time of the transport used here."""
+    """One client's median seconds for one exchange, and the ratio to the time of this package's transport."""
 
     upload: str
     client: str
@@ -49,7 +49,7 @@ class Row:
 
 
 def main() -> int:
-    """Prints the table."""
+    """Print the table."""
     parser = arguments.parser(__doc__, seed_of="the tensor that is sent")
     parser.add_argument(
         "--calls", type=arguments.positive, default=200, help="of each client and size (default: %(default)s)"

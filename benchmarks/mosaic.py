@@ -70,7 +70,7 @@ class MosaicBackend(EchoBackend):
         return {dtype: load(dtype) for dtype in (torch.bfloat16, torch.float32)}
 
     def describe(self, ref: ModelRef) -> Described:
-        """Loads the networks, so that no call waits for that."""
+        """Load the networks, so that no call waits for that."""
         _ = self._networks
         return super().describe(ref)
 
@@ -116,5 +116,5 @@ class MosaicBackend(EchoBackend):
 
 
 def mosaic_worker(pace_s: float) -> AbstractContextManager[str]:
-    """The address of a worker with this model, in a process of its own, that takes `pace_s` a call."""
+    """Yield the address of a worker with this model, in a process of its own, that takes `pace_s` per call."""
     return worker_of(MosaicBackend, pace_s)

@@ -1,4 +1,4 @@
-"""What one writes first: each call pickled, or as base64 in JSON, by `requests.post` to a plain http server.
+"""The stack one writes first: each call pickled, or as base64 in JSON, by `requests.post` to a plain http server.
 
 A new connection each call, the conditioning with every call, no compression. JSON carries float32, since NumPy has
 no bfloat16.
@@ -29,7 +29,7 @@ _TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Format:
-    """How a call's tensors become a body, and a body tensors."""
+    """The coding of a call's tensors as a body, and back."""
 
     dump: Callable[[Mapping[str, torch.Tensor]], bytes]
     load: Callable[[bytes], Mapping[str, torch.Tensor]]
@@ -62,7 +62,7 @@ _PATHS = {name: f"/{index}" for index, name in enumerate(FORMATS)}
 
 
 def call(port: int, name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """One call; the bytes of its body up and down."""
+    """Make one call; return the bytes of its body up and down."""
     body = FORMATS[name].dump(tensors)
     reply = requests.post(f"http://127.0.0.1:{port}{_PATHS[name]}", data=body, timeout=_TIMEOUT_S)
     reply.raise_for_status()
@@ -71,7 +71,7 @@ def call(port: int, name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int
 
 
 def naive_server(pace_s: float) -> AbstractContextManager[int]:
-    """The port of a server in a process of its own, which takes `pace_s` a call and returns the tensor `x`."""
+    """Yield the port of a server in its own process, which takes `pace_s` per call and returns the tensor `x`."""
     return worker_process(_serve, pace_s)
 
 

@@ -1,4 +1,4 @@
-"""How small a code can get that looks at elements one by one.
+"""The least size that a code can reach which looks at elements one by one.
 
 The bound is the order-0 entropy (Shannon 1948, theorem 9) of the elements' exponents, one bit for the sign, and the
 order-0 entropy of the first ten bits of their mantissas; further bits, which only float32 has, count in full, since

@@ -1,4 +1,4 @@
-"""How far pictures are from others, as the literature measures it."""
+"""Distances between pictures, as the literature measures them."""
 
 from __future__ import annotations
 

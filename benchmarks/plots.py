@@ -1,4 +1,4 @@
-"""How plots look, in one place. matplotlib is asked for only where something is drawn: the `bench` extra has it."""
+"""The look of all plots. matplotlib is imported only when something is drawn: the `bench` extra has it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _STYLE = {
 def panels(
     lines: int, columns: int, *, width: float = 4.2, height: float = 3.0, share_y: bool | str = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels, in inches each, and its axes in reading order."""
+    """Return a figure of so many panels, each of that size in inches, and its axes in reading order."""
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415  # not pyplot: that looks for a display
 
@@ -78,13 +78,13 @@ def grouped(axis: Axes, names: Sequence[str], groups: dict[str, Sequence[float |
 
 
 def legend(figure: Figure, axis: Axes, *, columns: int = 4) -> None:
-    """One legend of that axis' labels for the whole figure, below it, where it hides nothing."""
+    """Add one legend of that axis' labels to the whole figure, below it, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG of few colours, which is a small file, and its folder if it is missing."""
+    """Write a PNG of few colours, which is a small file, and create its folder if it is missing."""
     from PIL import Image  # noqa: PLC0415
 
     path.parent.mkdir(parents=True, exist_ok=True)

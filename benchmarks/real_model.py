@@ -126,7 +126,7 @@ KINDS = {
 
 
 def main() -> int:
-    """Prints the table; exit status 1 if a latent differs."""
+    """Print the table; exit status 1 if a latent differs."""
     parser = arguments.parser(__doc__, seed_of="weights and noise")
     parser.add_argument("comfyui", type=Path, help="a ComfyUI folder")
     parser.add_argument("--model", choices=KINDS, default="sdxl")
@@ -162,7 +162,7 @@ def main() -> int:
 
 
 def _write(kind: Kind, folder: Path, seed: int) -> int:
-    """Writes the model's file; returns how many parameters it has."""
+    """Write the model's file; return the number of its parameters."""
     import comfy.supported_models  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
@@ -258,7 +258,7 @@ def _sampled(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _timed(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """The second run's result and seconds: the first one loads and warms up."""
+    """Return the second run's result and seconds: the first one loads and warms up."""
     run()
     started = perf_counter()
     result = run()
@@ -267,7 +267,7 @@ def _timed(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
 
 @contextmanager
 def _worker(comfyui: Path, folder: Path) -> Iterator[str]:
-    """The address of a worker process with that ComfyUI and folder of models, on a free port."""
+    """Yield the address of a worker process with that ComfyUI and folder of models, on a free port."""
     command = [sys.executable, "-m", "comfy_gpu_offload", "--log-level", "WARNING", "worker", "--port", "0"]
     command += ["--backend", "comfyui", "--comfyui", str(comfyui), "--models", str(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_GPU_")}
@@ -302,7 +302,7 @@ def _row(
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for the table: what is not known of a way is None."""
+    """Return a row for the table: figures that are not known are None."""
     known = {**row, "equal": "yes" if row["equal"] else "NO"}
     return {name: None if value == 0 else value for name, value in known.items()}
 

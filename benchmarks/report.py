@@ -1,4 +1,4 @@
-"""Runs every benchmark small, and writes docs/benchmarks.md and its plots: `make bench`.
+"""Run every benchmark small, and write docs/benchmarks.md and its plots: `make bench`.
 
     python benchmarks/report.py                       # all of them, some minutes
     python benchmarks/report.py --only codecs quality # these anew, the others as they were run last
@@ -39,7 +39,7 @@ _ENVIRONMENT = {"COLUMNS": "200", "OMP_WAIT_POLICY": "passive"}
 
 
 def main() -> int:
-    """Runs, writes; exit status 1 if a bound was not held or a run failed."""
+    """Run everything and write the page; exit status 1 if a bound was not held or a run failed."""
     options = _options()
     plots_folder: Path = options.output or options.report.with_suffix("")
     chosen = COMMANDS if options.only is None else [each for each in COMMANDS if each.name in options.only]
@@ -105,7 +105,7 @@ def _draws(command: Command) -> bool:
 
 
 def _document(path: Path) -> Any:
-    """What the benchmark wrote, if it is of the common shape."""
+    """Return what the benchmark wrote, if it is of the common shape."""
     document = json.loads(path.read_text()) if path.exists() else None
     return document if isinstance(document, dict) and "tables" in document else None
 

@@ -1,4 +1,4 @@
-"""What `report.py` runs, and how small, so that all of it takes a few minutes."""
+"""The commands that `report.py` runs, small enough that all of them take a few minutes."""
 
 from __future__ import annotations
 

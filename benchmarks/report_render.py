@@ -1,4 +1,4 @@
-"""From what benchmarks found to docs/benchmarks.md: the template's prose, and in it what was measured.
+"""Render docs/benchmarks.md: the template's prose with the figures that the benchmarks measured.
 
 A line `{{name}}` of the template becomes the notes, tables, bounds and plots of that benchmark; `{{summary}}` says
 which bounds were not held and what did not run at all.
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def rendered(template: str, outcomes: Mapping[str, Outcome], plots_folder: str) -> str:
-    """The report. `plots_folder`: where the plots are, as seen from it.
+    """Return the report. `plots_folder`: the plots' folder, relative to it.
 
     Raises:
         ValueError: the template and the outcomes do not name the same benchmarks, each once.
@@ -52,7 +52,7 @@ def rendered(template: str, outcomes: Mapping[str, Outcome], plots_folder: str) 
 
 
 def failures(outcome: Outcome) -> list[str]:
-    """A line for each bound that was not held, or one for a run that failed otherwise."""
+    """Return a line for each bound that was not held, or one for a run that failed otherwise."""
     return _not_held(outcome) or ([f"exit status {outcome.status}"] if outcome.status else [])
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark found, in one form for all: printed, as JSON, and as plots.
+"""The results of a benchmark in a form common to all: printed, as JSON, and as plots.
 
     return conclude(
         Results(
@@ -48,7 +48,7 @@ class Table:
 
     @classmethod
     def of(cls, title: str, columns: Mapping[str, str], rows: Sequence[Any]) -> Table:
-        """A table of rows, which are dicts or dataclasses.
+        """Return a table of rows, which are dicts or dataclasses.
 
         Args:
             title: as above.
@@ -60,7 +60,7 @@ class Table:
         return cls(title, list(columns), cells)
 
     def text(self) -> str:
-        """As Markdown, which a terminal shows as well."""
+        """Return the table as Markdown, which reads well in a terminal too."""
         shown = rendered(self.heads, self.cells)
         return f"{self.title}:\n\n{shown}" if self.title else shown
 
@@ -83,18 +83,18 @@ class Bound:
 
     @classmethod
     def at_least(cls, what: str, measured: float, bound: float, form: str = ".2f") -> Bound:
-        """A bound from below; `form` is how to write both numbers."""
+        """Return a bound from below; `form` formats both numbers."""
         held = measured >= bound
         return cls(what, *_told_apart(measured, bound, form, "at least", held=held), held)
 
     @classmethod
     def at_most(cls, what: str, measured: float, bound: float, form: str = ".2f") -> Bound:
-        """A bound from above."""
+        """Return a bound from above."""
         held = measured <= bound
         return cls(what, *_told_apart(measured, bound, form, "at most", held=held), held)
 
     def text(self) -> str:
-        """One line."""
+        """Return one line."""
         return f"{self.what}: {self.measured}, {self.bound}: {'held' if self.held else 'NOT HELD'}"
 
 
@@ -120,12 +120,12 @@ class Results:
 
     @property
     def held(self) -> bool:
-        """Whether all bounds are."""
+        """Return whether all bounds are held."""
         return all(bound.held for bound in self.bounds)
 
 
 def conclude(results: Results, options: argparse.Namespace, *, check: bool = True) -> int:
-    """Prints the results and writes what `--json` and `--output` ask for.
+    """Print the results and write what `--json` and `--output` ask for.
 
     Args:
         results: what was found.
@@ -150,7 +150,7 @@ def conclude(results: Results, options: argparse.Namespace, *, check: bool = Tru
 
 
 def document(results: Results, options: argparse.Namespace) -> dict[str, Any]:
-    """What `--json` writes."""
+    """Return the data that `--json` writes."""
     settings = {name: _json(value) for name, value in vars(options).items() if name not in {"json", "output"}}
     return {
         "benchmark": results.benchmark,

@@ -1,4 +1,4 @@
-"""Deterministic samplers for a rectified flow, in plain torch: what a lossy codec's errors are amplified by.
+"""Deterministic samplers for a rectified flow, in plain torch: they amplify a lossy codec's errors.
 
 Each follows `velocity(x, sigma)`, the prediction of noise minus picture, down `sigmas` `[steps + 1]`, which end in
 0, from `x` `[B, ...]`, float32. The picture that is predicted on the way is x - sigma * velocity.

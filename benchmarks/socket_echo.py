@@ -1,4 +1,4 @@
-"""What a call over loopback is held against: the same bytes both ways between two processes, and nothing else.
+"""The baseline of a call over loopback: the same bytes both ways between two processes, and nothing else.
 
 The bare exchange is blocking sockets and one buffer each, used again and again, so that it stays in the caches: as
 quick as two Python processes can be. The thinnest HTTP exchange adds what cannot be left out of a call: a head each
@@ -22,7 +22,7 @@ _HEAD_BYTES = 16 * 1024
 
 
 def receive_exactly(connection: socket.socket, view: memoryview) -> bool:
-    """Fills `view`; False if the other side closed instead."""
+    """Fill `view`; return False if the other side closed instead."""
     filled = 0
     while filled < len(view):
         count = connection.recv_into(view[filled:])
@@ -39,7 +39,7 @@ def _echo(connection: socket.socket, size_bytes: int) -> None:
 
 
 def _receive_body(connection: socket.socket, head: memoryview) -> memoryview | None:
-    """A message's body, in a buffer of its own; None at the connection's end."""
+    """Return a message's body, in a buffer of its own; None at the connection's end."""
     have = 0
     while (end := bytes(head[:have]).find(b"\r\n\r\n")) < 0:
         count = connection.recv_into(head[have:])
@@ -85,7 +85,7 @@ def _connected(echo: Callable[[socket.socket, int], None], size_bytes: int) -> I
 
 @contextmanager
 def bare_exchange(size_bytes: int) -> Iterator[Callable[[], None]]:
-    """Sends that many bytes to another process and gets as many back, each time it is called."""
+    """Yield a function that sends that many bytes to another process and gets as many back."""
     out, back = memoryview(bytearray(size_bytes)), memoryview(bytearray(size_bytes))
     with _connected(_echo, size_bytes) as connection:
 
@@ -98,7 +98,7 @@ def bare_exchange(size_bytes: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def http_exchange(size_bytes: int) -> Iterator[Callable[[], None]]:
-    """The same by HTTP, with as little of it as there can be."""
+    """Yield the same function by HTTP, with as little of it as possible."""
     out, head = memoryview(bytearray(size_bytes)), memoryview(bytearray(_HEAD_BYTES))
     with _connected(_echo_by_http, size_bytes) as connection:
 

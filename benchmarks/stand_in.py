@@ -1,4 +1,4 @@
-"""What the stand-in of a large model costs at the client, in units of building ComfyUI's own on the meta device.
+"""The cost of a large model's stand-in at the client, in units of building ComfyUI's own on the meta device.
 
 Both in one run, so that what else the machine does is in both:
 

@@ -1,4 +1,4 @@
-"""What a step will take with each compression setting: measured piece by piece, and put together.
+"""The expected time of a step with each compression setting, put together from measured pieces.
 
 The link is measured to the worker that settings name; what a call moves and what coding costs, both sides, in a run
 of a trained model (see mosaic.py) through a worker on this machine. The worker asked is taken to code as fast.
@@ -38,7 +38,7 @@ _PAUSE_S = 0.6
 
 @dataclass(frozen=True)
 class Shape:
-    """What a run is made of. A batch of 2 is a wanted and an unwanted half."""
+    """The shape of a run. A batch of 2 is a positive and a negative half."""
 
     latent: tuple[int, ...]
     dtype: torch.dtype
@@ -48,18 +48,18 @@ class Shape:
 
     @property
     def call_bytes(self) -> int:
-        """Of a call's latent as it is."""
+        """Return the bytes of a call's latent, uncompressed."""
         return torch.Size(self.latent).numel() * self.dtype.itemsize
 
     @property
     def job_bytes(self) -> int:
-        """Of a whole run's latent, which travels in float32, one for both halves."""
+        """Return the bytes of a whole run's latent, which is sent in float32, once for both halves."""
         return torch.Size(self.latent[1:]).numel() * 4
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One choice, and how tensors travel then. Seconds and bytes; `whole_s` of a step of a run that is one job."""
+    """One compression setting and its figures: seconds and bytes; `whole_s` for a step of a run as one job."""
 
     choice: str
     way: str
@@ -127,7 +127,7 @@ def choices_over(port: int) -> list[Choice]:
 
 
 def _warms(url: str, settings: Settings) -> bool:
-    """Whether the worker's replies say that it keeps connections warm."""
+    """Return whether the worker's replies say that it keeps connections warm."""
     verify = True if settings.ca_file is None else str(settings.ca_file)
     try:
         reply = requests.get(f"{url}/ping", headers={"Keep-Warm": "102"}, timeout=10, verify=verify)
@@ -137,7 +137,7 @@ def _warms(url: str, settings: Settings) -> bool:
 
 
 def costs(shape: Shape) -> dict[str, StepCost]:
-    """What a call moves each way and what coding costs, by runs through a worker on this machine."""
+    """Measure the bytes of a call each way and the cost of coding, by runs through a worker on this machine."""
     found: dict[str, StepCost] = {}
     with mosaic_worker(0.0) as url:
         port = int(url.rsplit(":", 1)[1])
@@ -148,7 +148,7 @@ def costs(shape: Shape) -> dict[str, StepCost]:
 
 
 def predict(choices: Iterable[Choice], taken: Mapping[str, StepCost], shape: Shape) -> list[Prediction]:
-    """The step of each choice, over the link that it opens sessions over.
+    """Predict the step of each setting, over the link that the sessions use.
 
     Raises:
         OffloadError: the worker cannot be asked.
@@ -187,7 +187,7 @@ def _network_s(session: Session, cost: StepCost, link: LinkSpeed | None, pause_s
 
 
 def advice(predictions: Sequence[Prediction]) -> Prediction:
-    """The fastest step; the default, `auto`, where that gains next to nothing."""
+    """Return the fastest step; the default, `auto`, if others gain next to nothing."""
     best = min(predictions, key=lambda each: each.step_s)
     default = next((each for each in predictions if each.choice == "auto"), best)
     return best if best.step_s < default.step_s * (1 - _WORTHWHILE) else default
@@ -226,14 +226,14 @@ def _cost(session: Session, shape: Shape) -> StepCost:
 
 
 def _job_s(session: Session, size: int) -> float:
-    """What a job of so many bytes takes, and its result after a while: both begin slowly, as they will."""
+    """Return the seconds of a job of so many bytes and of its later result: both begin slowly, as in a run."""
     up_s = session.probe(size, 0)
     sleep(_PAUSE_S)
     return up_s + session.probe(0, size) - session.probe()
 
 
 def _after_pauses(session: Session, cost: StepCost, pause_s: float) -> float:
-    """What as many bytes take each time after such a pause, on a connection that idles meanwhile."""
+    """Return the seconds of as many bytes after each such pause, on a connection that is idle meanwhile."""
     times = []
     for _ in range(SETTLING + _COUNTED):
         times.append(session.probe(int(cost.up_bytes), int(cost.down_bytes)))

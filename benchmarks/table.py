@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def rendered(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned: the first to the left, the others to the right. A line a row."""
+    """Return a Markdown table, a line per row: the first column aligned to the left, the others to the right."""
     lines = [list(heads), *(list(row) for row in rows)]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(heads))]

@@ -1,4 +1,4 @@
-"""A link as a proxy of threads: holds round trip and rates to about a percent, and hides what real TCP adds."""
+"""A link as a proxy of threads: round trip and rates hold to about a percent; what real TCP adds is hidden."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PIECE_BYTES = 16 * 1024
 
 @contextmanager
 def thread_link(round_trip_s: float, up: float, down: float, port: int) -> Iterator[int]:
-    """The port at which `port` of this machine is reached over such a link; rates in bytes a second."""
+    """Yield the port at which `port` of this machine is reached over such a link; rates in bytes per second."""
     listener = socket.create_server(("127.0.0.1", 0))
     opened: list[socket.socket] = []
 

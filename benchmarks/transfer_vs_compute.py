@@ -1,4 +1,4 @@
-"""Whole runs of a call a step over emulated links: what each way to store tensors makes of a step, and of the link.
+"""Measure whole runs with a call per step over emulated links: the time of a step with each encoding.
 
     python benchmarks/transfer_vs_compute.py --check
     python benchmarks/transfer_vs_compute.py --model sdxl flux --link 40/20/100 50/100/100 --output DIR

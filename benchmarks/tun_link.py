@@ -37,14 +37,14 @@ _QUEUE_S, _QUEUE_BYTES = 0.2, 256 * 1024
 
 
 class NoTunLinkError(RuntimeError):
-    """This system does not allow namespaces or TUN devices."""
+    """Raised where this system does not allow namespaces or TUN devices."""
 
 
 @contextmanager
 def tun_link(
     round_trip_s: float, up: float, down: float, port: int, *, congestion: str = CONGESTION_CONTROL
 ) -> Iterator[int]:
-    """The port at which `port` of this machine is reached over such a link; rates in bytes a second.
+    """Yield the port at which `port` of this machine is reached over such a link; rates in bytes per second.
 
     Raises:
         NoTunLinkError: not possible here.
@@ -70,7 +70,7 @@ def tun_link(
 
 
 def is_possible() -> bool:
-    """Whether a TUN link can be made here: tries it."""
+    """Return whether a TUN link can be made here, by trying."""
     if not os.path.exists(_DEVICE):
         return False
     try:
@@ -82,7 +82,7 @@ def is_possible() -> bool:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What `tun_link` was asked for."""
+    """The arguments of `tun_link`."""
 
     round_trip_s: float
     up: float
@@ -92,7 +92,7 @@ class _Asked:
 
 
 def _run(parent: Connection, asked: _Asked) -> None:
-    """The link's process: makes the namespaces, forks the carrier of packets, and hands connections on."""
+    """Run the link's process: make the namespaces, fork the carrier of packets, and pass connections on."""
     try:
         root = _this_namespace()
         near, near_tun = _namespace(_NEAR, _FAR)
@@ -126,7 +126,7 @@ def _this_namespace() -> int:
 
 
 def _enter(namespace: int) -> None:
-    """Moves this thread. What it opens afterwards belongs there, and stays there when it moves on."""
+    """Move this thread to a namespace. What it opens there stays there when the thread moves on."""
     _checked(ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET))
 
 
@@ -136,7 +136,7 @@ def _checked(result: int) -> None:
 
 
 def _namespace(address: str, peer: str) -> tuple[int, int]:
-    """A new namespace, which this thread is in afterwards, and the open TUN device in it."""
+    """Make a namespace and move this thread to it; return it, and the open TUN device in it."""
     _checked(ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET))
     tun = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", _NAME.encode(), _IFF_TUN_NO_PI))
@@ -160,7 +160,7 @@ class _Way:
     under_way: deque[tuple[float, bytes]] = field(default_factory=deque)
 
     def take(self, now: float) -> None:
-        """Takes what the source's kernel has sent; what the queue does not hold is lost, as at a router."""
+        """Take the packets that the source's kernel has sent; a full queue drops some, as a router does."""
         longest_s = max(_QUEUE_S, _QUEUE_BYTES / self.rate)
         with suppress(BlockingIOError):
             while True:
@@ -191,7 +191,7 @@ def _carry_packets(*ways: _Way) -> None:
 
 @dataclass(frozen=True)
 class _Onward:
-    """Where a connection goes on, and from which namespace."""
+    """The target of a connection, and the namespace that it is reached from."""
 
     namespace: int
     address: tuple[str, int]

@@ -1,4 +1,4 @@
-"""Measures the link to the configured worker and this machine's codecs, and says what to set.
+"""Measure the link to the configured worker and this machine's codecs, and say what to set.
 
     python benchmarks/tune.py                     # the worker that the environment and .env name
     python benchmarks/tune.py --url http://127.0.0.1:8288 --compute 0.4 --write
@@ -80,7 +80,7 @@ class Checked:
 
 
 def main() -> int:
-    """Prints what to set, or with `--check` how well that is predicted. Exit status 1 if a bound is not held."""
+    """Print what to set, or with `--check` how well that is predicted. Exit status 1 if a bound is not held."""
     options = _options()
     shape = Shape(tuple(options.latent), _DTYPES[options.dtype], options.compute, options.steps, options.seed)
     if options.check:

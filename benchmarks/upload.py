@@ -1,4 +1,4 @@
-"""Uploads a LoRA over an emulated link: how much of the link it uses, what memory, and what using it again sends.
+"""Upload a LoRA over an emulated link: the share of the link, the memory, and the bytes of using it again.
 
     python benchmarks/upload.py
     python benchmarks/upload.py --link 40/20/100 --size-mb 50 --json upload.json
@@ -74,7 +74,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One upload, with the call that made it necessary. Seconds and bytes."""
+    """The seconds and bytes of one upload, with the call that needed it."""
 
     what: str
     setting: str
@@ -92,7 +92,7 @@ class Row:
 
 
 def main() -> int:
-    """Uploads, prints the table; exit status 1 if a bound is not held."""
+    """Upload and print the table; exit status 1 if a bound is not held."""
     options = _options()
     link = Link.of(options.link)
     rows = []
@@ -196,7 +196,7 @@ def _measured(link: Link, what: str, named: dict[str, list[torch.Tensor]], setti
 
 
 def _tensors(what: str, size_bytes: int, seed: int) -> dict[str, list[torch.Tensor]]:
-    """The tensors of each layer's patch, in bfloat16."""
+    """Return the tensors of each layer's patch, in bfloat16."""
     generator = torch.Generator().manual_seed(seed)
 
     def weights(*shape: int) -> torch.Tensor:
@@ -272,7 +272,7 @@ def _session(transport: _Counting, setting: str) -> Session:
 
 
 def _use(model: RemoteModel, template: dict[str, Any], held: dict[bytes, torch.Tensor], strength: float) -> None:
-    """A call with these patches on the model's weights."""
+    """Make a call with these patches on the model's weights."""
     bar: Any
     with arguments.progress(unit="B", unit_scale=True) as bar:
 

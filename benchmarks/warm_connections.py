@@ -1,4 +1,4 @@
-"""What a pause of the GPU's costs the connection: calls over emulated links, with compute between the transfers.
+"""Measure what pauses for compute cost a connection: calls over emulated links, with pauses between transfers.
 
     python benchmarks/warm_connections.py --check
     python benchmarks/warm_connections.py --case 40/20/100:128/256 --compute 0.8 --output DIR
@@ -64,7 +64,7 @@ _SETTLING = 4
 
 
 class RequestsTransport:
-    """The same frames by `requests`: see `transport.base.Transport`."""
+    """A `transport.base.Transport` that sends the same frames by `requests`."""
 
     carries_cancel = True
 
@@ -125,7 +125,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One way over one link: network seconds of a call, and the quartiles; bytes of whole frames."""
+    """The figures of one carrier over one link: network seconds of a call with quartiles, bytes of frames."""
 
     case: str
     way: str

@@ -1,4 +1,4 @@
-"""A sampling run over slow links, a call a step and as one job, against what is predicted and what is possible.
+"""Measure a sampling run over slow links, with a call per step and as one job, against the prediction.
 
     python benchmarks/whole_loop.py
     python benchmarks/whole_loop.py --link 80/20/100 --steps 20 --compute-ms 100
@@ -61,12 +61,12 @@ class Row:
 
     @property
     def largest_error(self) -> float:
-        """Of the two predictions, as a share of what was measured."""
+        """Return the errors of the two predictions, as shares of the measured times."""
         return max(abs(self.predicted_each_s / self.each_s - 1), abs(self.predicted_whole_s / self.whole_s - 1))
 
 
 def main() -> int:
-    """Prints the table; exit status 1 if a bound is not held."""
+    """Print the table; exit status 1 if a bound is not held."""
     parser = arguments.parser(__doc__, seed_of="latents and conditioning")
     parser.add_argument("--link", action="append", help="MS/MBIT/MBIT: round trip, up, down; repeat for more")
     parser.add_argument("--steps", type=arguments.positive, default=20, help="(default: %(default)s)")

@@ -1,4 +1,4 @@
-"""A process of a benchmark's own, which says where it is reached once it is."""
+"""A server process of a benchmark, which says at which address it is reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def worker_process(serve: Callable[..., None], *arguments: Any) -> Iterator[Any]:
-    """What `serve` sends when it is ready, called in a new process with a connection and these arguments."""
+    """Yield what `serve`, called in a new process with a connection and these arguments, sends when ready."""
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=serve, args=(there, *arguments), daemon=True)
     process.start()

@@ -1,4 +1,4 @@
-"""What the digits model is told: a label as one-hot codes, with no text encoder and no randomness.
+"""The conditioning of the digits model: a label as one-hot codes, without a text encoder or randomness.
 
 All values are 0 or 1, so that every float dtype holds them exactly.
 """

@@ -1,4 +1,4 @@
-"""Pictures <-> latents of the digits model.
+"""Conversion between pictures and latents of the digits model.
 
 A picture is `[B, 32, 32]`, grey, 0 (paper) .. 1 (ink). Its latent is `[B, 16, 8, 8]`, -1 .. 1: each 4x4
 block of pixels becomes the 16 channels of one latent pixel, so nothing is lost and no VAE is needed. This

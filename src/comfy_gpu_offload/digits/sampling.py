@@ -1,4 +1,4 @@
-"""A plain rectified-flow sampler: any model with the call of `SD3Transformer2DModel`, local or remote.
+"""A plain rectified-flow sampler for models with the signature of `SD3Transformer2DModel`, local or remote.
 
 The noise is that of ComfyUI's KSampler for the same seed and batch, and the sigmas are those of its `simple`
 scheduler, so that a run here is the `euler` run there up to float32 rounding.
