@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"errors", "config", "version", "io", "prediction", "protocol", "transport"},
     "backends": {"errors", "io", "protocol", "digits"},
     "server": {"errors", "config", "version", "io", "net", "prediction", "protocol", "backends"},
-    "comfyui/installation": {"errors", "io", "backends", "comfyui/wire"},
+    "comfyui/installation": {"errors", "backends"},
     "comfyui/wire": {"errors", "io", "protocol", "backends", "comfyui/installation"},
     "comfyui/worker": {"errors", "io", "protocol", "backends", "comfyui/wire", "comfyui/installation"},
     "comfyui/client": {

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 
 from comfy_gpu_offload.client.remote_model import RemoteModel  # noqa: E402
 from comfy_gpu_offload.comfyui.client.patcher import remote_patcher  # noqa: E402
-from comfy_gpu_offload.comfyui.worker.backend import _details  # noqa: E402
+from comfy_gpu_offload.comfyui.worker.modules.diffusion_model import details_of  # noqa: E402
 from comfy_gpu_offload.io.frame import decode, encode  # noqa: E402
 from comfy_gpu_offload.io.tree import pack, unpack  # noqa: E402
 from comfy_gpu_offload.protocol.messages import ModelDescription, ModelRef  # noqa: E402
@@ -58,7 +58,7 @@ def describe(name: str, file: Path) -> None:
     started = perf_counter()
     model = config.get_model({}, "", device="meta")
     print(json.dumps({"seconds": perf_counter() - started}))
-    file.write_bytes(encode({}, pack(_details(model, name)).skeleton).joined())
+    file.write_bytes(encode({}, pack(details_of(model, name)).skeleton).joined())
 
 
 def build(file: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from comfy_gpu_offload.backends.base import BadPatchesError, PatchSet
-from comfy_gpu_offload.comfyui.wire.patch_reader import build, merged_models
+from comfy_gpu_offload.comfyui.wire.patch_reader import build_patches, merged_models
 from comfy_gpu_offload.comfyui.wire.patch_shapes import NotDataError
-from comfy_gpu_offload.comfyui.wire.patch_writer import ModelWeight, read, to_data
+from comfy_gpu_offload.comfyui.wire.patch_writer import ModelWeight, examine_patches, write_patches
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.protocol.messages import ModelRef
 
@@ -31,7 +31,7 @@ def patch_set(template: Any, strengths: tuple[tuple[float, float], ...] = ((0.5,
 
 
 def built(template: Any) -> dict[str, list[tuple[Any, ...]]]:
-    return build(patch_set(template), SHAPES, [SECOND])
+    return build_patches(patch_set(template), SHAPES, [SECOND])
 
 
 def test_what_is_right_becomes_a_patch() -> None:
@@ -127,7 +127,7 @@ def test_the_models_to_merge_are_those_listed() -> None:
     assert merged_models(patch_set({"models": [MODEL]})) == [(ModelRef(name=MODEL[0]), MODEL[2])]
 
 
-# What to_data is given: ComfyUI's own form of a merge of merges, with strings for weights.
+# What write_patches is given: ComfyUI's own form of a merge of merges, with strings for weights.
 STANDS_FOR = {
     "here": ModelWeight(("second.safetensors", "default", "f" * 32), KEY, (8, 4)),
     "elsewhere": ModelWeight(("third.safetensors", "fp8_e5m2", "e" * 32), KEY, (8, 4)),
@@ -148,14 +148,14 @@ def merge_of(weight: str, *patches: Any) -> tuple[Any, ...]:
 def test_a_merge_of_merges_there_and_back() -> None:
     change = (0.5, ("diff", (TENSORS[WHOLE],)), 1.0, None, None)
     patches = {KEY: [change, merge_of("here", change, merge_of("elsewhere", change)), merge_of("smaller")]}
-    data = to_data(patches, SHAPES, digest, stands_for)
+    data = write_patches(patches, SHAPES, digest, stands_for)
     assert data.template["models"] == [
         ["second.safetensors", "default", "f" * 32],
         ["third.safetensors", "fp8_e5m2", "e" * 32],
     ]
     assert (list(data.tensors), data.strengths, data.unlike) == ([WHOLE], [(0.5, 1.0), (0.5, 0.25)], 1)
     third = {KEY: (torch.full((8, 4), 3.0), lambda weight, **_: weight)}
-    made = build(patch_set(data.template, tuple(data.strengths)), SHAPES, [SECOND, third])
+    made = build_patches(patch_set(data.template, tuple(data.strengths)), SHAPES, [SECOND, third])
     plain, (strength, (weight, *further), strength_model, *_), other = made[KEY]
     assert plain[0] == 0.5
     assert (strength, strength_model, weight) == (0.5, 0.25, SECOND[KEY])
@@ -166,7 +166,7 @@ def test_a_merge_of_merges_there_and_back() -> None:
 def test_what_of_merges_cannot_travel_is_counted_by_layer() -> None:
     shapes = {f"diffusion_model.{number}": (8, 4) for number in range(3)}
     patches = {key: [merge_of("local")] for key in shapes}
-    ((error, count),) = read(patches, shapes, stands_for).refused
+    ((error, count),) = examine_patches(patches, shapes, stands_for).refused
     assert (str(error), count) == ("a merge with what is local", 3)
 
 
@@ -188,31 +188,31 @@ def test_in_place_of_what_comfyui_passes_over_travels_what_adds_nothing(
     right = (0.5, ("diff", (TENSORS[WHOLE],)), 1.0, None, None)
     patches = {KEY: [(0.7, MISFIT, 0.25, offset, None)], "diffusion_model.other": [right]}
     shapes = {**SHAPES, "diffusion_model.other": (8, 4)}
-    data = to_data(patches, shapes, digest, stands_for, lambda *_: left)
+    data = write_patches(patches, shapes, digest, stands_for, lambda *_: left)
     ((position, *entry),) = data.template[KEY]
     assert data.strengths[position] == (0.0, 0.25)
     assert entry == [kind, values, None if offset is None else list(offset), None]
     assert data.grown == ({} if shape is None else {KEY: shape})
     assert [(each.key, each.value) for each in data.left_out] == [(KEY, MISFIT)]
     assert UP not in data.tensors
-    (patch, *_), _ = build(patch_set(data.template, tuple(data.strengths)), shapes).values()
+    (patch, *_), _ = build_patches(patch_set(data.template, tuple(data.strengths)), shapes).values()
     assert (patch[0], patch[2]) == (0.0, 0.25)
     tensor = patch[1][1][0]
     assert tensor is None or tuple(tensor.shape) == shape
 
 
 def test_what_comfyui_does_not_pass_over_is_refused() -> None:
-    found = read({KEY: [(0.7, MISFIT, 1.0, None, None)]}, SHAPES, stands_for)
+    found = examine_patches({KEY: [(0.7, MISFIT, 1.0, None, None)]}, SHAPES, stands_for)
     ((error, count),) = found.refused
     assert ("do not fit" in str(error), count, found.left_out) == (True, 1, [])
 
 
 def test_a_patch_without_a_tensor_there_and_back() -> None:
     patches = {KEY: [(0.0, (None,), 0.25, None, None), (0, ("diff", (None,)), 2, (0, 0, 4), None)]}
-    data = to_data(patches, SHAPES, digest, stands_for)
+    data = write_patches(patches, SHAPES, digest, stands_for)
     assert data.tensors == {}
-    made = build(patch_set(data.template, tuple(data.strengths)), SHAPES)[KEY]
+    made = build_patches(patch_set(data.template, tuple(data.strengths)), SHAPES)[KEY]
     nothing = ("diff", (None,))
     assert made == [(0.0, nothing, 0.25, None, None), (0.0, nothing, 2.0, (0, 0, 4), None)]
-    found = read({KEY: [(0.5, (None,), 1.0, None, None)]}, SHAPES, stands_for)
+    found = examine_patches({KEY: [(0.5, (None,), 1.0, None, None)]}, SHAPES, stands_for)
     assert "strength is not 0" in str(found.refused[0][0])

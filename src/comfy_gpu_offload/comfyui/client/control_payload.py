@@ -14,7 +14,7 @@ import torch
 
 from ...errors import RemoteControlNetError
 from ..wire.control_data import KEY
-from ..wire.control_outputs import to_data
+from ..wire.control_outputs import pack_residuals
 from . import node_lines
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def control_to_send(
         kwargs: the call's keyword arguments, likewise.
     """
     if not isinstance(control, RemoteControl):
-        return to_data(control, None if _computes_in(dtype) else dtype)
+        return pack_residuals(control, None if _computes_in(dtype) else dtype)
     previous, size_bytes = None, 0
     if control.previous is not None:
         previous, size_bytes = control_to_send(control.previous, dtype, args, kwargs)

@@ -26,11 +26,11 @@ from .worker_sessions import Sessions
 
 
 def _lists_here() -> Lists:
-    models = importlib.import_module("..installation.model_files", __package__)
+    models = importlib.import_module("..installation.diffusion_model_files", __package__)
     nets = importlib.import_module("..installation.control_net_files", __package__)
     return {
-        MODELS: tuple(file.name for file in models.find_models()),
-        CONTROL_NETS: tuple(file.name for file in nets.find_control_nets()),
+        MODELS: tuple(file.name for file in models.DIFFUSION_MODELS.list_files()),
+        CONTROL_NETS: tuple(file.name for file in nets.CONTROL_NETS.list_files()),
     }
 
 
@@ -121,7 +121,7 @@ def load_local_control_net(name: str) -> Any:
     """
     nets = importlib.import_module("..installation.control_net_files", __package__)
     try:
-        return nets.load_control_net(nets.find_control_net(name))
+        return nets.load_control_net(nets.CONTROL_NETS.find_file(name))
     except BackendError as error:
         raise OffloadError(str(error)) from error
 
@@ -132,8 +132,8 @@ def load_local(name: str, weight_dtype: str) -> Any:
     Raises:
         OffloadError: there is no such file here, or it cannot be loaded.
     """
-    models = importlib.import_module("..installation.model_files", __package__)
+    models = importlib.import_module("..installation.diffusion_model_files", __package__)
     try:
-        return models.load_patcher(models.find_model(name), weight_dtype)
+        return models.load_patcher(models.DIFFUSION_MODELS.find_file(name), weight_dtype)
     except BackendError as error:
         raise OffloadError(str(error)) from error

@@ -16,7 +16,7 @@ from ...errors import ExchangeTimeoutError, OffloadError, TransportError
 from ...protocol.messages import ModelEntry
 from ...transport.base import Check
 from ..installation import release
-from ..wire.control_data import FOLDER
+from ..installation.folder_names import CONTROL_NET_FOLDER
 from .model_list_cache import KeptLists
 from .worker_sessions import Sessions
 
@@ -30,7 +30,7 @@ State = Literal["listed", "kept", "here", "unasked", "failed"]
 MODELS = "models"
 CONTROL_NETS = "control_nets"
 # The list that a worker's folder belongs to; the files of all other folders are models.
-_LIST_OF = {FOLDER: CONTROL_NETS}
+_LIST_OF = {CONTROL_NET_FOLDER: CONTROL_NETS}
 KINDS = (MODELS, CONTROL_NETS)
 
 # Shorter than a run's, because a user waits for the list.

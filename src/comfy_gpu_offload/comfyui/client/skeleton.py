@@ -17,7 +17,7 @@ import comfy.utils
 import torch
 
 from ...errors import MessageError, OffloadError
-from ..wire.auxiliary_weights import as_in_file
+from ..wire.auxiliary_weights import named_as_in_file
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def build_skeleton(worker: WorkerModel) -> Any:
     config.sampling_settings = dict(worker.sampling_settings)
     config.set_inference_dtype(worker.weight_dtype, worker.manual_cast_dtype)
     try:
-        model = _on_meta(config, meta_state_dict(worker) | as_in_file(worker.beside))
+        model = _on_meta(config, meta_state_dict(worker) | named_as_in_file(worker.beside))
         _put_beside(model, worker.beside)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise _skew(worker, f"cannot build it ({type(error).__name__}: {str(error)[:200]})") from error

@@ -166,5 +166,5 @@ def options_to_send(options: Mapping[str, Any]) -> dict[str, Any]:
     if refused:
         raise UnsupportedPatchError(refused)
     kept = {key: _plain(key, value) for key, value in options.items() if key not in _LOCAL}
-    data = stock_patches.options_to_data(kept)
+    data = stock_patches.pack_options(kept)
     return {key: value for key, value in data.items() if key not in _PATCHES or value}

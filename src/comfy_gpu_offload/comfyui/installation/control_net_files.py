@@ -1,4 +1,4 @@
-"""ControlNets and T2I adapters at the worker: found, loaded and described by ComfyUI's own code."""
+"""Files of ControlNets and T2I adapters, and their loading by ComfyUI's own loader, at the worker or locally."""
 
 from __future__ import annotations
 
@@ -7,46 +7,21 @@ from typing import Any
 
 import comfy.controlnet
 import comfy.utils
-import folder_paths
 import torch
 from safetensors import safe_open
 
-from ...backends.base import ModelFileError, ModelNotFoundError, ModelRunError
-from ...backends.model_folders import Skips
+from ...backends.base import ModelFileError
 from ...backends.weight_files import SAFETENSORS, check_weight_file
-from ..wire.control_data import FOLDER, PREPROCESSING
-from .model_files import ModelFile, files_of, naming_the_file
+from .folder_names import CONTROL_NET_FOLDER
+from .model_files import FileKind, ModelFile, naming_the_file
 
-# By these ComfyUI's own loader knows one.
-_DIFFERENCE = frozenset({"difference", "control_model.zero_convs.0.0.weight"})
-
-
-def find_control_nets(skips: Skips | None = None) -> list[ModelFile]:
-    """Return every file in ComfyUI's ControlNet folders that can be read.
-
-    A name is the path below its folder, with forward slashes. `skips` is told of what is passed over.
-    """
-    return files_of(FOLDER, skips)
-
-
-def find_control_net(name: str) -> ModelFile:
-    """The file of that name.
-
-    Raises:
-        ModelNotFoundError: there is none; names the folders looked in.
-    """
-    for file in find_control_nets():
-        if file.name == name.replace("\\", "/"):
-            return file
-    looked = ", ".join(folder_paths.get_folder_paths(FOLDER))
-    raise ModelNotFoundError(
-        f"There is no ControlNet {name!r:.260}. Looked in {looked}. Put it there, or choose another in the node, "
-        "whose button asks for the list again."
-    )
+CONTROL_NETS = FileKind("ControlNet", (CONTROL_NET_FOLDER,), {"t2i_adapter": CONTROL_NET_FOLDER})
+# ComfyUI's own loader recognises such a file by these keys.
+_KEYS_OF_DIFFERENCES = frozenset({"difference", "control_model.zero_convs.0.0.weight"})
 
 
 def load_control_net(file: ModelFile) -> Any:
-    """The ControlNet or T2I adapter, by ComfyUI's own loader.
+    """Return the ControlNet or T2I adapter, as ComfyUI's own loader makes it.
 
     Raises:
         ModelFileError: it is damaged, or ComfyUI cannot tell what it is, or cannot load it.
@@ -54,7 +29,7 @@ def load_control_net(file: ModelFile) -> Any:
     """
     check_weight_file(file.path)
     with naming_the_file(file, " as a ControlNet"):
-        if _is_a_difference(file.path):
+        if _holds_differences(file.path):
             raise ModelFileError(
                 f"{file.path} holds what a ControlNet adds to a model's own weights, and has to be loaded with "
                 "that model: load the model on the client (Remote Model Loader with use_runpod off, or ComfyUI's "
@@ -67,58 +42,11 @@ def load_control_net(file: ModelFile) -> Any:
     return net
 
 
-def _is_a_difference(path: Path) -> bool:
+def _holds_differences(path: Path) -> bool:
     """Return whether ComfyUI wants a model beside the file; without one it loads it all the same."""
     if path.suffix.lower() in SAFETENSORS:
         with safe_open(str(path), framework="pt") as file:
             keys = frozenset(file.keys())
     else:
         keys = frozenset(comfy.utils.load_torch_file(str(path), safe_load=True))
-    return keys >= _DIFFERENCE
-
-
-def network_of(net: Any) -> torch.nn.Module | None:
-    """The module that computes; None for one that is made of a model's own weights (Control-LoRA)."""
-    for name in ("control_model", "t2i_model"):
-        module = getattr(net, name, None)
-        if isinstance(module, torch.nn.Module):
-            return module
-    return None
-
-
-def compute_dtype(net: Any) -> torch.dtype | None:
-    """What it computes in; None for the model's own."""
-    if not hasattr(net, "control_model"):
-        return torch.float32 if hasattr(net, "t2i_model") else None
-    dtype: torch.dtype = getattr(net, "manual_cast_dtype", None) or net.control_model.dtype
-    return dtype
-
-
-def describe(net: Any) -> dict[str, Any]:
-    """What a client must know to apply it: see `ControlNetFacts`.
-
-    Raises:
-        ModelRunError: it prepares pictures in a way that is not known here.
-    """
-    return {
-        "control_net": {
-            "reads_latent": not hasattr(net, "t2i_model"),
-            "compute_dtype": compute_dtype(net),
-            "compression_ratio": net.compression_ratio,
-            "upscale_algorithm": net.upscale_algorithm,
-            "needs_vae": net.latent_format is not None,
-            "preprocessing": _preprocessing(net),
-            "concat_mask": bool(net.concat_mask),
-            "extra_conds": list(net.extra_conds),
-        }
-    }
-
-
-def _preprocessing(net: Any) -> str:
-    """Which of `PREPROCESSING` it does, by what it makes of some numbers."""
-    probe = torch.tensor([0.0, 0.25, 1.0])
-    made = net.preprocess_image(probe.clone())
-    for name, function in PREPROCESSING.items():
-        if torch.equal(made, function(probe)):
-            return name
-    raise ModelRunError("This ControlNet prepares its picture in a way that is not known here.")
+    return keys >= _KEYS_OF_DIFFERENCES

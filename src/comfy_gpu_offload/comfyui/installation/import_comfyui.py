@@ -7,20 +7,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...errors import ConfigError
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:  # it imports ComfyUI
+    from .model_files import FileKind
 
-_SUBFOLDERS = {
-    "diffusion_models": "diffusion_models",
-    "unet": "diffusion_models",
-    "checkpoints": "checkpoints",
-    "controlnet": "controlnet",
-    "t2i_adapter": "controlnet",
-}
+logger = logging.getLogger(__name__)
 
 
 def enter(root: Path, *, cpu: bool) -> str:
@@ -50,8 +46,8 @@ def _has_accelerator() -> bool:
     return any(backend is not None and backend.is_available() for backend in backends)
 
 
-def add_model_folders(root: Path, models_dir: Path | None, yaml_files: Sequence[Path]) -> None:
-    """Registers the model folders of `root`'s extra_model_paths.yaml, of other such files, and `models_dir`.
+def add_model_paths(root: Path, yaml_files: Sequence[Path]) -> None:
+    """Register the model folders of `root`'s extra_model_paths.yaml, and of other such files.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -63,11 +59,20 @@ def add_model_folders(root: Path, models_dir: Path | None, yaml_files: Sequence[
             load(str(path))
         except Exception as error:  # a YAML library's own errors, or a file that is no mapping
             raise ConfigError(f"{path}: not a file of extra model paths ({type(error).__name__})") from error
-    if models_dir is None:
-        return
+
+
+def add_models_dir(models_dir: Path, kinds: Sequence[FileKind]) -> None:
+    """Register a folder's subfolders of model files by their names.
+
+    Where it has no subfolder for the first of `kinds`, the folder itself holds files of that kind.
+    """
     add = importlib.import_module("folder_paths").add_model_folder_path
-    found = [(kind, models_dir / name) for name, kind in _SUBFOLDERS.items() if (models_dir / name).is_dir()]
-    if all(kind == "controlnet" for kind, _ in found):
-        found.append(("diffusion_models", models_dir))
-    for kind, folder in found:
-        add(kind, str(folder.resolve()), True)
+    named = [{**{folder: folder for folder in kind.folders}, **kind.aliases} for kind in kinds]
+    found = [
+        [(folder, models_dir / name) for name, folder in each.items() if (models_dir / name).is_dir()]
+        for each in named
+    ]
+    if not found[0]:
+        found[0].append((kinds[0].folders[0], models_dir))
+    for folder, path in (pair for each in found for pair in each):
+        add(folder, str(path.resolve()), True)

@@ -20,13 +20,13 @@ _IN_FILE = {
 }
 
 
-def weights_beside(model: Any) -> dict[str, torch.Tensor]:
+def auxiliary_weights(model: Any) -> dict[str, torch.Tensor]:
     """The parameters of a ComfyUI `BaseModel` that are not its network's, on the CPU."""
     named = model.named_parameters()
     return {name: weight.detach().cpu() for name, weight in named if not name.startswith(_NETWORK)}
 
 
-def as_in_file(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def named_as_in_file(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same by the names that a config's `get_model` looks for.
 
     Raises:

@@ -19,7 +19,6 @@ from ...backends.base import ModelRunError
 from ...io.buffers import on_host
 from ...io.strides import moved, with_strides
 
-FOLDER = "controlnet"
 # Before the name of a control net where a model's name belongs.
 PREFIX = "controlnet:"
 KEY = "__control_net__"
@@ -185,6 +184,11 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 256
 
 
+def _is_net(value: Any) -> bool:
+    # With the prefix it has to be a name that a message can carry.
+    return _is_name(value) and len(PREFIX) + len(value) <= 256
+
+
 def _is_strength(value: Any) -> bool:
     return type(value) is float and math.isfinite(value) and abs(value) <= _MAX_STRENGTH
 
@@ -227,7 +231,7 @@ def _is_conds(value: Any) -> bool:
 
 
 _OF_NET: Mapping[str, Callable[[Any], bool]] = {
-    "net": _is_name,
+    "net": _is_net,
     "fingerprint": _is_name,
     "strength": _is_strength,
     "control_type": _is_types,

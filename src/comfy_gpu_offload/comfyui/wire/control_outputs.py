@@ -21,7 +21,7 @@ _COPIES, _PART = "copies", "of"
 _MOST_COPIES = 64
 
 
-def to_data(control: Any, dtype: torch.dtype | None = None) -> tuple[Any, int]:
+def pack_residuals(control: Any, dtype: torch.dtype | None = None) -> tuple[Any, int]:
     """`control` as it travels, and the bytes of its tensors. Values that are none of ComfyUI's stay as they are.
 
     Args:
@@ -31,8 +31,8 @@ def to_data(control: Any, dtype: torch.dtype | None = None) -> tuple[Any, int]:
     return _mapped(control, packer), packer.size_bytes
 
 
-def from_data(control: Any) -> Any:
-    """Takes `to_data` back.
+def unpack_residuals(control: Any) -> Any:
+    """Takes `pack_residuals` back.
 
     Raises:
         ModelRunError: it is not of that form.
@@ -40,9 +40,9 @@ def from_data(control: Any) -> Any:
     if isinstance(control, dict) and set(control) == {_COPIES, _PART}:
         return _repeated(control[_PART], control[_COPIES])
     if isinstance(control, dict):
-        return {key: from_data(item) for key, item in control.items()}
+        return {key: unpack_residuals(item) for key, item in control.items()}
     if isinstance(control, list):
-        return [from_data(item) for item in control]
+        return [unpack_residuals(item) for item in control]
     return control
 
 

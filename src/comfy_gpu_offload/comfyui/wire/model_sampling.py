@@ -28,7 +28,7 @@ _PATH = "model_sampling"
 _MAX_NUMBERS = 100_000
 
 
-def to_data(sampling: Any) -> dict[str, Any]:
+def describe_sampling(sampling: Any) -> dict[str, Any]:
     """What a worker needs to make the same: ``classes`` by name in order, ``buffers`` and plain ``values``.
 
     Raises:
@@ -48,8 +48,8 @@ def to_data(sampling: Any) -> dict[str, Any]:
     return {"classes": known, "buffers": buffers, "values": values}
 
 
-def from_data(data: Any) -> torch.nn.Module:
-    """The sampling that `to_data` took apart, of this ComfyUI's classes.
+def build_sampling(data: Any) -> torch.nn.Module:
+    """The sampling that `describe_sampling` took apart, of this ComfyUI's classes.
 
     Raises:
         ModelRunError: it is not of that form, or names what this ComfyUI does not have.

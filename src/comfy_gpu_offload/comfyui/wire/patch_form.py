@@ -56,13 +56,13 @@ NOTHING = ("diff", [None, False])
 _MAX_RANK = 8
 
 
-def shape_of(key: str, shapes: Mapping[str, Shape]) -> Shape:
+def shape_of(key: str, shapes: Mapping[str, Shape], prefix: str = NETWORK) -> Shape:
     """The shape of the weight of that key.
 
     Raises:
         NotDataError: the model has none.
     """
-    if not key.startswith(NETWORK) or key not in shapes:
+    if not key.startswith(prefix) or key not in shapes:
         raise NotDataError("weight patches for what is no weight of this model (a LoRA for another one?)")
     return shapes[key]
 

@@ -49,25 +49,28 @@ def merged_models(patches: PatchSet) -> list[tuple[ModelRef, str]]:
         raise BadPatchesError("The weight patches are refused: the name of a model to merge is none.") from error
 
 
-def from_data(patches: PatchSet, patcher: Any, seconds: Sequence[Any] = ()) -> dict[str, list[Patch]]:
+def read_patches(
+    patches: PatchSet, patcher: Any, seconds: Sequence[Any] = (), prefix: str = NETWORK
+) -> dict[str, list[Patch]]:
     """What `patcher.patches` is to be; everything that came over the wire is checked against the model.
 
     Args:
         seconds: patchers of `merged_models`, without patches.
+        prefix: with what the keys of weights begin that may be patched.
 
     Raises:
         BadPatchesError: it is malformed, or does not fit the model.
     """
     try:
-        return build(patches, _shapes(patcher), [_weights(second) for second in seconds])
+        return build_patches(patches, _shapes(patcher), [_weights(second, prefix) for second in seconds], prefix)
     except NotDataError as error:
         raise BadPatchesError(f"The weight patches are refused: {error}.") from error
 
 
-def build(
-    patches: PatchSet, shapes: Mapping[str, Shape], seconds: Sequence[Weights] = ()
+def build_patches(
+    patches: PatchSet, shapes: Mapping[str, Shape], seconds: Sequence[Weights] = (), prefix: str = NETWORK
 ) -> dict[str, list[Patch]]:
-    """`from_data` for models of these shapes and weights.
+    """`read_patches` for models of these shapes and weights.
 
     Raises:
         NotDataError: they are malformed, or do not fit.
@@ -82,7 +85,7 @@ def build(
             continue
         if not isinstance(key, str):
             raise NotDataError("a patch set has keys of a model, and a list for each")
-        made[key], _ = reader.patches(key, listed, shape_of(key, shapes))
+        made[key], _ = reader.patches(key, listed, shape_of(key, shapes, prefix))
     return made
 
 
@@ -153,10 +156,10 @@ def _shapes(patcher: Any) -> dict[str, Shape]:
     return shapes | {key: tuple(kept.weight.shape) for key, kept in patcher.backup.items() if key in shapes}
 
 
-def _weights(patcher: Any) -> Weights:
+def _weights(patcher: Any, prefix: str) -> Weights:
     """The weights of a patcher as ComfyUI's own merges take them: as in its file, whatever is patched now."""
     try:
-        return {key: listed[0] for key, listed in patcher.get_key_patches(NETWORK).items()}
+        return {key: listed[0] for key, listed in patcher.get_key_patches(prefix).items()}
     except AttributeError as error:
         raise BadPatchesError(
             "This worker's ComfyUI cannot merge this model: its weights are quantised."

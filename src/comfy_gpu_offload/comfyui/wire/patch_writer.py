@@ -75,7 +75,7 @@ class PatchData:
 
 
 @dataclass
-class Reading:
+class Examined:
     """What was found among weight patches.
 
     Attributes:
@@ -100,14 +100,14 @@ def none_is_passed_over(*_: Any) -> Shape | None:
     return None
 
 
-def to_data(
+def write_patches(
     patches: Mapping[str, Sequence[Any]],
     shapes: Mapping[str, Shape],
     digest: Digest,
     weight_of: WeightOf,
     passed_over: PassedOver = none_is_passed_over,
 ) -> PatchData:
-    """Return `patcher.patches` as data. Call it where `read` finds nothing to refuse.
+    """Return `patcher.patches` as data. Call it where `examine_patches` finds nothing to refuse.
 
     Args:
         shapes: of each of the model's keys.
@@ -127,12 +127,12 @@ def to_data(
     return data
 
 
-def read(
+def examine_patches(
     patches: Mapping[str, Sequence[Any]],
     shapes: Mapping[str, Shape],
     weight_of: WeightOf,
     passed_over: PassedOver = none_is_passed_over,
-) -> Reading:
+) -> Examined:
     """Return what among weight patches cannot travel, and what ComfyUI passes over."""
     writer = _Writer(lambda _: b"", weight_of, passed_over)
     found: Counter[str] = Counter()
@@ -143,7 +143,7 @@ def read(
         except NotDataError as error:
             found[str(error)] += 1
             first.setdefault(str(error), error)
-    return Reading([(first[what], count) for what, count in found.items()], writer.data.left_out)
+    return Examined([(first[what], count) for what, count in found.items()], writer.data.left_out)
 
 
 class _Writer:

@@ -27,7 +27,7 @@ _MAX_ITEMS = 64
 _MAX_TEXT = 256
 
 
-def to_data(function: Any, table: Table) -> dict[str, Any] | None:
+def describe_function(function: Any, table: Table) -> dict[str, Any] | None:
     """What the other end needs to make the same; None where it is none of `table`."""
     name = _name_of(function, table)
     if name is None:
@@ -36,7 +36,9 @@ def to_data(function: Any, table: Table) -> dict[str, Any] | None:
     read.pop(_SAMPLING, None)
     if _CLASS in read and not _is_class_of(name, table[name], read.pop(_CLASS)):
         return None
-    functions = {key: to_data(value, table) for key, value in read.items() if isinstance(value, FunctionType)}
+    functions = {
+        key: describe_function(value, table) for key, value in read.items() if isinstance(value, FunctionType)
+    }
     values = {key: _without_set(value) for key, value in read.items() if key not in functions}
     defaults = list(function.__defaults__ or ())
     if function.__kwdefaults__ or None in functions.values() or not _are_plain(values, defaults):
@@ -44,8 +46,11 @@ def to_data(function: Any, table: Table) -> dict[str, Any] | None:
     return {"function": name, "values": values, "functions": functions, "defaults": defaults}
 
 
-def from_data(data: Any, table: Table, sampling: Any = None) -> Function:
-    """The function that `to_data` took apart, of this ComfyUI's nodes; `sampling` of the model that it is for.
+def rebuild_function(data: Any, table: Table, sampling: Any = None) -> Function:
+    """Rebuild a function from the form of `describe_function`, with the code of this ComfyUI's nodes.
+
+    Args:
+        sampling: the `model_sampling` of the model that the function is for.
 
     Raises:
         ModelRunError: it is not of that form, or names what this ComfyUI does not have.
@@ -66,7 +71,7 @@ def from_data(data: Any, table: Table, sampling: Any = None) -> Function:
     if any(isinstance(each, dict) and each.get("functions") for each in functions.values()):
         raise ModelRunError(f"The node function {name} has functions too deep in each other.")
     module = stock_nodes.imported(table[name])
-    read = {**values, **{key: from_data(each, table) for key, each in functions.items()}}
+    read = {**values, **{key: rebuild_function(each, table) for key, each in functions.items()}}
     read |= {_SAMPLING: sampling, _CLASS: getattr(module, name.partition(".")[0])}
     cells = tuple(CellType(read[each]) for each in code.co_freevars)
     return FunctionType(code, vars(module), code.co_name, tuple(defaults), cells)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...backends.base import ModelRunError
-from .stock_functions import from_data, to_data
+from .stock_functions import describe_function, rebuild_function
 from .stock_patches import PATCHES
 
 # Left out are those that keep something from step to step (APG) or read a model or conditioning (PerpNeg).
@@ -39,18 +39,22 @@ SEVERAL = frozenset({"sampler_pre_cfg_function", "sampler_post_cfg_function"})
 _MOST = 64
 
 
-def to_plain(key: str, value: Any) -> Any:
+def describe_guidance(key: str, value: Any) -> Any:
     """An entry of a model's options as data, where it is a known function or only such; else None."""
     if key in ONE:
-        return to_data(value, _FUNCTIONS)
+        return describe_function(value, _FUNCTIONS)
     if key not in SEVERAL or not isinstance(value, list):
         return None
-    found = [to_data(each, _FUNCTIONS) for each in value]
+    found = [describe_function(each, _FUNCTIONS) for each in value]
     return None if None in found else found
 
 
-def from_plain(options: Mapping[str, Any], sampling: Any) -> dict[str, Any]:
-    """A model's options with the functions that `to_plain` took apart; `sampling` of the model that they are for.
+def rebuild_guidance(options: Mapping[str, Any], sampling: Any) -> dict[str, Any]:
+    """Return a model's options with functions in place of their descriptions.
+
+    Args:
+        options: what lies beside `transformer_options`.
+        sampling: the `model_sampling` of the model that they are for.
 
     Raises:
         ModelRunError: one is not of its form, or not known here.
@@ -58,9 +62,9 @@ def from_plain(options: Mapping[str, Any], sampling: Any) -> dict[str, Any]:
     found = dict(options)
     for key, value in options.items():
         if key in ONE:
-            found[key] = from_data(value, _FUNCTIONS, sampling)
+            found[key] = rebuild_function(value, _FUNCTIONS, sampling)
         elif key in SEVERAL:
             if not isinstance(value, list) or len(value) > _MOST:
                 raise ModelRunError(f"The {key} of the run is not of a form known here.")
-            found[key] = [from_data(each, _FUNCTIONS, sampling) for each in value]
+            found[key] = [rebuild_function(each, _FUNCTIONS, sampling) for each in value]
     return found

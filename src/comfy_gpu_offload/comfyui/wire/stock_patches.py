@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...backends.base import ModelRunError
-from .stock_functions import from_data, to_data
+from .stock_functions import describe_function, rebuild_function
 
 # Left out are those that draw random numbers (ToMe, HyperTile), that hand something back (SAG), or keep it (Flux KV
 # cache).
@@ -28,21 +28,23 @@ _MAX_PATCHES = 4096
 
 def is_known(patch: Any) -> bool:
     """Whether it travels."""
-    return to_data(patch, PATCHES) is not None
+    return describe_function(patch, PATCHES) is not None
 
 
-def options_to_data(options: Mapping[str, Any]) -> dict[str, Any]:
+def pack_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """`transformer_options` with every patch as data; call it where all of them are known here."""
     found = dict(options)
     for key, patches in _patches_in(options):
         found[key] = {
-            name: _mapped(each, lambda patch: to_data(patch, PATCHES)) for name, each in patches.items() if each
+            name: _mapped(each, lambda patch: describe_function(patch, PATCHES))
+            for name, each in patches.items()
+            if each
         }
     return found
 
 
-def options_from_data(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes `options_to_data` back.
+def unpack_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes `pack_options` back.
 
     Raises:
         ModelRunError: a patch is not of its form, or not known here.
@@ -56,7 +58,9 @@ def options_from_data(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ModelRunError(f"A call patches the network at over {_MAX_PATCHES} places.")
         if not all(isinstance(each, list if key == "patches" else dict) for each in patches.values()):
             raise ModelRunError(f"The {key} of a call are not of a form known here.")
-        found[key] = {name: _mapped(each, lambda data: from_data(data, PATCHES)) for name, each in patches.items()}
+        found[key] = {
+            name: _mapped(each, lambda data: rebuild_function(data, PATCHES)) for name, each in patches.items()
+        }
     return found
 
 

@@ -1,112 +1,75 @@
-"""ControlNets of a call or a run, one after another, computed by ComfyUI's own code.
+"""Chains of ControlNets at the worker, in a call or in a whole run, computed by ComfyUI's own code.
 
-Their residuals stay here: a call names a net and brings what it is computed from.
+Their residuals stay at the worker: a call names a net, and brings the inputs that it is computed from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.controlnet
 import torch
 
 from ...backends.base import BackendError, ModelRunError, is_out_of_memory, on_device
-from ...backends.fingerprints import fingerprint
 from ...io.strides import copied, moved
 from ..wire.control_data import MAX_CHAIN, AppliedNet, CallInputs, RunNet, net_of
-from ..wire.control_outputs import from_data
+from ..wire.control_outputs import unpack_residuals
+from .modules.control_net import ControlNet, PreparedNet
 
 _CPU = torch.device("cpu")
 _CHECK = "Check that the ControlNet was made for this kind of model."
-# Of one net, each with another hint or another size; they keep the hint on the device.
+# Of one net, each for another picture or another size; they keep the picture on the device.
 _MAX_PREPARED = 4
 
 
-@dataclass(frozen=True)
-class LoadedNet:
-    """A control net in memory, with copies of it that are set up for a hint, the one used last at the end.
-
-    Attributes:
-        warnings: what ComfyUI warned of when it loaded the file.
-    """
-
-    net: Any
-    path: Path
-    fingerprint: str
-    warnings: tuple[str, ...] = ()
-    prepared: list[_Prepared] = field(default_factory=list)
-
-    def is_current(self) -> bool:
-        """Whether the file is still the one that was loaded."""
-        try:
-            return fingerprint([self.path]) == self.fingerprint
-        except OSError:
-            return False
-
-    def release(self) -> None:
-        """Gives its memory back."""
-        for each in self.prepared:
-            each.net.cleanup()
-        self.prepared.clear()
-        for patcher in self.net.get_models():
-            patcher.detach()
-
-
-# Gives a net of that name, if it has that fingerprint.
-Load = Callable[[str, str], LoadedNet]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    key: tuple[Any, ...]
-    applied: AppliedNet
-    net: Any
-
-    def fits(self, key: tuple[Any, ...], applied: AppliedNet) -> bool:
-        ours, theirs = [self.applied.hint, *self.applied.masks], [applied.hint, *applied.masks]
-        return self.key == key and len(ours) == len(theirs) and all(map(_equal, ours, theirs))
+# Gives the ControlNet of that file's name, if it has that fingerprint.
+LoadNet = Callable[[str, str], ControlNet]
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A call's control nets, the one that is computed first at the front; `residuals` come before all."""
+    """The ControlNets of a call.
 
-    nets: Sequence[tuple[LoadedNet, AppliedNet, CallInputs]]
+    Attributes:
+        nets: the one that is computed first at the front.
+        residuals: those that the client computed, which come before all.
+    """
+
+    nets: Sequence[tuple[ControlNet, AppliedNet, CallInputs]]
     residuals: Any
 
     def models(self) -> list[Any]:
-        """The patchers of all, for ComfyUI's memory management."""
-        return [patcher for loaded, _, _ in self.nets for patcher in loaded.net.get_models()]
+        """Return the patchers of all nets, for ComfyUI's memory management."""
+        return [patcher for module, _, _ in self.nets for patcher in module.patchers()]
 
     def memory_required(self, dtype: torch.dtype) -> int:
-        """Bytes that they take besides, in a model of that dtype."""
-        return sum(int(loaded.net.inference_memory_requirements(dtype)) for loaded, _, _ in self.nets)
+        """Return the bytes that they take beside their weights, in a model of that dtype."""
+        return sum(int(module.net.inference_memory_requirements(dtype)) for module, _, _ in self.nets)
 
     def compute(self, patcher: Any, latent: Any) -> Any:
-        """What the network is given for `control`.
+        """Return the residuals that the network is given as `control`.
 
         Args:
-            patcher: of the model, which is on its device.
-            latent: the network's own.
+            patcher: the model's, which is on its device.
+            latent: the network's own input `[B, C, …]`.
 
         Raises:
             ModelRunError: a net does not go with this model, or with these inputs.
         """
         control = on_device(self.residuals, patcher.load_device)
-        for loaded, applied, inputs in self.nets:
-            x, timestep, cond = _inputs(loaded.net, inputs, latent, patcher.load_device)
-            net = _prepared(loaded, applied, patcher, (tuple(x.shape), inputs.chunks))
+        for module, applied, inputs in self.nets:
+            x, timestep, cond = _inputs(module.net, inputs, latent, patcher.load_device)
+            net = _prepared(module, applied, patcher, (tuple(x.shape), inputs.chunks))
             with net_errors(applied.net), _running(net, applied, patcher, control):
                 control = net.get_control(x, timestep, cond, inputs.chunks, {})
         return control
 
 
-def read_chain(control: Any, load: Load) -> Chain | None:
-    """A call's control nets, loaded; None where it has none.
+def read_chain(control: Any, load: LoadNet) -> Chain | None:
+    """Return a call's ControlNets, loaded; None where it has none.
 
     Raises:
         ModelRunError: it is not of the form known here.
@@ -123,19 +86,19 @@ def read_chain(control: Any, load: Load) -> Chain | None:
         control = fields.get("previous")
         fields = net_of(control)
     nets = [(load(applied.net, applied.fingerprint), applied, inputs) for applied, inputs in reversed(found)]
-    return Chain(nets, from_data(control))
+    return Chain(nets, unpack_residuals(control))
 
 
-def build(table: Sequence[RunNet], load: Load) -> list[Any]:
-    """A whole run's control nets as ComfyUI has them in conditioning.
+def build_run_nets(table: Sequence[RunNet], load: LoadNet) -> list[Any]:
+    """Return a whole run's ControlNets as ComfyUI has them in conditioning.
 
     Raises:
         BackendError: as `load`.
     """
     made: list[Any] = []
     for entry in table:
-        loaded = load(entry.applied.net, entry.applied.fingerprint)
-        net = _set_up(loaded.net, entry.applied, (entry.start, entry.end))
+        module = load(entry.applied.net, entry.applied.fingerprint)
+        net = _set_up(module.net, entry.applied, (entry.start, entry.end))
         net.extra_args.update(_arguments(entry.applied))
         # Of this copy alone, which serves one run.
         net.get_control = _naming_errors(net.get_control, entry.applied.net)
@@ -148,7 +111,7 @@ def build(table: Sequence[RunNet], load: Load) -> list[Any]:
 
 @contextmanager
 def net_errors(name: str) -> Iterator[None]:
-    """Map what a control net raises to an error that names it, and not the model that it is for.
+    """Map errors of a ControlNet to one that names it, and not the model that it is for.
 
     Raises:
         ModelRunError: the net does not go with this model, or with these inputs.
@@ -172,57 +135,57 @@ def _naming_errors(function: Callable[..., Any], name: str) -> Callable[..., Any
     return named
 
 
-class _Encoded:
-    """Stands where a VAE would that has already encoded."""
+class _EncodedPicture:
+    """Stand for a VAE that has encoded the picture already."""
 
     def __init__(self, latent: torch.Tensor) -> None:
         self._latent = latent
 
     def spacial_compression_encode(self) -> int:
-        """1, so that the picture, which is not looked at, is no larger than it must be."""
+        """Return 1, so that the picture, which is not looked at, is no larger than it must be."""
         return 1
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The latent that came."""
+        """Return the latent that came with the call."""
         if pixels.shape[1:3] != self._latent.shape[-2:]:
             raise ModelRunError("The ControlNet's encoded picture is not of the latent's size.")
         return copied(self._latent)
 
 
-class _Given:
-    """Stands where the previous control net would."""
+class _PreviousNet:
+    """Stand for the previous ControlNet, which has been computed already."""
 
     def __init__(self, control: Any) -> None:
         self._control = control
 
     def get_control(self, *_: Any) -> Any:
-        """What it computed."""
+        """Return its residuals."""
         return self._control
 
 
-class _AtTheModel:
-    """Stands where a model's sampling would: latent and timestep come as the model has them."""
+class _ScaledInputs:
+    """Stand for a model's sampling, where latent and timestep come scaled as the model takes them."""
 
     def timestep(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The same."""
+        """Return the timestep as it is."""
         return timestep
 
     def calculate_input(self, _: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The same."""
+        """Return the latent as it is."""
         return x
 
 
 @contextmanager
 def _running(net: Any, applied: AppliedNet, patcher: Any, previous: Any) -> Iterator[None]:
-    """Sets a prepared net up for one call of `get_control`."""
+    """Set a prepared net up for one call of `get_control`."""
     net.strength = applied.strength
     net.extra_args.update(_arguments(applied))
     try:
         if not _is_of_the_model(net):
             net.pre_run(patcher.model, _unchanged)
-        net.previous_controlnet = _Given(previous)
-        net.timestep_range = None  # the client has looked
-        net.model_sampling_current = _AtTheModel()
+        net.previous_controlnet = _PreviousNet(previous)
+        net.timestep_range = None  # the client has compared the time with it
+        net.model_sampling_current = _ScaledInputs()
         yield
     finally:
         net.previous_controlnet = None
@@ -247,31 +210,34 @@ def _inputs(
     return x, inputs.timestep.to(device), on_device(cond, device)
 
 
-def _prepared(loaded: LoadedNet, applied: AppliedNet, patcher: Any, sizes: tuple[Any, ...]) -> Any:
-    """A copy of the net with that hint. ComfyUI keeps the resized hint in it, and an adapter its result."""
+def _prepared(module: ControlNet, applied: AppliedNet, patcher: Any, sizes: tuple[Any, ...]) -> Any:
+    """Return a copy of the net with that picture.
+
+    Copies are kept, since ComfyUI keeps the resized picture in one, and an adapter keeps its result.
+    """
     key = (id(patcher.model), patcher.patches_uuid, applied.encoded, *sizes)
-    for place, known in enumerate(loaded.prepared):
+    for place, known in enumerate(module.prepared):
         if known.fits(key, applied):
-            loaded.prepared.append(loaded.prepared.pop(place))
+            module.prepared.append(module.prepared.pop(place))
             return known.net
-    most = 1 if _is_of_the_model(loaded.net) else _MAX_PREPARED
-    while len(loaded.prepared) >= most:
-        loaded.prepared.pop(0).net.cleanup()
-    net = _set_up(loaded.net, applied, (0.0, 1.0))
+    most = 1 if _is_of_the_model(module.net) else _MAX_PREPARED
+    while len(module.prepared) >= most:
+        module.prepared.pop(0).net.cleanup()
+    net = _set_up(module.net, applied, (0.0, 1.0))
     if _is_of_the_model(net):
         net.pre_run(patcher.model, _unchanged)
-    loaded.prepared.append(_Prepared(key, applied, net))
+    module.prepared.append(PreparedNet(key, applied, net))
     return net
 
 
 def _is_of_the_model(net: Any) -> bool:
-    """Whether it is made anew of the model's weights before each run (Control-LoRA), which takes long."""
+    """Return whether the net is made of the model's weights before each run (Control-LoRA), which takes long."""
     return isinstance(net, comfy.controlnet.ControlLora)
 
 
 def _set_up(net: Any, applied: AppliedNet, times: tuple[float, float]) -> Any:
     image = torch.zeros(1, 3, 1, 1) if applied.encoded else applied.picture
-    vae = _Encoded(applied.picture) if applied.encoded else None
+    vae = _EncodedPicture(applied.picture) if applied.encoded else None
     if (net.latent_format is None) == applied.encoded or image.dim() != 4:
         raise ModelRunError("The ControlNet's picture is not of the form that this one takes.")
     return net.copy().set_cond_hint(image.to(_CPU), applied.strength, times, vae=vae, extra_concat=applied.masks)
@@ -283,8 +249,3 @@ def _arguments(applied: AppliedNet) -> Mapping[str, Any]:
 
 def _unchanged(percent: float) -> float:
     return percent
-
-
-def _equal(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    same_form = (ours.dtype, ours.shape, ours.stride()) == (theirs.dtype, theirs.shape, theirs.stride())
-    return same_form and torch.equal(ours, theirs)

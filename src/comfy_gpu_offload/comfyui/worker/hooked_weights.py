@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ...backends.base import BadPatchesError, HookSet, PatchSet
-from ..wire.patch_reader import from_data
+from ..wire.patch_reader import read_patches
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class HookedWeights:
     the next call without hooks, of other patches, or of another model.
     """
 
+    weight_prefix: str
     _patcher: Any = None
     _groups: dict[int | None, _Group] = field(default_factory=dict)
 
-    def placed(self, patcher: Any, hooks: HookSet | None, place: Callable[[], None]) -> None:
-        """Places the model's weights by `place`, and puts on them what `hooks` say and nothing else.
+    def place(self, patcher: Any, hooks: HookSet | None, place: Callable[[], None]) -> None:
+        """Place the model's weights by `place`, and put `hooks` on them and nothing else.
 
         Raises:
             BadPatchesError: they are malformed, or do not fit the model; nothing is on it then.
@@ -105,7 +106,7 @@ class HookedWeights:
             if number == hooks.group or None in {number, hooks.group}:
                 self._drop(number)
         strengths = _strengths(patches.strengths, hooks.single)
-        data = from_data(replace(patches, strengths=strengths), self._patcher)
+        data = read_patches(replace(patches, strengths=strengths), self._patcher, (), self.weight_prefix)
         known = importlib.import_module("comfy.hooks")
         group, hook = known.HookGroup(), known.WeightHook()
         group.add(hook)

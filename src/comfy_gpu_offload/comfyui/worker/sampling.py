@@ -24,11 +24,14 @@ from PIL import Image, ImageOps
 
 from ...backends.base import InterruptedCallError, ModelRunError, Report, on_device
 from ...protocol.messages import MAX_STEPS, SampleJob
-from ..wire import model_sampling as comfyui_model_sampling
 from ..wire import stock_guidance
 from ..wire.control_data import RunNet
+from ..wire.model_sampling import build_sampling
 from ..wire.plain_values import from_plain, to_plain
-from ..wire.stock_patches import options_from_data
+from ..wire.stock_patches import unpack_options
+from .control_chains import build_run_nets
+from .modules.diffusion_model import loading_nets
+from .modules.runnable_module import LoadModule
 
 _CPU = torch.device("cpu")
 _MAX_PREVIEW_PIXELS = 512
@@ -70,19 +73,21 @@ class Inputs:
             if (name in _NEEDED or name in parts) and not check(parts.get(name)):
                 raise ModelRunError(f"The {name} of the run is missing, or not of the form known here.")
         if "model_sampling" in parts:
-            parts["model_sampling"] = comfyui_model_sampling.from_data(parts["model_sampling"])
+            parts["model_sampling"] = build_sampling(parts["model_sampling"])
         if "transformer_options" in parts.get("model_options", {}):
-            inner = options_from_data(parts["model_options"]["transformer_options"])
+            inner = unpack_options(parts["model_options"]["transformer_options"])
             parts["model_options"] = {**parts["model_options"], "transformer_options": inner}
         parts["control_nets"] = RunNet.table(parts.get("control_nets", []))
         return cls(**parts)
 
-    def controlled(self, nets: Sequence[Any]) -> Inputs:
-        """The same with `nets`, made of `control_nets`, in its conditioning.
+    def with_control_nets(self, load: LoadModule) -> Inputs:
+        """Return the same with ComfyUI's ControlNets in the conditioning, made of `control_nets`.
 
         Raises:
             ModelRunError: the conditioning names one that is not there.
+            BackendError: as `load`.
         """
+        nets = build_run_nets(self.control_nets, loading_nets(load))
         positive, negative = (_controlled(side, nets) for side in (self.positive, self.negative))
         return replace(self, positive=positive, negative=negative)
 
@@ -107,7 +112,7 @@ def run(patcher: Any, job: SampleJob, inputs: Inputs, report: Report, interrupte
         clone.add_object_patch("model_sampling", inputs.model_sampling)
     if inputs.model_options is not None:
         sampling = clone.get_model_object("model_sampling")
-        _merge_options(clone, stock_guidance.from_plain(inputs.model_options, sampling))
+        _merge_options(clone, stock_guidance.rebuild_guidance(inputs.model_options, sampling))
     picture = _pictures(clone, job.preview)
 
     def stepped(step: int, x0: Any, _: Any, steps: int) -> None:

@@ -58,7 +58,7 @@ def independence() -> dict[str, Any]:
     before = forward_once()
     first = both(case(MMDIT))[1]["samples"]
     other = both(patched)[1]["samples"]
-    model = BACKEND._load(ModelRef(name=MMDIT.file))[0].patcher.model
+    model = BACKEND.pool.load(ModelRef(name=MMDIT.file))[0].patcher.model
     same = {
         "forward_same": torch.equal(before, forward_once()),
         "run_same": torch.equal(first, both(case(MMDIT))[1]["samples"]),
@@ -120,7 +120,7 @@ def interrupted(kind: Kind, sampler: str, at: str) -> dict[str, Any]:
 
     this = case(kind, sampler=sampler, steps=4)
     expected = both(this)[1]["samples"]
-    patcher = BACKEND._load(ModelRef(name=kind.file))[0].patcher
+    patcher = BACKEND.pool.load(ModelRef(name=kind.file))[0].patcher
     handle = patcher.model.diffusion_model.register_forward_pre_hook(count)
     fields = settings(this.fields)
     given = {"positive": this.positive, "negative": this.negative, "latent": this.latent}
@@ -167,7 +167,7 @@ def refusals() -> dict[str, str]:
     this = case(MMDIT)
     good = job_tree(SIDES.remote(MMDIT), this.positive, this.negative, this.latent)
     sd3 = node(advanced.ModelSamplingSD3, shift=2.0)(SIDES.remote(MMDIT))
-    sampling = model_sampling.to_data(sd3.object_patches["model_sampling"])
+    sampling = model_sampling.describe_sampling(sd3.object_patches["model_sampling"])
     wrong: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "sampler": ({"sampler": "nosuch"}, {}),
         "scheduler": ({"scheduler": "nosuch"}, {}),

@@ -20,7 +20,7 @@ def memory_orders() -> dict[str, Any]:
     """For each whether remote is local bit for bit, and in how many orders the two networks saw their inputs."""
     pair = Pair.of(_KIND)
     _, conditioned = three_ways(pair, _transposed(), lambda model: model)
-    here, there = pair.stock.model.diffusion_model, BACKEND._load(ModelRef(name=_KIND.file))[0].patcher.model
+    here, there = pair.stock.model.diffusion_model, BACKEND.pool.load(ModelRef(name=_KIND.file))[0].patcher.model
     this = case(_KIND)
     with _strides_of_inputs(here) as seen_here:
         expected = sampled(_channels_last(pair.stock), this)

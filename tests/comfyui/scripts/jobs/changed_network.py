@@ -24,7 +24,7 @@ from sides import UNET, WAN, Case, Kind, Patch, case
 from comfy_gpu_offload.comfyui.client import loader_epoch
 from comfy_gpu_offload.comfyui.client.changes import loaded_code
 from comfy_gpu_offload.comfyui.client.patcher import remote_patcher
-from comfy_gpu_offload.comfyui.installation import model_files
+from comfy_gpu_offload.comfyui.installation import diffusion_model_files
 from comfy_gpu_offload.errors import OffloadError
 
 _KINDS = {"DiT": WAN, "UNet": replace(UNET, latent=(1, 4, 8, 6))}
@@ -40,7 +40,9 @@ class Way:
 
 
 def _stock(kind: Kind) -> Any:
-    return model_files.load_patcher(model_files.find_model(kind.file), "default")
+    return diffusion_model_files.load_patcher(
+        diffusion_model_files.DIFFUSION_MODELS.find_file(kind.file), "default"
+    )
 
 
 def _remote(kind: Kind) -> Any:

@@ -67,7 +67,7 @@ def said_by(run: Callable[[], Any]) -> str:
 
 def left_at_worker() -> dict[str, int]:
     """What there is of hooks at the worker's model."""
-    loaded = BACKEND._load(ModelRef(name=MMDIT.file))[0]
+    loaded = BACKEND.pool.load(ModelRef(name=MMDIT.file))[0]
     patchers = [loaded.patcher, *(clone.patcher for clone in loaded._clones.values())]
     return {
         "groups": len(loaded.hooks._groups),
@@ -154,7 +154,7 @@ def ended() -> dict[str, Any]:
             kind.patch_hook_weight_to_device = own
 
     def cancelled() -> None:
-        network = BACKEND._load(ModelRef(name=MMDIT.file))[0].patcher.model.diffusion_model
+        network = BACKEND.pool.load(ModelRef(name=MMDIT.file))[0].patcher.model.diffusion_model
         handle = network.register_forward_pre_hook(lambda *_: BACKEND.interrupt(), prepend=True)
         try:
             sampled(pair.remote, case_of(hooked))
@@ -176,7 +176,7 @@ def out_of_memory() -> dict[str, Any]:
     """A call for which the device has no room: what was kept of hooks is let go of, and the next run is right."""
     pair, hooked = Pair.of(MMDIT), every()[_REGIONS]
     expected = sampled(pair.stock, case_of(hooked))
-    network = BACKEND._load(ModelRef(name=MMDIT.file))[0].patcher.model.diffusion_model
+    network = BACKEND.pool.load(ModelRef(name=MMDIT.file))[0].patcher.model.diffusion_model
     calls: list[int] = []
 
     def fails(*_: Any) -> None:
@@ -189,7 +189,7 @@ def out_of_memory() -> dict[str, Any]:
         said = said_by(lambda: sampled(pair.remote, case_of(hooked)))
     finally:
         handle.remove()
-    patcher = BACKEND._load(ModelRef(name=MMDIT.file))[0].patcher
+    patcher = BACKEND.pool.load(ModelRef(name=MMDIT.file))[0].patcher
     kept = len(patcher.cached_hook_patches)
     return {"said": said, "kept": kept, "again": torch.equal(expected, sampled(pair.remote, case_of(hooked)))}
 

@@ -50,7 +50,7 @@ def low_memory() -> dict[str, Any]:
             pair = Pair.of(kind, weight_dtype)
             for what, patch in _patches(pair, weight_dtype).items():
                 _, same = three_ways(pair, case(kind, steps=2), patch)
-                patcher = BACKEND._load(ModelRef(name=kind.file, weight_dtype=weight_dtype))[0].patcher
+                patcher = BACKEND.pool.load(ModelRef(name=kind.file, weight_dtype=weight_dtype))[0].patcher
                 found[f"{name}, {what}"] = {**same, "share": patcher.loaded_size() / patcher.model_size()}
     return found
 

@@ -46,23 +46,23 @@ def _right() -> PatchSet:
 def short_of_memory() -> dict[str, Any]:
     """Merged calls while the second model leaves memory, or has no room there."""
     plain, merged = forward_once(), forward_once(_right())
-    loaded, _ = BACKEND._load(_OTHER_REF)
+    loaded, _ = BACKEND.pool.load(_OTHER_REF)
     weight = weakref.ref(loaded.patcher.model.diffusion_model.x_embedder.proj.weight)
     del loaded
-    BACKEND._residents.drop(_OTHER_REF)
+    BACKEND.pool.residents.drop(_OTHER_REF)
     gc.collect()
     freed = weight() is None
     again = forward_once(_right())
-    BACKEND._residents.drop(_OTHER_REF)
+    BACKEND.pool.residents.drop(_OTHER_REF)
     # No room for two: neither may leave while both are needed, and then the next model has the room.
-    BACKEND._residents._budget_bytes = 1
+    BACKEND.pool.residents._budget_bytes = 1
     try:
         crowded = forward_once(_right())
-        held = [BACKEND._residents.get(ref) is not None for ref in (_FIRST_REF, _OTHER_REF)]
-        BACKEND._load(ModelRef(name="wan.safetensors"))
-        left = len(BACKEND._residents)
+        held = [BACKEND.pool.residents.get(ref) is not None for ref in (_FIRST_REF, _OTHER_REF)]
+        BACKEND.pool.load(ModelRef(name="wan.safetensors"))
+        left = len(BACKEND.pool.residents)
     finally:
-        BACKEND._residents._budget_bytes = 0
+        BACKEND.pool.residents._budget_bytes = 0
     return {
         "mattered": not torch.equal(plain, merged),
         "freed": freed,

@@ -11,7 +11,7 @@ from sides import BACKEND, Case, Kind, Patch, nodes, settings
 from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.comfyui.client.patcher import remote_patcher
 from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop
-from comfy_gpu_offload.comfyui.installation import model_files
+from comfy_gpu_offload.comfyui.installation import diffusion_model_files
 from comfy_gpu_offload.server.handler import Handler
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
@@ -30,7 +30,9 @@ class Pair:
 
     @classmethod
     def of(cls, kind: Kind, weight_dtype: str = "default", session: Session = SESSION) -> Pair:
-        stock = model_files.load_patcher(model_files.find_model(kind.file), weight_dtype)
+        stock = diffusion_model_files.load_patcher(
+            diffusion_model_files.DIFFUSION_MODELS.find_file(kind.file), weight_dtype
+        )
         return cls(stock, remote_patcher(session.model(kind.file, weight_dtype)))
 
 

@@ -27,7 +27,7 @@ import nodes  # noqa: E402
 
 from comfy_gpu_offload.comfyui.client.patcher import remote_patcher  # noqa: E402
 from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop  # noqa: E402
-from comfy_gpu_offload.comfyui.installation import model_files  # noqa: E402
+from comfy_gpu_offload.comfyui.installation import diffusion_model_files  # noqa: E402
 
 Patch = Callable[[Any], Any]
 
@@ -102,7 +102,9 @@ class Sides:
 
     def stock(self, kind: Kind) -> Any:
         if kind.file not in self._stock:
-            self._stock[kind.file] = model_files.load_patcher(model_files.find_model(kind.file), "default")
+            self._stock[kind.file] = diffusion_model_files.load_patcher(
+                diffusion_model_files.DIFFUSION_MODELS.find_file(kind.file), "default"
+            )
         return self._stock[kind.file]
 
     def remote(self, kind: Kind) -> Any:

@@ -43,7 +43,7 @@ def step_caches() -> dict[str, Any]:
 
 def _of(kind: Kind, node: Any) -> dict[str, Any]:
     pair = Pair.of(kind)
-    there = BACKEND._load(ModelRef(name=kind.file))[0].patcher.model.diffusion_model
+    there = BACKEND.pool.load(ModelRef(name=kind.file))[0].patcher.model.diffusion_model
     this = case(kind, steps=_STEPS)
     plain = sampled(pair.stock, this)
     with _counted(pair.stock.model.diffusion_model) as here:

@@ -24,7 +24,7 @@ from weight_dtypes import loras
 
 from comfy_gpu_offload.comfyui.client import loader
 from comfy_gpu_offload.comfyui.client.sampling import offload_mode
-from comfy_gpu_offload.comfyui.installation import model_files
+from comfy_gpu_offload.comfyui.installation import diffusion_model_files
 
 _TINY = replace(UNET, latent=(1, 4, 8, 6))
 
@@ -68,7 +68,9 @@ def runs() -> Mapping[str, tuple[sides.Kind, sides.Case, sides.Patch]]:
 def each_step() -> dict[str, Any]:
     found = {}
     for name, (kind, this, patch) in runs().items():
-        stock = model_files.load_patcher(model_files.find_model(kind.file), "default")
+        stock = diffusion_model_files.load_patcher(
+            diffusion_model_files.DIFFUSION_MODELS.find_file(kind.file), "default"
+        )
         with torch.inference_mode():
             expected = sampled(patch(stock), this)
             actual = sampled(patch(loader.load_remote(kind.file, "default")), this)

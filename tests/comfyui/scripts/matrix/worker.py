@@ -30,7 +30,7 @@ import comfy.model_management  # noqa: E402
 import nodes  # noqa: E402, F401
 
 from comfy_gpu_offload.comfyui.client.patcher import RemoteModelPatcher, remote_patcher  # noqa: E402
-from comfy_gpu_offload.comfyui.installation import model_files  # noqa: E402
+from comfy_gpu_offload.comfyui.installation import diffusion_model_files  # noqa: E402
 from small_models import SmallModel  # noqa: E402
 
 SESSION = Session(LoopbackTransport(Handler(BACKEND)))
@@ -52,7 +52,7 @@ def load(model: SmallModel) -> Pair:
         OffloadError: the worker or the client cannot load it.
     """
     name = model.write(FOLDER)
-    stock = model_files.load_patcher(model_files.find_model(name), "default")
+    stock = diffusion_model_files.load_patcher(diffusion_model_files.DIFFUSION_MODELS.find_file(name), "default")
     with torch.inference_mode():
         return Pair(stock, remote_patcher(SESSION.model(name)))
 

@@ -16,7 +16,7 @@ from ....errors import Obstacle
 from ....io.buffers import on_host
 from ....io.digests import digest, sample
 from ...wire.patch_shapes import NotDataError
-from ...wire.patch_writer import ModelWeight, PatchData, read, to_data
+from ...wire.patch_writer import ModelWeight, PatchData, examine_patches, write_patches
 from ..refusals import LORA_NODES, LORA_REMEDY
 from ..remote_state import state_of
 from ..remote_weight import RemoteWeight
@@ -74,7 +74,7 @@ def patch_data(patches: Mapping[str, Sequence[Any]], patcher: Any) -> PatchData:
         patches: by the weight's key, ComfyUI's patches on it.
         patcher: the remote model's patcher.
     """
-    return to_data(patches, _shapes(patcher), _digest, _weight_of(patcher), shape_if_skipped)
+    return write_patches(patches, _shapes(patcher), _digest, _weight_of(patcher), shape_if_skipped)
 
 
 def report_skipped(data: PatchData, patcher: Any) -> None:
@@ -97,7 +97,7 @@ def report_added(patches: Mapping[Any, Any], patcher: Any) -> None:
     keys = {key if isinstance(key, str) else key[0] for key in patches}
     listed = {key: patcher.patches[key] for key in keys if key in patcher.patches}
     added = {id(value) for value in patches.values()}
-    found = read(listed, _shapes(patcher), _weight_of(patcher), shape_if_skipped)
+    found = examine_patches(listed, _shapes(patcher), _weight_of(patcher), shape_if_skipped)
     skipped_patches.report([each for each in found.left_out if id(each.value) in added], listed, patcher.origins)
 
 
@@ -124,7 +124,7 @@ def patch_obstacles(
         nodes: the nodes that usually add such patches.
         weight_of: finds the weight that a merge names (`wire.patch_writer`); None for weights at the same worker.
     """
-    found = read(patches, _shapes(patcher), weight_of or _weight_of(patcher), shape_if_skipped)
+    found = examine_patches(patches, _shapes(patcher), weight_of or _weight_of(patcher), shape_if_skipped)
     for error, count in found.refused:
         what = f"{error}, {skipped_patches.on_layers(count)}"
         yield Obstacle(what, error.nodes or nodes, error.remedy or LORA_REMEDY)

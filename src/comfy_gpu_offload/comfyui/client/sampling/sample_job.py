@@ -112,7 +112,7 @@ def job_tree(
     if "batch_index" in latent:
         tree["batch_index"] = [int(index) for index in latent["batch_index"]]
     if "model_sampling" in patcher.object_patches:
-        tree["model_sampling"] = model_sampling.to_data(patcher.object_patches["model_sampling"])
+        tree["model_sampling"] = model_sampling.describe_sampling(patcher.object_patches["model_sampling"])
     if options := _options(patcher.model_options):
         tree["model_options"] = options
     return {name: to_plain(value) for name, value in tree.items()}
@@ -173,7 +173,7 @@ def _of_functions(kind: str, found: Mapping[str, Mapping[Any, list[Any]]]) -> It
 
 def _of_options(model_options: Mapping[str, Any]) -> Iterator[str]:
     for key, value in model_options.items():
-        if key == "transformer_options" or _is_data(value) or stock_guidance.to_plain(key, value):
+        if key == "transformer_options" or _is_data(value) or stock_guidance.describe_guidance(key, value):
             continue
         functions = value if isinstance(value, list) else [value]
         node = _OPTION_NODES.get(key) or next((_owner(each) for each in functions if not _is_data(each)), key)
@@ -186,7 +186,7 @@ def _of_objects(patcher: Any) -> Iterator[str]:
             yield f"the object patch on {name} (a {type(value).__name__})"
             continue
         try:
-            model_sampling.to_data(value)
+            model_sampling.describe_sampling(value)
         except UnsupportedValueError as error:
             yield f"the model's sampling, a {error.kind}: {error.why}"
 
@@ -258,5 +258,5 @@ def _options(model_options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a patcher's `model_options` as data, stock guidance functions among them by name."""
     inner = options_to_send(model_options.get("transformer_options", {}))
     others = {key: value for key, value in model_options.items() if key != "transformer_options"}
-    options = {key: stock_guidance.to_plain(key, value) or value for key, value in others.items()}
+    options = {key: stock_guidance.describe_guidance(key, value) or value for key, value in others.items()}
     return {**options, "transformer_options": inner} if inner else options

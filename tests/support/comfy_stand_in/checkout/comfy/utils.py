@@ -37,4 +37,4 @@ def copy_to_param(obj: Any, attr: str, value: torch.Tensor) -> None:
 def set_attr_param(obj: Any, attr: str, value: torch.Tensor) -> None:
     """Put another tensor in a weight's place."""
     path, _, name = attr.rpartition(".")
-    setattr(get_attr(obj, path), name, torch.nn.Parameter(value, requires_grad=False))
+    setattr(get_attr(obj, path) if path else obj, name, torch.nn.Parameter(value, requires_grad=False))

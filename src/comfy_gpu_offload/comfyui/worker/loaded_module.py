@@ -1,4 +1,4 @@
-"""A loaded ComfyUI model, and the clones of its patcher that have weight patches on."""
+"""A loaded module with its file, and the clones of its patcher that have weight patches on."""
 
 from __future__ import annotations
 
@@ -11,72 +11,81 @@ from typing import Any
 
 from ...backends.base import PatchSet
 from ...backends.fingerprints import fingerprint
-from ..wire.patch_reader import from_data
+from ..wire.patch_reader import read_patches
 from .hooked_weights import HookedWeights
+from .modules.runnable_module import RunnableModule
 
-# Of one model, each with other patches.
+# Of one module, each with other patches.
 _MAX_CLONES = 4
 
 
 @dataclass(frozen=True)
 class _Clone:
     patcher: Any
-    # Whose weights are in its patches.
-    seconds: tuple[LoadedModel, ...]
+    # The modules whose weights are in its patches.
+    merged: tuple[LoadedModule, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A model in memory, of one file.
+@dataclass(eq=False)
+class LoadedModule:
+    """A module in memory, of one file.
 
     Attributes:
-        patcher: without patches. Clones share its weights, which are patched for one of them at a time.
         warnings: what ComfyUI warned of when it loaded the file.
-        hooks: what hooks put on the weights besides; of the patcher or of one of its clones.
+        hooks: hooks on the weights over their patches; of the module's patcher or of one of its clones.
     """
 
-    patcher: Any
+    module: RunnableModule
     path: Path
     fingerprint: str
     warnings: tuple[str, ...] = ()
-    hooks: HookedWeights = field(default_factory=HookedWeights)
+    hooks: HookedWeights = field(init=False)
     _clones: OrderedDict[tuple[Any, ...], _Clone] = field(default_factory=OrderedDict)
 
+    def __post_init__(self) -> None:
+        self.hooks = HookedWeights(self.module.weight_prefix)
+
+    @property
+    def patcher(self) -> Any:
+        """The patcher without patches. Clones share its weights, which are patched for one of them at a time."""
+        return self.module.patcher
+
     def is_current(self) -> bool:
-        """Whether the file is still the one that was loaded."""
+        """Return whether the file is still the one that was loaded."""
         try:
             return fingerprint([self.path]) == self.fingerprint
         except OSError:
             return False
 
-    def patched(self, patches: PatchSet, seconds: Sequence[LoadedModel]) -> Any:
-        """A clone of the patcher with these patches. Clones are kept for the last four sets.
+    def patched(self, patches: PatchSet, merged: Sequence[LoadedModule]) -> Any:
+        """Return a clone of the patcher with these patches. Clones are kept for the last four sets.
 
         Args:
-            seconds: the models that are merged into this one; may have this one in it.
+            merged: the modules that are merged into this one; may have this one in it.
 
         Raises:
             BadPatchesError: the patches are malformed, or do not fit.
         """
         key = (patches.name, patches.strengths)
         found = self._clones.get(key)
-        # A model that left memory and was loaded again has other tensors.
-        if found is None or found.seconds != tuple(seconds):
+        # A module that left memory and was loaded again has other tensors.
+        if found is None or found.merged != tuple(merged):
             self.hooks.remove()  # a clone would keep them
-            made = from_data(patches, self.patcher, [second.patcher for second in seconds])
+            prefix = self.module.weight_prefix
+            made = read_patches(patches, self.patcher, [each.patcher for each in merged], prefix)
             clone = self.patcher.clone()
             clone.patches = made
             clone.patches_uuid = uuid.uuid4()
-            self._clones[key] = _Clone(clone, tuple(seconds))
+            self._clones[key] = _Clone(clone, tuple(merged))
         self._clones.move_to_end(key)
         while len(self._clones) > _MAX_CLONES:
             self._clones.popitem(last=False)
         return self._clones[key].patcher
 
-    def forget(self, second: LoadedModel) -> None:
-        """Lets go of the weights of a model that leaves memory."""
+    def forget(self, merged: LoadedModule) -> None:
+        """Let go of the weights of a module that leaves memory."""
         for key, clone in list(self._clones.items()):
-            if second not in clone.seconds:
+            if merged not in clone.merged:
                 continue
             del self._clones[key]
             self.hooks.remove()
@@ -85,7 +94,7 @@ class LoadedModel:
                 clone.patcher.detach()
 
     def release(self) -> None:
-        """Gives its memory back."""
+        """Give the memory of the module back."""
         self.hooks.remove()
         self._clones.clear()
-        self.patcher.detach()
+        self.module.release()

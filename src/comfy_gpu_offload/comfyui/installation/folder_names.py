@@ -1,0 +1,3 @@
+"""ComfyUI's names of folders that both ends speak of. Needs no ComfyUI."""
+
+CONTROL_NET_FOLDER = "controlnet"

@@ -1,0 +1,39 @@
+"""The kinds of modules that this worker has; a kind of module is one file in this folder, and one line here."""
+
+from __future__ import annotations
+
+from ....backends.base import ModelRunError
+from ....protocol.messages import ModelRef
+from .control_net import ControlNet
+from .diffusion_model import DiffusionModel
+from .runnable_module import RunnableModule
+
+KINDS: tuple[type[RunnableModule], ...] = (
+    DiffusionModel,
+    ControlNet,
+)
+
+
+def kind_of(ref: ModelRef) -> type[RunnableModule]:
+    """Return the kind of module that a request names, by the prefix of the name; no prefix is a diffusion model."""
+    return next((kind for kind in KINDS if kind.prefix and ref.name.startswith(kind.prefix)), DiffusionModel)
+
+
+def file_name(ref: ModelRef) -> str:
+    """Return the name of the file that a request names, without the prefix of its kind."""
+    return ref.name.removeprefix(kind_of(ref).prefix)
+
+
+def listed_method(ref: ModelRef, name: object) -> str:
+    """Return the method of that name, if calls may ask for it.
+
+    Raises:
+        ModelRunError: the module's kind does not list it.
+    """
+    methods = kind_of(ref).methods
+    if isinstance(name, str) and name in methods:
+        return name
+    raise ModelRunError(
+        f"{ref.name!r:.260} is a {kind_of(ref).files.noun}, and no call may ask one for {name!r:.80}, but for "
+        f"{', '.join(methods) or 'nothing'}: use the same release on both sides."
+    )
