@@ -1,4 +1,4 @@
-"""What a backend is: something that lists, loads and runs models on one device."""
+"""The interface of a backend, which lists, loads and runs models on one device; its errors and shared helpers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What the handshake says of a backend.
+    """A backend, as the handshake describes it.
 
     Attributes:
-        comfyui: its version, where there is one.
-        folders: where models are looked for.
+        comfyui: the release of its ComfyUI, where it has one.
+        folders: the folders that models are looked for in.
     """
 
     name: str
@@ -36,7 +36,7 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a backend has: what can be loaded, and what was passed over and why."""
+    """The models that a backend can load, and the files that it passed over, with reasons."""
 
     models: tuple[ModelEntry, ...]
     skipped: tuple[SkippedEntry, ...] = ()
@@ -44,9 +44,9 @@ class Listing:
 
 @dataclass(frozen=True)
 class Described:
-    """A loaded model: the description every client reads, and details for a client of the same kind.
+    """A loaded model: the description that every client reads, and details for a client of the same kind.
 
-    `details` is a tree (io.tree): for ``comfyui`` what the stand-in is built from, for ``diffusers`` the
+    `details` is a tree (io.tree): for ``comfyui`` the facts that a stand-in is built from, for ``diffusers`` the
     model's config.
     """
 
@@ -56,7 +56,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a forward call gave. Times in seconds; `load_s` is above 0 when weights had to be loaded."""
+    """The result of a call. Times in seconds; `load_s` is above 0 when weights had to be loaded."""
 
     result: Any
     load_s: float
@@ -69,9 +69,9 @@ class PatchSet:
 
     Attributes:
         name: digest of the template.
-        template: see `wire.patch_form`. What came over the wire and is not checked yet.
-        strengths: pairs that the template refers to by position: of a patch, and of what it is added to.
-        tensors: what the template names by digest. Not to be written to.
+        template: see `wire.patch_form`. As it came over the wire, not checked yet.
+        strengths: pairs that the template refers to by position: of a patch, and of the weight that it is added to.
+        tensors: the tensors that the template names, by digest. Not to be written to.
     """
 
     name: bytes
@@ -82,10 +82,10 @@ class PatchSet:
 
 @dataclass(frozen=True)
 class HookSet:
-    """What hooks put on a model's weights over its patches, as a client named it.
+    """Changes by hooks to a model's weights over its patches, as a client named them.
 
     Attributes:
-        patches: None where a call has none on, of a run that has some.
+        patches: None in a call without hooks, within a run that has some.
         single: positions of the strengths that are float32 tensors. Not checked yet.
         group: as in `protocol.messages.HookRef`.
     """
@@ -96,10 +96,14 @@ class HookSet:
 
 
 class Report(Protocol):
-    """Told of a run's progress, on the thread that runs it."""
+    """A function that is told of a run's progress, on the thread that runs it."""
 
     def __call__(self, step: int, of: int, preview: Callable[[], bytes | None]) -> None:
-        """`step` of `of` are done. `preview` makes an encoded picture of the run so far, when one is wanted."""
+        """Note that `step` of `of` steps are done.
+
+        Args:
+            preview: makes an encoded picture of the run so far, where one is wanted.
+        """
 
 
 class BackendError(Exception):
@@ -135,10 +139,13 @@ class InterruptedCallError(BackendError):
 
 
 class Backend(Protocol):
-    """All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread."""
+    """The interface of a backend.
+
+    All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread.
+    """
 
     def info(self) -> BackendInfo:
-        """What the handshake says of this backend."""
+        """Return what the handshake says of this backend."""
 
     def listing(self) -> Listing:
         """Return every model that can be loaded, and what was passed over; cheap, and loads nothing.
@@ -147,7 +154,7 @@ class Backend(Protocol):
         """
 
     def describe(self, ref: ModelRef) -> Described:
-        """Loads the model if it is not loaded, and describes it.
+        """Load the model if it is not loaded, and describe it.
 
         Raises:
             ModelNotFoundError: no such model.
@@ -166,10 +173,14 @@ class Backend(Protocol):
         hooks: HookSet | None = None,
         autocast: Autocast | None = None,
     ) -> Computed:
-        """Runs the model; loads it first if need be. Tensors come on the CPU and may be used as they like.
+        """Run the model; load it first if need be.
 
-        `patches` are on its weights for this call alone, and over them those of `hooks`. `autocast` is on
-        around the model, for the backend's own device.
+        Args:
+            ref, fingerprint: of the model.
+            args, kwargs: trees of tensors, on the CPU. Not to be written to: some are kept for other calls.
+            patches: changes to the weights for this call alone.
+            hooks: changes over those of `patches`.
+            autocast: is on around the model, for the backend's own device.
 
         Raises:
             BadPatchesError: `patches` or `hooks` do not fit it; the model is as it was.
@@ -181,7 +192,7 @@ class Backend(Protocol):
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
     ) -> Computed:
-        """Runs a whole sampling loop; the result is the final latent, on the CPU.
+        """Run a whole sampling loop; the result is the final latent, on the CPU.
 
         `tensors` is the job's tree. `report` is called after each step. `patches` as in `forward`.
 
@@ -192,13 +203,13 @@ class Backend(Protocol):
         """
 
     def interrupt(self) -> None:
-        """Asks the running call to end soon. Called from any thread, and only while a call runs."""
+        """Ask the running call to end soon. Called from any thread, and only while a call runs."""
 
     def clear_interrupt(self) -> None:
-        """Takes `interrupt` back: called before each call, never while one runs."""
+        """Take `interrupt` back: called before each call, never while one runs."""
 
     def close(self) -> None:
-        """Frees all weights."""
+        """Free all weights."""
 
 
 def on_device(tree: Any, device: torch.device) -> Any:
@@ -226,7 +237,7 @@ def computing_for(device: torch.device, autocast: Autocast | None) -> Iterator[N
 
 
 def stop_at_blocks(module: torch.nn.Module, interrupted: threading.Event) -> None:
-    """Makes `module` raise `InterruptedCallError` at its next call or block once `interrupted` is set.
+    """Make `module` raise `InterruptedCallError` at its next call or block once `interrupted` is set.
 
     Blocks are the members of module lists, as every diffusion network has them.
     """
@@ -259,7 +270,7 @@ def first_call(module: torch.nn.Module) -> Iterator[list[float]]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the device or of the machine."""
+    """Return whether memory ran out, of the device or of the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # Within a GPU's kernels, and on the CPU, torch has no class for it.
@@ -267,7 +278,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def no_room_for(name: str) -> OutOfMemoryError:
-    """The error of a file that does not fit into memory."""
+    """Return the error of a file that does not fit into memory."""
     return OutOfMemoryError(
         f"There is too little memory to load {name!r}. Choose an fp8 weight_dtype in the loader, a smaller "
         "file, or a worker with more memory."
@@ -276,7 +287,7 @@ def no_room_for(name: str) -> OutOfMemoryError:
 
 @contextmanager
 def model_errors(name: str, free_memory: Callable[[], None]) -> Iterator[None]:
-    """Maps what a model raises to this module's errors; `free_memory` is called when memory ran out."""
+    """Map errors of a model to those of this module; `free_memory` is called when memory ran out."""
     try:
         yield
     except BackendError:

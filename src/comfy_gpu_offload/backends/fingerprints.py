@@ -1,4 +1,4 @@
-"""What tells one model file from another without reading tens of gigabytes."""
+"""Fingerprints of model files, made without reading tens of gigabytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """32 hex digits over the files' sizes and 256 evenly spaced pieces of each, first and last included.
+    """Return 32 hex digits over the files' sizes and 256 evenly spaced pieces of each, first and last included.
 
     The first piece holds a safetensors file's header, so names, shapes and dtypes count in full for all but
     the largest. It tells honest files apart; it is no proof against a forged one, and needs to be none.
@@ -26,7 +26,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 @lru_cache(maxsize=1024)
 def _of_file(path: Path, size: int, mtime_ns: int) -> bytes:
-    """`mtime_ns` is no part of the result: it makes a changed file a new key of the cache."""
+    """Return the digest of one file; `mtime_ns` is part of the cache's key alone, for files that change."""
     sha = hashlib.sha256(f"{size}".encode())
     stride = max(_PIECE_BYTES, (size - _PIECE_BYTES) // max(1, _PIECES - 1))
     with path.open("rb") as file:

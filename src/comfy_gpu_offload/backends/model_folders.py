@@ -1,4 +1,4 @@
-"""Looks through folders of models, in which anything may lie, and passes over what cannot be offered."""
+"""A search through folders of models, in which anything may lie; what cannot be offered is passed over."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FoundFile(NamedTuple):
 
 @dataclass
 class Skips:
-    """Collects what is passed over, each entry once."""
+    """The entries that were passed over, each once."""
 
     entries: dict[str, SkippedEntry] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Skips:
 
 
 class SkipLog:
-    """Logs each entry that is passed over once, however often the folders are looked through. Thread-safe."""
+    """A log of entries that are passed over: each once, however often the folders are searched. Thread-safe."""
 
     def __init__(self) -> None:
         self._logged: set[SkippedEntry] = set()

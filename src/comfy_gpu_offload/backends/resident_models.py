@@ -1,4 +1,4 @@
-"""Which models stay loaded: least recently used ones leave when memory is short."""
+"""Loaded models, of which the least recently used leave when memory is short."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from .base import is_out_of_memory, no_room_for
 
 
 class Resident(Protocol):
-    """What stays loaded."""
+    """A loaded model."""
 
     def is_current(self) -> bool:
-        """Whether the files are still those that it was loaded from."""
+        """Return whether the files are still those that the model was loaded from."""
 
 
 class Source(Protocol):
-    """What one is loaded from."""
+    """Files that a model is loaded from."""
 
     @property
     def name(self) -> str:
-        """As it is asked for."""
+        """The name by which it is asked for."""
 
     @property
     def size_bytes(self) -> int:
-        """What it will take of memory, roughly."""
+        """The bytes of memory that the model will take, roughly."""
 
 
 ModelT = TypeVar("ModelT", bound=Resident)
@@ -40,9 +40,9 @@ class ResidentModels(Generic[ModelT]):
     """Loaded models by key. Used from one thread.
 
     Args:
-        budget_bytes: what all may take together; 0 for as much as `available_bytes` allows.
-        available_bytes: how much memory is free now, where the models lie.
-        unload: frees one that leaves.
+        budget_bytes: the most that all may take together; 0 for as much as `available_bytes` allows.
+        available_bytes: returns the bytes that are free now, where the models lie.
+        unload: frees a model that leaves.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ResidentModels(Generic[ModelT]):
         self._models: OrderedDict[Hashable, tuple[ModelT, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> ModelT | None:
-        """The model, now the most recently used, or None."""
+        """Return the model of that key, now the most recently used, or None."""
         if key not in self._models:
             return None
         self._models.move_to_end(key)
@@ -70,13 +70,16 @@ class ResidentModels(Generic[ModelT]):
         make: Callable[[SourceT], ModelT],
         keep: Collection[Hashable] = (),
     ) -> tuple[ModelT, float]:
-        """The model, made of what `find` finds if need be, and the seconds that took.
+        """Return the model and the seconds that loading took; 0 where it was loaded and its files are the same.
 
-        `keep`: keys of those that may not leave memory for it.
+        Args:
+            find: finds its files.
+            make: loads them.
+            keep: keys of models that may not leave memory for it.
 
         Raises:
             OutOfMemoryError: it does not fit.
-            What `find` and `make` raise.
+            BackendError: as `find` and `make`.
         """
         known = self.get(key)
         if known is not None and known.is_current():
@@ -96,7 +99,7 @@ class ResidentModels(Generic[ModelT]):
         return made, perf_counter() - started
 
     def make_room(self, size_bytes: int, keep: Collection[Hashable] = ()) -> None:
-        """Lets models leave until one of `size_bytes` fits, or none is left but those of the keys in `keep`."""
+        """Let models leave until one of `size_bytes` fits, or none is left but those of the keys in `keep`."""
         while not self._fits(size_bytes):
             oldest = next((key for key in self._models if key not in keep), None)
             if oldest is None:
@@ -104,18 +107,18 @@ class ResidentModels(Generic[ModelT]):
             self.drop(oldest)
 
     def put(self, key: Hashable, model: ModelT, size_bytes: int) -> None:
-        """Keeps the model as the most recently used."""
+        """Keep the model as the most recently used."""
         self._models[key] = (model, size_bytes)
         self._models.move_to_end(key)
 
     def drop(self, key: Hashable) -> None:
-        """Lets one leave, if it is there."""
+        """Let one leave, if it is there."""
         found = self._models.pop(key, None)
         if found is not None:
             self._unload(found[0])
 
     def clear(self) -> None:
-        """Lets all leave."""
+        """Let all leave."""
         while self._models:
             self.drop(next(iter(self._models)))
 

@@ -1,4 +1,4 @@
-"""Looks at a file of weights before it is loaded: libraries say of a damaged one little that helps."""
+"""A check of files of weights before they are loaded, since libraries' errors on damaged ones help little."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class _Loaded:
     dtype: torch.dtype
 
     def is_current(self) -> bool:
-        """Whether the files are still those it was loaded from."""
+        """Return whether the files are still those that the model was loaded from."""
         try:
             return fingerprint(self.files) == self.fingerprint
         except OSError:
@@ -180,7 +180,7 @@ class DiffusersBackend:
         loaded, load_s = self._load(ref)
         if loaded.fingerprint != fingerprint:
             raise ModelMismatchError(
-                f"The worker's {ref.name!r} has changed since this session began; load the model again."
+                f"The worker's {ref.name!r} has changed since this session began: load the model again."
             )
         return loaded, load_s
 
@@ -221,7 +221,7 @@ def _refuse_patches(*named: PatchSet | HookSet | None) -> None:
 
 
 def _on_cpu(result: Any) -> Any:
-    """The model's result on the CPU; diffusers' output classes stay what they are, for the tree to name."""
+    """Return the model's result on the CPU; diffusers' output classes are kept, for the tree to name."""
     if isinstance(result, dict):
         for key, value in result.items():
             result[key] = _on_cpu(value)

@@ -1,4 +1,4 @@
-"""Where the diffusers backend finds models, and how one is loaded."""
+"""Models of the diffusers library on disk: found in folders, and loaded."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _class_name(folder: Path, skips: Skips) -> str | None:
 
 
 def choose_dtype(model: DiffusersModel, weight_dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype to load in: the one asked for, else the file's own; on a CPU bfloat16 for half precision.
+    """Return the dtype to load in: the one asked for, else the file's own; on a CPU bfloat16 for half precision.
 
     Raises:
         ModelRunError: `weight_dtype` is none that this backend loads.
@@ -108,7 +108,7 @@ def choose_dtype(model: DiffusersModel, weight_dtype: str, device: torch.device)
 
 
 def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    """The model, ready to run, loaded as diffusers loads it. Only safetensors are read, never a pickle.
+    """Load the model as diffusers does, ready to run. Only safetensors are read, never a pickle.
 
     Raises:
         ModelNotFoundError: its files are gone.
@@ -135,7 +135,7 @@ def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> tor
 
 @contextmanager
 def _standard_folder(model: DiffusersModel) -> Iterator[Path]:
-    """A folder in which diffusers finds the model: its own, or one of links, for weights of another name."""
+    """Give a folder in which diffusers finds the model: its own, or one of links, for weights of another name."""
     is_standard = model.files[0].name == WEIGHTS and not (model.folder / INDEX).exists()
     if len(model.files) > 1 or is_standard:
         yield model.folder

@@ -30,7 +30,7 @@ def run(
     device: torch.device,
     interrupted: Callable[[], bool],
 ) -> torch.Tensor:
-    """The final latents `[B, C, H, W]`, float32, on the CPU.
+    """Run the loop, and return the final latents `[B, C, H, W]`, float32, on the CPU.
 
     Raises:
         ModelRunError: a sampler, a setting or a tensor that this loop does not know.
@@ -80,7 +80,9 @@ def _inputs(tensors: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, tor
     try:
         return latents, torch.cat(checked[:2]), torch.cat(checked[2:])
     except RuntimeError as error:
-        raise ModelRunError("positive and negative differ in shape") from error
+        raise ModelRunError(
+            "The conditioning's positive and negative sides differ in shape: encode both with the same model."
+        ) from error
 
 
 def _shift(tensors: Mapping[str, Any]) -> float:

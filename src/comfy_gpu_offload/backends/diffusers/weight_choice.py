@@ -1,4 +1,4 @@
-"""Which files of a folder diffusers loads a model's weights from, and what they hold."""
+"""The choice of the files in a folder that hold a model's weights, as diffusers makes it; their dtype."""
 
 from __future__ import annotations
 

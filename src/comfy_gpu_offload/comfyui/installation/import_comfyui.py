@@ -1,4 +1,4 @@
-"""Makes a ComfyUI folder's code importable in this process, as a library: no server, no custom nodes."""
+"""The import of a ComfyUI folder's code as a library, without server and custom nodes, and its model folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def enter(root: Path, *, cpu: bool) -> str:
-    """Imports ComfyUI from `root`; returns its version. `cpu`: use no GPU, even where there is one.
+    """Import ComfyUI from `root`, and return its version.
+
+    Args:
+        cpu: use no GPU, even where there is one.
 
     Raises:
         ConfigError: something it needs is not installed.

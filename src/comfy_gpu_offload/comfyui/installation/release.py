@@ -1,4 +1,4 @@
-"""Which ComfyUI is here, and whether the worker's is another."""
+"""The release of this ComfyUI, compared with the worker's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 
 def here() -> str | None:
-    """This ComfyUI's version, or None where it does not say."""
+    """Return the version of this ComfyUI, or None where it does not say."""
     try:
         return str(importlib.import_module("comfyui_version").__version__)
     except (ImportError, AttributeError):
@@ -14,7 +14,7 @@ def here() -> str | None:
 
 
 def difference(worker: str | None) -> str | None:
-    """Both versions in words where the worker's is another; None where it is not, or is not known."""
+    """Return both versions in words where the worker's is another; None where it is not, or is not known."""
     ours = here()
     if ours is None or worker is None or ours == worker:
         return None

@@ -1,4 +1,4 @@
-"""ComfyUI's own nodes as modules, at either end of the wire: a worker has no other use for them."""
+"""The modules of ComfyUI's own nodes, imported where a description names a class or function in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOLDER = "comfy_extras"
 
 @lru_cache(maxsize=256)
 def is_of(module: str, stem: str) -> bool:
-    """Whether the imported `module` is ComfyUI's ``comfy_extras/STEM.py``."""
+    """Return whether the imported `module` is ComfyUI's ``comfy_extras/STEM.py``."""
     # ComfyUI imports its own nodes under the paths of their files.
     file = getattr(sys.modules.get(module), "__file__", None)
     return file is not None and Path(file) == _root() / _FOLDER / f"{stem}.py"
@@ -26,7 +26,7 @@ def _root() -> Path:
 
 
 def imported(stem: str) -> Any:
-    """The module ``comfy_extras/STEM.py``; `stem` never comes from the other end.
+    """Return the module ``comfy_extras/STEM.py``; `stem` never comes from the other end.
 
     Raises:
         ModelRunError: this ComfyUI does not have it, or cannot import it.

@@ -1,4 +1,4 @@
-"""A ComfyUI model's weights beside its network: layers that make conditioning ready before the first call.
+"""Weights of a ComfyUI model beside its network: layers that prepare conditioning before the first call.
 
 Sampling runs them where it is, so a stand-in needs them as they are. They are small: 2 MB for Stable Audio.
 """
@@ -21,13 +21,13 @@ _IN_FILE = {
 
 
 def auxiliary_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The parameters of a ComfyUI `BaseModel` that are not its network's, on the CPU."""
+    """Return the parameters of a ComfyUI `BaseModel` that are not its network's, on the CPU."""
     named = model.named_parameters()
     return {name: weight.detach().cpu() for name, weight in named if not name.startswith(_NETWORK)}
 
 
 def named_as_in_file(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same by the names that a config's `get_model` looks for.
+    """Return the same weights under the names that a config's `get_model` looks for.
 
     Raises:
         KeyError: one is not known.

@@ -1,9 +1,9 @@
-"""How a ControlNet that runs at the worker is told of, in a call and in a whole run; checks for both.
+"""The form of a ControlNet that runs at the worker, in a call and in a whole run, with its checks.
 
-In a call, `control` is ``{"__control_net__": {...}}`` with what `AppliedNet` has, what `CallInputs` has, and
+In a call, `control` is ``{"__control_net__": {...}}`` with the fields of `AppliedNet` and of `CallInputs`, and
 ``previous``: residuals computed at the client, another such dict, or None. In a run's tree, ``control_nets`` is a
-list of what `AppliedNet` has, ``start``, ``end`` and ``previous``, a place earlier in the list; ``control`` in
-conditioning is a place in it.
+list of dicts with the fields of `AppliedNet`, ``start``, ``end`` and ``previous``, a place earlier in the list;
+``control`` in conditioning is a place in it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ...backends.base import ModelRunError
 from ...io.buffers import on_host
 from ...io.strides import moved, with_strides
 
-# Before the name of a control net where a model's name belongs.
+# Before the name of a ControlNet's file, in a request for the module.
 PREFIX = "controlnet:"
 KEY = "__control_net__"
-# How SD 3.5's control nets prepare a picture before a VAE encodes it: comfy.controlnet, load_controlnet_sd35.
+# What SD 3.5's ControlNets make of a picture before a VAE encodes it: comfy.controlnet, load_controlnet_sd35.
 PREPROCESSING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda image: image,
     "canny": lambda image: image * 255 * 0.5 + 0.5,
@@ -43,15 +43,16 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class AppliedNet:
-    """A control net as an Apply node set it up.
+    """A ControlNet as an Apply node set it up.
 
     Attributes:
-        net, fingerprint: the worker's.
+        net: the name of its file, in the worker's list.
+        fingerprint: of that file.
         strength: finite.
-        control_type: of a union control net, or None where it was not set.
-        hint: `[N, C, H, W]`: a picture as 255ths in uint8 or as numbers from 0 to 1; or, if `encoded`, what a VAE
-            made of it, `[N, C, …, H, W]`.
-        masks: that are put beside the hint, each `[N, 1, H, W]`.
+        control_type: of a union ControlNet, or None where it was not set.
+        hint: `[N, C, H, W]`: a picture as 255ths in uint8, or as numbers from 0 to 1; or, if `encoded`, a VAE's
+            latent of it, `[N, C, …, H, W]`.
+        masks: put beside the hint, each `[N, 1, H, W]`.
     """
 
     net: str
@@ -64,7 +65,7 @@ class AppliedNet:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """Checks what came from a client; fields of a call or a run are not looked at.
+        """Check fields that came from a client; those of a call or a run are not looked at.
 
         Raises:
             ModelRunError: it is not of this form; names the field.
@@ -81,13 +82,13 @@ class AppliedNet:
 
 @dataclass(frozen=True)
 class CallInputs:
-    """What a call's control net is computed from.
+    """The inputs of a call's ControlNet.
 
     Attributes:
-        x: the latent as the control net reads it, `[B, C, …]`; None for one that looks at the size alone.
+        x: the latent as the ControlNet reads it, `[B, C, …]`; None for one that looks at the size alone.
         timestep: `[B]`, as the model counts.
         context, conds: conditioning, by ComfyUI's names.
-        chunks: how many conditions are side by side in the batch.
+        chunks: the number of conditions side by side in the batch.
     """
 
     x: torch.Tensor | None
@@ -98,7 +99,7 @@ class CallInputs:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """As `AppliedNet.of`.
+        """Check fields as `AppliedNet.of` does.
 
         Raises:
             ModelRunError: it is not of this form; names the field.
@@ -108,7 +109,7 @@ class CallInputs:
 
 @dataclass(frozen=True)
 class RunNet:
-    """One of a run's control nets: from `start` to `end` of it, after the one at the place `previous`."""
+    """A ControlNet of a whole run: on from `start` to `end` of it, after the one at the place `previous`."""
 
     applied: AppliedNet
     start: float
@@ -117,13 +118,15 @@ class RunNet:
 
     @classmethod
     def table(cls, value: Any) -> list[Self]:
-        """Checks a run's ``control_nets``.
+        """Check a run's ``control_nets``.
 
         Raises:
             ModelRunError: it is not of this form; names the field.
         """
         if not isinstance(value, list) or len(value) > 1024:
-            raise ModelRunError("The control nets of the run are not of the form known here.")
+            raise ModelRunError(
+                "The ControlNets of the run are not of the form known here: use the same release on both sides."
+            )
         return [cls._of(entry, place) for place, entry in enumerate(value)]
 
     @classmethod
@@ -136,7 +139,7 @@ class RunNet:
 
 
 def net_of(control: Any) -> dict[str, Any] | None:
-    """The fields of a control net in a call's `control`, or None where that holds residuals, or nothing.
+    """Return the fields of a ControlNet in a call's `control`, or None where that holds residuals or nothing.
 
     Raises:
         ModelRunError: it is of no form.

@@ -1,4 +1,4 @@
-"""A ControlNet's residuals as data and back, at either end of the wire.
+"""The form of a ControlNet's residuals on the wire: written by the client, read by the worker.
 
 ComfyUI hands them to the network as a dict of lists of tensors and None. Here each tensor that differs stands once,
 and one that is a few copies of a part along its batch as ``{"copies": count, "of": part}``.
@@ -22,17 +22,19 @@ _MOST_COPIES = 64
 
 
 def pack_residuals(control: Any, dtype: torch.dtype | None = None) -> tuple[Any, int]:
-    """`control` as it travels, and the bytes of its tensors. Values that are none of ComfyUI's stay as they are.
+    """Return a call's `control` in its wire form, and the bytes of its tensors.
+
+    Values that are none of ComfyUI's stay as they are.
 
     Args:
-        dtype: what wider floating-point tensors are rounded to, or None for none.
+        dtype: wider floating-point tensors are rounded to it; None to round none.
     """
     packer = _Packer(dtype)
     return _mapped(control, packer), packer.size_bytes
 
 
 def unpack_residuals(control: Any) -> Any:
-    """Takes `pack_residuals` back.
+    """Return residuals as ComfyUI has them, from the form of `pack_residuals`.
 
     Raises:
         ModelRunError: it is not of that form.
@@ -47,7 +49,7 @@ def unpack_residuals(control: Any) -> Any:
 
 
 class _Packer:
-    """Remembers the tensors of one call, so that equal ones become one."""
+    """The tensors of one call so far, of which equal ones become one."""
 
     def __init__(self, dtype: torch.dtype | None) -> None:
         self.size_bytes = 0

@@ -1,7 +1,7 @@
-"""A model's sampling (its sigmas, shift and kind of prediction) as data and back, at either end of the wire.
+"""The wire form of a model's sampling: its sigmas, shift and kind of prediction, described and rebuilt.
 
 Nodes such as ModelSamplingSD3 replace a model's `model_sampling` by an object of a class that they make for it out
-of ComfyUI's own and add nothing to. So the names of those classes and the object's numbers are all there is to it.
+of ComfyUI's own and add nothing to. The names of those classes and the object's numbers are therefore enough.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_NUMBERS = 100_000
 
 
 def describe_sampling(sampling: Any) -> dict[str, Any]:
-    """What a worker needs to make the same: ``classes`` by name in order, ``buffers`` and plain ``values``.
+    """Return ``classes`` by name in order, ``buffers`` and plain ``values``, of which a worker builds the same.
 
     Raises:
         UnsupportedValueError: it is made of other classes than ComfyUI's own, or holds more than numbers.
@@ -49,13 +49,13 @@ def describe_sampling(sampling: Any) -> dict[str, Any]:
 
 
 def build_sampling(data: Any) -> torch.nn.Module:
-    """The sampling that `describe_sampling` took apart, of this ComfyUI's classes.
+    """Rebuild a sampling from the form of `describe_sampling`, with this ComfyUI's classes.
 
     Raises:
         ModelRunError: it is not of that form, or names what this ComfyUI does not have.
     """
     if not isinstance(data, dict) or set(data) != {"classes", "buffers", "values"}:
-        raise ModelRunError("The model's sampling is not of a form known here.")
+        raise ModelRunError("The model's sampling is not of a form known here: use the same release on both sides.")
     if not isinstance(data["classes"], list) or not 0 < len(data["classes"]) < 8:
         raise ModelRunError("The model's sampling names no classes.")
     try:
@@ -73,7 +73,7 @@ def build_sampling(data: Any) -> torch.nn.Module:
 
 
 def _bases(kind: type) -> Iterator[type]:
-    """The named classes that `kind` is made of, in order: itself, unless it adds nothing to its bases."""
+    """Return the named classes that `kind` is made of, in order: itself, unless it adds nothing to its bases."""
     if _name_of(kind) is None and _adds_nothing(kind):
         for base in kind.__bases__:
             yield from _bases(base)
@@ -90,7 +90,7 @@ def _adds_nothing(kind: type) -> bool:
 
 
 def _is_made_of(kind: type, bases: tuple[type, ...]) -> bool:
-    """Whether a class of these bases resolves every name as `kind` does, and is a module."""
+    """Return whether a class of these bases resolves every name as `kind` does, and is a module."""
     try:
         made = type(kind.__name__, bases, {})
     except TypeError:
@@ -100,7 +100,7 @@ def _is_made_of(kind: type, bases: tuple[type, ...]) -> bool:
 
 
 def _name_of(kind: type) -> str | None:
-    """The name that the other end will find it by."""
+    """Return the name by which the other end finds the class; None where there is none."""
     name = kind.__name__
     if kind.__module__ == comfy.model_sampling.__name__:
         return name if getattr(comfy.model_sampling, name, None) is kind else None
@@ -120,7 +120,7 @@ def _class_named(name: Any) -> type:
 
 
 def _blank(bases: tuple[type, ...]) -> Any:
-    """One of these classes with their defaults, whose fields say which there can be."""
+    """Return a sampling of these classes with their defaults, whose fields are the ones allowed."""
     kind = type("ModelSampling", bases, {})
     if not issubclass(kind, torch.nn.Module):
         raise TypeError("no class among them has sigmas")

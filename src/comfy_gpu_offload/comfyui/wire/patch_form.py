@@ -1,4 +1,4 @@
-"""A ComfyUI patcher's weight patches as plain data: the form, and what both ends check of it.
+"""The wire form of a ComfyUI patcher's weight patches, and the checks of it that both ends make.
 
 `wire.patch_writer` makes it at the client's end, `wire.patch_reader` makes patches of it at the worker's.
 
@@ -51,13 +51,16 @@ _MAX_MERGES = 8
 # Of comfy.utils: what its key maps give with a key.
 FUNCTIONS = ("swap_scale_shift",)
 NETWORK = "diffusion_model."
-# What a patch that ComfyUI passes over does all the same, where its weight stays as large as it is.
+# Stands for a patch that ComfyUI passes over, where the weight keeps its size.
 NOTHING = ("diff", [None, False])
 _MAX_RANK = 8
 
 
 def shape_of(key: str, shapes: Mapping[str, Shape], prefix: str = NETWORK) -> Shape:
-    """The shape of the weight of that key.
+    """Return the shape of the weight of that key.
+
+    Args:
+        prefix: with what the keys of weights begin that may be patched.
 
     Raises:
         NotDataError: the model has none.
@@ -68,7 +71,7 @@ def shape_of(key: str, shapes: Mapping[str, Shape], prefix: str = NETWORK) -> Sh
 
 
 def offset_of(offset: Any) -> Offset | None:
-    """The offset that was given, checked.
+    """Return the offset that was given, checked.
 
     Raises:
         NotDataError: it is none.
@@ -82,7 +85,7 @@ def offset_of(offset: Any) -> Offset | None:
 
 
 def refuse_too_deep(depth: int) -> None:
-    """Raises NotDataError where merges are nested deeper than anybody needs."""
+    """Raise NotDataError where merges are nested deeper than anybody needs."""
     if depth >= _MAX_MERGES:
         raise NotDataError(
             f"a merge of merges over {_MAX_MERGES} deep", "ModelMergeSimple and its kin", "Merge fewer models."
@@ -90,7 +93,7 @@ def refuse_too_deep(depth: int) -> None:
 
 
 def check_values(kind: str, values: list[Any]) -> None:
-    """Raises NotDataError where these are no values of that kind."""
+    """Raise NotDataError where these are no values of that kind."""
     form = FORMS[kind]
     of_form = len(values) == len(form) and all(map(_is_of, form, values))
     if not of_form or (kind == "diff" and values[0] is None and values[1]):

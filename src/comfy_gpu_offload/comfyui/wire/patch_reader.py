@@ -1,4 +1,4 @@
-"""Weight patches from data, all of it checked: the worker's end. `wire.patch_form` is the form."""
+"""The worker's reader of weight patches, which checks everything; `wire.patch_form` is their form."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Patch = tuple[Any, ...]
 
 
 def merged_models(patches: PatchSet) -> list[tuple[ModelRef, str]]:
-    """The second models that merges in it name, with their fingerprints; what came over the wire is checked.
+    """Return the models that are merged in, with their fingerprints; what came over the wire is checked.
 
     Raises:
         BadPatchesError: it is malformed.
@@ -52,7 +52,7 @@ def merged_models(patches: PatchSet) -> list[tuple[ModelRef, str]]:
 def read_patches(
     patches: PatchSet, patcher: Any, seconds: Sequence[Any] = (), prefix: str = NETWORK
 ) -> dict[str, list[Patch]]:
-    """What `patcher.patches` is to be; everything that came over the wire is checked against the model.
+    """Return a patcher's new `patches`; everything that came over the wire is checked against the model.
 
     Args:
         seconds: patchers of `merged_models`, without patches.
@@ -70,7 +70,7 @@ def read_patches(
 def build_patches(
     patches: PatchSet, shapes: Mapping[str, Shape], seconds: Sequence[Weights] = (), prefix: str = NETWORK
 ) -> dict[str, list[Patch]]:
-    """`read_patches` for models of these shapes and weights.
+    """Return what `read_patches` does, for models of these shapes and weights.
 
     Raises:
         NotDataError: they are malformed, or do not fit.
@@ -90,14 +90,14 @@ def build_patches(
 
 
 class _Reader:
-    """Makes patches of a template's entries, which are checked."""
+    """A reader of a template's entries, which are checked."""
 
     def __init__(self, patches: PatchSet, seconds: Sequence[Weights]) -> None:
         self._set = patches
         self._seconds = seconds
 
     def patches(self, key: str, listed: Any, shape: Shape, depth: int = 0) -> tuple[list[Patch], Shape]:
-        """Patches of the entries for a weight of that shape, and its shape after them.
+        """Return the patches of the entries for a weight of that shape, and its shape after them.
 
         Raises:
             NotDataError: an entry is malformed, or does not fit.
@@ -151,13 +151,13 @@ def _is_model(entry: Any) -> bool:
 
 
 def _shapes(patcher: Any) -> dict[str, Shape]:
-    """Of the weights as in the file: what is on them now may have made some larger, as Flux control LoRAs do."""
+    """Return the shapes of weights in the file, which patches may have made larger since (Flux control LoRAs)."""
     shapes = {key: tuple(tensor.shape) for key, tensor in patcher.model.state_dict().items()}
     return shapes | {key: tuple(kept.weight.shape) for key, kept in patcher.backup.items() if key in shapes}
 
 
 def _weights(patcher: Any, prefix: str) -> Weights:
-    """The weights of a patcher as ComfyUI's own merges take them: as in its file, whatever is patched now."""
+    """Return weights as ComfyUI's own merges take them: as in the file, whatever is patched now."""
     try:
         return {key: listed[0] for key, listed in patcher.get_key_patches(prefix).items()}
     except AttributeError as error:

@@ -1,6 +1,6 @@
-"""Whether weight patches fit the weights that they are for: shapes alone, nothing is computed.
+"""A check of weight patches against the shapes of the weights that they are for; nothing is computed.
 
-ComfyUI itself passes over what does not fit, with a line in its log.
+ComfyUI itself passes over a patch that does not fit, with a line in its log.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Offset = tuple[int, int, int]
 
 
 class NotDataError(Exception):
-    """A patch that cannot be told as data, or does not fit its weight; the message says what it is.
+    """A patch that cannot be written as data, or does not fit its weight; the message says what it is.
 
     Attributes:
-        nodes: which nodes usually put it there, where it is not just any LoRA loader.
+        nodes: the nodes that usually put it there, where it is not just any LoRA loader.
         remedy: what to do, likewise.
     """
 
@@ -43,7 +43,7 @@ class MisfitError(NotDataError):
 
 
 def part_of(shape: Shape, offset: Offset | None) -> Shape:
-    """The shape of the part of a weight that a patch with this offset is for.
+    """Return the shape of the part of a weight that a patch with this offset is for.
 
     Raises:
         NotDataError: there is no such part.
@@ -57,7 +57,7 @@ def part_of(shape: Shape, offset: Offset | None) -> Shape:
 
 
 def fitted(kind: str, values: list[Any], offset: Offset | None, shape: Shape) -> Shape:
-    """The weight's shape after this patch.
+    """Return the weight's shape after this patch.
 
     Args:
         kind, values: see `wire.patch_form`; checked already.
@@ -75,7 +75,7 @@ def fitted(kind: str, values: list[Any], offset: Offset | None, shape: Shape) ->
 
 
 def _grown(kind: str, values: list[Any], shape: Shape) -> Shape:
-    """LoRA and diff patches may be of a larger weight, which is then padded with zeros."""
+    """Return the shape that the patch needs: a LoRA or diff patch of a larger one pads the weight with zeros."""
     wanted = shape
     if kind == "LoRAAdapter" and values[5] is not None:
         wanted = tuple(values[5])
@@ -89,7 +89,7 @@ def _grown(kind: str, values: list[Any], shape: Shape) -> Shape:
 
 
 def _spreads(tensor: torch.Tensor, shape: Shape) -> bool:
-    """Whether torch broadcasts the tensor to that shape."""
+    """Return whether torch broadcasts the tensor to that shape."""
     sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
     return tensor.dim() <= len(shape) and all(size in {1, whole} for size, whole in sizes)
 
@@ -99,7 +99,7 @@ def _fits(kind: str, values: list[Any], shape: Shape) -> bool:
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> int | None:
-    """How many values a product of the two has, each flattened to a matrix; None where there is none."""
+    """Return the number of values in a product of the two, each flattened to a matrix; None where there is none."""
     if left.dim() < 2 or right.dim() < 2 or left[0].numel() != right.shape[0]:
         return None
     return left.shape[0] * right[0].numel()
@@ -120,7 +120,7 @@ def _lora(values: list[Any], shape: Shape) -> bool:
 
 
 def _tucker(core: torch.Tensor, right: torch.Tensor, left: torch.Tensor) -> Shape | None:
-    """The shape of ``einsum("i j k l, j r, i p -> p r k l")``."""
+    """Return the shape of ``einsum("i j k l, j r, i p -> p r k l")``."""
     if core.dim() != 4 or right.dim() != 2 or left.dim() != 2:
         return None
     if core.shape[1] != right.shape[0] or core.shape[0] != left.shape[0]:

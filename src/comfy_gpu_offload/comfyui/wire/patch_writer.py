@@ -1,4 +1,4 @@
-"""Weight patches of a patcher to data: the client's end. `wire.patch_form` is the form."""
+"""The client's writer of weight patches, which finds those that cannot travel; `wire.patch_form` is their form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .patch_shapes import MisfitError, NotDataError, Offset, Shape, fitted, part
 
 @dataclass(frozen=True)
 class ModelWeight:
-    """What stands for a weight of a second model in a merge.
+    """A reference to the weight of a second model in a merge.
 
     Attributes:
         model: its name, weight dtype and fingerprint.
@@ -58,10 +58,10 @@ class LeftOut:
 
 @dataclass
 class PatchData:
-    """Patches as data: see `client.weight_patches`.
+    """Patches in their wire form: see `client.weight_patches`.
 
     Attributes:
-        unlike: how many merges are with a weight of another shape, which ComfyUI does not add.
+        unlike: the number of merges with a weight of another shape, which ComfyUI does not add.
         left_out: patches in whose place there is one that adds nothing.
         grown: by key the shapes of weights that the patches make larger.
     """
@@ -76,10 +76,10 @@ class PatchData:
 
 @dataclass
 class Examined:
-    """What was found among weight patches.
+    """The findings among weight patches.
 
     Attributes:
-        refused: each kind of thing that cannot travel, and on how many layers it is.
+        refused: each kind of patch that cannot travel, and the number of layers that it is on.
         left_out: as in `PatchData`.
     """
 
@@ -87,7 +87,7 @@ class Examined:
     left_out: list[LeftOut]
 
 
-# Finds what the first element of a merge stands for; raises NotDataError where it can be no part of one.
+# Gives the weight that the first element of a merge stands for; raises NotDataError where it can be no part of one.
 WeightOf = Callable[[Any], ModelWeight]
 Digest = Callable[[torch.Tensor], bytes]
 # Of a weight's key, a patch that does not fit it, and the shape of what the patch is for: the shape that ComfyUI
@@ -147,7 +147,7 @@ def examine_patches(
 
 
 class _Writer:
-    """Makes entries of a template; what they share is in `data`, `models` and `positions`."""
+    """A writer of a template's entries, which share `data`, `models` and `positions`."""
 
     def __init__(self, digest: Digest, weight_of: WeightOf, passed_over: PassedOver) -> None:
         self.data = PatchData()
@@ -160,7 +160,7 @@ class _Writer:
     def entries(
         self, key: str, listed: Sequence[Any], shape: Shape, depth: int = 0
     ) -> tuple[list[list[Any]], Shape]:
-        """Entries for the patches of a weight of that shape, and its shape after them.
+        """Return entries for the patches of a weight of that shape, and its shape after them.
 
         Raises:
             NotDataError: one cannot travel.
@@ -208,7 +208,7 @@ class _Writer:
 
 
 def _parts(patch: Any) -> tuple[tuple[float, float], Any, Offset | None, str | None]:
-    """Strengths, value, offset and function's name of a patch as ComfyUI has it."""
+    """Return strengths, value, offset and function's name of a patch as ComfyUI has it."""
     if not isinstance(patch, tuple) or len(patch) != 5:
         raise NotDataError("weight patches of a form that is not known")
     strength, value, strength_model, offset, function = patch

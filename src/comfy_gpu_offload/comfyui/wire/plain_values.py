@@ -1,4 +1,4 @@
-"""ComfyUI's own containers of tensors as plain data and back, at either end of the wire."""
+"""The wire form of ComfyUI's own containers of tensors: latents of several parts, CLIP vision's outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELD = {_NESTED: "tensors", _CLIP_VISION: "fields"}
 
 
 def to_plain(value: Any, depth: int = 0) -> Any:
-    """The same tree with latents of several parts and CLIP vision's outputs as dicts; anything else as it is."""
+    """Return the same tree with ComfyUI's containers as dicts; anything else stays as it is."""
     if depth > MAX_DEPTH:
         return value
     kind = _KINDS.get((type(value).__module__, type(value).__name__))
@@ -32,7 +32,7 @@ def to_plain(value: Any, depth: int = 0) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """Takes `to_plain` back.
+    """Return the tree with ComfyUI's containers, from the form of `to_plain`.
 
     Raises:
         ModelRunError: a dict stands for an object that this ComfyUI does not have.

@@ -1,8 +1,8 @@
-"""Functions that ComfyUI's own nodes make as they run, as data and back, at either end of the wire.
+"""The wire form of functions that ComfyUI's own nodes make as they run: a description, and its reader.
 
-Such a function (FreeU's `output_block_patch`, RescaleCFG's `rescale_cfg`) is what stands in the node's code, and
-what of the node's inputs it reads. Both ends have ComfyUI's nodes: so its name and those values are all there is to
-it. Which functions travel is a table's to say; nothing else is found by its name.
+Such a function (FreeU's `output_block_patch`, RescaleCFG's `rescale_cfg`) consists of code in the node's module and
+of the inputs of the node that it reads. Both ends have ComfyUI's nodes, so its name and those values are enough. A
+table lists the functions that travel; no other is found by its name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..installation import stock_nodes
 
 Function = Callable[..., Any]
 Table = Mapping[str, str]
-"""By class and name, as ``FreeU.output_block_patch``: the module of ComfyUI's nodes that it is in."""
+"""By class and name, as ``FreeU.output_block_patch``: the module of ComfyUI's nodes that the function is in."""
 
-# What nodes read besides, and each end has: the sampling of the model that the function is for; the node's class.
+# Read by such functions too, and not sent: the sampling of the model that the function is for, the node's class.
 _SAMPLING, _CLASS = "model_sampling", "cls"
 _FORM = {"function", "values", "functions", "defaults"}
 _MAX_DEPTH = 4
@@ -28,7 +28,7 @@ _MAX_TEXT = 256
 
 
 def describe_function(function: Any, table: Table) -> dict[str, Any] | None:
-    """What the other end needs to make the same; None where it is none of `table`."""
+    """Return the description from which the other end rebuilds a function; None where it is none of `table`."""
     name = _name_of(function, table)
     if name is None:
         return None
@@ -56,7 +56,7 @@ def rebuild_function(data: Any, table: Table, sampling: Any = None) -> Function:
         ModelRunError: it is not of that form, or names what this ComfyUI does not have.
     """
     if not isinstance(data, dict) or set(data) != _FORM:
-        raise ModelRunError("A function of a node is not of a form known here.")
+        raise ModelRunError("A function of a node is not of a form known here: use the same release on both sides.")
     name, values, functions, defaults = (data[key] for key in ("function", "values", "functions", "defaults"))
     if not isinstance(name, str) or name not in table:
         raise ModelRunError(f"This worker knows no function {name!r:.80} of a node: update its comfy-gpu-offload.")
@@ -78,7 +78,7 @@ def rebuild_function(data: Any, table: Table, sampling: Any = None) -> Function:
 
 
 def _name_of(function: Any, table: Table) -> str | None:
-    """The name that the other end will find it by."""
+    """Return the name by which the other end finds the function; None where it is none of `table`."""
     if type(function) is not FunctionType:
         return None
     # Of its code: `functools.wraps` gives another function the names of the one that it wraps.
@@ -90,7 +90,7 @@ def _name_of(function: Any, table: Table) -> str | None:
 
 
 def _is_class_of(name: str, stem: str, value: Any) -> bool:
-    """Whether it is the node's class, or one that ComfyUI derives from it to run it."""
+    """Return whether a value is the node's class, or one that ComfyUI derives from it to run it."""
     kinds = value.__mro__ if isinstance(value, type) else ()
     return any(
         kind.__name__ == name.partition(".")[0] and stock_nodes.is_of(kind.__module__, stem) for kind in kinds
@@ -105,7 +105,7 @@ def _content(cell: CellType) -> Any:
 
 
 def _without_set(value: Any) -> Any:
-    """A set's numbers, which functions look others up in: a tuple does as well, and travels."""
+    """Return a set of numbers as a tuple, which travels and serves the functions as well."""
     return (
         tuple(sorted(value)) if isinstance(value, frozenset) and all(type(each) is int for each in value) else value
     )
@@ -113,7 +113,7 @@ def _without_set(value: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _code_of(name: str, stem: str) -> CodeType:
-    """The code of the function of that name, inside one of its class's methods."""
+    """Return the code of the function of that name, inside one of its class's methods."""
     kind, _, function = name.partition(".")
     methods = vars(getattr(stock_nodes.imported(stem), kind, object)).values()
     outer = {getattr(getattr(method, "__func__", method), "__code__", None) for method in methods}
@@ -134,7 +134,7 @@ def _are_plain(values: Mapping[str, Any], defaults: list[Any]) -> bool:
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether it is what a node's inputs are made of: numbers, short texts, and a few of them together."""
+    """Return whether a value is made as a node's inputs are: of numbers and short texts, and of few of them."""
     if value is None or type(value) in {bool, int, float}:
         return True
     if type(value) is str:

@@ -1,6 +1,6 @@
-"""Functions of ComfyUI's own nodes that run in the sampling loop (guidance, soft masks), as data and back.
+"""The functions of ComfyUI's own nodes that run in the sampling loop (guidance, soft masks), and their wire form.
 
-They are what a model's options hold beside `transformer_options`; `wire.stock_functions` says how they travel.
+A model's options hold them beside `transformer_options`; `wire.stock_functions` has the form of one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MOST = 64
 
 
 def describe_guidance(key: str, value: Any) -> Any:
-    """An entry of a model's options as data, where it is a known function or only such; else None."""
+    """Return the wire form of an entry of a model's options; None where not all of it is functions known here."""
     if key in ONE:
         return describe_function(value, _FUNCTIONS)
     if key not in SEVERAL or not isinstance(value, list):

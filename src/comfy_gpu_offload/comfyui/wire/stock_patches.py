@@ -1,6 +1,6 @@
-"""Patches that ComfyUI's own nodes put into a network, as data and back, at either end of the wire.
+"""The patches that ComfyUI's own nodes put into a network, and their wire form.
 
-They are functions within `transformer_options`; `wire.stock_functions` says how those travel.
+They are functions within `transformer_options`; `wire.stock_functions` has the form of one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _MAX_PATCHES = 4096
 
 
 def is_known(patch: Any) -> bool:
-    """Whether it travels."""
+    """Return whether a patch can travel."""
     return describe_function(patch, PATCHES) is not None
 
 
 def pack_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`transformer_options` with every patch as data; call it where all of them are known here."""
+    """Return `transformer_options` with every patch in its wire form. Call it where all of them are known here."""
     found = dict(options)
     for key, patches in _patches_in(options):
         found[key] = {
@@ -44,7 +44,7 @@ def pack_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unpack_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes `pack_options` back.
+    """Return `transformer_options` with functions for patches, from the form of `pack_options`.
 
     Raises:
         ModelRunError: a patch is not of its form, or not known here.
@@ -65,7 +65,7 @@ def unpack_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _patches_in(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Where ComfyUI keeps patches: lists of them by name; or, of those that replace, one for each place."""
+    """Give the entries that hold patches: lists of them by name; or, of those that replace, one for each place."""
     return ((key, options[key]) for key in ("patches", "patches_replace") if key in options)
 
 

@@ -1,4 +1,4 @@
-"""What hooks put on a model's weights (LoRA schedules), by ComfyUI's own code for it.
+"""Hooks on a model's weights (LoRA schedules), put on and taken off by ComfyUI's own code.
 
 ComfyUI computes such weights in two stages, its patches and then its hooks, and rounds after each, so that they are
 not those of all patches in one list.
@@ -19,7 +19,12 @@ from ..wire.patch_reader import read_patches
 
 @dataclass(frozen=True)
 class _Group:
-    """A `comfy.hooks.HookGroup` of one hook, what it was made of, and whether ComfyUI can keep its weights."""
+    """A `comfy.hooks.HookGroup` of one hook.
+
+    Attributes:
+        made_of: names of the patches and strengths that it was made of.
+        can_be_kept: whether ComfyUI can keep the weights that it computes for the hook.
+    """
 
     group: Any
     hook: Any
@@ -68,7 +73,7 @@ class HookedWeights:
             raise
 
     def remove(self) -> None:
-        """Gives the weights back what was under hooks, and lets go of all that is kept."""
+        """Give the weights back what was under hooks, and let go of all that is kept."""
         if self._patcher is None:
             return
         # First, since taking off takes memory: where there is none it is tried again with the next call.
@@ -78,7 +83,7 @@ class HookedWeights:
         self._patcher = None
 
     def free(self) -> None:
-        """Lets go of what is kept; what is on the weights stays, since to take it off takes memory."""
+        """Let go of weights that are kept; hooks stay on the model, since taking them off takes memory."""
         if self._patcher is not None:
             self._patcher.cached_hook_patches.clear()
 
@@ -122,12 +127,12 @@ class HookedWeights:
 
 
 def _is_scaled(model: Any, key: str) -> bool:
-    """Whether a weight has a scale beside it, which ComfyUI forgets when it takes the weight from what it keeps."""
+    """Return whether a weight has a scale beside it, which ComfyUI forgets when it puts a kept weight on."""
     return importlib.import_module("comfy.model_patcher").get_key_weight(model, key)[1] is not None
 
 
 def _strengths(pairs: tuple[tuple[float, float], ...], single: tuple[int, ...]) -> tuple[tuple[Any, float], ...]:
-    """In what ComfyUI computes with them: a tensor's product with a number is rounded sooner than a number's."""
+    """Return strengths as ComfyUI has them: a product with a tensor is rounded sooner than one with a number."""
     tensors = frozenset(single)
     if any(position >= len(pairs) for position in tensors):
         raise BadPatchesError("The weight patches are refused: a strength is named that is not there.")

@@ -1,4 +1,4 @@
-"""What ComfyUI warns of while it loads a file: a client has to see that, and the worker's log is elsewhere."""
+"""Warnings of ComfyUI while it loads a file, collected for the client, who does not see the worker's log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MORE = " …"
 
 
 class _Warnings(logging.Handler):
-    """Keeps what one thread warns of, without its folders: where models lie is the worker's own."""
+    """A handler that keeps the warnings of one thread, without folders: those are the worker's business alone."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.WARNING)
@@ -42,7 +42,7 @@ class _Warnings(logging.Handler):
 
 @contextmanager
 def warnings_while_loading(path: Path) -> Iterator[list[str]]:
-    """Collect what is logged as a warning or an error while `path` is loaded, on this thread; bounded."""
+    """Collect warnings and errors that this thread logs while `path` is loaded, bounded in number and size."""
     handler, root = _Warnings(path), logging.getLogger()
     root.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""A whole sampling run of the comfyui backend: what KSampler does, by ComfyUI's own code.
+"""A whole sampling run of the comfyui backend, as KSampler does it, by ComfyUI's own code.
 
 A job's tree has ``latent``, ``positive`` and ``negative``, and may have ``noise``, ``noise_mask``, ``batch_index``,
 ``sigmas``, ``model_sampling`` (see `wire.model_sampling`), ``control_nets`` (see `wire.control_data`) and
@@ -46,7 +46,15 @@ _CODE_IN_CONDITIONING = frozenset({"hooks", "gligen", "additional_models", "mode
 
 @dataclass(frozen=True)
 class Inputs:
-    """A job's tree, checked. A latent, a mask or noise is a tensor, or ComfyUI's NestedTensor of several."""
+    """A job's tree, checked.
+
+    Attributes:
+        latent, noise: floating point, `[B, C, …]`, or ComfyUI's NestedTensor of several.
+        positive, negative: ComfyUI's conditioning, pairs of a tensor and options.
+        noise_mask: `[B, …, H, W]`, or a NestedTensor of several.
+        batch_index: the places in a larger batch whose noise is drawn.
+        sigmas: `[steps + 1]`.
+    """
 
     latent: Any
     positive: list[Any]
@@ -61,7 +69,7 @@ class Inputs:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Inputs:
-        """Checks what came from a client.
+        """Check what came from a client.
 
         Raises:
             ModelRunError: it is not of this form; names the part that is not.
@@ -102,7 +110,7 @@ def _controlled(conditioning: list[Any], nets: Sequence[Any]) -> list[Any]:
 
 
 def run(patcher: Any, job: SampleJob, inputs: Inputs, report: Report, interrupted: threading.Event) -> Any:
-    """Samples a clone of `patcher`; the final latent on the CPU, as a tree.
+    """Sample a clone of `patcher`, and return the final latent on the CPU, as a tree.
 
     Raises:
         InterruptedCallError: `interrupted` was set.
@@ -129,7 +137,7 @@ def run(patcher: Any, job: SampleJob, inputs: Inputs, report: Report, interrupte
 
 
 def check_names(job: SampleJob) -> None:
-    """ComfyUI itself takes its first sampler or scheduler for one that it does not know.
+    """Refuse names that ComfyUI does not know: it would take its first sampler or scheduler instead.
 
     Raises:
         ModelRunError: this ComfyUI has no such sampler, scheduler or preview method.
@@ -145,7 +153,7 @@ def check_names(job: SampleJob) -> None:
 
 
 def _sample(patcher: Any, job: SampleJob, inputs: Inputs, stepped: Callable[..., None]) -> Any:
-    """`nodes.common_ksampler`, step for step."""
+    """Sample as `nodes.common_ksampler` does, step for step."""
     latent = comfy.sample.fix_empty_latent_channels(patcher, inputs.latent)
     return comfy.sample.sample(
         patcher,
@@ -189,7 +197,7 @@ def _merge_options(patcher: Any, options: Mapping[str, Any]) -> None:
 
 
 def _pictures(patcher: Any, method: str) -> Callable[[Any], bytes | None]:
-    """What makes a JPEG of a latent, with the previewer that ComfyUI has for this model and method."""
+    """Return what makes a JPEG of a latent, with the previewer that ComfyUI has for this model and method."""
     with _preview_method(method):
         preview = importlib.import_module("latent_preview")
         previewer = preview.get_previewer(patcher.load_device, patcher.model.latent_format)
@@ -205,7 +213,7 @@ def _pictures(patcher: Any, method: str) -> Callable[[Any], bytes | None]:
 
 @contextmanager
 def _preview_method(method: str) -> Iterator[None]:
-    """ComfyUI's previewers read it from the command line's arguments."""
+    """Set the preview method in ComfyUI's command-line arguments, where its previewers read it."""
     before = comfy_args.preview_method
     comfy_args.preview_method = LatentPreviewMethod(method)
     try:
@@ -271,7 +279,7 @@ def _is_options(value: Any) -> bool:
 
 
 def _is_hook(name: str) -> bool:
-    """Whether ComfyUI calls what it finds under that name."""
+    """Return whether ComfyUI calls what it finds under that name."""
     return name.endswith(("_function", "_wrapper", "_handler", "_hooks", "_clones", "_pool"))
 
 
