@@ -136,7 +136,7 @@ def _naming_errors(function: Callable[..., Any], name: str) -> Callable[..., Any
 
 
 class _EncodedPicture:
-    """Stand for a VAE that has encoded the picture already."""
+    """A stand-in for a VAE that has encoded the picture already."""
 
     def __init__(self, latent: torch.Tensor) -> None:
         self._latent = latent
@@ -153,7 +153,7 @@ class _EncodedPicture:
 
 
 class _PreviousNet:
-    """Stand for the previous ControlNet, which has been computed already."""
+    """A stand-in for the previous ControlNet, which has been computed already."""
 
     def __init__(self, control: Any) -> None:
         self._control = control
@@ -164,7 +164,7 @@ class _PreviousNet:
 
 
 class _ScaledInputs:
-    """Stand for a model's sampling, where latent and timestep come scaled as the model takes them."""
+    """A stand-in for a model's sampling, where latent and timestep come scaled as the model takes them."""
 
     def timestep(self, timestep: torch.Tensor) -> torch.Tensor:
         """Return the timestep as it is."""

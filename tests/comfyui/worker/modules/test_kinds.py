@@ -15,6 +15,7 @@ from comfy_gpu_offload.comfyui.wire.network_methods import METHOD
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.protocol.messages import ModelRef, SampleJob
 
+CONTRIBUTING = Path(__file__).parents[4] / "CONTRIBUTING.md"
 REF = ModelRef(name="encoder:words.safetensors")
 WEIGHTS = torch.arange(6.0).reshape(3, 2)
 CHANGE = torch.ones(3, 2)
@@ -105,6 +106,19 @@ def encoded(backend: Any, tokens: Any = (2, 0), method: Any = "encode", **furthe
 def difference() -> PatchSet:
     entry = [0, "diff", [digest(CHANGE), False], None, None]
     return PatchSet(bytes(32), {"table": [entry]}, ((0.5, 1.0),), {digest(CHANGE): CHANGE})
+
+
+def test_contributing_names_all_that_a_kind_has_and_every_file_is_a_kind(comfy_stand_in: StandIn) -> None:
+    from comfy_gpu_offload.comfyui.worker.modules import kinds, runnable_module
+
+    section = CONTRIBUTING.read_text(encoding="utf-8").partition("## Add a kind of module")[2].partition("\n## ")[0]
+    interface = runnable_module.RunnableModule
+    needed = {*interface.__abstractmethods__, "prefix", "files", "methods", "weight_prefix", "prepare"}
+    assert {name for name in needed if f"`{name}`" not in section} == set()
+    folder = Path(str(kinds.__file__)).parent
+    others = {"__init__", "kinds", "runnable_module"}
+    modules = {path.stem for path in folder.glob("*.py")} - others
+    assert sorted(kind.__module__.rpartition(".")[2] for kind in kinds.KINDS) == sorted(modules)
 
 
 def test_it_is_listed_in_its_folder(backend: Any) -> None:
