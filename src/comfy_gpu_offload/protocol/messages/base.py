@@ -51,8 +51,9 @@ class Message(BaseModel):
         # What model_dump does, whose many options cost as much again.
         found: dict[str, Any] = self.__pydantic_serializer__.to_python(self, mode="python")
         for name in self.later_fields:
-            if found[name] is None:
-                del found[name]
+            # A part has left out its own already.
+            if found.get(name) is None:
+                found.pop(name, None)
         return found
 
 
