@@ -6,8 +6,8 @@ try:
 except ImportError:
     __all__ = []
 else:
-    from .src.comfy_gpu_offload.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    from .src.comfy_gpu_offload.nodes import comfy_entrypoint
 
     WEB_DIRECTORY = "./web"
 
-    __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+    __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -46,6 +46,7 @@ HOUSES = {"comfyui"}
 # Foreign packages that only some rooms may know of.
 ONLY_IN = {
     "comfy": ("comfyui", "nodes"),
+    "comfy_api": ("nodes",),
     "folder_paths": ("comfyui", "nodes"),
     "diffusers": ("backends/diffusers", "digits"),
     "aiohttp": ("nodes",),

@@ -19,7 +19,7 @@ function collect(definition) {
     for (const [name, spec] of Object.entries(group ?? {})) {
       const kind = spec?.[1]?.worker_list;
       if (!kind) continue;
-      spec[0] = offered(kind);
+      spec[1].options = offered(kind);
       found.push([name, kind]);
     }
   }

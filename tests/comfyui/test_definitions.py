@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
 
+from .harness.api import PromptRejectedError
 from .harness.site import ComfyUI
-from .harness.workflow import MODELS
+from .harness.workflow import DIGITS, MODELS, Sampling, Scene
 
 pytestmark = pytest.mark.comfyui
 
@@ -43,8 +45,9 @@ def test_nodes_explain_themselves(comfyui: ComfyUI, node: str) -> None:
 
 def test_the_loader_follows_the_contract(comfyui: ComfyUI) -> None:
     given = inputs(comfyui, "RemoteModelLoader")
-    # Prompts name their inputs, so the order is no part of the contract.
-    assert set(given) == {"model_name", "use_runpod", "weight_dtype"}
+    # Saved workflows hold the values in this order, without their names.
+    assert list(given) == ["use_runpod", "weight_dtype", "model_name"]
+    assert list(inputs(comfyui, "RemoteControlNetLoader")) == ["use_runpod", "control_net_name"]
     assert comfyui.api.object_info("RemoteModelLoader")["output"] == ["MODEL"]
     assert given["use_runpod"][0] == "BOOLEAN"
     assert given["use_runpod"][1]["default"] is True
@@ -64,6 +67,44 @@ def test_the_sampler_has_ksamplers_inputs_and_offload(comfyui: ComfyUI) -> None:
     # The third of the contract's choices, whole loop, comes in a later release.
     assert choices(given["offload"])[:2] == ["auto", "each step"]
     assert given["offload"][1]["default"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("RemoteModelLoader", "weight_dtype"),
+        ("RemoteSampler", "sampler_name"),
+        ("RemoteSampler", "scheduler"),
+        ("RemoteSampler", "offload"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused_before_the_run(comfyui: ComfyUI, node: str, name: str) -> None:
+    scene = Scene.of(DIGITS)
+    scene.sample("RemoteSampler", scene.workflow.remote(DIGITS.file), Sampling(), "never")
+    (number,) = (number for number, each in scene.workflow.graph.items() if each["class_type"] == node)
+    scene.workflow.graph[number]["inputs"][name] = "none of them"
+    with pytest.raises(PromptRejectedError, match=r"value_not_in_list.*none of them"):
+        comfyui.api.queue(scene.workflow.graph)
+
+
+def test_a_model_has_to_be_chosen(comfyui: ComfyUI) -> None:
+    scene = Scene.of(DIGITS)
+    scene.sample("RemoteSampler", scene.workflow.remote(""), Sampling(), "never")
+    with pytest.raises(PromptRejectedError, match="Choose a model: the button on the node"):
+        comfyui.api.queue(scene.workflow.graph)
+
+
+def test_a_choice_may_come_from_a_node_whose_output_is_a_list_of_choices(comfyui: ComfyUI) -> None:
+    """As some packs' sampler selectors have it."""
+    scene = Scene.of(DIGITS)
+    model = scene.workflow.remote(DIGITS.file)
+    name = scene.workflow.add("OffloadTestSamplerName", sampler_name="heun")
+    scene.sample("RemoteSampler", model, Sampling(seed=3, sampler_name="heun"), "named")
+    scene.sample("RemoteSampler", model, Sampling(seed=3), "linked")
+    (_, linked) = (each for each in scene.workflow.graph.values() if each["class_type"] == "RemoteSampler")
+    linked["inputs"]["sampler_name"] = name
+    comfyui.run(scene.workflow.graph)
+    assert torch.equal(comfyui.saved("linked"), comfyui.saved("named"))
 
 
 def test_the_loaders_combo_is_filled_from_the_worker(comfyui: ComfyUI) -> None:

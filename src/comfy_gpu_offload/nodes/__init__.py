@@ -1,6 +1,9 @@
-"""The nodes, as ComfyUI looks for them."""
+"""The pack's nodes, as ComfyUI's V3 API takes them, and the routes that its pages ask."""
 
 from __future__ import annotations
+
+# The first numbered API with V3 nodes, which every supported release has: `latest` may change with any release.
+from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..comfyui.client.changes import loaded_code
 from . import findings_route, routes
@@ -8,19 +11,21 @@ from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader
 from .sampler import RemoteSampler
 
-NODE_CLASS_MAPPINGS = {
-    "RemoteModelLoader": RemoteModelLoader,
-    "RemoteControlNetLoader": RemoteControlNetLoader,
-    "RemoteSampler": RemoteSampler,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "RemoteModelLoader": "Remote Model Loader",
-    "RemoteControlNetLoader": "Remote ControlNet Loader",
-    "RemoteSampler": "Remote Sampler",
-}
 
-routes.register()
-findings_route.register()
-loaded_code.remember_before_prompts()
+class RemoteNodes(ComfyExtension):  # type: ignore[misc]  # ComfyUI is untyped
+    """The list of the pack's nodes."""
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the node classes."""
+        return [RemoteModelLoader, RemoteControlNetLoader, RemoteSampler]
+
+
+async def comfy_entrypoint() -> RemoteNodes:
+    """Return the pack's nodes, once the routes are added to ComfyUI's server. ComfyUI calls this when it starts."""
+    routes.register()
+    findings_route.register()
+    loaded_code.remember_before_prompts()
+    return RemoteNodes()
+
+
+__all__ = ["comfy_entrypoint"]

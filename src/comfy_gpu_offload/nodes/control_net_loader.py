@@ -2,72 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from comfy_api.v0_0_2 import io
 
-from ..comfyui.client import loader, node_lines
+from ..comfyui.client import loader
 from ..comfyui.client.model_lists import CONTROL_NETS
-from .routes import listed
+from .inputs import WorkerList
+from .loading import is_chosen, load, use_runpod_input
 
 
-class RemoteControlNetLoader:
-    """Gives a CONTROL_NET that runs on the configured worker, or the same file loaded here."""
-
-    DESCRIPTION = (
-        "Loads a ControlNet or T2I adapter on the worker, for a model from Remote Model Loader. Connect it to "
-        "Apply ControlNet. The picture crosses once, and nothing of what the ControlNet computes does: with one "
-        "that runs here that is megabytes a step."
-    )
-    CATEGORY = "loaders/remote"
-    FUNCTION = "load"
-    RETURN_TYPES = ("CONTROL_NET",)
-    OUTPUT_TOOLTIPS = ("The ControlNet, for Apply ControlNet. Works with a model from Remote Model Loader.",)
-    SEARCH_ALIASES: ClassVar = ["remote", "offload", "runpod", "controlnet", "control net", "t2i adapter"]
+class RemoteControlNetLoader(io.ComfyNode):  # type: ignore[misc]  # ComfyUI is untyped
+    """A CONTROL_NET that runs on the configured worker, or the same file loaded here."""
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  # ComfyUI's name
-        """ComfyUI's description of the inputs."""
-        return {
-            "required": {
-                "use_runpod": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "On: the ControlNet runs on the configured worker. Off: the file of the same "
-                        "name in this machine's own folders is loaded here.",
-                    },
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to ComfyUI."""
+        schema = io.Schema(
+            node_id="RemoteControlNetLoader",
+            display_name="Remote ControlNet Loader",
+            category="loaders/remote",
+            description="Loads a ControlNet or T2I adapter on the worker, for a model from Remote Model Loader. "
+            "Connect it to Apply ControlNet. The picture crosses once, and what the ControlNet computes never "
+            "does: with one that runs on this machine, that is megabytes a step.",
+            inputs=[
+                use_runpod_input("ControlNet"),
+                WorkerList(
+                    "control_net_name",
+                    CONTROL_NETS,
+                    "A file in the worker's controlnet folder. The button asks the worker for its list.",
                 ),
-                "control_net_name": listed(
-                    CONTROL_NETS, "A file in the worker's controlnet folder. The button asks again."
-                ),
-            },
-            "hidden": {"unique_id": "UNIQUE_ID"},
-        }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, control_net_name: str) -> bool | str:  # noqa: N802  # ComfyUI's name
-        """Return True for any name, since the list is the worker's, and what to do where there is none."""
-        return (
-            True
-            if control_net_name
-            else "Choose a ControlNet; the button on the node asks the worker for its list."
+            ],
+            outputs=[
+                io.ControlNet.Output(
+                    tooltip="The ControlNet, for Apply ControlNet. Works with a model from Remote Model Loader."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
         )
+        # ComfyUI 0.3.64 has no such field, and searches no aliases.
+        schema.search_aliases = ["remote", "offload", "runpod", "controlnet", "control net", "t2i adapter"]
+        return schema
 
     @classmethod
-    def IS_CHANGED(cls, use_runpod: bool | None = None, **_: Any) -> float:  # noqa: N802  # ComfyUI's name
+    def validate_inputs(cls, control_net_name: str) -> bool | str:
+        """Return True, or what is wrong with the inputs."""
+        return is_chosen(control_net_name, "ControlNet")
+
+    @classmethod
+    def fingerprint_inputs(cls, use_runpod: bool | None = None, **_: object) -> float:
         """Return another value once the worker, or what was loaded from it, is another."""
         return loader.version(use_runpod)
 
-    def load(self, control_net_name: str, use_runpod: bool, unique_id: str | None = None) -> tuple[Any]:
-        """The node's function.
+    @classmethod
+    def execute(cls, control_net_name: str, use_runpod: bool) -> io.NodeOutput:
+        """Load the ControlNet.
 
         Raises:
-            OffloadError: the ControlNet cannot be had.
+            OffloadError: the ControlNet cannot be loaded.
         """
-        if not use_runpod:
-            with node_lines.line("loading the ControlNet on this machine …", unique_id) as line:
-                line.result = "on this machine"
-                return (loader.load_local_control_net(control_net_name),)
-        with node_lines.line("asking the worker for the ControlNet …", unique_id) as line:
-            net = loader.load_remote_control_net(control_net_name)
-            line.result = f"on the worker{loader.warned(net.remote)}"
-        return (net,)
+        return load(
+            "ControlNet",
+            cls.hidden.unique_id,
+            remotely=use_runpod,
+            here=lambda: loader.load_local_control_net(control_net_name),
+            there=lambda: loader.load_remote_control_net(control_net_name),
+        )

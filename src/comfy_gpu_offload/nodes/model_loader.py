@@ -2,78 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from comfy_api.v0_0_2 import io
 
-from ..comfyui.client import loader, node_lines
+from ..client.remote_model import RemoteModel
+from ..comfyui.client import loader
 from ..comfyui.client.model_lists import MODELS
-from .routes import listed
+from .inputs import StockInput, WorkerList
+from .loading import is_chosen, load, use_runpod_input
+
+_WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 
 
-class RemoteModelLoader:
-    """Gives a MODEL whose forward pass runs on the configured worker, or the same file loaded here."""
-
-    DESCRIPTION = (
-        "Loads a diffusion model on a GPU elsewhere: its forward pass runs there, and everything else stays "
-        "here. Connect it to any sampler. The worker is the one that the pack's .env names: an address, or a "
-        "RunPod endpoint."
-    )
-    CATEGORY = "loaders/remote"
-    FUNCTION = "load"
-    RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model, for any sampler. No weights of a remote model are on this machine.",)
-    SEARCH_ALIASES: ClassVar = ["remote", "offload", "runpod", "gpu", "load diffusion model", "unet loader"]
+class RemoteModelLoader(io.ComfyNode):  # type: ignore[misc]  # ComfyUI is untyped
+    """A MODEL whose forward pass runs on the configured worker, or the same file loaded here."""
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  # ComfyUI's name
-        """ComfyUI's description of the inputs."""
-        return {
-            "required": {
-                "use_runpod": (
-                    "BOOLEAN",
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to ComfyUI."""
+        schema = io.Schema(
+            node_id="RemoteModelLoader",
+            display_name="Remote Model Loader",
+            category="loaders/remote",
+            description="Loads a diffusion model on a GPU elsewhere: its forward pass runs there, and everything "
+            "else stays on this machine. Connect it to any sampler. The worker is set in the pack's .env file: an "
+            "address, or a RunPod endpoint.",
+            inputs=[
+                use_runpod_input("model"),
+                StockInput(
+                    "weight_dtype",
+                    _WEIGHT_DTYPES,
                     {
-                        "default": True,
-                        "tooltip": "On: the model runs on the configured worker. Off: the file of the same name "
-                        "in this machine's own folders is loaded here.",
+                        "tooltip": "The type that the weights are kept in, as in Load Diffusion Model. fp8 halves "
+                        "the memory that they take, and changes pictures."
                     },
                 ),
-                "weight_dtype": (
-                    ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"],
-                    {
-                        "tooltip": "How the weights are kept, as in Load Diffusion Model. fp8 halves the memory "
-                        "they take and changes pictures."
-                    },
+                WorkerList(
+                    "model_name",
+                    MODELS,
+                    "A model in the worker's diffusion_models or checkpoints folder. The button asks the worker "
+                    "for its list.",
                 ),
-                "model_name": listed(
-                    MODELS, "A model in the worker's diffusion_models or checkpoints folder. The button asks again."
-                ),
-            },
-            "hidden": {"unique_id": "UNIQUE_ID"},
-        }
+            ],
+            outputs=[
+                io.Model.Output(
+                    tooltip="The model, for any sampler. A remote model's weights are never on this machine."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+        # ComfyUI 0.3.64 has no such field, and searches no aliases.
+        schema.search_aliases = ["remote", "offload", "runpod", "gpu", "load diffusion model", "unet loader"]
+        return schema
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name: str) -> bool | str:  # noqa: N802  # ComfyUI's name
-        """Return True for any name, since the list is the worker's, and what to do where there is none."""
-        return True if model_name else "Choose a model; the button on the node asks the worker for its list."
+    def validate_inputs(cls, model_name: str) -> bool | str:
+        """Return True, or what is wrong with the inputs."""
+        return is_chosen(model_name, "model")
 
     @classmethod
-    def IS_CHANGED(cls, use_runpod: bool | None = None, **_: Any) -> float:  # noqa: N802  # ComfyUI's name
+    def fingerprint_inputs(cls, use_runpod: bool | None = None, **_: object) -> float:
         """Return another value once the worker, or what was loaded from it, is another."""
         return loader.version(use_runpod)
 
-    def load(
-        self, model_name: str, use_runpod: bool, weight_dtype: str, unique_id: str | None = None
-    ) -> tuple[Any]:
-        """The node's function.
+    @classmethod
+    def execute(cls, model_name: str, use_runpod: bool, weight_dtype: str) -> io.NodeOutput:
+        """Load the model.
 
         Raises:
-            OffloadError: the model cannot be had.
+            OffloadError: the model cannot be loaded.
         """
-        if not use_runpod:
-            with node_lines.line("loading the model on this machine …", unique_id) as line:
-                line.result = "on this machine"
-                return (loader.load_local(model_name, weight_dtype),)
-        with node_lines.line("asking the worker for the model …", unique_id) as line:
-            patcher = loader.load_remote(model_name, weight_dtype)
-            dtype = patcher.remote.description.compute_dtype
-            line.result = f"on the worker, computing in {dtype}{loader.warned(patcher.remote)}"
-        return (patcher,)
+        return load(
+            "model",
+            cls.hidden.unique_id,
+            remotely=use_runpod,
+            here=lambda: loader.load_local(model_name, weight_dtype),
+            there=lambda: loader.load_remote(model_name, weight_dtype),
+            details=_computing_in,
+        )
+
+
+def _computing_in(remote: RemoteModel) -> str:
+    return f", computing in {remote.description.compute_dtype}"

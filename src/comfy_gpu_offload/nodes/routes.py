@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,15 +23,6 @@ class Asked(BaseModel):
     reason: Reason
 
 
-def listed(kind: str, tooltip: str) -> tuple[list[str], dict[str, Any]]:
-    """Return an input that the pack's own JavaScript fills with one of the worker's lists.
-
-    A node may have several, and they may stand anywhere among its inputs. `VALIDATE_INPUTS` must name each, or
-    ComfyUI compares it with the list that stands here, which is empty.
-    """
-    return [], {"worker_list": kind, "tooltip": tooltip}
-
-
 def register() -> None:
     """Add the route to ComfyUI's server, where there is one: ComfyUI can also be used as a library."""
     instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
@@ -42,7 +32,7 @@ def register() -> None:
 
 @same_site
 async def lists(request: web.Request) -> web.Response:
-    """Answer with `lists` of names by kind, `state` and `text` (see `worker_lists.Answer`)."""
+    """Answer with `lists` of names by kind, `state` and `text` (see `model_lists.Answer`)."""
     try:
         asked = Asked.model_validate_json(await request.read())
     except ValidationError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
+
+from comfy_api.v0_0_2 import io
 
 from ..client.model_call import OnProgress
 from ..client.remote_model import RemoteModel
@@ -17,41 +18,45 @@ from ..comfyui.client.sampling import offload_mode as offloading
 from ..comfyui.client.sampling.whole_loop import run_whole_loop
 from ..config.settings import load_settings
 from ..errors import OffloadError
+from .inputs import StockInput
 
 
-class RemoteSampler:
+class RemoteSampler(io.ComfyNode):  # type: ignore[misc]  # ComfyUI is untyped
     """KSampler with a choice of where the loop runs."""
 
-    DESCRIPTION = (
-        "Samples as KSampler does. With a model from Remote Model Loader the network runs on the worker: each "
-        "step's forward pass, or the whole loop as one job. The node shows afterwards what crossed the wire and "
-        "where the time went."
-    )
-    CATEGORY = "sampling/remote"
-    FUNCTION = "sample"
-    RETURN_TYPES = ("LATENT",)
-    OUTPUT_TOOLTIPS = ("The denoised latent.",)
-    SEARCH_ALIASES: ClassVar = ["remote", "offload", "runpod", "ksampler", "sample"]
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to ComfyUI."""
+        schema = io.Schema(
+            node_id="RemoteSampler",
+            display_name="Remote Sampler",
+            category="sampling/remote",
+            description="Samples as KSampler does. With a model from Remote Model Loader, the network runs on the "
+            "worker: each step's forward pass, or the whole loop as one job. Afterwards the node shows what "
+            "crossed the wire and where the time went.",
+            inputs=[
+                *_ksampler_inputs(),
+                StockInput(
+                    "offload",
+                    offloading.CHOICES,
+                    {
+                        "default": offloading.AUTO,
+                        "tooltip": "How the work is divided. each step: the sampler runs here, and each forward "
+                        "pass on the worker. whole loop: the sampler runs there too, and the run crosses the wire "
+                        "once. auto: the faster of the two, or each step where a part of the run can only be done "
+                        "here.",
+                    },
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="The denoised latent.")],
+            hidden=[io.Hidden.unique_id],
+        )
+        # ComfyUI 0.3.64 has no such field, and searches no aliases.
+        schema.search_aliases = ["remote", "offload", "runpod", "ksampler", "sample"]
+        return schema
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  # ComfyUI's name
-        """KSampler's own inputs as this ComfyUI has them, and `offload`."""
-        inputs: dict[str, Any] = copy.deepcopy(importlib.import_module("nodes").KSampler.INPUT_TYPES())
-        inputs["required"]["offload"] = (
-            list(offloading.CHOICES),
-            {
-                "default": offloading.AUTO,
-                "tooltip": "How the work is divided. each step: the sampler runs here, each forward pass on the "
-                "worker. whole loop: the sampler runs there too, and the run crosses the wire once. auto: "
-                "whatever is faster, and each step where the run has something that can be done here only.",
-            },
-        )
-        inputs.setdefault("hidden", {})["unique_id"] = "UNIQUE_ID"
-        return inputs
-
-    def sample(
-        self, model: Any, offload: str = offloading.AUTO, unique_id: str | None = None, **inputs: Any
-    ) -> Any:
+    def execute(cls, model: Any, offload: str = offloading.AUTO, **inputs: Any) -> Any:
         """Sample; `inputs` are KSampler's.
 
         Raises:
@@ -59,19 +64,28 @@ class RemoteSampler:
         """
         if offload not in offloading.CHOICES:
             raise OffloadError(f"offload {offload!r}: there are {', '.join(offloading.CHOICES)}.")
+        node_id = cls.hidden.unique_id
         remote = getattr(model, "remote", None)
         if remote is None:
-            return _here(model, inputs, unique_id)
+            return _here(model, inputs, node_id)
         # All settings now: one that is wrong must not cost a run that is done.
         gpu_rate = load_settings().gpu_rate
         run = _Run(model, remote, inputs)
-        with node_lines.line("asking the worker …", unique_id, run.so_far) as line:
+        with node_lines.line("asking the worker …", node_id, run.so_far) as line:
             started = perf_counter()
             mode = offloading.WHOLE_LOOP if offloading.runs_whole(model, offload, inputs) else offloading.EACH_STEP
             node_lines.announce(f"{mode}: sampling on the worker …")
             latent = run.whole() if mode == offloading.WHOLE_LOOP else run.each()
             line.result = summary(mode, run.timings, perf_counter() - started, gpu_rate)
         return latent
+
+
+def _ksampler_inputs() -> Iterator[StockInput]:
+    """Yield KSampler's inputs as this ComfyUI has them."""
+    groups = importlib.import_module("nodes").KSampler.INPUT_TYPES()
+    for group in ("required", "optional"):
+        for name, (kind, *options) in groups.get(group, {}).items():
+            yield StockInput(name, kind, options[0] if options else {}, optional=group == "optional")
 
 
 def _here(model: Any, inputs: Mapping[str, Any], node_id: str | None) -> Any:

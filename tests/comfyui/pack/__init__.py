@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.samplers
 import folder_paths
 import torch
 from aiohttp import web
@@ -125,6 +126,21 @@ class OffloadTestSaveLatent:
         return {}
 
 
+class OffloadTestSamplerName:
+    """A sampler's name, from an output whose type is the list of names."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = (comfy.samplers.KSampler.SAMPLERS,)
+    FUNCTION = "give"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"sampler_name": (comfy.samplers.KSampler.SAMPLERS,)}}
+
+    def give(self, sampler_name: str) -> tuple[str]:
+        return (sampler_name,)
+
+
 class OffloadTestSeveralLists:
     """Several combos that are filled from the worker, before, between and behind others: a text encoder's, say."""
 
@@ -137,10 +153,10 @@ class OffloadTestSeveralLists:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "first": ([], {"worker_list": "models"}),
+                "first": ("COMBO", {"options": [], "worker_list": "models"}),
                 "strength": ("FLOAT", {"default": 1.0}),
-                "second": ([], {"worker_list": "models"}),
-                "net": ([], {"worker_list": "control_nets"}),
+                "second": ("COMBO", {"options": [], "worker_list": "models"}),
+                "net": ("COMBO", {"options": [], "worker_list": "control_nets"}),
                 "kind": (["one", "other"],),
             }
         }
@@ -181,6 +197,7 @@ NODE_CLASS_MAPPINGS = {
         OffloadTestConditioning,
         OffloadTestImage,
         OffloadTestLatent,
+        OffloadTestSamplerName,
         OffloadTestSaveLatent,
         OffloadTestSeveralLists,
         OffloadTestTextEncoder,
