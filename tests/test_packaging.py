@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from packaging.requirements import Requirement
@@ -102,6 +103,27 @@ def test_torch_is_pinned_for_development_and_a_range_for_users() -> None:
 def test_versions_agree() -> None:
     assert PROJECT["version"] == __version__
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_links_lead_to_files_of_this_repository() -> None:
+    urls = PROJECT["urls"]
+    assert urls["Homepage"] == urls["Repository"]
+    assert urls["Issues"] == f"{urls['Repository']}/issues"
+    for name, branch in (("Documentation", "tree/main"), ("Changelog", "blob/main")):
+        path = urls[name].removeprefix(f"{urls['Repository']}/{branch}/")
+        assert path != urls[name]
+        assert (ROOT / path).exists()
+
+
+def test_the_registry_has_an_icon_that_it_takes() -> None:
+    """Square, and at most 400 pixels wide."""
+    repository = PROJECT["urls"]["Repository"].replace("https://github.com/", "https://raw.githubusercontent.com/")
+    icon = METADATA["tool"]["comfy"]["Icon"]
+    path = icon.removeprefix(f"{repository}/main/")
+    assert path != icon
+    picture = ElementTree.parse(ROOT / path).getroot()
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    assert int(picture.attrib["width"]) == int(picture.attrib["height"]) <= 400
 
 
 def test_the_pack_loads_as_comfyui_loads_it_and_as_anything_else_does(tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def site(
 ) -> Iterator[Site]:
     """One ComfyUI and one worker, for all tests on this checkout."""
     token = new_token()
-    worker = Worker(checkout, python, tmp_path_factory.mktemp("worker"), models_yaml, token)
     base = tmp_path_factory.mktemp("comfyui")
-    install_pack(base)
+    source = install_pack(base) / "src"
+    worker = Worker(checkout, python, tmp_path_factory.mktemp("worker"), models_yaml, token, source)
     with ExitStack() as ending:
         ending.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _end))
         worker.begin()

@@ -27,7 +27,7 @@ class Installation:
 
     @property
     def env_file(self) -> Path:
-        return self.comfyui.base / "custom_nodes" / "comfy-gpu-offload" / ".env"
+        return self.comfyui.pack / ".env"
 
     def configure(self, **variables: str) -> None:
         """Write `.env` with these variables alone."""

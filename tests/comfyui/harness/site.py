@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from tests.support.registry_archive import new_files, packed_files
 
 from .api import ComfyApi, Graph, Outcome
 from .checkouts import Checkout
@@ -19,21 +20,24 @@ from .proxy import Proxy
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 _HERE = Path(__file__).resolve().parents[1]
-# What is in the pack that a user installs.
-_SHIPPED = ("__init__.py", "pyproject.toml", "requirements.txt", "src", "example_workflows", "web")
 _START_S = 120.0
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 @dataclass
 class Worker:
-    """A worker process that can be killed, and started again at the same address."""
+    """A worker process that can be killed, and started again at the same address.
+
+    Attributes:
+        source: the folder that the package is imported from.
+    """
 
     checkout: Checkout
     python: Path
     folder: Path
     models_yaml: Path
     token: str
+    source: Path = REPOSITORY / "src"
     processes: list[Process] = field(default_factory=list)
     port: int = 0
 
@@ -53,7 +57,7 @@ class Worker:
         env = {
             "COMFY_GPU_OFFLOAD_TOKEN": self.token,
             "COMFYUI_PYTHON": str(self.python),
-            "PYTHONPATH": str(REPOSITORY / "src"),
+            "PYTHONPATH": str(self.source),
             "COMFY_GPU_OFFLOAD_UPLOAD_FOLDER": str(self.folder / "uploads"),
         }
         self.processes.append(Process("worker", command, self.folder, env))
@@ -80,6 +84,11 @@ class ComfyUI:
     process: Process
     api: ComfyApi
     base: Path
+
+    @property
+    def pack(self) -> Path:
+        """The folder that our pack is installed in."""
+        return self.base / "custom_nodes" / "comfy-gpu-offload"
 
     def saved(self, name: str) -> torch.Tensor:
         """The latent that a workflow saved under `name`; each can be read once."""
@@ -129,17 +138,18 @@ def write_models_yaml(folder: Path) -> Path:
     return yaml
 
 
-def install_pack(base: Path) -> None:
-    """A copy of what a user would have in custom_nodes, under the repository's hyphenated name."""
+def install_pack(base: Path) -> Path:
+    """Install the pack as ComfyUI-Manager does: what the registry distributes, with what is not in git yet.
+
+    Returns:
+        The pack's folder.
+    """
     pack = base / "custom_nodes" / "comfy-gpu-offload"
-    pack.mkdir(parents=True)
-    for name in _SHIPPED:
-        source = REPOSITORY / name
-        if source.is_dir():
-            shutil.copytree(source, pack / name, ignore=_IGNORED)
-        elif source.exists():
-            shutil.copy(source, pack / name)
+    for path in (*packed_files(), *new_files()):
+        (pack / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / path, pack / path)
     shutil.copytree(_HERE / "pack", base / "custom_nodes" / "offload-test-nodes", ignore=_IGNORED)
+    return pack
 
 
 def begin_comfyui(
