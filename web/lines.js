@@ -1,5 +1,5 @@
 // What is said of nodes at present; of workflows that are not open, too.
-const EARLIER = "not run again, from an earlier run:\n";
+import { translate } from "./translation.js";
 
 export class Line {
   // `node`: its execution id. `kind`: "state" holds while the node runs, "result" is how it ended, "note" stays beside.
@@ -19,7 +19,7 @@ class NodeLines {
 
   get text() {
     const said = [this.state?.said, ...this.notes].filter(Boolean).join("\n");
-    return this.earlier && said ? EARLIER + said : said;
+    return this.earlier && said ? `${translate("not run again, from an earlier run:")}\n${said}` : said;
   }
 }
 

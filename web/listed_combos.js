@@ -2,13 +2,15 @@
 // stays, whatever the worker has and whether or not it can be reached.
 import { app } from "../../scripts/app.js";
 import { ListButton } from "./list_button.js";
+import { translate } from "./translation.js";
 import { ask, offer, offered, watch, worker } from "./worker_lists.js";
 
 // What workflows hold in a name's place that were saved with this pack's earlier combo while no worker answered.
 const LOST = new Set([null, undefined, "Loading..."]);
 
 // What a click on the button does, by the state that the lists are in.
-const AGAIN = { failed: "retry", unasked: "ask now" };
+const AGAIN = { failed: () => translate("retry"), unasked: () => translate("ask now") };
+const askAgain = () => translate("ask again");
 
 const listedInputs = new Map(); // by node type: [name, kind] of its inputs
 const listedNodes = new WeakMap(); // by node: its combos, its button, whether it came from a workflow
@@ -79,15 +81,15 @@ function update() {
 }
 
 function said(node, combos) {
-  if (worker.asking) return { text: "asking the worker …", disabled: true };
-  if (worker.text) return { text: `${worker.text} (${AGAIN[worker.state] ?? "ask again"})`, warns: true };
+  if (worker.asking) return { text: translate("asking the worker …"), disabled: true };
+  if (worker.text) return { text: `${worker.text} (${(AGAIN[worker.state] ?? askAgain)()})`, warns: true };
   const here = node.widgets.find((widget) => widget.name === "use_runpod")?.value === false;
   const absent = combos.filter(({ widget, kind }) => widget.value && worker.lists[kind]?.includes(widget.value) === false);
   if (absent.length && !here) {
     const names = absent.map(({ widget }) => widget.value).join(", ");
-    return { text: `not in the worker's list: ${names} (ask again)`, warns: true };
+    return { text: `${translate("not in the worker's list: {names}", { names })} (${askAgain()})`, warns: true };
   }
-  return { text: "ask the worker for its list" };
+  return { text: translate("ask the worker for its list") };
 }
 
 function chain(object, name, after) {

@@ -4,6 +4,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Line, Lines } from "./lines.js";
+import { translate } from "./translation.js";
 
 const EVENT = "comfy_gpu_offload.line";
 const STYLE = `
@@ -125,9 +126,11 @@ app.registerExtension({
     listen("execution_start", ({ prompt_id }) => (running = prompt_id));
     listen("execution_cached", ({ prompt_id, nodes }) => lines.begin(ownerOf(prompt_id), nodes ?? []));
     listen("executing", (node) => lines.onlyRuns(running, node == null ? null : String(node)));
-    listen("execution_error", ({ prompt_id, node_id }) => lines.end(prompt_id, "failed", String(node_id)));
-    listen("execution_interrupted", ({ prompt_id, node_id }) => lines.end(prompt_id, "cancelled", String(node_id)));
+    const end = ({ prompt_id, node_id }, how) => lines.end(prompt_id, how, String(node_id));
+    listen("execution_error", (detail) => end(detail, translate("failed")));
+    listen("execution_interrupted", (detail) => end(detail, translate("cancelled")));
     listen("execution_success", ({ prompt_id }) => lines.end(prompt_id));
-    listen("reconnecting", () => lines.lose("no connection to ComfyUI: what became of the run is not known"));
+    const lost = () => translate("no connection to ComfyUI: what became of the run is not known");
+    listen("reconnecting", () => lines.lose(lost()));
   },
 });

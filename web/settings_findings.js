@@ -2,9 +2,9 @@
 // was mended by then is taken away.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { translate } from "./translation.js";
 
 const ROUTE = "/comfy_gpu_offload/findings";
-const SUMMARY = "comfy-gpu-offload: settings";
 
 const shown = new Map(); // toasts by their text; what was mended and comes back is shown again
 
@@ -21,7 +21,8 @@ async function show() {
   for (const { text, is_error } of findings) {
     if (shown.has(text)) continue;
     // Without `life` it stays until it is closed: nothing else on the page says it.
-    const message = { severity: is_error ? "error" : "warn", summary: SUMMARY, detail: text };
+    const summary = translate("comfy-gpu-offload: settings");
+    const message = { severity: is_error ? "error" : "warn", summary, detail: text };
     shown.set(text, message);
     toast.add(message);
   }

@@ -1,6 +1,7 @@
 // What the configured worker can load, as one page knows it. Combos of one kind share one array, which is changed in
 // place.
 import { api } from "../../scripts/api.js";
+import { translate } from "./translation.js";
 
 const ROUTE = "/comfy_gpu_offload/lists";
 const arrays = new Map();
@@ -51,6 +52,6 @@ async function answered(reason) {
     if (reply.ok) Object.assign(worker, answer);
     else Object.assign(worker, { state: "failed", text: answer.error });
   } catch {
-    Object.assign(worker, { state: "failed", text: "ComfyUI does not answer." });
+    Object.assign(worker, { state: "failed", text: translate("ComfyUI does not answer.") });
   }
 }

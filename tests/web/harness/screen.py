@@ -207,6 +207,10 @@ class Screen:
         """Return what the button says that asks the worker for its list, on the only node that has one."""
         return self.page.locator(_LIST_BUTTON).inner_text()
 
+    def buttons(self) -> list[str]:
+        """Return what the buttons of all nodes say that ask the worker for its list."""
+        return self.page.locator(_LIST_BUTTON).all_inner_texts()
+
     def press_button(self) -> None:
         self.page.locator(_LIST_BUTTON).click()
 
