@@ -43,7 +43,7 @@ lists = WorkerLists(_sessions, KeptLists(_KEPT), _lists_here)
 
 
 def version(use_runpod: bool | None = True) -> float:
-    """Return a loader node's `IS_CHANGED`: a number that differs once the node has to run again.
+    """Return a loader node's `fingerprint_inputs`: a number that differs once the node has to run again.
 
     It differs after a worker's model has changed, and after the settings have named another worker; the session
     with the earlier worker is closed. With wrong settings it is NaN, which differs from itself: the loader runs and

@@ -1,6 +1,7 @@
 """The counter by which ComfyUI learns that loaded remote models are outdated, so that their loaders run again.
 
-ComfyUI keeps a node's output until its inputs or its `IS_CHANGED` differ. The counter is part of the latter.
+ComfyUI keeps a node's output until its inputs or its `fingerprint_inputs` differ.
+The counter is part of the latter.
 """
 
 from __future__ import annotations
