@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from comfy_gpu_offload.errors import CodecError
 from comfy_gpu_offload.prediction import residuals
-from comfy_gpu_offload.prediction.residuals import EXACT, NEAR, WIDE, Prediction
+from comfy_gpu_offload.prediction.residuals import EXACT, NEAR, WIDE, PredictedValues
 
 WORDS = {16: np.dtype("<u2"), 13: np.dtype("<u2"), 0: np.dtype("<u4")}
 
 
-def predicted(size: int, dropped_bits: int = 16, seed: int = 0) -> Prediction:
-    return Prediction(np.random.default_rng(seed).standard_normal(size).astype(np.float32), dropped_bits)
+def predicted(size: int, dropped_bits: int = 16, seed: int = 0) -> PredictedValues:
+    return PredictedValues(np.random.default_rng(seed).standard_normal(size).astype(np.float32), dropped_bits)
 
 
 def off(size: int, share: float, scale: float, words: np.dtype, seed: int = 1) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_the_same_comes_back(dropped_bits: int, size: int, share: float, scale: 
 )
 def test_any_residual_of_any_prediction_comes_back(pairs: list[tuple[int, float]], right: int) -> None:
     residual = np.array([word for word, _ in pairs] + [0] * right, "<u2")
-    prediction = Prediction(np.array([value for _, value in pairs] + [1.5] * right, np.float32), 16)
+    prediction = PredictedValues(np.array([value for _, value in pairs] + [1.5] * right, np.float32), 16)
     payload = residuals.encode(residual, prediction)
     assert np.array_equal(residuals.decode(memoryview(payload), residual.dtype, prediction), residual)
 
@@ -80,7 +80,7 @@ def test_what_is_off_by_more_where_numbers_are_small_gains_from_the_groups() -> 
     residual = np.rint(miss / step).astype(np.int64).astype("<u2")
     payload = residuals.encode(residual, prediction)
     assert payload[0] == WIDE
-    shuffled = Prediction(np.random.default_rng(6).permutation(prediction.values), 16)
+    shuffled = PredictedValues(np.random.default_rng(6).permutation(prediction.values), 16)
     assert len(payload) < 0.93 * len(residuals.encode(residual, shuffled))
 
 
@@ -96,7 +96,7 @@ def _counted(symbols: bytes, rest: bytes = b"", rest_count: int = 0, count: int 
 
 def test_the_form_is_the_documented_one() -> None:
     """Element 3 is off by one towards its border, element 131 by -2 away from it."""
-    prediction = Prediction(np.full(200, 1 + 2**-9, np.float32), 16)  # the border lies above
+    prediction = PredictedValues(np.full(200, 1 + 2**-9, np.float32), 16)  # the border lies above
     payload = _counted(bytes([2 * 3, 255, 1]), bytes([3, 0]), 1)
     found = residuals.decode(memoryview(payload), np.dtype("<u2"), prediction)
     assert {int(place): int(found[place]) for place in np.flatnonzero(found)} == {3: 1, 131: 2**16 - 2}

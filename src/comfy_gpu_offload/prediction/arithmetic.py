@@ -1,10 +1,28 @@
-"""Prediction of a tensor from others that both ends hold. Pure arithmetic; docs/prediction.md specifies it.
+"""The arithmetic of prediction: a tensor from others that both ends hold. docs/prediction.md specifies it.
 
-prediction  a linear combination of the basis in float32: one multiplication and one addition at a time, in
-            the order of the basis, so that both ends get the same bits
-residual    how far the actual bit pattern lies from the predicted one, in the order of the numbers
-state       the prediction, moved into the interval of numbers that round to what was received: what is known
-            of the sender's float32 value, and better than the rounded one
+*Fitting* (`fit`, the sender alone). A sampler's next latent is a linear combination of its earlier states and
+outputs, plus what a stochastic sampler adds. Least squares in float64 on a sample of some 8192 elements find the
+coefficients. They need not be the best ones, and the receiver does not repeat this: they are sent as float32, 4
+bytes per column.
+
+*Predicting* (`predict`, both ends). The combination is computed in float32 with one multiplication and one addition
+at a time, in the order of the basis. IEEE 754 rounds each of these in one way only, so both ends get the same bits
+whatever their processors, NumPy releases or numbers of threads. A matrix product would not do: BLAS chooses the
+order of its sums by the processor, and fuses multiplications with additions where that has them.
+
+*Residuals* (`encode`, `decode`). The prediction is rounded to the tensor's dtype. Bit patterns of floats, mapped to
+integers in the order of the numbers (`_ordered`), differ by the number of representable values between them: 0
+where the prediction rounds to the target, mostly 1 or -1 where it does not. `residuals` turns these differences
+into bytes. Even if the two ends did compute differently, nothing wrong could come of it: the receiver checks a
+digest of the result.
+
+*States* (`state`, both ends). The sampler works in float32 and the model gets a rounded copy. Predicting from
+rounded copies alone would carry their rounding errors from call to call, many times the bits for multistep
+samplers. The float32 value is not sent, but an interval is known in which it lies: that of the numbers that round
+to what was received. The prediction, moved into this interval, is closer to the sampler's value than the rounded
+copy is.
+
+All arrays are flat. Infinities and NaNs are handled as bit patterns; in predictions and states, 0 stands for them.
 """
 
 from __future__ import annotations
@@ -24,53 +42,60 @@ Matrix = NDArray[np.float64]
 Words = NDArray[np.unsignedinteger[Any]]
 
 WORDS: Final[dict[str, str]] = {"BF16": "<u2", "F16": "<u2", "F32": "<u4"}
-"""The dtypes that can be predicted, by their names in safetensors, and the words their elements are."""
+"""The dtypes that can be predicted, by their names in safetensors -> the unsigned words of their bit patterns."""
 
-# Of float32's 23 bits of mantissa, by rounding.
+# The bits of float32's mantissa (23) that rounding to the dtype drops.
 _DROPPED_BITS = {"BF16": 16, "F16": 13, "F32": 0}
-# The exponent of infinity and of what is no number.
+# The exponent bits, all set: infinities and NaNs have them.
 _INFINITE = {"BF16": 0x7F80, "F16": 0x7C00}
 _SAMPLES = 8192
-# A basis is nearly dependent (a model's outputs resemble each other); what is more so than this is noise.
+# The columns of a basis are nearly dependent, since a model's outputs resemble each other. A direction whose
+# singular value is smaller than this, relative to the largest, consists of the columns' own rounding errors.
 _DEPENDENT = 3e-7
-# A combination that misses more of the sample's intervals than this is no prediction yet, and needs no polish.
+# If more of the sample's intervals are missed than this share, the combination predicts nothing, and moving it
+# further into the intervals is not worth the time.
 _FAR = 0.7
 _STEPS = 10
-# Multiplications that OpenBLAS does on one thread (interface/gemm.c: 4 x 65536), with a margin.
+# OpenBLAS uses one thread up to 262,144 multiplications (interface/gemm.c: 4 x 65536); this leaves a margin.
 _ONE_THREAD = 200_000
 _DAMPING = 1e-4
-# A part of the tensor for which all that is touched fits in a core's cache.
+# The elements predicted at a time, so that everything that is touched fits in a core's cache.
 _STRIDE = 16_384
 
 
 class Column(NamedTuple):
-    """One tensor of a basis: its elements' words, of one dimension, and what they are."""
+    """One tensor of a basis.
+
+    Attributes:
+        words: the bit patterns of its elements, `[N]`.
+        dtype: its dtype, a key of `WORDS`.
+    """
 
     words: Words
     dtype: str
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Return the number of elements."""
         return self.words.size
 
     def values(self, part: slice) -> Floats:
-        """Those elements as float32, exactly."""
+        """Return the elements of `part` as float32, which holds each of them exactly."""
         return _values(self.words[part], self.dtype)
 
 
 def column(data: Buffer, dtype: str) -> Column:
-    """The tensor's elements; `dtype` is a key of `WORDS`."""
+    """Return `data`, a tensor's elements in row-major order, as a column; `dtype` is a key of `WORDS`."""
     return Column(np.frombuffer(data, WORDS[dtype]), dtype)
 
 
 class Fit(NamedTuple):
-    """How a tensor is predicted.
+    """A fitted prediction of a tensor.
 
     Attributes:
-        coefficients: float32, one for each column of the basis.
-        unexplained: the share of the tensor's energy that they do not explain.
-        exact: the share of its elements for which they give a number that rounds to it.
+        coefficients: float32, one per column of the basis.
+        unexplained: the share of the target's energy (sum of squares) that is left after least squares.
+        exact: the share of its elements whose prediction rounds to them.
     """
 
     coefficients: Floats
@@ -79,11 +104,15 @@ class Fit(NamedTuple):
 
 
 def fit(target: Column, basis: Sequence[Column]) -> Fit:
-    """The combination of `basis` that comes closest to `target`, by least squares on a sample.
+    """Fit a linear combination of `basis` to `target`, on a sample of its elements.
 
-    A target that was rounded is met where the combination lies among the numbers that round to it.
+    Least squares first: columns are scaled to length 1, then replaced by orthonormal combinations of them (`back`),
+    on which the coefficients (`along`) are plain inner products. Least squares takes the rounded target for the
+    truth, so that rounding errors count as errors. Hence the second step (`_into_cells`): only what lies outside
+    the interval that rounds to the target counts, because a residual of 0 costs nothing wherever in the interval
+    the prediction is.
     """
-    # An odd step meets all columns of a picture in turn.
+    # An odd step, because a power of two would sample the same columns of every row of a picture.
     sample = slice(None, None, max(1, target.size // _SAMPLES) | 1)
     words = np.ascontiguousarray(target.words[sample])
     with np.errstate(invalid="ignore"):  # a signalling NaN
@@ -92,12 +121,14 @@ def fit(target: Column, basis: Sequence[Column]) -> Fit:
     finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(rows).all(axis=0)
     rows, low, wanted, high = rows[:, finite], low[finite], wanted[finite], high[finite]
     scale = np.sqrt(np.square(rows).sum(axis=1))
-    scale[~(np.isfinite(scale) & (scale > 0))] = np.inf  # such a column gets the coefficient 0
+    scale[~(np.isfinite(scale) & (scale > 0))] = np.inf  # a column of zeros, which gets the coefficient 0
     rows /= scale[:, None]
     try:
         back, span = _orthonormal(rows)
-        again, span = _orthonormal(span)  # once leaves what the square of the condition amplified
-    except np.linalg.LinAlgError:  # it did not converge
+        # Twice: a Gram matrix has the square of the condition, which leaves the first pass's rows not quite
+        # orthonormal.
+        again, span = _orthonormal(span)
+    except np.linalg.LinAlgError:  # the eigenvalues did not converge
         return Fit(np.zeros(len(basis), np.float32), 1.0, 0.0)
     along = _gram(span, wanted[None])[:, 0]
     energy = float(np.square(wanted).sum())
@@ -113,7 +144,7 @@ def fit(target: Column, basis: Sequence[Column]) -> Fit:
 
 
 def fit_few(target: Column, basis: Sequence[Column], few: Sequence[int]) -> Fit:
-    """`fit` by those columns of the basis alone. A prediction with the others left out takes less time."""
+    """Fit the columns at the positions `few` alone; the others get the coefficient 0, which saves time."""
     found = fit(target, [basis[index] for index in few])
     coefficients = np.zeros(len(basis), np.float32)
     coefficients[list(few)] = found.coefficients
@@ -121,9 +152,11 @@ def fit_few(target: Column, basis: Sequence[Column], few: Sequence[int]) -> Fit:
 
 
 def _into_cells(span: Matrix, along: Matrix, low: Matrix, high: Matrix) -> Matrix:
-    """Coefficients of `span` for which more of the sample lies between `low` and `high`, from `along` on.
+    """Return coefficients of `span`, improved from `along`, with which more of the sample lies in `low` to `high`.
 
-    Newton's steps for the squares of how far outside the others lie: rounding noise is no error while inside.
+    The sum of the squares of the distances to the intervals is convex, and zero for what lies inside. Its second
+    derivative is the Gram matrix of the elements outside, so Newton's steps solve the normal equations of those
+    alone. Damping keeps them solvable where fewer elements are outside than there are columns.
     """
     damping = _DAMPING * np.eye(len(span))
     for _ in range(_STEPS):
@@ -139,7 +172,11 @@ def _into_cells(span: Matrix, along: Matrix, low: Matrix, high: Matrix) -> Matri
 
 
 def _orthonormal(rows: Matrix) -> tuple[Matrix, Matrix]:
-    """Which combinations of the rows are orthonormal and span what they do, and those combinations."""
+    """Return factors `[K, M]`, and the orthonormal rows `[K, N]` that they make of `rows` `[M, N]`.
+
+    By the eigenvectors of the Gram matrix. Directions that are nearly dependent are left out, so `K` may be below
+    `M`.
+    """
     squares, directions = np.linalg.eigh(_gram(rows, rows))
     kept = squares > _DEPENDENT**2 * squares.max(initial=0)
     combinations = (directions[:, kept] / np.sqrt(squares[kept])).T
@@ -147,10 +184,10 @@ def _orthonormal(rows: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _gram(rows: Matrix, others: Matrix) -> Matrix:
-    """The products of all rows with all others, summed along them.
+    """Return the inner products `[M, K]` of `rows` `[M, N]` with `others` `[K, N]`.
 
-    By BLAS in pieces too small for its threads, which take longer to meet, on a machine that has other work, than
-    these sums take.
+    In pieces too small for BLAS to use threads: on a machine that has other work, waiting for its threads takes
+    longer than these sums do.
     """
     total = np.zeros((len(rows), len(others)))
     for part in _pieces(rows.shape[1], rows.shape[0] * others.shape[0]):
@@ -159,7 +196,7 @@ def _gram(rows: Matrix, others: Matrix) -> Matrix:
 
 
 def _combined(factors: Matrix, rows: Matrix) -> Matrix:
-    """Those combinations of the rows, in pieces as `_gram`."""
+    """Return the combinations `[K, N]` of `rows` `[M, N]` by `factors` `[K, M]`, in pieces as in `_gram`."""
     out = np.empty((len(factors), rows.shape[1]))
     for part in _pieces(rows.shape[1], factors.size):
         np.matmul(factors, rows[:, part], out=out[:, part])
@@ -172,10 +209,13 @@ def _pieces(length: int, products: int) -> Iterator[slice]:
 
 
 def predict(basis: Sequence[Column], coefficients: Floats) -> Floats:
-    """The combination of `basis` with these coefficients, finite everywhere: 0 stands for what is not.
+    """Return the combination of `basis` with these coefficients: float32 `[N]`, with 0 for what is not finite.
+
+    Both ends must get the same bits; see the module's docstring for why they do. A column whose coefficient is 0 is
+    left out, even if it holds infinities.
 
     Raises:
-        CodecError: they do not go together.
+        CodecError: there are not as many coefficients as columns.
     """
     if not basis or len(basis) != len(coefficients):
         raise CodecError(f"{len(coefficients)} coefficients for a basis of {len(basis)}")
@@ -187,7 +227,7 @@ def predict(basis: Sequence[Column], coefficients: Floats) -> Floats:
             total = out[part]
             total[:] = 0
             for each, factor in used:
-                # Two operations, never one fused: those round differently from machine to machine.
+                # Two NumPy calls, and so two roundings. A fused multiply-add has one, and not every machine has it.
                 product = np.multiply(each.values(part), factor)
                 np.add(total, product, out=total)
             total[~np.isfinite(total)] = 0
@@ -195,32 +235,35 @@ def predict(basis: Sequence[Column], coefficients: Floats) -> Floats:
 
 
 def encode(target: Column, predicted: Floats) -> Buffer:
-    """What `decode` makes the target of again."""
+    """Return the residuals of `target` as bytes, from which `decode` restores it."""
     away = _ordered(target.words) - _ordered(_rounded(predicted, target.dtype))
-    return residuals.encode(away, residuals.Prediction(predicted, _DROPPED_BITS[target.dtype]))
+    return residuals.encode(away, residuals.PredictedValues(predicted, _DROPPED_BITS[target.dtype]))
 
 
 def decode(payload: memoryview, dtype: str, predicted: Floats) -> Column:
-    """The target; as many bytes as it has are its residuals as they are.
+    """Return the target that `encode` was given, by the same prediction.
 
     Raises:
         CodecError: the payload does not decode to as many elements as were predicted.
     """
-    away = residuals.decode(payload, np.dtype(WORDS[dtype]), residuals.Prediction(predicted, _DROPPED_BITS[dtype]))
+    away = residuals.decode(
+        payload, np.dtype(WORDS[dtype]), residuals.PredictedValues(predicted, _DROPPED_BITS[dtype])
+    )
     return Column(_unordered(_ordered(_rounded(predicted, dtype)) + away), dtype)
 
 
 def state(target: Column, predicted: Floats | None = None) -> Column:
-    """The float32 numbers that were rounded to `target`, as far as known: the prediction, where it rounds so too.
+    """Return what is known of the float32 numbers that were rounded to `target`: a float32 column of its own memory.
 
-    Elsewhere it is the number nearest to it that does. A copy, of float32; finite, 0 stands for what is not.
+    That is the prediction where it rounds to the target, and elsewhere the number nearest to it that does. Without
+    a prediction it is the target. 0 stands for what is not finite.
     """
     if predicted is None or target.dtype == "F32":
         known = _values(target.words, target.dtype)
         return Column(np.where(np.isfinite(known), known, np.float32(0)).view(np.uint32), "F32")
     found, infinite = predicted.copy(), target.words.dtype.type(_INFINITE[target.dtype])
     elsewhere = _rounded(predicted, target.dtype) != target.words
-    elsewhere |= (target.words & infinite) == infinite  # and what is no number
+    elsewhere |= (target.words & infinite) == infinite  # a finite prediction may round to infinity
     places = np.flatnonzero(elsewhere)
     low, known, high = _cells(target.words[places], target.dtype)
     with np.errstate(invalid="ignore"):
@@ -230,7 +273,10 @@ def state(target: Column, predicted: Floats | None = None) -> Column:
 
 
 def _cells(words: Words, dtype: str) -> tuple[Floats, Floats, Floats]:
-    """The least number that rounds to each word, the number that it is, and the greatest."""
+    """Return the least number that rounds to each word, the word's value, and the greatest; float32 `[N]`.
+
+    The borders lie half-way to the neighbouring representable numbers.
+    """
     known = _values(words, dtype)
     if dtype == "F32":
         return known, known, known
@@ -250,18 +296,24 @@ def _values(words: Words, dtype: str) -> Floats:
 
 
 def _rounded(numbers: Floats, dtype: str) -> Words:
-    """The words of the nearest numbers of `dtype`, to even; `numbers` are finite."""
+    """Return the words of the nearest numbers of `dtype`, ties to even; `numbers` are finite float32."""
     if dtype == "F32":
         return numbers.view(np.uint32)
     if dtype == "F16":
         with np.errstate(over="ignore", under="ignore"):
             return numbers.astype(np.float16).view(np.uint16)
+    # NumPy has no bfloat16. Adding just under half a unit, or half of one if the last bit kept is odd, carries into
+    # the upper 16 bits where rounding goes up.
     bits = numbers.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _ordered(words: Words) -> Words:
-    """Unsigned integers in the order of the numbers that the words are."""
+    """Return unsigned integers in the order of the floats whose bit patterns the words are.
+
+    Patterns of positive floats are in order already and get the top bit. Those of negative floats are in reverse
+    order, so all their bits are flipped.
+    """
     top = 8 * words.itemsize - 1
     kind = words.dtype.type
     order: Words = words ^ (np.subtract(kind(0), words >> top) | kind(1 << top))
@@ -269,6 +321,7 @@ def _ordered(words: Words) -> Words:
 
 
 def _unordered(order: Words) -> Words:
+    """Return the words of which `_ordered` made these integers."""
     top = 8 * order.itemsize - 1
     kind = order.dtype.type
     words: Words = order ^ (np.subtract(order >> top, kind(1)) | kind(1 << top))

@@ -1,8 +1,20 @@
-"""How far a tensor lies from its prediction, as bytes. docs/prediction.md specifies the form.
+"""The residuals of a prediction as bytes: how many representable numbers lie between prediction and tensor.
 
-Both ends have the prediction, so both know how it is off, where it is: a number that was rounded is off towards the
-border of what rounds as it does, and by one; and where most are off, small numbers are off by more steps than large
-ones, since theirs are smaller.
+docs/prediction.md specifies the form. There are three, by how many elements are off:
+
+EXACT  none. One byte says so.
+NEAR   at most half. A list of places and signs. Most elements that are off are off by one, and which way is known
+       beforehand: the interval of numbers that round as the prediction does has two borders, and the nearer one is
+       the likelier to have been crossed. So a residual counts as positive towards the nearer border, and hardly any
+       needs more than its place.
+WIDE   most, as in a run's first outputs. All residuals, in groups by the magnitude of the prediction. An error of
+       the same size is many steps of a small number and few of a large one, since steps grow with the numbers. Each
+       group is more even than the whole, and Huffman coding makes it smaller.
+
+Both ends have the prediction, float32, so borders and groups need not be sent. Whatever would not be smaller is
+sent as the residuals' own bytes, which their length tells from the three forms.
+
+Residuals are unsigned words of the tensor's width (2 or 4 bytes), differences modulo 2^16 or 2^32: -1 is all ones.
 """
 
 from __future__ import annotations
@@ -22,34 +34,35 @@ Words = NDArray[np.unsignedinteger[Any]]
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-# The ways: nothing is off; few are, mostly by one towards the border; most are.
 EXACT, NEAR, WIDE = 0, 1, 2
-_WAY: Final = struct.Struct("<B")
+_FORM: Final = struct.Struct("<B")
 _COUNT: Final = struct.Struct("<I")
-# Of all: where more are off, those that are not do not pay to be told apart.
+# If a larger share is off, listing places takes more bytes than giving every residual.
 _MANY = 0.5
-# What stands for so many that are not off; any other symbol says how many were not before one that is.
+# The symbol for so many exact elements in a row; any other symbol counts the exact elements before one that is off.
 _RUN, _RUN_LENGTH = 255, 127
-# More save bytes, and take more time than a link of 50 Mbit/s needs for those.
+# More groups would save bytes, but take longer to sort than a link of 50 Mbit/s takes to carry these bytes.
 _GROUPS = 4
 _BLOCK_WORDS = 2**19
 
 
-class Prediction(NamedTuple):
-    """What both ends know of a residual before they have it.
+class PredictedValues(NamedTuple):
+    """A prediction, which both ends have before the residual.
 
     Attributes:
-        values: what was predicted, finite.
-        dropped_bits: of float32's mantissa, by the rounding to the tensor's dtype.
+        values: float32 `[N]`, finite.
+        dropped_bits: the bits of float32's mantissa that rounding to the tensor's dtype drops.
     """
 
     values: Floats
     dropped_bits: int
 
     def downward(self) -> NDArray[np.bool_]:
-        """Where the nearest border, beyond which rounding gives the next number, lies below the value.
+        """Return where the nearer border, beyond which rounding gives another number, lies below the value: `[N]`.
 
-        As if halves had no subnormals: it says which way is likelier, no more.
+        A float32 number is rounded by dropping its lowest bits. The kept bits followed by 1000… are the border
+        between rounding down and up. If the value is above it, it was rounded up and the border is below it.
+        Subnormal halves drop more bits than this counts on; the sign is only a guess then, which costs some bytes.
         """
         if not self.dropped_bits:
             return np.zeros(self.values.size, np.bool_)
@@ -59,43 +72,44 @@ class Prediction(NamedTuple):
         return below
 
 
-def encode(residual: Words, prediction: Prediction) -> bytes:
-    """What `decode` makes the residual of again; it is a difference modulo the size of its words."""
+def encode(residual: Words, prediction: PredictedValues) -> bytes:
+    """Return the bytes from which `decode` restores `residual`, `[N]` words."""
     off = int(np.count_nonzero(residual))
     if not off:
-        pieces = [_WAY.pack(EXACT)]
+        pieces = [_FORM.pack(EXACT)]
     elif off > _MANY * residual.size:
-        pieces = [_WAY.pack(WIDE), *_wide(residual, prediction)]
+        pieces = [_FORM.pack(WIDE), *_wide(residual, prediction)]
     else:
-        pieces = [_WAY.pack(NEAR), *_near(residual, prediction)]
+        pieces = [_FORM.pack(NEAR), *_near(residual, prediction)]
     coded = b"".join(pieces)
     return coded if len(coded) < residual.nbytes else residual.tobytes()
 
 
-def decode(payload: memoryview, words: np.dtype[Any], prediction: Prediction) -> Words:
-    """The residual of as many elements as were predicted.
+def decode(payload: memoryview, words: np.dtype[Any], prediction: PredictedValues) -> Words:
+    """Return the residual of dtype `words` that was encoded as `payload`, as many elements as were predicted.
 
     Raises:
-        CodecError: the payload is not one of those.
+        CodecError: the payload is malformed, or of another number of elements.
     """
     size = prediction.values.size
     if len(payload) == size * words.itemsize:
         return np.frombuffer(payload, words)
     reader = PlaneReader(payload, 0)
-    (way,) = _WAY.unpack(reader.take(_WAY.size))
-    if way == EXACT:
+    (form,) = _FORM.unpack(reader.take(_FORM.size))
+    if form == EXACT:
         found: Words = np.zeros(size, words)
-    elif way == NEAR:
+    elif form == NEAR:
         found = _read_near(reader, words, prediction)
-    elif way == WIDE:
+    elif form == WIDE:
         found = _read_wide(reader, words, prediction)
     else:
-        raise CodecError(f"a residual stored in the unknown way {way}")
+        raise CodecError(f"a residual of the unknown form {form}")
     reader.finish()
     return found
 
 
-def _near(residual: Words, prediction: Prediction) -> list[Any]:
+def _near(residual: Words, prediction: PredictedValues) -> list[Any]:
+    """Return the pieces of a NEAR payload: symbols for the places, then the residuals that are not 1."""
     places = np.flatnonzero(residual)
     off = _turned(residual[places], prediction.downward()[places])
     other = off != 1
@@ -106,7 +120,7 @@ def _near(residual: Words, prediction: Prediction) -> list[Any]:
     return writer.pieces
 
 
-def _read_near(reader: PlaneReader, words: np.dtype[Any], prediction: Prediction) -> Words:
+def _read_near(reader: PlaneReader, words: np.dtype[Any], prediction: PredictedValues) -> Words:
     size = prediction.values.size
     places, other = _places(_read_counted(reader, np.dtype(np.uint8), size))
     if places.size and places[-1] >= size:
@@ -122,15 +136,23 @@ def _read_near(reader: PlaneReader, words: np.dtype[Any], prediction: Prediction
 
 
 def _turned(residual: Words, where: NDArray[np.bool_]) -> Words:
-    """Its negative at those places; twice makes it the same again."""
+    """Return `residual` with the sign changed `where` that is True; done twice, this changes nothing.
+
+    In two's complement -x is (x ^ ones) - ones, and x is (x ^ 0) - 0.
+    """
     flip = np.negative(where.astype(residual.dtype))
     turned: Words = np.subtract(residual ^ flip, flip)
     return turned
 
 
 def _symbols(places: NDArray[np.intp], other: NDArray[np.bool_]) -> Bytes:
-    """The places as distances: of each, twice how many lie before it, and one more where it is another than 1."""
+    """Return places as bytes: for each, the number of exact elements between it and the place before.
+
+    The lowest bit of a symbol says that the residual is another than 1 (`other`). The count is modulo 127, after a
+    symbol 255 for each 127 exact elements.
+    """
     between = np.diff(places, prepend=-1) - 1
+    # Each place takes one symbol, and one more for each full run before it: its own symbol is the last of these.
     at = np.cumsum(between // _RUN_LENGTH + 1) - 1
     symbols = np.full(at[-1] + 1 if at.size else 0, _RUN, np.uint8)
     symbols[at] = between % _RUN_LENGTH * 2 + other
@@ -138,12 +160,14 @@ def _symbols(places: NDArray[np.intp], other: NDArray[np.bool_]) -> Bytes:
 
 
 def _places(symbols: Bytes) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return the places and `other` of which `_symbols` made these bytes."""
     run = symbols == _RUN
     ends = np.cumsum(np.where(run, _RUN_LENGTH, (symbols >> 1) + np.intp(1)), dtype=np.intp)
     return ends[~run] - 1, (symbols[~run] & 1).astype(np.bool_)
 
 
-def _wide(residual: Words, prediction: Prediction) -> list[Any]:
+def _wide(residual: Words, prediction: PredictedValues) -> list[Any]:
+    """Return the pieces of a WIDE payload: the residuals in zigzag, group by group."""
     groups = _Groups(prediction.values)
     ordered = np.take(_zigzag(residual), groups.order)
     writer = PlaneWriter()
@@ -152,7 +176,7 @@ def _wide(residual: Words, prediction: Prediction) -> list[Any]:
     return writer.pieces
 
 
-def _read_wide(reader: PlaneReader, words: np.dtype[Any], prediction: Prediction) -> Words:
+def _read_wide(reader: PlaneReader, words: np.dtype[Any], prediction: PredictedValues) -> Words:
     groups = _Groups(prediction.values)
     ordered = np.empty(prediction.values.size, words)
     for part in groups.slices():
@@ -163,27 +187,30 @@ def _read_wide(reader: PlaneReader, words: np.dtype[Any], prediction: Prediction
 
 
 class _Groups:
-    """Numbers by their exponents: the two largest (there are few of the largest), the two next, and all below.
+    """The elements of a prediction in four groups by their binary exponents.
+
+    The first group has the largest exponent and the one below it, since there are few of the largest. The next two
+    groups have one exponent each, and the last has all others.
 
     Attributes:
-        order: the places of the numbers, group by group, in each as they come.
+        order: the places of the elements `[N]`, group by group, ascending within a group.
     """
 
     def __init__(self, numbers: Floats) -> None:
         exponents = (numbers.view(np.uint32) >> 23) & 255
-        first = max(int(exponents.max(initial=0)), 1) - 1
+        first = max(int(exponents.max(initial=0)), 1) - 1  # the lower one of the first group's two
         keys = np.minimum(first - np.minimum(exponents, np.uint32(first)), _GROUPS - 1).astype(np.uint8)
         members = [np.flatnonzero(keys == key) for key in range(_GROUPS)]
         self.order = np.concatenate(members)
         self._ends = list(itertools.accumulate(each.size for each in members))
 
     def slices(self) -> Iterator[slice]:
-        """Where each group lies in that order."""
+        """Yield the slice of `order` that each group takes."""
         return itertools.starmap(slice, itertools.pairwise([0, *self._ends]))
 
 
 def _read_counted(reader: PlaneReader, words: np.dtype[Any], most: int) -> Words:
-    """As many words as are announced, at most so many."""
+    """Return the words after the next count, which is refused if it is over `most`."""
     (count,) = _COUNT.unpack(reader.take(_COUNT.size))
     if count > most:
         raise CodecError(f"{count} symbols for {most} elements")
@@ -203,12 +230,16 @@ def _read(reader: PlaneReader, words: Words) -> None:
 
 
 def _zigzag(residual: Words) -> Words:
-    """Signed numbers as unsigned ones, small ones small: 0, -1, 1, -2 …"""
+    """Map signed numbers to unsigned ones, so that small magnitudes are small: 0, -1, 1, -2 … become 0, 1, 2, 3 …
+
+    High planes of small numbers are then empty, whatever the sign.
+    """
     sign = residual >> (8 * residual.itemsize - 1)
     words: Words = np.bitwise_xor(residual << 1, np.negative(sign))
     return words
 
 
 def _unzigzag(words: Words) -> Words:
+    """Return the numbers of which `_zigzag` made these."""
     residual: Words = np.bitwise_xor(words >> 1, np.negative(words & 1))
     return residual
