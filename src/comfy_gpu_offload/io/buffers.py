@@ -18,10 +18,10 @@ _CPU = torch.device("cpu")
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's elements in row-major order, as bytes.
+    """Return the tensor's elements in row-major order, as bytes.
 
-    A contiguous CPU tensor is not copied: the view shares its memory and keeps it alive. Any other is copied
-    once, by the move to the CPU or by becoming contiguous.
+    A contiguous CPU tensor is not copied: the view shares its memory and keeps it alive. Any other tensor is copied
+    once, to the CPU or to be contiguous.
     """
     if not tensor.is_cpu or tensor.is_conj() or tensor.is_neg() or not tensor.is_contiguous():
         tensor = tensor.detach().resolve_conj().resolve_neg().to(device="cpu").contiguous()
@@ -29,7 +29,7 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def tensor_from(buffer: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """A tensor of `dtype` and `shape` over `buffer`, which must be writable: the two share memory."""
+    """Return a tensor of `dtype` and `shape` that shares the memory of `buffer`, which must be writable."""
     count = math.prod(shape)
     if count == 0:
         return torch.empty(tuple(shape), dtype=dtype, device="cpu")
@@ -38,18 +38,18 @@ def tensor_from(buffer: memoryview, dtype: torch.dtype, shape: Sequence[int]) ->
 
 
 def allocate(size_bytes: int) -> memoryview:
-    """A writable buffer of `size_bytes`, its contents undefined, aligned as torch aligns its tensors."""
+    """Return a writable buffer of `size_bytes` with undefined contents, aligned as torch aligns its tensors."""
     # torch gives 64-byte alignment and, unlike bytearray, does not clear the memory first.
     return _view(torch.empty(size_bytes, dtype=torch.uint8, device="cpu"))  # whatever the user's default device is
 
 
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor on the CPU with the strides it has, without its history: itself, where it has none."""
+    """Return the tensor on the CPU with its strides and without its autograd history; itself if it is that."""
     return tensor if tensor.is_cpu and not tensor.requires_grad else moved(tensor.detach(), _CPU)
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor where a computation may use it: itself, or a copy if its memory is not aligned as torch's own.
+    """Return the tensor in memory that is aligned as torch's own: itself, or a copy.
 
     Only a frame's first tensor is sure to be aligned to 64 bytes, and CPU matrix products differ in the last
     bit with the alignment of their operands.
@@ -59,7 +59,7 @@ def aligned(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Memory:
-    """A tensor's memory as NumPy takes it from any object, which it keeps alive: the array interface, version 3."""
+    """A tensor's memory for NumPy, by its array interface (version 3), which keeps the tensor alive."""
 
     __slots__ = ("__array_interface__", "_tensor")
 
@@ -74,7 +74,7 @@ class _Memory:
 
 
 def _view(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor. Without torch's own views, which cost three times as much together."""
+    """Return the bytes of a contiguous CPU tensor, in a third of the time that torch's own views take."""
     if tensor.nbytes == 0:
         return memoryview(bytearray())
     array: np.ndarray[tuple[int], np.dtype[np.uint8]] = np.asarray(_Memory(tensor))

@@ -1,4 +1,4 @@
-"""Content digests: the name of a tensor by all of its data."""
+"""Content digests, which name a tensor by all of its data."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .strides import strides_of
 DIGEST_BYTES = 32
 _SAMPLES = 16
 _SAMPLE_BYTES = 256
-# Below that, SHA-256 takes next to no time.
+# SHA-256 of a smaller tensor takes next to no time.
 _LARGE_BYTES = 64 * 1024
 _CONTENTS_KEPT = 256
 
 
 def digest(tensor: torch.Tensor) -> bytes:
-    """Return SHA-256 over dtype, shape, strides where they are not plain, and every byte of the data; 32 bytes.
+    """Return SHA-256 over dtype, shape, strides if they are not row-major, and all of the data; 32 bytes.
 
     Cryptographic, because a worker shares its store among clients: a name that could be forged would let one
     client's tensor stand for another's.
@@ -37,15 +37,16 @@ def digest(tensor: torch.Tensor) -> bytes:
 
 
 def skeleton_digest(skeleton: Any) -> bytes:
-    """SHA-256 of a tree's skeleton, as msgpack has it; 32 bytes. For trees without tensors."""
+    """Return SHA-256 of a tree's skeleton, packed by msgpack; 32 bytes. For trees without tensors."""
     return hashlib.sha256(msgpack.packb(skeleton)).digest()
 
 
 class DigestMemo:
-    """Digests of tensors that are still alive and unchanged, so that each is hashed once.
+    """The digests of recent tensors. Not thread-safe: its owner serialises access.
 
-    And of the contents last seen, by XXH3 with a seed that nobody else knows: a new tensor of the same content, as
-    conditioning is at every step, takes a seventh of the time. Not thread-safe: its owner serialises access.
+    A tensor that is still alive and unchanged is hashed once. A new tensor of the same content, as conditioning is
+    at every step, is recognised by XXH3 in a seventh of the time of SHA-256. XXH3's seed is secret, so nobody can
+    make two contents that it takes for one.
     """
 
     def __init__(self) -> None:
@@ -54,9 +55,9 @@ class DigestMemo:
         self._seed = secrets.randbits(64)
 
     def digest(self, tensor: torch.Tensor) -> bytes:
-        """`digest(tensor)`, hashed again only if the tensor was written to in between."""
+        """Return `digest(tensor)`, hashed again only if the tensor has been written to since."""
         if tensor.is_inference():
-            return self._by_content(tensor)  # they count no versions, so a change could not be seen
+            return self._by_content(tensor)  # inference tensors count no versions, so a change would go unnoticed
         key = id(tensor)
         found = self._memo.get(key)
         if found is not None:
@@ -84,9 +85,9 @@ class DigestMemo:
 
 
 def sample(tensor: torch.Tensor) -> int:
-    """A cheap fingerprint of some 16 evenly spaced pieces of the data.
+    """Return a cheap fingerprint of 16 evenly spaced pieces of the data, valid in this process only.
 
-    Different samples prove different tensors; equal samples prove nothing. Never a digest; this process's own.
+    Different fingerprints prove that two tensors differ; equal ones prove nothing.
     """
     data = tensor_bytes(tensor)
     step = len(data) // _SAMPLES

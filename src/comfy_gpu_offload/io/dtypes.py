@@ -1,4 +1,4 @@
-"""The tensor dtypes that travel: those safetensors has a name for.
+"""The tensor dtypes that can be sent: those that safetensors has a name for.
 
 Names are the ones of the safetensors format (https://github.com/huggingface/safetensors, `Dtype`).
 """
@@ -39,14 +39,14 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 )
 NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
-# Every dtype torch has, by the name it prints: what may be named without a tensor of it.
+# Every dtype of torch by the name that it prints, for trees that name a dtype without a tensor of it.
 TORCH_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 )
 
 
 def stored_shape(name: str, shape: Sequence[int]) -> list[int]:
-    """The shape as a safetensors document states it: F4 counts elements, torch counts pairs of them."""
+    """Return the shape as a safetensors document states it: of F4 it counts elements, where torch counts pairs."""
     if name == "F4":
         return [*shape[:-1], shape[-1] * 2] if shape else [2]
     return list(shape)

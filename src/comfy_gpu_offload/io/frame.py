@@ -5,7 +5,7 @@
     section             a safetensors document: raw tensors as they are, coded ones as U8
 
 Encoding gives a list of buffers, so that a raw tensor goes from its own memory to the socket. Decoding gives
-tensors that share the frame's memory. Nothing is allocated on the word of a length that was not checked.
+tensors that share the frame's memory. No memory is allocated by a length that has not been checked.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 MAGIC = b"\x89CGO\r\n\x1a\n"
 VERSION = 1
 ALTERED = "bad_checksum"
-"""The malformation that the way may have made: sent again, the same frame may arrive whole."""
+"""The malformation that may have happened in transit: sent again, the same frame may arrive whole."""
 PRELUDE = struct.Struct("<8sHHIQQ")
 
 
@@ -57,8 +57,8 @@ class Part(NamedTuple):
     Attributes:
         name: its name in the section; unique in the frame.
         tensor: any dense tensor of a known dtype, on any device.
-        digest: its content digest, when the receiver is to keep it or has it.
-        held: the receiver has it: only the digest travels.
+        digest: its content digest, if the receiver is to keep it or has it.
+        held: whether the receiver has it, so that only the digest is sent.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Part(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A tensor out of a frame; `tensor` is None when only its digest travelled, `strides` where they are plain."""
+    """A tensor from a frame; `tensor` is None if only its digest was sent, `strides` if they are row-major."""
 
     name: str
     dtype: torch.dtype
@@ -80,7 +80,7 @@ class Received(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """What a frame says."""
+    """The content of a frame, with the tree still apart: its skeleton and its tensors."""
 
     message: dict[str, Any]
     skeleton: Any
@@ -91,8 +91,8 @@ class EncodedFrame:
     """A frame as buffers to be sent one after another.
 
     Attributes:
-        buffers: in order.
-        size_bytes: of all together.
+        buffers: the buffers, in order. Those of raw tensors share the tensors' memory.
+        size_bytes: their total size.
     """
 
     __slots__ = ("buffers", "size_bytes")
@@ -102,7 +102,7 @@ class EncodedFrame:
         self.size_bytes = sum(map(len, buffers))
 
     def joined(self) -> bytearray:
-        """The frame in one piece: a copy, for carriers that need one."""
+        """Return the frame in one piece: a copy, for transports that need one."""
         return bytearray().join(self.buffers)
 
 
@@ -112,7 +112,7 @@ def encode(
     parts: Sequence[Part] = (),
     codec: codecs.Codec | codecs.Chooser = codecs.RAW,
 ) -> EncodedFrame:
-    """One frame. Tensors that `codec` does not make smaller are stored raw; those with a digest go losslessly."""
+    """Encode a frame; tensors that `codec` does not make smaller stay raw, those with a digest lossless."""
     rows, payloads = [], []
     for part in parts:
         row, payload = _stored(part, codec)
@@ -144,7 +144,7 @@ def _stored(part: Part, codec: codecs.Codec | codecs.Chooser) -> tuple[Row, Buff
 
 
 def frame_size(prelude: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> int:
-    """The whole frame's size in bytes, by its first 32.
+    """Return the size of a whole frame in bytes, by its first 32.
 
     Raises:
         FrameError: not the beginning of a frame, or larger than the limits allow.
@@ -154,7 +154,7 @@ def frame_size(prelude: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> int:
 
 
 def decode(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> DecodedFrame:
-    """What the frame in `buffer` says. Raw tensors share the buffer's memory where their strides are plain.
+    """Decode the frame in `buffer`. Raw tensors share its memory if their strides are row-major.
 
     A read-only buffer is copied first, since torch has no read-only tensors.
 
@@ -195,7 +195,7 @@ def _read_prelude(buffer: Buffer, limits: FrameLimits) -> tuple[int, int, int]:
         raise FrameError("truncated", f"{len(buffer)} bytes, and a frame begins with {PRELUDE.size}")
     magic, version, flags, header_bytes, section_bytes, checksum = PRELUDE.unpack_from(buffer)
     if magic != MAGIC:
-        raise FrameError("bad_magic", "these bytes are no frame of this package")
+        raise FrameError("bad_magic", "these bytes are not a frame of this package")
     if version != VERSION or flags:
         raise FrameError(
             "unsupported_version",

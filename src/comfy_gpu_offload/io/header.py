@@ -1,7 +1,7 @@
 """A frame's header: msgpack of the message, the tree's skeleton, and what each tensor is.
 
-The frames of one sampling run differ in their message and their data alone. So the rest of the header is kept by
-its bytes, as what it was found to say: equal bytes need to be checked once.
+The frames of one sampling run differ only in their message and their data. So the rest of the header is cached by
+its bytes, with what was read from it: equal bytes are checked once.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .section import Entry, Place, read_index, written_index
 from .strides import Strides, are_strides, span
 from .tree import MAX_NODES
 
-# A map of three, and its keys, as msgpack has them.
+# The beginning of a map of three, and its keys, packed by msgpack.
 _MESSAGE, _TREE, _TENSORS = b"\x83" + msgpack.packb("message"), msgpack.packb("tree"), msgpack.packb("tensors")
 _MAP_OF_TWO = b"\x82"
 _ROWS_KEPT = 64
-# What is kept can take some sixty times its bytes, all told under 32 MB.
+# What is cached can take some sixty times its bytes: under 32 MB in all.
 _KEPT = 32
 _KEPT_BYTES = 16 * 1024
 
 
 class Slot(NamedTuple):
-    """A tensor as its frame has it: `begin` and `end` in bytes of the section's data; `codec` None without data."""
+    """A tensor in its frame: `begin` and `end` in bytes of the section's data; `codec` is None without data."""
 
     name: str
     dtype: torch.dtype
@@ -48,9 +48,12 @@ class Slot(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A tensor on its way into a frame. Without a codec, its data does not travel; else that many bytes do.
+    """A tensor on its way into a frame.
 
-    `strides`: None where they are plain.
+    Attributes:
+        codec: the codec that stores it, or None if its data is not sent; `parameters` are the codec's.
+        stored_bytes: the size of its payload.
+        strides: None if they are row-major.
     """
 
     name: str
@@ -64,13 +67,13 @@ class Row(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a frame says of its tensors.
+    """The description of a frame's tensors.
 
     Attributes:
         table: the header's part of it.
         section: the section's JSON.
-        order: positions of those rows whose data is stored, as it is stored.
-        data_bytes: of all that data.
+        order: the positions of the rows whose data is sent, in the order of the section.
+        data_bytes: the size of all that data.
     """
 
     table: bytes
@@ -80,7 +83,7 @@ class Layout(NamedTuple):
 
 
 def layout(rows: tuple[Row, ...]) -> Layout:
-    """How these tensors are told of and stored."""
+    """Return how these tensors are described and stored."""
     for row in rows:
         if row.parameters:  # equal ones can differ in type, as 1 and 1.0 do
             return _layout.__wrapped__(rows)
@@ -118,17 +121,18 @@ def _entry(row: Row) -> Entry:
 
 
 def packed_header(message: Mapping[str, Any], skeleton: Any, table: bytes) -> bytes:
-    """The header's bytes; `table` as `layout` gives it."""
+    """Return the header's bytes; `table` is that of `layout`."""
     return b"".join((_MESSAGE, msgpack.packb(message), _TREE, msgpack.packb(skeleton), table))
 
 
 def read_message(header: bytes) -> tuple[dict[str, Any], bytes]:
-    """The message, and the bytes after it, for `outline`.
+    """Return the message, and the bytes after it for `outline`.
 
     Raises:
         FrameError: `bad_header`.
     """
-    # The message may hold those bytes too, and then ends later: what is cut off there is no whole one.
+    # The message may contain these bytes too. What is cut off there is not a whole message, and is read again
+    # below.
     end = header.find(_TREE, len(_MESSAGE))
     if not header.startswith(_MESSAGE) or end < 0:
         return _read_in_any_order(header)
@@ -142,7 +146,7 @@ def read_message(header: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _read_in_any_order(header: bytes) -> tuple[dict[str, Any], bytes]:
-    """A map's keys have no order: put into ours."""
+    """Read a header whose keys another writer has put in another order."""
     whole = _unpacked(header)
     if not isinstance(whole, dict) or set(whole) != {"message", "tree", "tensors"}:
         raise _not_three()
@@ -156,7 +160,7 @@ def _read_in_any_order(header: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def outline(rest: bytes, index: bytes | None, data_bytes: int, limits: FrameLimits) -> tuple[Any, tuple[Slot, ...]]:
-    """The skeleton, not to be changed, and where each tensor is, by the header's rest and the section's index.
+    """Return the skeleton, not to be changed, and the tensors' slots, by the rest of the header and the index.
 
     Raises:
         FrameError: anything is wrong with either, or they contradict each other.
@@ -215,7 +219,7 @@ def _refuse_extension(code: int, data: bytes) -> Any:
     raise ValueError(f"extension type {code}")
 
 
-# An array is allocated by the length it claims, so that length has a limit of its own.
+# msgpack allocates an array by the length that it claims, so that length has a limit of its own.
 _STRICTLY: dict[str, Any] = {
     "ext_hook": _refuse_extension,
     "object_pairs_hook": _unique,

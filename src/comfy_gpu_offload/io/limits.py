@@ -1,4 +1,4 @@
-"""What a frame may claim."""
+"""The limits of a frame that is accepted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 
 class FrameLimits(NamedTuple):
-    """What a frame may claim before it is refused. Sizes in bytes."""
+    """The limits of a frame that is accepted, checked before anything is allocated.
+
+    Attributes:
+        frame_bytes, header_bytes: sizes of the frame and its header.
+        tensor_bytes: memory that all tensors take, decoded.
+        tensors: number of tensors.
+        rank: dimensions of a tensor.
+    """
 
     frame_bytes: int = 2 * 1024**3
     header_bytes: int = 32 * 1024**2

@@ -19,7 +19,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 class Entry(NamedTuple):
-    """A tensor to be stored: `shape` in torch's terms, `size_bytes` of its data."""
+    """A tensor to be stored: `shape` is torch's, `size_bytes` that of its data."""
 
     name: str
     dtype: str
@@ -28,9 +28,10 @@ class Entry(NamedTuple):
 
 
 def written_index(entries: Sequence[Entry]) -> tuple[list[int], bytes]:
-    """In which order the entries are stored, by position, and the JSON that says so; none where there is none.
+    """Return the positions of the entries in the order in which they are stored, and the JSON that says so.
 
-    Wider dtypes come first, so that every tensor is aligned to its element.
+    The JSON is empty if there are no entries. Wider dtypes come first, so that every tensor is aligned to its
+    element.
     """
     if not entries:
         return [], b""
@@ -45,7 +46,7 @@ def written_index(entries: Sequence[Entry]) -> tuple[list[int], bytes]:
 
 
 def section_head(index: bytes, offset: int, alignment: int) -> bytes:
-    """What stands before the document's data; nothing without an index.
+    """Return what precedes the document's data; nothing if the index is empty.
 
     `offset` is where the document will stand in the frame; the head is padded so that the data begins at a
     multiple of `alignment` there.
@@ -57,7 +58,7 @@ def section_head(index: bytes, offset: int, alignment: int) -> bytes:
 
 
 def split_section(view: memoryview, max_header_bytes: int) -> tuple[bytes | None, memoryview]:
-    """The document's JSON, None where there is no document, and its data, which is not copied.
+    """Return the document's JSON, or None if there is no document, and a view of its data.
 
     Raises:
         FrameError: shorter than it says, or over the limit.
@@ -76,7 +77,7 @@ def split_section(view: memoryview, max_header_bytes: int) -> tuple[bytes | None
 
 
 def read_index(text: bytes, data_bytes: int, max_rank: int) -> dict[str, Place]:
-    """Where each tensor lies, by name, checked for all that can be wrong without the data.
+    """Return where each tensor lies, by name; everything that can be wrong without the data is checked.
 
     Raises:
         FrameError: not a safetensors header, or one whose shapes and lengths disagree, or over a limit.
@@ -90,7 +91,7 @@ def read_index(text: bytes, data_bytes: int, max_rank: int) -> dict[str, Place]:
 
 
 class Place(NamedTuple):
-    """Where a stored tensor lies: `begin` and `end` in bytes of the data, `shape` in torch's terms."""
+    """The place of a stored tensor: `begin` and `end` in bytes of the data, `shape` as in torch."""
 
     name: str
     dtype: str
@@ -135,7 +136,7 @@ def _read_place(name: str, stated: Any, max_rank: int) -> Place:
 
 
 def _are_sizes(values: Any, most: int) -> bool:
-    # Counted first: the product of many large numbers takes time quadratic in their count.
+    # The count comes first: the product of many large numbers takes time quadratic in their count.
     if not isinstance(values, list) or len(values) > most:
         return False
     return all(type(value) is int and 0 <= value < 2**62 for value in values)

@@ -1,4 +1,4 @@
-"""The order in memory of a tensor's elements: torch chooses kernels by it, which differ in the last bit."""
+"""Strides, the order of elements in memory: torch chooses kernels by them, which differ in the last bit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 Strides = tuple[int, ...]
 
-# Of its elements: a view with gaps takes so much memory at the receiver, or little altogether.
+# A view with gaps may take so many times the memory of its elements at the receiver, or so little altogether.
 _MOST_MEMORY: Final = 64
 _LITTLE_BYTES: Final = 4 * 1024**2
-# Torch copies every width by these, and not every dtype by itself.
+# By width in bytes: torch can copy integers of every width, but not every dtype.
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -29,10 +29,10 @@ def plain_strides(shape: tuple[int, ...]) -> Strides:
 
 
 def strides_of(tensor: torch.Tensor) -> Strides | None:
-    """Return the strides to keep of a tensor, or None where they are plain.
+    """Return the strides with which to send a tensor, or None if they are row-major.
 
-    They are its own, even of dimensions of size 1, by which torch tells memory formats. Only of a view with so much
-    memory between its elements that `are_strides` refuses it the gaps are closed, in the same order.
+    They are its own, even those of dimensions of size 1, by which torch tells memory formats apart. Only if a view
+    has so much memory between its elements that `are_strides` refuses it, the gaps are closed, in the same order.
     """
     shape, strides = tuple(tensor.shape), tensor.stride()
     if strides == plain_strides(shape) or not tensor.numel():
@@ -44,10 +44,10 @@ def strides_of(tensor: torch.Tensor) -> Strides | None:
 
 
 def are_strides(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
-    """Return whether a tensor of that shape, not empty, may have these strides: of any order, repeats included.
+    """Return whether a tensor of that shape, not empty, may have these strides: in any order, repeats included.
 
-    False where they take over 64 times the memory of the elements and over 4 MiB: nobody may ask for much memory by
-    a few numbers.
+    False if they take over 64 times the memory of the elements and over 4 MiB: a few numbers in a frame must not
+    make the receiver allocate much.
     """
     if len(strides) != len(shape) or not all(0 <= stride < 2**62 for stride in strides):
         return False
@@ -55,12 +55,12 @@ def are_strides(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> 
 
 
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return how many elements of memory a tensor, not empty, reaches over."""
+    """Return how many elements of memory a tensor, not empty, spans from its first to its last."""
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 def with_strides(tensor: torch.Tensor, strides: Strides | None) -> torch.Tensor:
-    """Return the values of a CPU tensor with these strides, plain ones for None; itself where it has them."""
+    """Return a CPU tensor with these strides, row-major ones for None; itself if it has them."""
     shape = tuple(tensor.shape)
     wanted = plain_strides(shape) if strides is None else strides
     if tensor.stride() == wanted or not tensor.numel():
@@ -75,33 +75,33 @@ def with_strides(tensor: torch.Tensor, strides: Strides | None) -> torch.Tensor:
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return the tensor on `device` with the strides it has; itself where it is there."""
+    """Return the tensor on `device` with its strides; itself if it is there."""
     if tensor.device == device or not _is_view(tensor):
         return tensor.to(device)
     return _window(tensor).to(device).as_strided(tensor.shape, tensor.stride())
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy in memory of its own with the strides it has."""
+    """Return a copy with the same strides, in memory of its own."""
     if not _is_view(tensor):
         return tensor.clone()
     return _window(tensor).clone().as_strided(tensor.shape, tensor.stride(), 0)
 
 
 def memory_bytes(tensor: torch.Tensor) -> int:
-    """Return what `copied` takes."""
+    """Return the memory that `copied` takes."""
     return span(tensor.shape, tensor.stride()) * tensor.itemsize if _is_view(tensor) else tensor.nbytes
 
 
 def _is_view(tensor: torch.Tensor) -> bool:
-    """Return whether torch's own copies would have other strides: there are gaps or repeats."""
+    """Return whether torch's own copies would have other strides, because there are gaps or repeats."""
     if tensor.is_contiguous() or _is_dense(tensor.shape, tensor.stride()):
         return False
     return are_strides(tensor.shape, tensor.stride(), tensor.itemsize)
 
 
 def _window(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the memory that a tensor reaches over, in one dimension."""
+    """Return the memory that a tensor spans, as a flat tensor."""
     return tensor.as_strided((span(tensor.shape, tensor.stride()),), (1,))
 
 
@@ -115,7 +115,7 @@ def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def _overlaps(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Return whether elements may share memory; True, too, for the few without that interleave."""
+    """Return whether elements may share memory; also True for the few that interleave without that."""
     reach = 0
     for stride, size in _inner_first(shape, strides):
         if stride <= reach:
@@ -129,14 +129,14 @@ def _inner_first(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int
 
 
 def _write_overlapping(words: torch.Tensor, values: torch.Tensor) -> None:
-    """Write where torch would refuse to: what shares memory is equal."""
+    """Write to elements that share memory, which torch refuses; elements that do are equal."""
     window = words.as_strided((span(words.shape, words.stride()),), (1,)).numpy()
     steps = [stride * words.itemsize for stride in words.stride()]
     np.copyto(np.lib.stride_tricks.as_strided(window, tuple(words.shape), steps), values.numpy())
 
 
 def _closed(shape: Sequence[int], strides: Sequence[int]) -> Strides:
-    """Return strides of the same order without gaps; what repeats goes on repeating."""
+    """Return strides of the same order without gaps; repeated elements stay repeated."""
     made, step = list(strides), 1
     for at in sorted(range(len(shape)), key=lambda at: (strides[at], -at)):
         if strides[at] == 0 and shape[at] > 1:

@@ -1,8 +1,8 @@
-"""Any call's arguments as a skeleton of plain values and a list of tensors, and back.
+"""A call's arguments as a skeleton of plain values and a list of tensors, and back.
 
 The skeleton is what msgpack can carry with every type still told apart: scalars stand for themselves, and
-everything else is a list that begins with a tag (docs/frame.md, "The tree"). Python's own types travel, and
-nothing else does: what cannot is refused with the path at which it was found.
+everything else is a list that begins with a tag (docs/frame.md, "The tree"). Only plain types are sent. Anything
+else is refused with the path at which it was found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLAIN = frozenset({bool, float, bytes})
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 _CONTAINERS = frozenset({list, tuple, torch.Size, dict, OrderedDict})
 _INT64 = range(-(2**63), 2**64)
-# Under the length at which Python itself refuses (sys.int_info.default_max_str_digits); the bits fit in it.
+# Below the length at which Python itself refuses (sys.int_info.default_max_str_digits); the bits fit into it.
 _MAX_BIG_INT_DIGITS = 4096
 _MAX_BIG_INT_BITS = 13_600
 
@@ -71,15 +71,15 @@ class Record(Mapping[str, Any]):
         return len(self._fields)
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are set, in order, as diffusers' `BaseOutput.to_tuple` gives them."""
+        """Return the fields that are not None, in order, as `BaseOutput.to_tuple` of diffusers does."""
         return tuple(value for value in self._fields.values() if value is not None)
 
 
 def pack(value: Tree, root: str = "value") -> PackedTree:
-    """Takes `value` apart. `root` names it in paths and errors.
+    """Take `value` apart; `root` names it in paths and errors.
 
     Raises:
-        UnsupportedValueError: something in it cannot travel.
+        UnsupportedValueError: something in it cannot be sent.
     """
     packer = _Packer()
     skeleton = packer.pack(value, root, 0)
@@ -87,7 +87,11 @@ def pack(value: Tree, root: str = "value") -> PackedTree:
 
 
 def pack_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PackedTree:
-    """Takes a call's arguments apart; paths begin with ``args`` or ``kwargs``."""
+    """Take a call's arguments apart; paths begin with ``args`` or ``kwargs``.
+
+    Raises:
+        UnsupportedValueError: something in them cannot be sent.
+    """
     packer = _Packer()
     skeleton = ["t", packer.pack(args, "args", 1), packer.pack(dict(kwargs), "kwargs", 1)]
     return PackedTree(skeleton, tuple(packer.tensors), tuple(packer.paths))
@@ -196,7 +200,7 @@ def _kind(value: object) -> str:
 
 
 def unpack(skeleton: Skeleton, tensors: tuple[torch.Tensor, ...]) -> Tree:
-    """Puts a tree together again.
+    """Put a tree together again.
 
     Raises:
         FrameError: `bad_tree`: the skeleton has an unknown tag, refers to a tensor that is not there, or is
@@ -261,7 +265,7 @@ class _Unpacker:
 
 
 def map_tensors(value: Tree, function: Callable[[torch.Tensor], torch.Tensor]) -> Tree:
-    """The same tree with `function` applied to every tensor."""
+    """Return the same tree with `function` applied to every tensor."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Record):
@@ -274,7 +278,7 @@ def map_tensors(value: Tree, function: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def first_tensor(value: Tree) -> torch.Tensor | None:
-    """The first tensor of a tree, in the order of its parts, or None."""
+    """Return the first tensor of a tree, in the order of its parts, or None."""
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, Mapping):

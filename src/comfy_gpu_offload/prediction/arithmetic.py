@@ -253,7 +253,7 @@ def decode(payload: memoryview, dtype: str, predicted: Floats) -> Column:
 
 
 def state(target: Column, predicted: Floats | None = None) -> Column:
-    """Return what is known of the float32 numbers that were rounded to `target`: a float32 column of its own memory.
+    """Return what is known of the float32 numbers that were rounded to `target`, as a float32 column (a copy).
 
     That is the prediction where it rounds to the target, and elsewhere the number nearest to it that does. Without
     a prediction it is the target. 0 stands for what is not finite.
@@ -273,7 +273,7 @@ def state(target: Column, predicted: Floats | None = None) -> Column:
 
 
 def _cells(words: Words, dtype: str) -> tuple[Floats, Floats, Floats]:
-    """Return the least number that rounds to each word, the word's value, and the greatest; float32 `[N]`.
+    """Return the least number that rounds to each word, its value, and the greatest: float32 `[N]`.
 
     The borders lie half-way to the neighbouring representable numbers.
     """

@@ -58,7 +58,7 @@ class HistoryEntry:
 
 
 class Match(NamedTuple):
-    """How well a history predicts an input.
+    """The prediction of an input by a history.
 
     Attributes:
         changed: the channels that differ from the last input.

@@ -63,7 +63,7 @@ class ColumnChoice:
 
 @dataclass
 class Payoff:
-    """Whether prediction is worth its time, by how its last results compared with plain coding.
+    """The decision whether prediction is worth its time, by how its last results compared with plain coding.
 
     Attributes:
         misses: payloads in a row that were hardly smaller.

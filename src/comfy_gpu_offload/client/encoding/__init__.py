@@ -1,1 +1,1 @@
-"""The choice of how a session's tensors are encoded: codec, prediction, digests, and the measured link."""
+"""The encoding of a session's tensors: which codec, whether predicted, which by digest, and the link it goes by."""

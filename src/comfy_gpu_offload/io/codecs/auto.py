@@ -1,4 +1,4 @@
-"""The choice among the lossless codecs."""
+"""The choice among the lossless codecs, made for each tensor from a sample of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .sample import sample_of
 from .zstd import Zstd
 
 _PIECE_BYTES = 4 * 1024
-# Below this gain the time spent exceeds what a fast link saves.
+# A smaller gain costs more time than a fast link saves.
 _WORTHWHILE = 0.95
 
 
 @dataclass(frozen=True)
 class Auto(Chooser):
-    """Whichever of raw, zstd and planes makes a sample of the tensor smallest."""
+    """The one of raw, zstd and planes that makes a sample of the tensor smallest."""
 
     name: ClassVar[str] = "auto"
     typical_share: ClassVar[float] = 0.67

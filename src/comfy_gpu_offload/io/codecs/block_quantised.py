@@ -1,4 +1,4 @@
-"""Lossy coding in blocks of consecutive elements, each with a scale of its own. docs/codecs.md has the layout."""
+"""Lossy coding in blocks of consecutive elements, each with its own scale. docs/codecs.md specifies the layout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class BlockQuantised(ABC):
     """A lossy codec whose values are codes times the scale of their block.
 
     Attributes:
-        block: elements that share a scale; a power of two from 8 to 4096.
+        block: the elements that share a scale; a power of two from 8 to 4096.
+        levels: the largest value that a code stands for.
     """
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = False
     typical_share: ClassVar[float]
     levels: ClassVar[float]
-    """The largest value that a code stands for."""
 
     block: int
 
@@ -75,19 +75,19 @@ class BlockQuantised(ABC):
         return out
 
     def max_error(self, values: Tensor) -> Tensor:
-        """How far each of the finite `values` may come back from itself, float64, of their shape."""
+        """Return the bound on the error of each of the finite `values`: float64, of their shape."""
         count = copies_in(tensor_bytes(values), tuple(values.shape))
         size = values.numel() // count
         blocks = self._blocks(values.reshape(-1)[:size])
         scales = quantised.scales_for(blocks.abs().amax(1), self.levels)
         if scales is None:
-            raise ValueError("infinities and what is no number go losslessly")
+            raise ValueError("infinities and NaNs are stored losslessly, so they have no bound")
         each = self._error(blocks.double(), quantised.factors(scales).double()[:, None])
         step = each.reshape(-1)[:size].repeat(count).view(values.shape)
         return quantised.with_rounding(step, values)
 
     def _blocks(self, elements: Tensor) -> Tensor:
-        """Float32 `[blocks, block]`, the last one filled up with zeros."""
+        """Return the elements as float32 `[blocks, block]`, the last block filled up with zeros."""
         short = -len(elements) % self.block
         values = elements.float()
         return (torch.nn.functional.pad(values, (0, short)) if short else values).view(-1, self.block)
@@ -97,16 +97,16 @@ class BlockQuantised(ABC):
 
     @abstractmethod
     def _codes(self, ratios: Tensor) -> Bytes:
-        """The codes of float32 values within `levels` of zero."""
+        """Return the codes of float32 values within `levels` of zero, as bytes."""
 
     @abstractmethod
     def _values(self, codes: Bytes) -> Tensor:
-        """The float32 values that the codes stand for.
+        """Return the float32 values that the codes stand for.
 
         Raises:
-            CodecError: a code is none.
+            CodecError: a code stands for no value.
         """
 
     @abstractmethod
     def _error(self, values: Tensor, scales: Tensor) -> Tensor:
-        """How far each value may be from its code times its scale."""
+        """Return the bound on the distance of each value from its code times its scale, float64."""

@@ -1,6 +1,7 @@
-"""Tensors that are a few copies of one, of which one is stored: a batch of two, say, that differs in conditioning.
+"""Tensors that consist of a few equal parts, of which one is stored.
 
-Every payload but those of raw and zstd begins with the layout's version and the number of copies.
+With guidance, a batch holds the same latent once for each conditioning. Every payload except those of raw and zstd
+begins with two bytes: the layout's version, and the number of equal parts along the first dimension (`copies`).
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ HEAD_BYTES: Final = 2
 _VERSION = 1
 _MOST = 8
 _GLANCE_BYTES = 64
-# Copies of float32 whose codes are halves of bytes that zstd could not shrink further.
+# The largest ratio of a tensor to its payload: copies of float32, coded in half a byte each, which zstd has shrunk.
 _MAX_RATIO = _MOST * 8 * ZSTD_MAX_RATIO
 
 
 def copies_in(data: memoryview, shape: tuple[int, ...]) -> int:
-    """Of how many equal parts along the first dimension the tensor consists: 1 to 8."""
+    """Return the number of equal parts along the first dimension, 1 to 8."""
     if not shape or not data:
         return 1
     every = np.frombuffer(data, np.uint8)
     for count in range(min(shape[0], _MOST), 1, -1):
         part = len(data) // count
-        # Nearly always the first few bytes tell.
+        # The first few bytes nearly always differ, and save comparing the rest.
         glance_equal = data[:_GLANCE_BYTES] == data[part : part + _GLANCE_BYTES]
         if shape[0] % count == 0 and glance_equal and np.array_equal(every[part:], every[:-part]):
             return count
@@ -36,16 +37,16 @@ def copies_in(data: memoryview, shape: tuple[int, ...]) -> int:
 
 
 def head(count: int) -> bytes:
-    """How a payload begins whose tensor is `count` copies of what is coded."""
+    """Return the first bytes of a payload whose tensor is `count` copies of what is coded."""
     return bytes([_VERSION, count])
 
 
 def read_head(payload: memoryview, size_bytes: int, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """How many copies of what is coded the tensor of that size and shape is, and the shape of one.
+    """Return the number of copies that a payload states, and the shape of one.
 
     Raises:
-        CodecError: the payload is of another version or too short by far, or such a tensor does not consist of so
-            many copies.
+        CodecError: the payload is of another version or far too short for `size_bytes`, or a tensor of that shape
+            cannot consist of so many copies.
     """
     if size_bytes > len(payload) * _MAX_RATIO:
         raise CodecError(f"{len(payload)} bytes cannot decode to {size_bytes}")
@@ -58,7 +59,7 @@ def read_head(payload: memoryview, size_bytes: int, shape: tuple[int, ...]) -> t
 
 
 def fill(out: memoryview, count: int) -> None:
-    """Copies the first of the `count` parts of `out` to the others."""
+    """Copy the first of the `count` parts of `out` to the others."""
     part = len(out) // count
     for index in range(1, count):
         out[index * part : (index + 1) * part] = out[:part]

@@ -1,7 +1,8 @@
-"""Blocks of words stored as byte planes, each plane coded as it deserves. docs/codecs.md has the layout.
+"""Blocks of words stored as byte planes, each plane in the way that suits it. docs/codecs.md specifies the layout.
 
-The exponents of floats repeat and their mantissas are noise, so the two are worth keeping apart. Integers that
-are small leave whole planes empty.
+A plane holds the bytes of equal significance of all words in a block. Exponents of floats repeat and mantissas are
+noise, so keeping them apart lets the exponents be compressed and the mantissas be stored quickly. Small integers
+leave whole planes empty.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from .sample import sample_of
 Words = NDArray[np.unsignedinteger[Any]]
 Bytes = NDArray[np.uint8]
 
-# In a block: of each plane, how it is stored and in how many bytes.
+# At the beginning of a block, for each plane: how it is stored, and in how many bytes.
 PLANE_HEAD = struct.Struct("<BI")
 RAW, ZSTD = 0, 1
-# Against Huffman-coded noise one finds no matches; this finds none but runs, and leaves everything to the
-# coder of literals. Any zstd decodes it.
+# Exponents of noise have no matches worth searching for. These parameters find hardly any but runs, and leave the
+# rest to zstd's Huffman coder of literals. Any zstd decodes it.
 _LITERALS = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7
 )
 _PIECE_BYTES = 2048
-# Of the sample; what does not shrink by more costs both ends more time than the link saves.
+# A plane whose sample shrinks less costs both ends more time than the link saves.
 _WORTHWHILE = 0.98
-# Looking for matches takes three times as long as not to.
+# Searching for matches takes three times as long as not searching, so it must gain this much.
 _MATCHES_WORTHWHILE = 0.9
 
 
 class _Compressors(threading.local):
-    """Those of one thread: making them takes as long as coding a small tensor."""
+    """The compressors of one thread, kept because making them takes as long as coding a small tensor."""
 
     def __init__(self) -> None:
         self.literals = zstandard.ZstdCompressor(compression_params=_LITERALS)
@@ -48,7 +49,7 @@ _compressors = _Compressors()
 
 
 class PlaneWriter:
-    """Stores one block after another; `pieces` are the bytes so far, in order."""
+    """Stores one block after another. `pieces` are the bytes so far, in order."""
 
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
@@ -56,10 +57,11 @@ class PlaneWriter:
 
     @property
     def size_bytes(self) -> int:
+        """Return the size of all pieces."""
         return sum(len(piece) for piece in self.pieces)
 
     def add(self, words: Words, *, rotate: bool) -> None:
-        """One block. `rotate`: the words are IEEE floats, whose sign is to go below the mantissa."""
+        """Store one block; `rotate` moves the sign of IEEE floats from the top bit to the lowest."""
         coded = [self._code(plane) for plane in _split(words, rotate)]
         self.pieces.append(b"".join(PLANE_HEAD.pack(method, len(data)) for method, data in coded))
         self.pieces.extend(data for _, data in coded)
@@ -78,7 +80,7 @@ class PlaneWriter:
 
 
 class PlaneReader:
-    """Reads one block after another out of `payload`, from `position` on."""
+    """Reads one block after another from `payload`, beginning at `position`."""
 
     def __init__(self, payload: memoryview, position: int) -> None:
         self._payload = payload
@@ -86,7 +88,7 @@ class PlaneReader:
         self._decompressor = zstandard.ZstdDecompressor()
 
     def read_into(self, words: Words, *, rotate: bool) -> None:
-        """Fills `words` with the next block; besides, as much as they take is allocated.
+        """Fill `words` with the next block; as much memory as they take is allocated besides.
 
         Raises:
             CodecError: there is no such block.
@@ -98,7 +100,7 @@ class PlaneReader:
         _join(planes, words, rotate)
 
     def take(self, size_bytes: int) -> memoryview:
-        """The next bytes as they are.
+        """Return a view of the next `size_bytes` bytes.
 
         Raises:
             CodecError: fewer are left.
@@ -110,10 +112,10 @@ class PlaneReader:
         return taken
 
     def finish(self) -> None:
-        """Says that nothing more is expected.
+        """Check that the payload ends here.
 
         Raises:
-            CodecError: there is more.
+            CodecError: it goes on.
         """
         if self._position != len(self._payload):
             raise CodecError(f"{len(self._payload) - self._position} bytes too many in the payload")
@@ -124,14 +126,14 @@ class PlaneReader:
         elif method == ZSTD:
             plane = self._decompress(data, count)
         else:
-            raise CodecError(f"a plane is stored in the unknown way {method}")
+            raise CodecError(f"a plane is stored by the unknown method {method}")
         if len(plane) != count:
             raise CodecError(f"a plane of {len(plane)} bytes where {count} belong")
         return np.frombuffer(plane, np.uint8)
 
     def _decompress(self, data: memoryview, count: int) -> bytes:
         try:
-            # decompress() allocates what the data claims to hold.
+            # The claim is checked first, because decompress() allocates what the data claims to hold.
             if zstandard.get_frame_parameters(data).content_size != count:
                 raise CodecError(f"a plane that does not claim to hold {count} bytes")
             return self._decompressor.decompress(data, allow_extra_data=False)
@@ -140,17 +142,18 @@ class PlaneReader:
 
 
 def _split(words: Words, rotate: bool) -> list[memoryview]:
-    """The planes, the least significant one first."""
+    """Return the planes of `words`, the least significant one first."""
     if words.itemsize == 1:
         return [memoryview(words)]  # type: ignore[arg-type]  # an ndarray is a buffer; its stubs say so from 3.12 on
     if rotate:
         words = np.bitwise_or(np.left_shift(words, 1), np.right_shift(words, 8 * words.itemsize - 1))
-    # A shift and a cast, which run at several times the speed of a strided copy.
+    # A shift and a cast run several times as fast as a strided copy.
     planes = [(words >> (8 * i)).astype(np.uint8) for i in range(words.itemsize)]
     return [memoryview(plane) for plane in planes]  # type: ignore[arg-type]
 
 
 def _join(planes: list[Bytes], words: Words, rotate: bool) -> None:
+    """Write to `words` what `_split` took apart."""
     np.copyto(words, planes[-1])
     spare = np.empty_like(words) if len(planes) > 1 else words
     for plane in reversed(planes[:-1]):

@@ -1,4 +1,4 @@
-"""The lossless coding of numbers: byte planes, each coded by what suits it."""
+"""The lossless codec for numbers: byte planes, each stored in the way that suits it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .copies import HEAD_BYTES, copies_in, fill, head, read_head
 from .plane_blocks import PlaneReader, PlaneWriter, Words
 
 BLOCK_BYTES: Final = 2**20
-"""Of the tensor, in one block: bounds what decoding allocates besides the tensor, and fits a core's cache."""
+"""The bytes in one block: bounds what decoding allocates besides the tensor, and fits a core's cache."""
 
 _SMALLEST_WORTHWHILE_BYTES = 512
-# What the elements are made of: unsigned words of that many bytes, and whether they are IEEE floats with a sign.
-# All others have one byte, which is a plane by itself.
+# The unsigned words that the elements consist of, and whether they are IEEE floats, whose sign is rotated. Elements
+# of all other dtypes are taken as single bytes, which form one plane.
 _WORDS: dict[str, tuple[str, bool]] = {
     "F64": ("<u8", True),
     "F32": ("<u4", True),
@@ -35,10 +35,10 @@ _WORDS: dict[str, tuple[str, bool]] = {
 
 @dataclass(frozen=True)
 class Planes:
-    """Byte planes; each is stored as it is, Huffman-coded, or compressed by zstd, as a sample of it suggests.
+    """Byte planes, each of them stored as it is, Huffman-coded, or compressed by zstd, as a sample suggests.
 
-    Gaussian bf16 takes 10.6 bits an element, fp16 13.5, within 1.5 % of what any coding of single elements
-    takes (benchmarks/codecs.py). Of a batch of equal entries one is stored.
+    Gaussian bf16 takes 10.6 bits per element and fp16 13.5, within 1.5 % of what any coding of single elements
+    needs (benchmarks/codecs.py). Of equal entries of a batch, one is stored.
     """
 
     name: ClassVar[str] = "planes"

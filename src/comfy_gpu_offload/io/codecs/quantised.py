@@ -1,4 +1,4 @@
-"""What the lossy codecs share: which tensors they take, scales, and how far a value may come back from itself."""
+"""The parts that lossy codecs share: which tensors they take, scales, and bounds on the error of a value."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from ..buffers import tensor_from
 from ..dtypes import DTYPES
 
 SEGMENT: Final = 2**18
-"""Elements that are coded at a time: bounds what decoding allocates besides the tensor."""
+"""The elements coded at a time: bounds what decoding allocates besides the tensor."""
 
 Scales = NDArray[np.uint16]
 """Scales in bfloat16, the upper half of float32: any 8-bit code times such a scale is exact in float32."""
 
 _DTYPES = ("F32", "F16", "BF16")
-# Ranks below and shorter tensors are timesteps, guidance, lengths, ids: nothing to save, and much to spoil.
+# Tensors of lower rank and smaller ones are timesteps, guidance, lengths, ids: little to save, and much to spoil.
 _LEAST_RANK = 3
 _FEWEST = 1024
 _INFINITY = 0x7F80
 
 
 def is_taken(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether a lossy codec takes such a tensor at all: of 16- or 32-bit floats, rank 3 or more, 1024 elements."""
+    """Return whether a lossy codec takes such a tensor: 16- or 32-bit floats, rank 3, 1024 elements, or more."""
     return dtype in _DTYPES and len(shape) >= _LEAST_RANK and math.prod(shape) >= _FEWEST
 
 
 def segments(count: int) -> list[tuple[int, int]]:
-    """Begin and end of each segment of `count` elements."""
+    """Return the begin and end of each segment of `count` elements."""
     return [(start, min(start + SEGMENT, count)) for start in range(0, count, SEGMENT)]
 
 
 def flat(data: memoryview, dtype: str) -> Tensor:
-    """The elements, sharing the memory of `data`."""
+    """Return the elements as a flat tensor that shares the memory of `data`."""
     return tensor_from(data, DTYPES[dtype], (len(data) // DTYPES[dtype].itemsize,))
 
 
 def scales_for(peaks: Tensor, levels: float) -> Scales | None:
-    """The scales `[N]` that put values of up to `peaks` `[N]` on `levels` levels to either side of zero.
+    """Return the scales `[N]` that put values of up to `peaks` `[N]` on `levels` levels to either side of zero.
 
-    Rounded up, so that a peak is never cut off. None where a peak is infinite or no number.
+    They are rounded up, so that no peak is cut off. None if a peak is infinite or NaN.
     """
     peaks = peaks.detach().float()
     if not torch.isfinite(peaks).all():
@@ -57,51 +57,51 @@ def scales_for(peaks: Tensor, levels: float) -> Scales | None:
 
 
 def factors(scales: Scales) -> Tensor:
-    """The scales as float32."""
+    """Return the scales as float32 `[N]`."""
     wide = scales.astype(np.uint32)
     np.left_shift(wide, 16, out=wide)
     return torch.from_numpy(wide.view(np.float32))
 
 
 def divisors(scales: Scales) -> Tensor:
-    """The scales as float32, 1 for 0: where all is zero, any will do."""
+    """Return the scales as float32 `[N]`, with 1 in place of 0: a block of zeros can be divided by any number."""
     return factors(np.where(scales == 0, np.uint16(0x3F80), scales))
 
 
 def check_scales(scales: Scales) -> None:
-    """Refuses what no sender makes.
+    """Refuse scales that no sender makes.
 
     Raises:
-        CodecError: a scale is negative, infinite or no number.
+        CodecError: a scale is negative, infinite or NaN.
     """
     if (scales >= _INFINITY).any():
         raise CodecError("a scale is not a finite number")
 
 
 def restore(values: Tensor, out: Tensor) -> None:
-    """Writes float32 `values`, which may be lost, to `out` in its dtype."""
-    # The scale was rounded up, and so the largest value may have come to lie beyond what the dtype holds.
+    """Write float32 `values`, which are overwritten, to `out` in its dtype."""
+    # Scales are rounded up, so the largest value may have come to lie beyond what the dtype holds.
     limit = torch.finfo(out.dtype).max
     out.copy_(values.clamp_(-limit, limit))
 
 
 def with_rounding(step: Tensor, values: Tensor) -> Tensor:
-    """Errors of up to `step`, float64, and what bringing the result to the dtype of `values` adds to them."""
+    """Return bounds `step`, float64, plus the error of rounding the result to the dtype of `values`."""
     info = torch.finfo(values.dtype)
-    # Half a unit in the last place; below the smallest normal number the unit stays the same.
+    # Half a unit in the last place. Below the smallest normal number the unit stays the same.
     return step + ((values.double().abs() + step) + info.smallest_normal) * (info.eps / 2)
 
 
 def check_taken(name: str, dtype: str, shape: tuple[int, ...]) -> None:
-    """Refuses what no sender stores lossily.
+    """Refuse tensors that no sender stores lossily.
 
     Raises:
-        CodecError: it is such a tensor.
+        CodecError: `is_taken` is False for it.
     """
     if not is_taken(dtype, shape):
-        raise CodecError(f"{name}: no {dtype} tensor of shape {shape!r:.80} is stored by it")
+        raise CodecError(f"{name} does not store a {dtype} tensor of shape {shape!r:.80}")
 
 
 def refuse_block(block: object) -> NoReturn:
-    """Raises the error for a block size that is none."""
+    """Raise the error for an invalid block size."""
     raise ValueError(f"a block must be a power of two from 8 to 4096, not {block!r:.40}")

@@ -1,4 +1,4 @@
-"""No coding."""
+"""The codec that stores a tensor's bytes as they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..buffers import Buffer
 
 @dataclass(frozen=True)
 class Raw:
-    """The bytes as they are. Neither direction copies."""
+    """A tensor's bytes as they are. Neither direction copies: both return views."""
 
     name: ClassVar[str] = "raw"
     lossless: ClassVar[bool] = True
@@ -22,5 +22,5 @@ class Raw:
 
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
         if len(payload) != size_bytes:
-            raise CodecError(f"raw: {len(payload)} bytes where {size_bytes} belong")
+            raise CodecError(f"raw: {len(payload)} bytes in place of {size_bytes}")
         return payload

@@ -1,4 +1,4 @@
-"""A look at a few places of some data, to judge what to do with all of it."""
+"""Samples of data, from which a codec decides what to do with all of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PIECES = 4
 
 
 def sample_of(data: memoryview, piece_bytes: int) -> Buffer:
-    """Four pieces spread evenly over `data`, first and last included; `data` itself where it is no longer.
+    """Return four pieces spread evenly over `data`, first and last included; `data` itself if it is no longer.
 
     Pieces begin at multiples of 16 bytes, which is a multiple of any element.
     """

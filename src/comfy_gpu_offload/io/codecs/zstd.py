@@ -1,4 +1,4 @@
-"""Zstandard over whole elements."""
+"""The codec for data that repeats in whole elements: Zstandard."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .zstd_ratio import MAX_RATIO
 # zstd's own reference decoder refuses larger windows by default (ZSTD_WINDOWLOG_LIMIT_DEFAULT, 2^27).
 _MAX_WINDOW_BYTES = 2**27
 _PIECE_BYTES = 16 * 1024
-# Below this gain the time spent exceeds what a fast link saves, and noise would decide.
+# A smaller gain costs more time than a fast link saves, and depends on noise in the sample.
 _WORTHWHILE_RATIO = 1.1
 _SMALLEST_WORTHWHILE_BYTES = 512
 
 
 @dataclass(frozen=True)
 class Zstd:
-    """Zstandard (RFC 8878) over the bytes as they are. Of a batch of equal entries one is stored, nearly."""
+    """Zstandard (RFC 8878) over the bytes as they are. Equal entries of a batch take little more than one."""
 
     name: ClassVar[str] = "zstd"
     lossless: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class Zstd:
         out = allocate(size_bytes)
         filled = 0
         try:
-            # Not decompress(): that believes the size a payload claims and allocates it.
+            # Not decompress(), which allocates the size that a payload claims.
             decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
             with decompressor.stream_reader(payload, read_across_frames=False) as reader:
                 while filled < size_bytes and (count := reader.readinto(out[filled:])):
@@ -56,17 +56,17 @@ class Zstd:
 
 
 def _across(size_bytes: int) -> zstandard.ZstdCompressor:
-    """One that finds what repeats however far apart in data of that size: the batch's other half, above all."""
+    """Return a compressor that finds repetitions at any distance in data of that size: equal entries of a batch."""
     window_log = max(zstandard.WINDOWLOG_MIN, (size_bytes - 1).bit_length())
     parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log, enable_ldm=True)
     return zstandard.ZstdCompressor(compression_params=parameters)
 
 
 def _pays(data: memoryview) -> bool:
-    """Whether a sample of `data` shrinks enough to be worth compressing all of it."""
+    """Return whether a sample of `data` shrinks enough for compressing all of it to be worthwhile."""
     if len(data) < _SMALLEST_WORTHWHILE_BYTES:
         return False
     sample = sample_of(data, _PIECE_BYTES)
     if sample is data:
-        return True  # as quick to try
+        return True  # compressing it is as quick as compressing a sample
     return len(zstandard.ZstdCompressor(level=1).compress(sample)) * _WORTHWHILE_RATIO < len(sample)
