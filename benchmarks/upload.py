@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import resource
 import socket
 import sys
 import threading
@@ -305,6 +304,8 @@ def _peak_bytes() -> int:
     if sys.platform == "linux":
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
         return int(line.split()[1]) * 1024
+    import resource  # noqa: PLC0415  # POSIX alone has it
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

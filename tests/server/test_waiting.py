@@ -17,6 +17,7 @@ import torch
 from tests.support import deaf
 from tests.support.backend import FINGERPRINT, FunctionBackend
 from tests.support.frames import forward_frame
+from tests.support.platforms import needs_hang_ups
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload.io.tree import pack
@@ -128,6 +129,7 @@ def test_a_call_whose_client_went_without_a_word_never_runs(
     assert [name for name, _, _ in backend.calls] == ["wait"]
 
 
+@needs_hang_ups
 def test_a_client_that_is_gone_when_its_turn_comes_does_not_take_the_device(backend: FunctionBackend) -> None:
     with ThreadWorker(backend) as worker, begin(worker, backend) as running:
         left = send(worker.port, call())

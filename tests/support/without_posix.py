@@ -22,7 +22,7 @@ import torch  # noqa: F401
 _MODULES = ("fcntl", "grp", "pty", "pwd", "resource", "termios")
 _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
     os: (
-        *("fork", "forkpty", "getegid", "geteuid", "getgid", "getuid", "killpg", "mkfifo", "register_at_fork"),
+        *("fork", "forkpty", "getegid", "geteuid", "getgid", "killpg", "mkfifo", "register_at_fork"),
         "setuid",
     ),
     select: ("poll", "POLLIN", "POLLHUP", "POLLRDHUP"),
