@@ -93,6 +93,7 @@ def waiting(worker: ThreadWorker) -> int:
     return len(worker.handler._executor._line)
 
 
+@needs_hang_ups
 @pytest.mark.parametrize("end", [socket.socket.close, reset])
 def test_calls_whose_client_is_gone_never_run(
     backend: FunctionBackend, end: Callable[[socket.socket], None]

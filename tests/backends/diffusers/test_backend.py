@@ -59,6 +59,26 @@ def test_a_file_that_is_gone_is_named_with_where_it_was_looked_for(folder: Path)
     assert [entry.name for entry in backend.listing().models] == ["digits"]
 
 
+def test_a_file_of_another_name_is_loaded_where_links_are_not_allowed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows lets only some users make links."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    odd = (folder / "mine" / WEIGHTS.name).rename(folder / "mine" / "odd.safetensors")
+    backend = DiffusersBackend(odd, device=torch.device("cpu"))
+    named = ModelRef(name="odd", weight_dtype="float32")
+    whole = ModelRef(name="digits", weight_dtype="float32")
+    found, expected = (
+        backend.forward(ref, backend.describe(ref).description.fingerprint, (), call()).result.sample
+        for ref in (named, whole)
+    )
+    assert torch.equal(found, expected)
+
+
 def _files(folder: Path, **dtypes: torch.dtype) -> None:
     """Put the model's weights there, in each of the dtypes under its name, and doubled where that is float16."""
     weights = load_file(WEIGHTS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from playwright.sync_api import Locator, Page, Request, Response
+from playwright.sync_api import Page, Request
 from tests.comfyui.harness.api import Graph
 from tests.comfyui.harness.installation import Installation
 
@@ -41,10 +41,6 @@ class Ended:
     @property
     def message(self) -> str:
         return str(self.detail.get("exception_message", ""))
-
-
-def _is_prompt(reply: Response) -> bool:
-    return reply.url.endswith("/prompt") and reply.request.method == "POST"
 
 
 class Screen:
@@ -231,9 +227,6 @@ class Screen:
     def line(self, node: int) -> str | None:
         """Return what the pack says under a node, or None where it says nothing."""
         return self.lines().get(node)
-
-    def locate(self, selector: str) -> Locator:
-        return self.page.locator(selector)
 
     def picture(self, name: str) -> Path:
         """Take a screenshot, for people to look at."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,6 +143,14 @@ def _standard_folder(model: DiffusersModel) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="comfy-gpu-offload-") as name:
         folder = Path(name)
-        (folder / _CONFIG).symlink_to((model.folder / _CONFIG).resolve())
-        (folder / WEIGHTS).symlink_to(model.files[0].resolve())
+        _link(folder / _CONFIG, model.folder / _CONFIG)
+        _link(folder / WEIGHTS, model.files[0])
         yield folder
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make `link` a link to `target`, or a copy where this user may make none, as on Windows."""
+    try:
+        link.symlink_to(target.resolve())
+    except OSError:
+        shutil.copyfile(target, link)

@@ -21,8 +21,6 @@ from ..installation import stock_nodes
 _NODE_CLASSES = ("LCM", "ModelSamplingDiscreteDistilled")
 _NODE_MODULE = "nodes_model_advanced"
 _MODULE_FIELDS = frozenset(vars(torch.nn.Module()))
-# What `class A(B): pass` has, up to Python 3.14.
-_EMPTY_CLASS = frozenset({"__module__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate_func__"})
 _PATH = "model_sampling"
 # Stock ones have at most 10 000 sigmas.
 _MAX_NUMBERS = 100_000
