@@ -1,4 +1,4 @@
-"""Folders of models with anything in them: what is bad is passed over, and nothing else suffers."""
+"""Folders of models with bad entries in them, which are passed over without harm to the rest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def non_utf8(folder: Path) -> Path:
 
 
 def spoil(root: Path) -> None:
-    """Puts one of each bad entry in the folder."""
+    """Put one of each bad entry into the folder."""
     write(root / LONG / "deep.safetensors")
     write(non_utf8(root))
     (root / "gone.safetensors").symlink_to(root / "nowhere")
@@ -123,7 +123,7 @@ def copy_digits(folder: Path) -> None:
 
 
 def spoil_zoo(zoo: Path) -> None:
-    """What a Hugging Face cache leaves, and others."""
+    """Put in what a Hugging Face cache leaves, and other bad entries."""
     spoil(zoo)
     copy_digits(zoo / LONG / "model")
     copy_digits(zoo / "left over")
@@ -139,7 +139,7 @@ def spoil_zoo(zoo: Path) -> None:
 def test_a_worker_with_bad_entries_answers_every_hello_and_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both a worker that runs when they come, and one that is started with them there."""
+    """Check a worker that runs when they come, and one that is started with them there."""
     zoo = tmp_path / "zoo"
     copy_digits(zoo / "good")
     arguments = ("--backend", "diffusers", "--port", "0", "--cpu", "--models", str(zoo))

@@ -46,7 +46,7 @@ def _end(*_: object) -> None:
 def site(
     checkout: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """One ComfyUI and one worker, for all tests on this checkout."""
+    """Give one ComfyUI and one worker, for all tests on this checkout."""
     token = new_token()
     base = tmp_path_factory.mktemp("comfyui")
     source = install_pack(base) / "src"
@@ -74,14 +74,14 @@ def comfyui(site: Site) -> ComfyUI:
 
 @pytest.fixture
 def proxy(site: Site) -> Proxy:
-    """Counting from here on."""
+    """Return the proxy, which counts from here on."""
     site.proxy.forget()
     return site.proxy
 
 
 @pytest.fixture
 def listed(site: Site) -> Callable[[Model], str]:
-    """Gives a model's name in the worker's list."""
+    """Return what gives a model's name in the worker's list."""
 
     def name_of(model: Model) -> str:
         (name,) = (name for name in site.comfyui.offered_models() if name.endswith(model.file))

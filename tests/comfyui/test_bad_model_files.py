@@ -1,4 +1,4 @@
-"""A worker over a real ComfyUI whose model folders hold what cannot be offered, or not be loaded."""
+"""A worker over a real ComfyUI whose model folders hold entries that cannot be offered or loaded."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ SAYS = {"empty": "is empty", "page": "is a web page", "pointer": "git lfs pull",
 
 
 def spoil(folder: Path) -> None:
-    """Puts one of each bad entry in the folder."""
+    """Put one of each bad entry into the folder."""
     (folder / "gone.safetensors").symlink_to(folder / "nowhere")
     # Of two links back into the folder each lookup through both doubles the ways, at every depth.
     (folder / "loop").symlink_to(folder)

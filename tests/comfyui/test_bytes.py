@@ -1,4 +1,4 @@
-"""What crosses to the worker, counted on the way."""
+"""The bytes that cross to the worker, counted on the way."""
 
 from collections.abc import Callable
 from math import prod

@@ -1,4 +1,4 @@
-"""A model that is replaced at the worker: said once, and found by the next prompt."""
+"""A model that is replaced at the worker: an error once, and the new file with the next prompt."""
 
 from __future__ import annotations
 

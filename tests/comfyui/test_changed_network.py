@@ -1,4 +1,4 @@
-"""What a node changes of a remote model by itself is refused by name, prompt after prompt, or it works."""
+"""Changes of a remote model by a node itself are refused by name, prompt after prompt, or they work."""
 
 import json
 from pathlib import Path
@@ -19,14 +19,14 @@ NAMED = ("UnsupportedPatchError", "RemoteWeightError")
 
 @pytest.fixture(scope="session", params=["DiT", "UNet"])
 def found(request: pytest.FixtureRequest, checkout: Checkout, python: Path, models_yaml: Path) -> Found:
-    """What scripts/jobs/changed_network.py found."""
+    """Return the findings of scripts/jobs/changed_network.py."""
     output = run_script(python, "jobs/changed_network.py", checkout.root, models_yaml.parent, str(request.param))
     result: Found = json.loads(output.splitlines()[-1])
     return result
 
 
 def _wrong(runs: Found, way: str, kinds: tuple[str, ...]) -> Found:
-    """Those of three prompts that were not refused by these errors, with what they said."""
+    """Return those of three prompts that were not refused by these errors, with their messages."""
     return {
         name: run[way]["said"]
         for name, run in runs.items()

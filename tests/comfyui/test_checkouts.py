@@ -1,4 +1,4 @@
-"""How a ComfyUI is found: these need none."""
+"""The search for ComfyUI checkouts, tested without one."""
 
 import os
 from pathlib import Path

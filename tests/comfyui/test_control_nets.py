@@ -1,4 +1,4 @@
-"""ControlNets on a remote model: what they give locally, bit for bit, and what of them crosses."""
+"""ControlNets on a remote model: equal to local bit for bit, and the bytes that cross for them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def apply(
     times: tuple[float, float] = (0.0, 1.0),
     vae: Link | None = None,
 ) -> None:
-    """On both sides of the conditioning."""
+    """Apply a ControlNet on both sides of the conditioning."""
     applied = scene.workflow.add(
         "ControlNetApplyAdvanced",
         positive=scene.positive,
@@ -82,7 +82,7 @@ def two(scene: Scene, load: Load) -> None:
 
 
 def different_ones(scene: Scene, load: Load) -> None:
-    """In an area, and on one side alone, by the older node; a union's type does nothing to one that is none."""
+    """Apply nets in an area, on one side alone, by the older node, and with a union's type that has no effect."""
     add, made = scene.workflow.add, scene.workflow.conditioning
     union = add("SetUnionControlNetType", control_net=load(scene, EDGES), type="tile")
     box = {"width": 0.5, "height": 0.5, "x": 0.5, "y": 0.5, "strength": 0.9}
@@ -112,7 +112,7 @@ def control_lora(scene: Scene, load: Load) -> None:
 
 
 def residuals_told(comfyui: ComfyUI) -> int:
-    """How often the log warned of a ControlNet that runs here."""
+    """Return how often the log warned of a ControlNet that runs here."""
     return comfyui.process.output.count("A ControlNet or T2I adapter runs here")
 
 
@@ -125,7 +125,7 @@ def assert_stock(
     model: Model = TINY,
     batch: int = 1,
 ) -> torch.Tensor:
-    """What the stock nodes give, which each way gives bit for bit; `applying` on the stock scene, and on ours."""
+    """Check that each way gives the stock nodes' latent bit for bit; `applying` on the stock scene, and on ours."""
     theirs, ours = Scene.of(model, batch=batch), Scene.of(model, batch=batch)
     applying[0](theirs, stock)
     theirs.sample("KSampler", theirs.workflow.local(model), sampling, "stock")
@@ -143,7 +143,7 @@ def assert_stock(
 
 
 def here(applying: Applying) -> Applying:
-    """With the stock loader on a remote model too."""
+    """Return the same with the stock loader, on a remote model too."""
     return lambda scene, _: applying(scene, stock)
 
 

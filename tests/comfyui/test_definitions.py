@@ -19,7 +19,7 @@ NODES = {
 
 
 def inputs(comfyui: ComfyUI, node: str) -> dict[str, Any]:
-    """A node's inputs, required then optional, as ``[type, options]``."""
+    """Return a node's inputs, required then optional, as ``[type, options]``."""
     groups = comfyui.api.object_info(node)["input"]
     return {**groups["required"], **groups.get("optional", {})}
 

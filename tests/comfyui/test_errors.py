@@ -1,4 +1,4 @@
-"""What a user reads when something is set up wrong."""
+"""The errors that a user reads when something is set up wrong."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ FRESH = replace(MMDIT, file="mmdit-other.safetensors")
 
 
 def failure(comfyui: ComfyUI, listed: str) -> str:
-    """The error that a prompt with that model ends in, whether ComfyUI takes it or not."""
+    """Return the error that a prompt with that model ends in, whether ComfyUI takes it or not."""
     scene = Scene.of(FRESH)
     scene.sample("KSampler", scene.workflow.remote(listed), Sampling(), "failing")
     try:
@@ -66,7 +66,7 @@ def test_the_worker_is_found_again_after_it(site: Site, listed: Callable[[Model]
 def unconfigured(
     checkout: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyUI]:
-    """A ComfyUI with the pack just installed, and nothing set."""
+    """Give a ComfyUI with the pack just installed, and nothing set."""
     base = tmp_path_factory.mktemp("unconfigured")
     install_pack(base)
     comfyui = begin_comfyui(checkout, python, base, models_yaml, {})
@@ -83,7 +83,7 @@ def test_nothing_is_configured(unconfigured: ComfyUI) -> None:
 
 
 def test_no_worker_at_the_address(unconfigured: ComfyUI) -> None:
-    """Said once it has been waited for."""
+    """Check that the error comes once the address has been waited for."""
     url = f"http://127.0.0.1:{free_port()}"
     file = unconfigured.base / "custom_nodes" / "comfy-gpu-offload" / ".env"
     file.write_text(f"COMFY_GPU_OFFLOAD_URL={url}\nCOMFY_GPU_OFFLOAD_RETRY_S=1\n")

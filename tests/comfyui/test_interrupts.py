@@ -22,7 +22,7 @@ ENDS_WITHIN_S = 120.0
 
 
 def stop(site: Site, prompt: str, looks: int = LOOKS) -> None:
-    """Presses stop in a wait in which it is looked for often; checks that the prompt ends as interrupted."""
+    """Press stop in a wait in which it is looked for often; check that the prompt ends as interrupted."""
     site.comfyui.api.wait_for_looks(looks, LOOKS_WITHIN_S)
     site.comfyui.api.interrupt()
     outcome = site.comfyui.api.wait(prompt, ENDS_WITHIN_S)

@@ -1,4 +1,4 @@
-"""A part of docs/compatibility.md, made anew: what is quick, and at least one model of each kind."""
+"""A part of docs/compatibility.md, made anew: quick columns, and at least one model of each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merges of models that are at the worker: what ComfyUI's own nodes give here, bit for bit; nothing is uploaded."""
+"""Merges of models at the worker: equal to ComfyUI's own nodes here bit for bit, and nothing is uploaded."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def sd3_blocks(workflow: Workflow, load: Load) -> Link:
 
 
 def of_another_shape(workflow: Workflow, load: Load) -> Link:
-    """How inpainting models are made of others: the first layer stays its own, which ComfyUI says in its log."""
+    """Merge as inpainting models are made: the first layer stays its own, which ComfyUI says in its log."""
     change = workflow.add("ModelMergeSubtract", model1=load(CHECKPOINT_UNET), model2=load(UNET), multiplier=1.0)
     return workflow.add("ModelMergeAdd", model1=load(INPAINT), model2=change)
 

@@ -1,4 +1,4 @@
-"""What a node changes of a network is noticed and named; what is nothing to the network is not."""
+"""Changes of a network by a node are noticed and named; notes that the network does not read are left alone."""
 
 from __future__ import annotations
 

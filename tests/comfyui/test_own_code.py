@@ -1,4 +1,4 @@
-"""What reaches past ComfyUI's patches, for a network or its weights: refused by name, before anything is sent."""
+"""Code that reaches past ComfyUI's patches is refused by name, before anything is sent."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ Found = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
-    """What scripts/jobs/own_code.py found."""
+    """Return the findings of scripts/jobs/own_code.py."""
     output = run_script(python, "jobs/own_code.py", checkout.root, models_yaml.parent)
     found: Found = json.loads(output.splitlines()[-1])
     return found

@@ -1,4 +1,4 @@
-"""Weight patches of every form that ComfyUI survives: what they give, bit for bit, and what is said."""
+"""Weight patches of every form that ComfyUI survives: equal bit for bit, with the messages on them."""
 
 import json
 import re
@@ -18,14 +18,14 @@ _LAYER = "joint_blocks.0.x_block.attn.proj"
 
 @pytest.fixture(scope="session")
 def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
-    """What scripts/jobs/patch_forms.py found."""
+    """Return the findings of scripts/jobs/patch_forms.py."""
     output = run_script(python, "jobs/patch_forms.py", checkout.root, models_yaml.parent)
     found: Found = json.loads(output.splitlines()[-1])
     return found
 
 
 def wrong(runs: Found) -> Found:
-    """Those that are not the local run, each way, or say nothing since they change nothing."""
+    """Return those that differ from the local run, each way, or that say nothing since they change nothing."""
     ways = ("each step", "whole loop", "mattered", "finite")
     return {name: run for name, run in runs.items() if not all(run.get(way) for way in ways)}
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.comfyui
 
 @dataclass(frozen=True)
 class Patching:
-    """A stock node that patches a model, what of its name the refusal must say, and what it advises."""
+    """A stock node that patches a model, the part of its name in the refusal, and the advice."""
 
     node: str
     named: str

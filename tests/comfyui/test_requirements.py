@@ -24,7 +24,7 @@ def lines() -> list[Requirement]:
 
 
 def of_comfyui(checkout: Checkout) -> set[str]:
-    """What ComfyUI itself requires, by name."""
+    """Return ComfyUI's own requirements, by name."""
     text = (checkout.root / "requirements.txt").read_text()
     wanted = [line.split("#")[0].strip() for line in text.splitlines()]
     return {Requirement(line).name.lower() for line in wanted if line}

@@ -33,7 +33,7 @@ class Endpoint:
 
 
 def site_packages(python: Path) -> str:
-    """Where that interpreter's packages are: the SDK's own environment has none of ComfyUI's."""
+    """Return the folder of that interpreter's packages: the SDK's own environment has none of ComfyUI's."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 

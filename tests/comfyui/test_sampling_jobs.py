@@ -1,4 +1,4 @@
-"""Whole sampling runs in a worker's backend, without a server: ComfyUI's own result, and nothing else changed."""
+"""Whole sampling runs in a worker's backend, without a server: equal to ComfyUI's own, without side effects."""
 
 import json
 import re
@@ -27,7 +27,7 @@ _ALIKE = (
 
 @pytest.fixture(scope="session")
 def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
-    """What scripts/jobs/run.py found."""
+    """Return the findings of scripts/jobs/run.py."""
     output = run_script(python, "jobs/run.py", checkout.root, models_yaml.parent)
     found: Found = json.loads(output.splitlines()[-1])
     return found

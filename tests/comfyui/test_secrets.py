@@ -1,4 +1,4 @@
-"""What the logs do not hold, at DEBUG, after all tests before this one."""
+"""The logs hold no secrets at DEBUG, after all tests before this one."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Guidance functions of ComfyUI's own nodes in a whole loop: they travel, and give what they give here."""
+"""Guidance functions of ComfyUI's own nodes travel in a whole loop, equal to local bit for bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Node:
         return workflow.add(self.name, model=model, **self.inputs)
 
     def is_in(self, comfyui: ComfyUI) -> bool:
-        """Whether this release has the node, with these inputs."""
+        """Return whether this release has the node, with these inputs."""
         found = comfyui.api.get("/object_info").get(self.name, {"input": {}})["input"]
         known = {**found.get("required", {}), **found.get("optional", {})}
         return known.keys() >= self.inputs.keys() and "model" in known

@@ -34,7 +34,7 @@ class Patch:
 
 
 def patches(comfyui: ComfyUI) -> Iterator[Patch]:
-    """Of all nodes that this ComfyUI has."""
+    """Return the patches of all nodes that this ComfyUI has."""
     for node, definition in comfyui.api.get("/object_info").items():
         inputs = definition["input"].get("required", {})
         models = [name for name, given in inputs.items() if given[0] == "MODEL"]
@@ -44,7 +44,7 @@ def patches(comfyui: ComfyUI) -> Iterator[Patch]:
 
 
 def _default(given: list[Any]) -> Any:
-    """An input's default; None for a link to another node."""
+    """Return an input's default; None for a link to another node."""
     kind, options = given[0], given[1] if len(given) > 1 else {}
     choices = kind if isinstance(kind, list) else options.get("options", [])
     if "default" in options:
@@ -55,7 +55,7 @@ def _default(given: list[Any]) -> Any:
 def problem_with(
     comfyui: ComfyUI, proxy: Proxy, listed: str, model: Model, patch: Patch, sampler: str
 ) -> str | None:
-    """What is wrong with that node on a remote model; Remote Sampler's is the whole loop."""
+    """Return what is wrong with that node on a remote model; Remote Sampler's is the whole loop."""
     scene, local = Scene.of(model), Scene.of(model)
     sampling = Sampling(steps=2)
     for stage in (scene, local):

@@ -1,4 +1,4 @@
-"""What ComfyUI's own nodes put into a network: on a remote model as on a local one, each step and whole loop."""
+"""Patches of a network by ComfyUI's own nodes: remote equals local, each step and whole loop."""
 
 from __future__ import annotations
 

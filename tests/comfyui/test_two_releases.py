@@ -18,7 +18,7 @@ _RUNS = ("MMDiT", "a batch", "regional", "masked", "drawing noise", "with LoRAs"
 
 @pytest.fixture(scope="module")
 def other(checkout: Checkout) -> Checkout:
-    """Another release than `checkout`."""
+    """Return another release than `checkout`."""
     others = [each for each in CHECKOUTS if each.version != checkout.version]
     if not others:
         pytest.skip("there is one ComfyUI release only: name another in COMFYUI_PATHS")
@@ -29,7 +29,7 @@ def other(checkout: Checkout) -> Checkout:
 def found(
     checkout: Checkout, other: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Found:
-    """What scripts/jobs/two_releases.py found with a worker of the other release."""
+    """Return the findings of scripts/jobs/two_releases.py with a worker of the other release."""
     interpreter = other.python()
     install_requirements(interpreter, REPOSITORY / "requirements.txt")
     worker = Worker(other, interpreter, tmp_path_factory.mktemp("other"), models_yaml, new_token())

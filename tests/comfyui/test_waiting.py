@@ -1,4 +1,4 @@
-"""What a node says while its call waits behind another client's at the worker."""
+"""The line under a node while its call waits behind another client's at the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks on a remote model's weights (LoRA schedules): what they give locally, bit for bit."""
+"""Hooks on a remote model's weights (LoRA schedules): equal to local bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MORE_BYTES = 200
 
 @pytest.fixture(scope="session")
 def found(checkout: Checkout, python: Any, models_yaml: Any) -> Found:
-    """What scripts/jobs/run_hooks.py found."""
+    """Return the findings of scripts/jobs/run_hooks.py."""
     output = run_script(python, "jobs/run_hooks.py", checkout.root, models_yaml.parent)
     found: Found = json.loads(output.splitlines()[-1])
     return found
@@ -163,7 +163,7 @@ def test_hooks_that_are_wrong_are_refused_by_the_worker_and_leave_the_model_as_i
 
 
 def hooked(workflow: Workflow, conditioning: Link, lora: str, strength: float = 0.8) -> Link:
-    """By the stock nodes, with another strength from the half of a run on."""
+    """Add hooks by the stock nodes, with another strength from the half of a run on."""
     hooks = workflow.add("CreateHookLoraModelOnly", lora_name=f"{lora}.safetensors", strength_model=strength)
     first = workflow.add("CreateHookKeyframe", strength_mult=1.0, start_percent=0.0)
     second = workflow.add("CreateHookKeyframe", strength_mult=0.3, start_percent=0.5, prev_hook_kf=first)
@@ -239,7 +239,7 @@ def test_a_whole_loop_is_refused_by_name(comfyui: ComfyUI, listed: Callable[[Mod
 
 
 def of_a_unet(applying: Applying) -> Applying:
-    """Hooks on a weight that a Control-LoRA shares with the model, besides."""
+    """Add hooks on a weight that a Control-LoRA shares with the model, too."""
 
     def applied(scene: Scene, load: Load) -> None:
         applying(scene, load)

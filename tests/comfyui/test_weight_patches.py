@@ -1,4 +1,4 @@
-"""LoRA and its kin on a remote model: what it gives locally, bit for bit, with one upload."""
+"""LoRA and its kin on a remote model: equal to local bit for bit, with one upload."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stacked(*patches: Patch) -> Patch:
 
 
 def upload_bytes(proxy: Proxy) -> int:
-    """Of all but the calls themselves."""
+    """Return the bytes of all requests but the calls themselves."""
     return sum(exchange.up_bytes for exchange in proxy.exchanges("hello"))
 
 
@@ -103,7 +103,7 @@ def test_whole_loop(comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Pro
 def sample_remote(
     comfyui: ComfyUI, listed: str, patch: Patch, name: str, *, seed: int = 531, offload: str = "each step"
 ) -> None:
-    """ComfyUI itself remembers what a prompt gave: one that is to run again has another `seed`."""
+    """Sample; ComfyUI keeps a prompt's results, so one that is to run again has another `seed`."""
     scene = Scene.of(MMDIT, seed=531)
     remote = patch(scene.workflow, scene.workflow.remote(listed))
     scene.sample("RemoteSampler", remote, Sampling(seed=seed), name, offload=offload)
@@ -118,7 +118,7 @@ def test_it_crosses_once(comfyui: ComfyUI, listed: Callable[[Model], str], proxy
     seeds = iter(range(number, number + 10))
 
     def sent(*patches: Patch) -> tuple[int, int]:
-        """Bytes of uploads, and of the calls."""
+        """Return the bytes of uploads, and of the calls."""
         proxy.forget()
         seed = next(seeds)
         sample_remote(comfyui, listed(MMDIT), stacked(*patches), f"{seed}", seed=seed, offload=offload)

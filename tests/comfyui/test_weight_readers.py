@@ -1,4 +1,4 @@
-"""What reads weights of a remote model, or computes with them: refused by whose code it is, and what works."""
+"""Code that reads weights of a remote model, or computes with them, is refused by its name; the rest works."""
 
 import json
 import re
@@ -17,7 +17,7 @@ Found = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def found(checkout: Checkout, python: Path, models_yaml: Path) -> Found:
-    """What scripts/jobs/weight_readers.py found."""
+    """Return the findings of scripts/jobs/weight_readers.py."""
     output = run_script(python, "jobs/weight_readers.py", checkout.root, models_yaml.parent)
     found: Found = json.loads(output.splitlines()[-1])
     return found

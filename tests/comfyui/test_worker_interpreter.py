@@ -1,4 +1,4 @@
-"""Which interpreter a comfyui worker runs under, where several could be it."""
+"""The choice of a comfyui worker's interpreter, where there are several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRONG = "#!/bin/sh\necho the wrong interpreter\nexit 3\n"
 
 @pytest.fixture
 def root(checkout: Checkout, tmp_path: Path) -> Path:
-    """The same ComfyUI without an interpreter of its own, beside an environment that is not its."""
+    """Give the same ComfyUI without an interpreter of its own, beside an environment that is not its."""
     folder = tmp_path / "ComfyUI"
     folder.mkdir()
     for entry in checkout.root.iterdir():

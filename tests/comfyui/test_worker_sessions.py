@@ -19,7 +19,7 @@ pytestmark = pytest.mark.comfyui
 
 @pytest.fixture
 def ways(worker: Worker) -> Iterator[tuple[Proxy, Proxy]]:
-    """Two addresses of a worker."""
+    """Give two addresses of a worker."""
     with ExitStack() as ending:
         first, second = (Proxy(("127.0.0.1", worker.port)) for _ in range(2))
         ending.callback(first.close)

@@ -1,4 +1,4 @@
-"""Writes docs/compatibility.md: every architecture with every feature, on every ComfyUI that is found here.
+"""Write docs/compatibility.md: every architecture with every feature, on every ComfyUI that is found here.
 
     python -m tests.comfyui.write_compatibility
 
@@ -22,7 +22,7 @@ _PAGE = _REPOSITORY / "docs" / "compatibility.md"
 
 
 def find(checkout: Checkout) -> Found:
-    """What a ComfyUI gives. Shows what the script says on the way."""
+    """Return a ComfyUI's findings, and show the script's messages meanwhile."""
     python = checkout.python()
     install_requirements(python, _REPOSITORY / "requirements.txt")
     env = environment({"PYTHONPATH": str(_REPOSITORY / "src")})

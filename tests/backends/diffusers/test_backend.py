@@ -20,7 +20,7 @@ MINE = ModelRef(name="mine", weight_dtype="float32")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of models, with one in it that is this test's to change."""
+    """Give a folder of models, with one in it that the test may change."""
     mine = tmp_path / "mine"
     mine.mkdir()
     for file in (WEIGHTS, WEIGHTS.parent / "config.json"):

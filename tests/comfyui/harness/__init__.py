@@ -1,1 +1,1 @@
-"""What the tests against a real ComfyUI run on: checkouts, processes, a proxy that counts, an API client."""
+"""The ground that tests against a real ComfyUI stand on: checkouts, processes, a counting proxy, an API client."""

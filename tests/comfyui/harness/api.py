@@ -18,7 +18,7 @@ class PromptRejectedError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a prompt ended.
+    """The end of a prompt.
 
     Attributes:
         messages: of ComfyUI's history, e.g. ``("execution_error", {...})``.
@@ -37,12 +37,12 @@ class Outcome:
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """What ComfyUI shows the user: `exception_type`, `exception_message`, `node_type`, `traceback`."""
+        """The error that ComfyUI shows: `exception_type`, `exception_message`, `node_type`, `traceback`."""
         return next((data for name, data in self.messages if name == "execution_error"), None)
 
     @property
     def summary(self) -> str:
-        """For a failed test: ComfyUI's error also holds whole tensors, which nobody wants to see."""
+        """The outcome for a failed test, without the whole tensors that ComfyUI's error holds."""
         error = self.error
         if error is None:
             return f"{self.status}: {[name for name, _ in self.messages]}"
@@ -57,7 +57,7 @@ class Outcome:
 
 
 class ComfyApi:
-    """One ComfyUI server."""
+    """The API of one ComfyUI server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -65,31 +65,31 @@ class ComfyApi:
         self._http.trust_env = False  # no proxy between us and this machine
 
     def get(self, path: str) -> Any:
-        """The JSON at `path`."""
+        """Return the JSON at `path`."""
         reply = self._http.get(self.url + path, timeout=60)
         reply.raise_for_status()
         return reply.json()
 
     def post(self, path: str, body: Any) -> Any:
-        """The JSON that a POST of `body` as JSON is answered with."""
+        """Return the JSON that answers a POST of `body` as JSON."""
         reply = self._http.post(self.url + path, json=body, timeout=240)
         reply.raise_for_status()
         return reply.json()
 
     def status_of(self, path: str) -> tuple[int, str]:
-        """HTTP status and text of a GET that may fail."""
+        """Return HTTP status and text of a GET that may fail."""
         reply = self._http.get(self.url + path, timeout=60)
         return reply.status_code, reply.text
 
     def object_info(self, node: str) -> dict[str, Any]:
-        """A node's definition, as the frontend reads it."""
+        """Return a node's definition, as the frontend reads it."""
         info = self.get(f"/object_info/{node}")
         assert node in info, f"ComfyUI knows no node {node}"
         definition: dict[str, Any] = info[node]
         return definition
 
     def queue(self, graph: Graph) -> str:
-        """Queues a prompt; its id.
+        """Queue a prompt, and return its id.
 
         Raises:
             PromptRejectedError: validation failed.
@@ -100,7 +100,7 @@ class ComfyApi:
         return str(reply.json()["prompt_id"])
 
     def wait(self, prompt_id: str, timeout_s: float = 180.0) -> Outcome:
-        """How that prompt ended."""
+        """Wait for the end of that prompt, and return it."""
         deadline = monotonic() + timeout_s
         while monotonic() < deadline:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
@@ -112,11 +112,11 @@ class ComfyApi:
         raise AssertionError(f"the prompt did not end within {timeout_s:.0f} s")
 
     def run(self, graph: Graph, timeout_s: float = 180.0) -> Outcome:
-        """Queues a prompt and waits for its end."""
+        """Queue a prompt, and wait for its end."""
         return self.wait(self.queue(graph), timeout_s)
 
     def wait_for_looks(self, count: int, timeout_s: float) -> None:
-        """Waits until the stop button has been looked for `count` times from now on."""
+        """Wait until ComfyUI has looked for the stop button `count` times from now on."""
         enough = self.get("/offload_test/looks") + count
         deadline = monotonic() + timeout_s
         while self.get("/offload_test/looks") < enough:
@@ -124,5 +124,5 @@ class ComfyApi:
             sleep(_POLL_S)
 
     def interrupt(self) -> None:
-        """What the frontend's stop button does."""
+        """Do what the frontend's stop button does."""
         self._http.post(f"{self.url}/interrupt", json={}, timeout=60).raise_for_status()

@@ -1,4 +1,4 @@
-"""Which ComfyUI checkouts are on this machine, and the interpreters they run under."""
+"""The ComfyUI checkouts on this machine, and the interpreters that they run under."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Checkout:
         return f"{self.version or 'unknown'} ({self.root})"
 
     def python(self) -> Path:
-        """Its interpreter: $COMFYUI_PYTHON, else a virtual environment in or beside the checkout.
+        """Return its interpreter: $COMFYUI_PYTHON, else a virtual environment in or beside the checkout.
 
         Raises:
             BrokenCheckoutError: it is no ComfyUI, or has no interpreter.
@@ -58,7 +58,7 @@ class Checkout:
 
 
 def find_checkouts(environ: Mapping[str, str], home: Path) -> list[Checkout]:
-    """Every checkout named in the environment, or found where comfy-cli puts it.
+    """Return every checkout named in the environment, or found where comfy-cli puts it.
 
     $COMFYUI_PATH, else ~/comfy/ComfyUI and its neighbours ComfyUI*; then those of $COMFYUI_PATHS. What is
     named is returned even where nothing is there, so that a wrong name fails and does not skip.
@@ -70,7 +70,7 @@ def find_checkouts(environ: Mapping[str, str], home: Path) -> list[Checkout]:
 
 
 def report(environ: Mapping[str, str], home: Path) -> str:
-    """A line that says which checkouts the tests run on."""
+    """Return a line that names the checkouts that the tests run on."""
     return f"ComfyUI: {', '.join(map(str, find_checkouts(environ, home))) or NONE_FOUND}"
 
 
@@ -94,7 +94,7 @@ def _version(root: Path) -> str | None:
 
 
 def install_requirements(python: Path, requirements: Path) -> None:
-    """Installs the pack's requirements as ComfyUI-Manager would, if one of them is missing.
+    """Install the pack's requirements as ComfyUI-Manager would, if one of them is missing.
 
     Raises:
         BrokenCheckoutError: the interpreter does not run, pip failed, or torch was replaced.

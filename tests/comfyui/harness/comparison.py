@@ -1,4 +1,4 @@
-"""Remote against local, bit for bit."""
+"""Comparisons of remote with local latents, bit for bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_remote_equals_local(
     patch: Patch = unpatched,
     weight_dtype: str = "default",
 ) -> dict[str, torch.Tensor]:
-    """Samples in one prompt, each way; the stock latents by the names of `samplings`."""
+    """Sample in one prompt, each way; return the stock latents by the names of `samplings`."""
     workflow = scene.workflow
     models = {
         "local": patch(workflow, workflow.local(scene.model, weight_dtype)),
@@ -64,7 +64,7 @@ def assert_whole_is_stock(
     patch: Patch = unpatched,
     weight_dtype: str = "default",
 ) -> dict[str, torch.Tensor]:
-    """Bit for bit, with one job a run and no call of a step; the stock latents by the samplings' numbers."""
+    """Check bit for bit, with one job a run and no call of a step; return the stock latents by number."""
     workflow = scene.workflow
     local = patch(workflow, workflow.local(scene.model, weight_dtype))
     remote = patch(workflow, workflow.remote(listed, weight_dtype=weight_dtype))
@@ -82,12 +82,12 @@ def assert_whole_is_stock(
 
 
 def assert_identical(expected: torch.Tensor, actual: torch.Tensor) -> None:
-    """Bit for bit."""
+    """Check that two latents are equal bit for bit."""
     assert torch.equal(expected, actual), _difference(expected, actual)
 
 
 def assert_worth_comparing(latents: Mapping[str, torch.Tensor], samplings: Mapping[str, Sampling]) -> None:
-    """Finite, not constant, not the noise they began with, all different: so that equality says something."""
+    """Check that latents are finite, not constant, not their noise, and all different."""
     for name, latent in latents.items():
         assert latent.isfinite().all(), name
         assert latent.std() > 0.1, name

@@ -1,4 +1,4 @@
-"""The page of what works with which architecture, from what scripts/matrix/run.py found."""
+"""The page of features by architecture, made of the findings of scripts/matrix/run.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ after a stroke. KSampler with a remote model gives the result of `each step`.
 
 @dataclass(frozen=True)
 class Found:
-    """What a release gave: a row for each architecture, the names of all it knows, why some have no row."""
+    """The findings on a release: a row for each architecture, the names of all, reasons for missing rows."""
 
     release: str
     rows: Mapping[str, Mapping[str, Any]]
@@ -42,24 +42,24 @@ class Found:
 
     @classmethod
     def of(cls, release: str, output: str) -> Found:
-        """From what the script printed."""
+        """Read the findings from what the script printed."""
         entries = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
         last = entries[-1]
         rows = {entry["architecture"]: entry for entry in entries[:-1]}
         return cls(release, rows, tuple(last["known"]), last["left out"])
 
     def has(self, architecture: str) -> bool:
-        """Whether it was sampled."""
+        """Return whether it was sampled."""
         return "common" in self.rows.get(architecture, {})
 
 
 def kind_of(outcome: str) -> str:
-    """The first word of an outcome."""
+    """Return the first word of an outcome."""
     return outcome.partition(" ")[0].rstrip(":")
 
 
 def mark(outcomes: Outcomes) -> str:
-    """A cell."""
+    """Return the mark of an outcome in a cell."""
     if "none" in outcomes or "stock" in outcomes:
         return _NOTHING
     marks = [_mark(outcome) for outcome in outcomes.values()]
@@ -72,7 +72,7 @@ def _mark(outcome: str) -> str:
 
 
 def page(found: Iterable[Found]) -> str:
-    """The page, from what each release gave."""
+    """Return the page, from the findings on each release."""
     releases = list(found)
     head = _HEAD.format(releases=" and ".join(each.release for each in releases))
     parts = [head, *_features(releases), *_own(releases), *_refusals(releases), *_left_out(releases)]
@@ -80,7 +80,7 @@ def page(found: Iterable[Found]) -> str:
 
 
 def _names(releases: list[Found]) -> list[str]:
-    """Of what was sampled, as the newest release orders it."""
+    """Return the names of what was sampled, in the order of the newest release."""
     names = dict.fromkeys(name for each in reversed(releases) for name in each.rows if each.has(name))
     return list(names)
 
@@ -122,7 +122,7 @@ def _own(releases: list[Found]) -> Iterator[str]:
 
 
 def _cell(releases: list[Found], name: str, group: str, column: str) -> str:
-    """With the releases' names only where they differ in what they do."""
+    """Return a cell, with the releases' names only where they differ."""
     having = [each for each in releases if each.has(name) and column in each.rows[name][group]]
     marks = {each.release: mark(each.rows[name][group][column]) for each in having}
     told = {release: each for release, each in marks.items() if each != _NOTHING}
@@ -132,7 +132,7 @@ def _cell(releases: list[Found], name: str, group: str, column: str) -> str:
 
 
 def _refusals(releases: list[Found]) -> Iterator[str]:
-    """One of each kind, as it is said."""
+    """Return one refusal of each kind, in its own words."""
     said: dict[tuple[str, str], str] = {}
     for each in releases:
         for name in filter(each.has, each.rows):
@@ -149,7 +149,7 @@ def _refusals(releases: list[Found]) -> Iterator[str]:
 
 
 def _reason(outcome: str) -> str:
-    """The first thing named in a refusal."""
+    """Return the first thing named in a refusal."""
     lines = outcome.splitlines()
     named = next((line.strip().removeprefix("- ") for line in lines if line.strip().startswith("- ")), None)
     text = named or lines[0].split(": ", 2)[-1]
@@ -157,7 +157,7 @@ def _reason(outcome: str) -> str:
 
 
 def _left_out(releases: list[Found]) -> Iterator[str]:
-    """Whatever a release knows and has no row for."""
+    """Return the names that a release knows and that have no row."""
     yield "## Without a row\n"
     yield "| | |"
     yield "| --- | --- |"

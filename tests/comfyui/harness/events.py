@@ -1,4 +1,4 @@
-"""What a browser is told of a prompt while it runs, on ComfyUI's websocket."""
+"""The messages about a running prompt on ComfyUI's websocket, as a browser gets them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT_S = 120.0
 
 @dataclass
 class Shown:
-    """Of one node: steps done and in all as they were told, the sizes of the previews, and lines of text."""
+    """What was shown of one node: pairs of steps done and in all, sizes of previews, lines of text."""
 
     progress: list[tuple[int, int]] = field(default_factory=list)
     previews: list[tuple[int, int]] = field(default_factory=list)

@@ -56,7 +56,7 @@ def checkout(request: pytest.FixtureRequest) -> Checkout:
 
 @pytest.fixture(scope="session")
 def python(checkout: Checkout) -> Path:
-    """ComfyUI's interpreter, with the pack's requirements installed."""
+    """Return ComfyUI's interpreter, with the pack's requirements installed."""
     interpreter = checkout.python()
     install_requirements(interpreter, REPOSITORY / "requirements.txt")
     return interpreter
@@ -64,7 +64,7 @@ def python(checkout: Checkout) -> Path:
 
 @pytest.fixture(scope="session")
 def models_yaml(checkout: Checkout, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Small models with random weights, and the digits model, as an extra_model_paths.yaml."""
+    """Give small models with random weights, and the digits model, as an extra_model_paths.yaml."""
     folder = tmp_path_factory.mktemp("models")
     run_script(python, "build_models.py", checkout.root, folder)
     shutil.copy(_DIGITS, folder / "diffusion_models" / "digits.safetensors")
@@ -90,7 +90,7 @@ def _comfyui(
 
 @pytest.fixture
 def installation(_comfyui: Installation) -> Iterator[Installation]:
-    """A ComfyUI that serves all tests on this checkout, with an empty `.env`."""
+    """Give a ComfyUI that serves all tests on this checkout, with an empty `.env`."""
     _comfyui.configure()
     yield _comfyui
     _comfyui.configure()
@@ -111,7 +111,7 @@ def _worker(
 
 @pytest.fixture
 def worker(_worker: Worker) -> Worker:
-    """A running worker that serves all tests on this checkout; a test may kill it."""
+    """Return a running worker that serves all tests on this checkout; a test may kill it."""
     if _worker.process.ended:
         _worker.begin()
         _worker.await_ready()
@@ -121,7 +121,7 @@ def worker(_worker: Worker) -> Worker:
 def run_script(
     python: Path, script: str, *arguments: str | Path, further: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """What one of our scripts prints in ComfyUI's interpreter; `further` is set in its environment."""
+    """Return the output of one of our scripts in ComfyUI's interpreter; `further` is set in its environment."""
     env = environment({"PYTHONPATH": str(REPOSITORY / "src"), **further})
     command = [str(part) for part in (python, _SCRIPTS / script, *arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)

@@ -1,4 +1,4 @@
-"""A child process whose output is kept, and can be waited for."""
+"""A child process whose output is kept and can be waited for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without what would configure the package, and with `extra`."""
+    """Return the environment without the package's settings, and with `extra`."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in _DROPPED
     }
@@ -67,12 +67,12 @@ class Process:
 
     @property
     def output(self) -> str:
-        """All it has said."""
+        """All output so far."""
         with self._grown:
             return "".join(self.lines)
 
     def wait_for_line(self, pattern: str, timeout_s: float) -> re.Match[str]:
-        """The first line that `pattern` is found in.
+        """Return the first line in which `pattern` is found; wait for it.
 
         Raises:
             AssertionError: the process ended, or the time did; carries the last lines.
@@ -93,7 +93,7 @@ class Process:
                 self._grown.wait(left)
 
     def wait_for_work(self, seconds: float, timeout_s: float = 60.0) -> None:
-        """Waits until it has computed for `seconds` from now on."""
+        """Wait until the process has computed for `seconds` from now on."""
         times = psutil.Process(self._child.pid).cpu_times
         enough = times().user + seconds
         deadline = monotonic() + timeout_s
@@ -102,13 +102,13 @@ class Process:
             sleep(_POLL_S)
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """End it at once, as a crash would."""
         self._child.kill()
         self._child.wait()
         self._reader.join()
 
     def stop(self, timeout_s: float = 20.0) -> int:
-        """Asks it to end, and returns its exit status; kills it after `timeout_s`."""
+        """Ask it to end, and return its exit status; kill it after `timeout_s`."""
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
         try:

@@ -26,7 +26,7 @@ class Exchange:
 
 
 class Proxy:
-    """HTTP/1.1, with kept-alive connections; one thread each.
+    """A proxy for HTTP/1.1, with kept-alive connections and a thread for each.
 
     Attributes:
         on_request: called with every request before the worker sees it.
@@ -51,29 +51,29 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         with self._changed:
             return len(self._open)
 
     def forget(self) -> None:
-        """Starts counting anew."""
+        """Begin counting anew."""
         with self._changed:
             self._exchanges.clear()
             self._replies.clear()
 
     def exchanges(self, route: str) -> list[Exchange]:
-        """Requests of that route since the last `forget`."""
+        """Return the requests of that route since the last `forget`."""
         with self._changed:
             return [exchange for exchange in self._exchanges if exchange.route == route]
 
     def wait_for_reply(self, route: str, timeout_s: float = 60.0) -> int:
-        """The size in bytes of the worker's first reply to `route`, whether or not anyone still waits for it."""
+        """Return the bytes of the worker's first reply to `route`, whether or not anyone still waits for it."""
         with self._changed:
             assert self._changed.wait_for(lambda: any(to == route for to, _ in self._replies), timeout_s)
             return next(size for to, size in self._replies if to == route)
 
     def wait_for(self, route: str, count: int = 1, timeout_s: float = 60.0) -> None:
-        """Waits until `count` requests of that route have come."""
+        """Wait until `count` requests of that route have come."""
         deadline = monotonic() + timeout_s
         with self._changed:
             while sum(exchange.route == route for exchange in self._exchanges) < count:
@@ -83,7 +83,7 @@ class Proxy:
 
     @contextmanager
     def holding(self, route: str) -> Iterator[None]:
-        """Keeps back the worker's replies to `route`; they are dropped at the end."""
+        """Keep back the worker's replies to `route`; they are dropped at the end."""
         gate = self._held[route] = threading.Event()
         try:
             yield
@@ -93,7 +93,7 @@ class Proxy:
 
     @contextmanager
     def replacing_token(self, token: bytes) -> Iterator[None]:
-        """Shows the worker another token than the client sent."""
+        """Show the worker another token than the client sent."""
         self.wrong_token = token
         try:
             yield
@@ -102,7 +102,7 @@ class Proxy:
 
     @contextmanager
     def watching(self, hook: Callable[[Exchange], None]) -> Iterator[None]:
-        """Calls `hook` with each request before the worker sees it."""
+        """Call `hook` with each request before the worker sees it."""
         self.on_request = hook
         try:
             yield
@@ -111,7 +111,7 @@ class Proxy:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Nobody answers at this address."""
+        """Answer nobody at this address."""
         self.close()
         try:
             yield
@@ -119,7 +119,7 @@ class Proxy:
             self._listener = self._listen(self.port)
 
     def close(self) -> None:
-        """Stops listening and breaks every connection."""
+        """Stop listening, and break every connection."""
         # shutdown wakes the thread in accept; close alone leaves the port listening until it returns.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -189,7 +189,7 @@ class Proxy:
             self.on_request(exchange)
 
     def _passed_on(self, request: bytes) -> bytes:
-        """As it goes to the worker; it says that it was passed on, as a proxy's requests do."""
+        """Return a head as it goes to the worker, with a proxy's mark that it was passed on."""
         line, _, rest = request.partition(b"\r\n")
         request = line + b"\r\nVia: 1.1 harness\r\n" + rest
         if self.wrong_token is None:
@@ -198,7 +198,7 @@ class Proxy:
 
 
 def _relay_chunks(replies: BinaryIO, client: socket.socket) -> None:
-    """A reply's chunks as they come, to the last one."""
+    """Return a reply's chunks as they come, to the last one."""
     size = -1
     while size != 0:
         line = replies.readline(_LARGEST_HEAD)
@@ -209,7 +209,7 @@ def _relay_chunks(replies: BinaryIO, client: socket.socket) -> None:
 
 
 def _read_message(stream: BinaryIO) -> bytes | None:
-    """A request or a reply, head and body; None where the connection ended."""
+    """Return a request or a reply, head and body; None where the connection ended."""
     head = bytearray()
     while not head.endswith(b"\r\n\r\n"):
         line = stream.readline(_LARGEST_HEAD)

@@ -42,7 +42,7 @@ class Worker:
     port: int = 0
 
     def begin(self) -> None:
-        """Starts it."""
+        """Start the worker."""
         command = [self.python, "-m", "comfy_gpu_offload", "--log-level", "DEBUG"]
         command += [
             "worker",
@@ -63,12 +63,12 @@ class Worker:
         self.processes.append(Process("worker", command, self.folder, env))
 
     def await_ready(self) -> None:
-        """Waits for the line that says where it listens."""
+        """Wait for the line that says where it listens."""
         line = self.process.wait_for_line(r"^listening on http://127\.0\.0\.1:(\d+)$", _START_S)
         self.port = int(line[1])
 
     def stop(self) -> None:
-        """Ends the one that runs now."""
+        """End the process that runs now."""
         self.process.stop()
 
     @property
@@ -91,7 +91,7 @@ class ComfyUI:
         return self.base / "custom_nodes" / "comfy-gpu-offload"
 
     def saved(self, name: str) -> torch.Tensor:
-        """The latent that a workflow saved under `name`; each can be read once."""
+        """Return the latent that a workflow saved under `name`; each can be read once."""
         file = self.base / "output" / f"{name}.safetensors"
         samples = load_file(file)["samples"]
         file.unlink()
@@ -103,11 +103,11 @@ class ComfyUI:
         return names
 
     def offered_models(self) -> list[str]:
-        """The models that the frontend lists in our loader's combo."""
+        """Return the models that the frontend lists in our loader's combo."""
         return self.offered("models")
 
     def run(self, graph: Graph, timeout_s: float = 180.0) -> Outcome:
-        """Runs a prompt that must succeed."""
+        """Run a prompt that must succeed."""
         outcome = self.api.run(graph, timeout_s)
         assert outcome.succeeded, outcome.summary
         return outcome
@@ -115,7 +115,7 @@ class ComfyUI:
 
 @dataclass(frozen=True)
 class Site:
-    """All of it, for one checkout."""
+    """A ComfyUI, a worker and the proxy between them, for one checkout."""
 
     checkout: Checkout
     python: Path
@@ -126,12 +126,12 @@ class Site:
 
 
 def new_token() -> str:
-    """A token whose appearance in a log is no coincidence."""
+    """Return a token whose appearance in a log is no coincidence."""
     return f"token-{secrets.token_hex(16)}"
 
 
 def write_models_yaml(folder: Path) -> Path:
-    """An extra_model_paths.yaml for models in `folder`."""
+    """Write an extra_model_paths.yaml for models in `folder`."""
     yaml = folder / "extra_model_paths.yaml"
     kinds = ("checkpoints", "diffusion_models", "loras", "controlnet", "vae")
     yaml.write_text("\n".join(["tests:", f"  base_path: {folder}", *(f"  {kind}: {kind}" for kind in kinds), ""]))
@@ -155,7 +155,7 @@ def install_pack(base: Path) -> Path:
 def begin_comfyui(
     checkout: Checkout, python: Path, base: Path, models_yaml: Path, env: Mapping[str, str]
 ) -> ComfyUI:
-    """Starts a ComfyUI on a base directory of its own."""
+    """Start a ComfyUI on a base directory of its own."""
     for name in ("input", "output", "temp", "user", "models"):
         (base / name).mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -168,12 +168,12 @@ def begin_comfyui(
 
 
 def await_comfyui(comfyui: ComfyUI) -> None:
-    """Waits until it takes prompts."""
+    """Wait until it takes prompts."""
     comfyui.process.wait_for_line(r"To see the GUI go to", _START_S)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port

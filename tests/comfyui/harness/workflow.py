@@ -13,7 +13,7 @@ Link = list[Any]
 
 @dataclass(frozen=True)
 class Model:
-    """A model file, with latents and conditioning that fit it. `folder` says which stock loader reads it."""
+    """A model file, with latents and conditioning that fit it; `folder` decides which stock loader reads it."""
 
     name: str
     file: str
@@ -67,19 +67,19 @@ class Workflow:
     graph: Graph = field(default_factory=dict)
 
     def add(self, class_type: str, /, **inputs: Any) -> Link:
-        """Adds a node, and returns a link to its first output."""
+        """Add a node, and return a link to its first output."""
         node = str(len(self.graph) + 1)
         self.graph[node] = {"class_type": class_type, "inputs": inputs}
         return [node, 0]
 
     def local(self, model: Model, weight_dtype: str = "default") -> Link:
-        """The stock loader."""
+        """Add the stock loader."""
         if model.folder == "checkpoints":
             return self.add("CheckpointLoaderSimple", ckpt_name=model.file)
         return self.add("UNETLoader", unet_name=model.file, weight_dtype=weight_dtype)
 
     def remote(self, listed: str, *, use_runpod: bool = True, weight_dtype: str = "default") -> Link:
-        """Ours; `listed` is the model's name in the worker's list."""
+        """Add our loader; `listed` is the model's name in the worker's list."""
         return self.add("RemoteModelLoader", model_name=listed, use_runpod=use_runpod, weight_dtype=weight_dtype)
 
     def conditioning(self, model: Model, seed: int) -> Link:
@@ -93,7 +93,7 @@ class Workflow:
         )
 
     def latent(self, shape: tuple[int, ...], seed: int = 0) -> Link:
-        """Zeros, or random values of that seed."""
+        """Add a latent of zeros, or of random values of that seed."""
         return self.add("OffloadTestLatent", shape=",".join(map(str, shape)), seed=seed)
 
     def save(self, latent: Link, name: str) -> None:
@@ -102,7 +102,7 @@ class Workflow:
 
 @dataclass
 class Scene:
-    """A workflow with conditioning and a latent, that models are sampled in."""
+    """A workflow with conditioning and a latent, in which models are sampled."""
 
     model: Model
     latent: Link
@@ -112,7 +112,7 @@ class Scene:
 
     @classmethod
     def of(cls, model: Model, *, batch: int = 1, latent_seed: int = 0, seed: int = 11) -> Scene:
-        """`seed` is the conditioning's."""
+        """Begin a scene; `seed` is the conditioning's."""
         workflow = Workflow()
         return cls(
             model=model,
@@ -123,7 +123,7 @@ class Scene:
         )
 
     def sample(self, node: str, model: Link, sampling: Sampling, save_as: str, offload: str = "each step") -> None:
-        """Samples `model` with KSampler or RemoteSampler, and saves the latent."""
+        """Sample `model` with KSampler or RemoteSampler, and save the latent."""
         further = {"offload": offload} if node == "RemoteSampler" else {}
         sampled = self.workflow.add(
             node,

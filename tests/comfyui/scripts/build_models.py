@@ -1,4 +1,4 @@
-"""Writes small diffusion models with random weights, as files that ComfyUI detects.
+"""Write small diffusion models with random weights, as files that ComfyUI detects.
 
     PYTHON build_models.py COMFYUI_ROOT MODELS_FOLDER
 
@@ -42,7 +42,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def mmdit() -> torch.nn.Module:
-    """SD3 with two blocks; ComfyUI reads the depth off the width."""
+    """Return SD3 with two blocks; ComfyUI reads the depth off the width."""
     return MMDiT(
         input_size=None,
         in_channels=16,
@@ -76,7 +76,7 @@ def wan() -> torch.nn.Module:
 
 
 def ltxv() -> torch.nn.Module:
-    """Its number of heads is fixed at 32."""
+    """Return LTXV, whose number of heads is fixed at 32."""
     return LTXVModel(
         cross_attention_dim=256,
         attention_head_dim=8,
@@ -102,12 +102,12 @@ LTXAV = {
 
 
 def ltxav() -> torch.nn.Module:
-    """Audio with video: its latent has two parts."""
+    """Return a model of audio with video, whose latent has two parts."""
     return LTXAVModel(dtype=torch.float32, device="cpu", operations=OPERATIONS, **LTXAV)
 
 
 def unet(blocks: int = 1, channels: int = 4) -> torch.nn.Module:
-    """SD1.5 with one level and one block in it, or so many; ComfyUI knows SD1.5 by its width.
+    """Return SD1.5 with one level and one block in it, or so many; ComfyUI knows SD1.5 by its width.
 
     With 9 channels it is one for inpainting.
     """
@@ -116,7 +116,7 @@ def unet(blocks: int = 1, channels: int = 4) -> torch.nn.Module:
 
 
 def two_levels() -> torch.nn.Module:
-    """SD1.5 with two levels: the second is half as large and twice as wide, which FreeU looks for."""
+    """Return SD1.5 with two levels: the second is half as large and twice as wide, as FreeU looks for."""
     return _sd15(4, [1, 1], [1, 2], [0, 1], [0, 0, 1, 1])
 
 
@@ -144,7 +144,7 @@ def _sd15(
 
 
 def control_net() -> torch.nn.Module:
-    """For that UNet, in the layout of the first ControlNets."""
+    """Return a ControlNet for that UNet, in the layout of the first ControlNets."""
     return ControlNet(
         image_size=32,
         in_channels=4,
@@ -165,7 +165,7 @@ def control_net() -> torch.nn.Module:
 
 
 def control_difference() -> Weights:
-    """One that is made of differences to a model's weights, in the layout of the first ControlNets."""
+    """Return a ControlNet made of differences to a model's weights, in the layout of the first ones."""
     return {"difference": torch.zeros(1), **weights(control_net(), 19, torch.float16, "control_model.")}
 
 
@@ -174,7 +174,7 @@ def without(made: Weights, key: str) -> Weights:
 
 
 def control_lora() -> Weights:
-    """A Control-LoRA of that: what is the UNet's own is taken from there, one layer of it changed."""
+    """Return a Control-LoRA of that, which takes the UNet's own weights and changes one layer of them."""
     own = ("zero_convs.", "input_hint_block.", "middle_block_out.")
     made = weights(control_net(), 15, torch.float16)
     draw = drawn(16)
@@ -188,7 +188,7 @@ def control_lora() -> Weights:
 
 
 def control_mmdit() -> torch.nn.Module:
-    """For that MMDiT, with one block; its picture goes through a VAE."""
+    """Return a ControlNet for that MMDiT, with one block; its picture goes through a VAE."""
     return ControlMMDiT(
         num_blocks=1,
         control_latent_channels=16,
@@ -211,7 +211,7 @@ def control_mmdit() -> torch.nn.Module:
 
 
 def by_diffusers_names(weights: Weights) -> Weights:
-    """An SD3 ControlNet's weights as ComfyUI takes them from a file."""
+    """Return an SD3 ControlNet's weights as ComfyUI takes them from a file."""
     made: Weights = {}
     known: set[str] = set()
     for name, place in comfy.utils.mmdit_to_diffusers({"depth": 2, "num_blocks": 1}).items():
@@ -224,18 +224,18 @@ def by_diffusers_names(weights: Weights) -> Weights:
 
 
 def adapter_net() -> torch.nn.Module:
-    """A T2I adapter for SD1.5; its features reach a UNet's third block and later ones."""
+    """Return a T2I adapter for SD1.5; its features reach a UNet's third block and later ones."""
     return Adapter_light(cin=192, channels=[320, 640, 1280, 1280], nums_rb=4)
 
 
 def vae() -> Weights:
-    """A small one for 16 channels."""
+    """Return a small VAE for 16 channels."""
     made = TAESD(latent_channels=16)
     return {name: tensor.contiguous() for name, tensor in random_weights(made, 13)}
 
 
 def random_weights(model: torch.nn.Module, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Scaled so that activations keep their size: what comes out is finite, and depends on all of it."""
+    """Draw weights that keep the size of activations: results are finite, and depend on all of them."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
         drawn = torch.randn(tensor.shape, generator=generator)
@@ -254,7 +254,7 @@ def weights(model: torch.nn.Module, seed: int, dtype: torch.dtype, prefix: str =
 
 
 def quantised(made: Weights) -> Weights:
-    """The same with the blocks' matrices in fp8, each with a scale, in the layout that both releases know."""
+    """Return the same with the blocks' matrices in fp8, each with a scale, in a layout that both releases know."""
     files: Weights = {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
     for name, tensor in made.items():
         if name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2:
@@ -267,7 +267,7 @@ def quantised(made: Weights) -> Weights:
 
 
 def lora(width: int, key: str) -> Weights:
-    """A LoRA of rank 2 on one layer."""
+    """Return a LoRA of rank 2 on one layer."""
     generator = torch.Generator().manual_seed(7)
     return {
         f"{key}.lora_down.weight": torch.randn(2, width, generator=generator),
@@ -286,13 +286,13 @@ _RANK = 4
 
 
 def drawn(seed: int) -> Callable[..., torch.Tensor]:
-    """Gives random weights of any shape, large enough to change a picture."""
+    """Return what draws random weights of any shape, large enough to change a picture."""
     generator = torch.Generator().manual_seed(seed)
     return lambda *shape: (torch.randn(shape, generator=generator) * 0.2).half()
 
 
 def adapter_of(kind: str, out: int, size: int, seed: int) -> Weights:
-    """One layer's weights in a file of that kind, by the ends of their names."""
+    """Return one layer's weights in a file of that kind, by the ends of their names."""
     draw = drawn(seed)
     lora_weights = {"lora_up.weight": draw(out, _RANK), "lora_down.weight": draw(_RANK, size)}
     return {
@@ -320,7 +320,7 @@ def adapter_of(kind: str, out: int, size: int, seed: int) -> Weights:
 
 
 def adapter(kind: str, seed: int) -> Weights:
-    """A file of that kind for the MMDiT."""
+    """Return a file of that kind for the MMDiT."""
     return {
         f"diffusion_model.{layer}.{name}": tensor
         for number, (layer, (out, size)) in enumerate(_LAYERS.items())
@@ -329,7 +329,7 @@ def adapter(kind: str, seed: int) -> Weights:
 
 
 def parts_of_layers() -> Weights:
-    """By diffusers' names: parts of a weight (queries, values), and a weight with its halves swapped."""
+    """Return, by diffusers' names, parts of a weight (queries, values), and a weight with its halves swapped."""
     layers = {
         "transformer_blocks.0.attn.to_q": 128,
         "transformer_blocks.0.attn.to_v": 128,
@@ -344,7 +344,7 @@ def parts_of_layers() -> Weights:
 
 
 def convolutions() -> Weights:
-    """A LoRA with a core (LoCon) of a convolution of the UNet."""
+    """Return a LoRA with a core (LoCon) of a convolution of the UNet."""
     draw = drawn(80)
     return {
         "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": draw(320, _RANK, 1, 1),

@@ -1,4 +1,4 @@
-"""What the stand-in of a large model costs: time and resident memory.
+"""Measure the time and resident memory of a large model's stand-in.
 
     PYTHON measure_skeleton.py COMFYUI_ROOT describe MODEL FILE    what a worker would say of the model; prints
                                                                    the seconds that ComfyUI took to build it
@@ -51,7 +51,7 @@ MODELS = {
 
 
 def describe(name: str, file: Path) -> None:
-    """Writes a description as a worker's frame, from the same model on the meta device."""
+    """Write a description as a worker's frame, from the same model on the meta device."""
     kind, unet_config = MODELS[name]
     config = getattr(comfy.supported_models, kind)(dict(unet_config))
     config.set_inference_dtype(torch.bfloat16, None)
@@ -62,7 +62,7 @@ def describe(name: str, file: Path) -> None:
 
 
 def build(file: Path) -> None:
-    """Builds the stand-in from the frame, and prints what that cost."""
+    """Build the stand-in from the frame, and print what that cost."""
     frame = file.read_bytes()
     description = ModelDescription(ref=ModelRef(name="large"), fingerprint="f" * 16, compute_dtype="bfloat16")
     process = psutil.Process()

@@ -1,4 +1,4 @@
-"""A model's weights beside its network: which they are, and their names in a file."""
+"""A model's weights beside its network, and their names in a file."""
 
 import pytest
 import torch

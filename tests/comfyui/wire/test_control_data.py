@@ -1,4 +1,4 @@
-"""What a worker takes of a ControlNet that it is told of, and what it refuses."""
+"""Checks of a ControlNet's fields: good ones are taken, each bad one is refused by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfy_gpu_offload.comfyui.wire.control_data import KEY, AppliedNet, CallInp
 
 
 def fields(**changes: Any) -> dict[str, Any]:
-    """Of a call and of a run."""
+    """Return the fields of a call and of a run."""
     given = {
         "net": "edges.safetensors",
         "fingerprint": "f" * 16,

@@ -1,4 +1,4 @@
-"""ControlNets' residuals on their way to the worker."""
+"""The wire form of ControlNets' residuals: nothing is lost, and equal tensors cross once."""
 
 from __future__ import annotations
 

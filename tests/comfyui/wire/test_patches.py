@@ -1,4 +1,4 @@
-"""Patch sets that are wrong, without a ComfyUI: each is refused for what is wrong."""
+"""The wire form of weight patches: written, read, and refused for each fault, without a ComfyUI."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def wire(comfy_stand_in: StandIn) -> Any:
 
 
 class Model:
-    """As much of a patcher as FreeU looks at."""
+    """A patcher, as far as FreeU looks at one."""
 
     def __init__(self) -> None:
         self.model_options: dict[str, Any] = {"transformer_options": {}}

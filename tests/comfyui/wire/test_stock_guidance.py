@@ -29,7 +29,7 @@ class Sampling:
 
 
 class Model:
-    """As much of a patcher as RescaleCFG looks at."""
+    """A patcher, as far as RescaleCFG looks at one."""
 
     model_options: dict[str, Any] = {}  # noqa: RUF012
 

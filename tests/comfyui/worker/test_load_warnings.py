@@ -1,4 +1,4 @@
-"""What a worker tells of its ComfyUI's warnings: bounded, of one load, and nothing of where it lies."""
+"""Warnings of ComfyUI that a worker sends: bounded, of one load, and without its folders."""
 
 from __future__ import annotations
 

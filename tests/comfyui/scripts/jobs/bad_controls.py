@@ -1,4 +1,4 @@
-"""A backend that is told of ControlNets that are wrong: what it says, and what the model gives afterwards."""
+"""A backend that is called with wrong ControlNets: its errors, and the results of right calls afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LATENT = (2, *UNET.latent[1:])
 
 
 def _net(**changes: Any) -> dict[str, Any]:
-    """One that is right but for `changes`, with the inputs of a call."""
+    """Return fields that are right but for `changes`, with the inputs of a call."""
     found = BACKEND.describe(ModelRef(name=f"{PREFIX}edges.safetensors"))
     x, context = noise(_LATENT, 90), noise((2, 6, UNET.width), 91)
     given = {
@@ -57,7 +57,7 @@ def _said(call: Any) -> str:
 
 
 def bad_controls() -> dict[str, Any]:
-    """What each is refused for, and whether calls after it give what calls before it gave."""
+    """Return the error of each, and whether calls after it give the same as calls before it."""
     before, controlled = _forward(None), _forward({KEY: _net()})
     deep: dict[str, Any] = _net()
     for _ in range(16):

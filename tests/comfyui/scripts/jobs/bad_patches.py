@@ -1,4 +1,4 @@
-"""A backend that is given weight patches that are wrong: what it says, and what the model gives afterwards."""
+"""A backend that is called with wrong weight patches: its errors, and the results of right calls afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _weight() -> tuple[str, torch.Size]:
 
 
 def bad_patches() -> dict[str, Any]:
-    """What each set is refused for, and whether calls after it give what calls before it gave."""
+    """Return the error of each set, and whether calls after it give the same as calls before it."""
     _, shape = _weight()
     before = forward_once()
     right, wrong = noise(tuple(shape), 80), noise((shape[0] + 1, shape[1]), 81)

@@ -1,4 +1,4 @@
-"""A backend that is told of patches of the network that are wrong: what it says, and that right ones still work."""
+"""A backend that is called with wrong patches of the network: its errors, and that right ones still work."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _run(options: dict[str, Any]) -> None:
 
 
 def _bad_runs() -> dict[str, dict[str, Any]]:
-    """Of whole runs, by their model's options."""
+    """Return wrong options of models for whole runs, by name."""
     mahiro = {"function": "Mahiro.mahiro_normd", "values": {}, "functions": {}, "defaults": []}
     pag = {
         "function": "PerturbedAttentionGuidance.post_cfg_function",
@@ -71,7 +71,7 @@ def _said(call: Any) -> str:
 
 
 def bad_stock_patches() -> dict[str, Any]:
-    """What each is refused for, and whether a right one gives before and after what it gives."""
+    """Return the error of each, and whether a right one gives the same before and after."""
     before, patched = _forward({}), _forward(_replaced())
     deep: Any = 1.0
     for _ in range(6):

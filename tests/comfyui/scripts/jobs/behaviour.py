@@ -1,4 +1,4 @@
-"""A backend with whole runs: between other calls, when cancelled, with previews, with jobs that are wrong."""
+"""A backend with whole runs: between other calls, when cancelled, with previews, with wrong jobs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from comfy_gpu_offload.protocol.messages import ModelRef
 
 
 def forward_once(patches: PatchSet | None = None, hooks: HookSet | None = None) -> torch.Tensor:
-    """A forward call, as each-step mode makes it."""
+    """Return the result of a forward call, as each-step mode makes it."""
     description = SIDES.remote(MMDIT).remote.description
     dtype = getattr(torch, description.compute_dtype)
     context, pooled = noise((1, 6, MMDIT.width), 70).to(dtype), noise((1, MMDIT.pooled), 71).to(dtype)
@@ -53,7 +53,7 @@ def forward_once(patches: PatchSet | None = None, hooks: HookSet | None = None) 
 
 
 def independence() -> dict[str, Any]:
-    """Patched runs, plain runs and forward calls of one loaded model, one after another."""
+    """Compare patched runs, plain runs and forward calls of one loaded model, one after another."""
     patched = case(MMDIT, node(advanced.ModelSamplingSD3, shift=0.6))
     before = forward_once()
     first = both(case(MMDIT))[1]["samples"]
@@ -70,7 +70,7 @@ def independence() -> dict[str, Any]:
 
 
 def given() -> dict[str, Any]:
-    """Runs that are given their noise, or their schedule."""
+    """Compare runs that are given their noise, or their schedule."""
     this, own = case(MMDIT), noise(MMDIT.latent, 91)
     sigmas = torch.tensor([0.9, 0.7, 0.4, 0.2])
     found = {}
@@ -106,7 +106,7 @@ def given() -> dict[str, Any]:
 
 
 def interrupted(kind: Kind, sampler: str, at: str) -> dict[str, Any]:
-    """A run that is cancelled at its second model call, or at the end of its first step; and the next one."""
+    """Cancel a run at its second model call, or at the end of its first step; and run the next one."""
     calls: list[int] = []
 
     def count(*_: Any) -> None:
@@ -136,7 +136,7 @@ def interrupted(kind: Kind, sampler: str, at: str) -> dict[str, Any]:
 
 
 def previews() -> dict[str, Any]:
-    """What is reported of a run, by preview method."""
+    """Return what is reported of a run, by preview method."""
     found: dict[str, Any] = {}
     large = {"samples": torch.zeros(1, 4, 8, 600)}
     runs = {method: case(UNET, preview=method, steps=2) for method in ("none", "auto", "latent2rgb", "taesd")} | {
@@ -163,7 +163,7 @@ def describe(picture: bytes) -> list[Any]:
 
 
 def refusals() -> dict[str, str]:
-    """What the backend says to jobs that are wrong."""
+    """Return the backend's errors for wrong jobs."""
     this = case(MMDIT)
     good = job_tree(SIDES.remote(MMDIT), this.positive, this.negative, this.latent)
     sd3 = node(advanced.ModelSamplingSD3, shift=2.0)(SIDES.remote(MMDIT))
@@ -201,7 +201,7 @@ def refusals() -> dict[str, str]:
 
 
 def containers() -> dict[str, Any]:
-    """A CLIP vision model's output in conditioning, after its way over the wire."""
+    """Send a CLIP vision model's output in conditioning over the wire, and compare."""
     output = comfy.clip_vision.Output()
     output.image_embeds, output.image_sizes = noise((1, 8), 80), [(2, 3)]
     this = case(MMDIT)

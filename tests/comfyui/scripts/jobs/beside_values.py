@@ -1,4 +1,4 @@
-"""What a network at the worker sees besides values: tensors' order in memory, and `torch.autocast` around calls."""
+"""Inputs of a network at the worker beside values: tensors' order in memory, and `torch.autocast` around calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KIND = replace(UNET, latent=(1, 4, 16, 16))
 
 
 def memory_orders() -> dict[str, Any]:
-    """For each whether remote is local bit for bit, and in how many orders the two networks saw their inputs."""
+    """Return for each whether remote equals local, and the number of orders that the two networks saw."""
     pair = Pair.of(_KIND)
     _, conditioned = three_ways(pair, _transposed(), lambda model: model)
     here, there = pair.stock.model.diffusion_model, BACKEND.pool.load(ModelRef(name=_KIND.file))[0].patcher.model
@@ -36,7 +36,7 @@ def memory_orders() -> dict[str, Any]:
 
 
 def autocast() -> dict[str, bool]:
-    """Whether a network at the worker casts as one here does, and no longer than it should."""
+    """Return whether a network at the worker casts as one here does, and no longer than it should."""
     pair = Pair.of(_KIND)
     this = case(_KIND)
     plain = sampled(pair.stock, this)
@@ -50,14 +50,14 @@ def autocast() -> dict[str, bool]:
 
 
 def _transposed() -> Case:
-    """With texts that lie with their tokens innermost, as what a node has permuted does."""
+    """Return a case whose texts lie with their tokens innermost, as a node leaves them that permutes."""
     plain = case(_KIND)
     context = noise((1, _KIND.width, 6), 7).transpose(1, 2)
     return replace(plain, positive=[[context, {}]])
 
 
 def _channels_last(model: Any) -> Any:
-    """A model whose inputs a node puts into the memory format that suits convolutions."""
+    """Return a model whose inputs a node puts into the memory format that suits convolutions."""
 
     def ordered(apply: Any, call: Any) -> Any:
         latent = call["input"].to(memory_format=torch.channels_last)

@@ -61,7 +61,7 @@ class Workflow:
         self._loaded: tuple[int, Any] = (-1, None)
 
     def run(self, patch: Patch = lambda model: model) -> torch.Tensor | str:
-        """The latent, or what was said in its place."""
+        """Return the latent, or the error in its place."""
         try:
             with torch.inference_mode():
                 return self._way.sample(patch(self._model().clone()), case(self._kind, steps=1))
@@ -77,7 +77,7 @@ class Workflow:
 
 
 def _prompts(kind: Kind, way: Way, change: Change, count: int = _PROMPTS) -> list[torch.Tensor | str]:
-    """Prompts with the node in one workflow, and one without it."""
+    """Run prompts with the node in one workflow, and one without it."""
     workflow = Workflow(kind, way)
     with changing(change) as patch:
         outcomes = [workflow.run(patch) for _ in range(count)]
@@ -89,7 +89,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def compared(kind: Kind, change: Change, plain: Any, here: list[Any]) -> dict[str, Any]:
-    """What prompts with the node give, each way, beside what they give here."""
+    """Compare the results of prompts with the node, each way, with those of a local model."""
     found: dict[str, Any] = {"mattered": not _alike(here[0], plain)}
     for name, way in _WAYS.items():
         outcomes = _prompts(kind, way, change)
@@ -102,7 +102,7 @@ def compared(kind: Kind, change: Change, plain: Any, here: list[Any]) -> dict[st
 
 
 def main(kind: Kind) -> dict[str, Any]:
-    """All changes to a network of that kind."""
+    """Print the comparison for all changes to a network of that kind."""
     sides.SIDES.stock(kind)
     loaded_code.remember()
     plain = Workflow(kind, _HERE).run()

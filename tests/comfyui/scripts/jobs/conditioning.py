@@ -13,7 +13,7 @@ INPAINT = Kind("inpaint.safetensors", (1, 4, 8, 8), 768)
 
 
 def _inpainted() -> Mapping[str, Case]:
-    """What InpaintModelConditioning gives: the picture and where it is masked, to be put beside the latent."""
+    """Return InpaintModelConditioning's output: the picture and its mask, to be put beside the latent."""
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 16:48, 8:40] = 1.0
     beside = {"concat_latent_image": noise(INPAINT.latent, 41), "concat_mask": mask}
@@ -30,7 +30,7 @@ def _inpainted() -> Mapping[str, Case]:
 
 
 def _together() -> Mapping[str, Case]:
-    """Regions by area and by mask, for parts of the time, with texts of three lengths."""
+    """Return regions by area and by mask, for parts of the time, with texts of three lengths."""
     width = MMDIT.width
     mask = torch.zeros(1, 64, 48)
     mask[:, :40] = 1.0
@@ -50,7 +50,7 @@ def _together() -> Mapping[str, Case]:
 
 
 def conditioning() -> dict[str, Any]:
-    """For each whether the three ways agree, and whether it matters."""
+    """Return for each whether the three ways agree, and whether it matters."""
     found = {}
     for kind, cases in ((INPAINT, _inpainted()), (MMDIT, _together())):
         pair = Pair.of(kind)

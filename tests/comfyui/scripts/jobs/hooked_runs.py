@@ -1,4 +1,4 @@
-"""What becomes of a worker's weights when a run has hooks: between its calls, when it fails, and after it."""
+"""A worker's weights when a run has hooks: between its calls, when it fails, and after it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _REGIONS = "two regions with keyframes"
 
 
 def stepped(model: Any, this: Case, after_step: Callable[[int], None]) -> torch.Tensor:
-    """As `sampled`, told of each step."""
+    """Sample as `sampled` does, and call `after` at each step."""
     fields = settings(this.fields)
     latent = this.latent["samples"]
     with torch.inference_mode():
@@ -57,7 +57,7 @@ def stepped(model: Any, this: Case, after_step: Callable[[int], None]) -> torch.
 
 
 def said_by(run: Callable[[], Any]) -> str:
-    """What a run fails with."""
+    """Return the error of a run."""
     try:
         run()
     except (OffloadError, comfy.model_management.InterruptProcessingException) as error:
@@ -66,7 +66,7 @@ def said_by(run: Callable[[], Any]) -> str:
 
 
 def left_at_worker() -> dict[str, int]:
-    """What there is of hooks at the worker's model."""
+    """Return the number of groups, changed weights and kept weights of hooks at the worker's model."""
     loaded = BACKEND.pool.load(ModelRef(name=MMDIT.file))[0]
     patchers = [loaded.patcher, *(clone.patcher for clone in loaded._clones.values())]
     return {
@@ -77,7 +77,7 @@ def left_at_worker() -> dict[str, int]:
 
 
 def between() -> dict[str, bool]:
-    """Other calls on the same weights after each step of a run with hooks, and the run itself."""
+    """Make other calls on the same weights after each step of a run with hooks, and compare all."""
     pair, plain = Pair.of(MMDIT), case(MMDIT, steps=1)
     # The last call of a step has hooks on.
     hooked = Hooked(
@@ -125,7 +125,7 @@ def between() -> dict[str, bool]:
 
 
 def ended() -> dict[str, Any]:
-    """Runs that are interrupted, that fail at the worker, that are refused there; and runs after each."""
+    """Make runs that are interrupted, that fail at the worker, that are refused there; and runs after each."""
     pair, plain = Pair.of(MMDIT), case(MMDIT, steps=2)
     hooked = every()[_REGIONS]
     expected, unhooked = sampled(pair.stock, case_of(hooked)), sampled(pair.stock, plain)
@@ -173,7 +173,7 @@ def ended() -> dict[str, Any]:
 
 
 def out_of_memory() -> dict[str, Any]:
-    """A call for which the device has no room: what was kept of hooks is let go of, and the next run is right."""
+    """Make a call for which the device has no room: kept weights are freed, and the next run is right."""
     pair, hooked = Pair.of(MMDIT), every()[_REGIONS]
     expected = sampled(pair.stock, case_of(hooked))
     network = BACKEND.pool.load(ModelRef(name=MMDIT.file))[0].patcher.model.diffusion_model
@@ -201,7 +201,7 @@ def _hook_of(kind: type[Any], **fields: Any) -> Any:
 
 
 def _registered(model: Any) -> Any:
-    """As a node that knows what to do with kinds of hooks that ComfyUI does not."""
+    """Return a clone of the model as a node leaves it that handles kinds of hooks which ComfyUI does not."""
     changed = model.clone()
 
     def register(_: Any, hooks: Any, __: Any, ___: Any, registered: Any) -> None:
@@ -213,7 +213,7 @@ def _registered(model: Any) -> Any:
 
 
 def refused() -> dict[str, Any]:
-    """What is said of hooks that cannot travel, and how many calls there were until then."""
+    """Return the errors of hooks that cannot travel, and the number of calls before each."""
     pair = Pair.of(MMDIT)
     odd = hook("kind-lora", 1.0)
     odd.hooks[0].hook_keyframe.add(comfy.hooks.HookKeyframe(strength=torch.ones(2)))
@@ -240,7 +240,7 @@ def refused() -> dict[str, Any]:
 
 
 def options() -> dict[str, Any]:
-    """Hooks that put a wrapper round the network, for all conditioning and for their own alone."""
+    """Compare hooks that put a wrapper round the network, for all conditioning and for their own alone."""
     pair = Pair.of(UNET)
     found = {}
     for scope in (comfy.hooks.EnumHookScope.AllConditioning, comfy.hooks.EnumHookScope.HookedOnly):
@@ -264,7 +264,7 @@ def options() -> dict[str, Any]:
 
 
 def without_room() -> dict[str, Any]:
-    """On a device that holds none of the weights."""
+    """Compare on a device that holds none of the weights."""
     BACKEND.close()
     comfy.model_management.unload_all_models()
     with room_for(1), torch.inference_mode():
@@ -274,7 +274,7 @@ def without_room() -> dict[str, Any]:
 
 @contextmanager
 def _never_kept() -> Iterator[None]:
-    """ComfyUI computes hooked weights anew each time where it takes a run to have one group of hooks."""
+    """Make ComfyUI compute hooked weights anew each time, as it does in a run with one group of hooks."""
     counted = comfy.samplers.get_total_hook_groups_in_conds
     comfy.samplers.get_total_hook_groups_in_conds = lambda _: 1
     try:
@@ -289,7 +289,7 @@ def _plain_is_same(pair: Pair) -> bool:
 
 
 def scaled() -> dict[str, Any]:
-    """Weights in fp8 with a scale: where ComfyUI keeps such weights it forgets the scale."""
+    """Compare weights in fp8 with a scale, which ComfyUI forgets of weights that it keeps."""
     weights = load_file(FOLDER / "diffusion_models" / MMDIT.file)
     made: dict[str, torch.Tensor] = {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
     for key, weight in weights.items():
@@ -312,7 +312,7 @@ def scaled() -> dict[str, Any]:
 
 
 def malformed() -> dict[str, Any]:
-    """What a worker says to hooks that are wrong, and whether calls after it give what calls before it gave."""
+    """Return the worker's errors for wrong hooks, and whether calls after them give the same as before."""
     key, shape = next(
         (key, tuple(value.shape))
         for key, value in SIDES.stock(MMDIT).model.state_dict().items()

@@ -26,7 +26,7 @@ _FILES = {
 
 @contextmanager
 def room_for(size_bytes: int) -> Iterator[None]:
-    """On a CPU ComfyUI does not look for room: it is told."""
+    """Tell ComfyUI how much room there is, for which it does not look on a CPU."""
     load = ModelPatcher.load
 
     def loaded(self: Any, device_to: Any = None, lowvram_model_memory: int = 0, **further: Any) -> Any:
@@ -41,7 +41,7 @@ def room_for(size_bytes: int) -> Iterator[None]:
 
 
 def low_memory() -> dict[str, Any]:
-    """For each model and patch whether the three ways agree, and how much of the model was on the device."""
+    """Return for each model and patch whether the three ways agree, and the share that was on the device."""
     BACKEND.close()
     management.unload_all_models()
     found = {}

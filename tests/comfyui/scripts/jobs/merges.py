@@ -1,4 +1,4 @@
-"""A backend that merges a second model into the one that is called: short of memory, and told what is wrong."""
+"""A backend that merges a second model into the one that is called: short of memory, and with wrong merges."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _right() -> PatchSet:
 
 
 def short_of_memory() -> dict[str, Any]:
-    """Merged calls while the second model leaves memory, or has no room there."""
+    """Compare merged calls while the second model leaves memory, or has no room there."""
     plain, merged = forward_once(), forward_once(_right())
     loaded, _ = BACKEND.pool.load(_OTHER_REF)
     weight = weakref.ref(loaded.patcher.model.diffusion_model.x_embedder.proj.weight)
@@ -75,7 +75,7 @@ def short_of_memory() -> dict[str, Any]:
 
 
 def bad_merges() -> dict[str, Any]:
-    """What each is refused for, and whether calls after it give what calls before it gave."""
+    """Return the error of each, and whether calls after it give the same as calls before it."""
     right = _right().template["models"][0]
     wrong = noise((3, 3), 82)
     before = forward_once()
@@ -102,7 +102,7 @@ def bad_merges() -> dict[str, Any]:
 
 
 def quantised() -> dict[str, Any]:
-    """A model of weights in fp8 with scales: alone, under a LoRA, and on either side of a merge."""
+    """Compare a model of weights in fp8 with scales: alone, under a LoRA, and on either side of a merge."""
     pair, other = Pair.of(replace(WAN, file="wan-quantised.safetensors")), Pair.of(_OTHER_WAN)
     this = case(WAN, steps=2)
     plain, alone = three_ways(pair, this, lambda model: model)

@@ -1,4 +1,4 @@
-"""What node packs do to a network by themselves, in the smallest form: for changed_network.py."""
+"""Changes that node packs make to a network by themselves, in the smallest form, for changed_network.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _network(model: Any) -> Any:
 
 
 def _parts(model: Any, *ending: str) -> Iterator[Any]:
-    """The parts whose class's name ends so, found as a pack finds them."""
+    """Return the parts whose class's name ends so, found as a pack finds them."""
     yield from (part for part in _network(model).modules() if type(part).__name__.endswith(ending))
 
 
@@ -178,7 +178,7 @@ def eps_of_the_norms(model: Any, _: ExitStack) -> Any:
 
 
 def norms_found_by_children(model: Any, _: ExitStack) -> Any:
-    """As Advanced-ControlNet's Reference finds the norms that it replaces."""
+    """Find norms as Advanced-ControlNet's Reference finds those that it replaces."""
 
     def walk(module: Any) -> int:
         found = 0
@@ -215,7 +215,7 @@ def by_apply(model: Any, _: ExitStack) -> Any:
 
 
 def by_its_class(model: Any, _: ExitStack) -> Any:
-    """As RES4LYF's re-patchers do: what is not the network they know is left alone."""
+    """Change a network of a known class alone, as RES4LYF's re-patchers do."""
     network = _network(model)
     wan, unet = (getattr(sys.modules.get(module), kind, ()) for module, kind in _KINDS)
     if isinstance(network, wan) or network.__class__.__name__ == "UNetModel" or isinstance(network, unet):
@@ -437,6 +437,6 @@ LOCAL: dict[str, tuple[Change, str]] = {
 
 @contextmanager
 def changing(change: Change) -> Iterator[Callable[[Any], Any]]:
-    """The change as a patch of a model, whose traces in ComfyUI end with the block."""
+    """Return the change as a patch of a model, whose traces in ComfyUI end with the block."""
     with ExitStack() as stack:
         yield lambda model: change(model, stack)

@@ -1,4 +1,4 @@
-"""What cannot go to a worker in a whole run, and what it is called."""
+"""Runs that cannot go to a worker as a whole, and the reasons given."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from comfy_gpu_offload.comfyui.client.sampling.sample_job import whole_loop_obst
 
 
 class OwnSampling(torch.nn.Module):
-    """A sampling that is nobody else's."""
+    """A sampling of a node's own class."""
 
 
 def obstacles() -> dict[str, str | None]:
-    """Why runs cannot travel as a whole."""
+    """Return the reasons why runs cannot travel as a whole."""
 
     def patched(change: Callable[[Any], Any]) -> dict[str, Any]:
         model = SIDES.remote(MMDIT).clone()
@@ -90,7 +90,7 @@ def obstacles() -> dict[str, str | None]:
 
 
 def unknown_stock_names() -> list[str]:
-    """ComfyUI's own samplers and schedulers that are not known for its own."""
+    """Return ComfyUI's own samplers and schedulers that are not recognised as its own."""
     this = case(MMDIT)
     found: list[str] = []
     for sampler in comfy.samplers.KSampler.SAMPLERS:

@@ -1,4 +1,4 @@
-"""What reaches past ComfyUI's patches, for a network or its weights: code that is put in, and what reads weights.
+"""Code that reaches past ComfyUI's patches into a network or its weights, and code that reads weights.
 
     PYTHON own_code.py COMFYUI_ROOT MODELS_FOLDER
 
@@ -41,7 +41,7 @@ Use = Callable[[], Any]
 
 
 def _method_for_a_call(model: Any) -> Any:
-    """As TeaCache does."""
+    """Replace a method for the length of a call, as TeaCache does."""
     network = model.get_model_object("diffusion_model")
 
     def zeros(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -56,7 +56,7 @@ def _method_for_a_call(model: Any) -> Any:
 
 
 def _blocks_for_a_call(model: Any) -> Any:
-    """As First Block Cache does."""
+    """Replace blocks for the length of a call, as First Block Cache does."""
     network = model.get_model_object("diffusion_model")
     fewer = torch.nn.ModuleList([network.blocks[0]])
 
@@ -102,7 +102,7 @@ PUT_IN: dict[str, Patch] = {
 
 
 def put_in() -> dict[str, Any]:
-    """What is put into a network: that it matters here, and what is said of it where the model is remote."""
+    """Put code into a network: return that it matters here, and its refusal on a remote model."""
     found = {}
     plain = sampled(Pair.of(WAN).stock, case(WAN, steps=2))
     for name, change in PUT_IN.items():
@@ -119,7 +119,7 @@ def put_in() -> dict[str, Any]:
 
 
 def of_the_class() -> dict[str, Any]:
-    """A method of ComfyUI's own class, replaced while prompts run: of the model that is loaded, and of the next."""
+    """Replace a method of ComfyUI's own class while prompts run, of the loaded model and of the next."""
     pair = Pair.of(WAN)
     kind = type(pair.stock.model.diffusion_model)
     with mock.patch.object(kind, "forward_orig", lambda _, x, *__, **___: torch.zeros_like(x)):
@@ -130,7 +130,7 @@ def of_the_class() -> dict[str, Any]:
 
 
 def _passed_on(function: Any) -> Any:
-    """A pack's function around one of ComfyUI's, under its name."""
+    """Return a pack's function around one of ComfyUI's, under its name."""
 
     @functools.wraps(function)
     def around(*args: Any, **kwargs: Any) -> Any:
@@ -140,7 +140,7 @@ def _passed_on(function: Any) -> Any:
 
 
 def before_prompts() -> dict[str, Any]:
-    """What was replaced already when ComfyUI began to run prompts: it is warned of, once a run."""
+    """Return the warnings, once a run, of code that was replaced before ComfyUI began to run prompts."""
     kind = type(Pair.of(WAN).stock.model.diffusion_model)
     own, attention = kind.forward_orig, wan.optimized_attention
 
@@ -172,7 +172,7 @@ def before_prompts() -> dict[str, Any]:
 
 
 def _of_another_library(function: Any) -> Any:
-    """A function as ComfyUI imports it from where the system, or a user, has libraries beside those of Python."""
+    """Return a function as ComfyUI imports it from a library folder of the system or a user."""
     made = _passed_on(function)
     made.__code__ = made.__code__.replace(co_filename="/usr/local/lib/python3/dist-packages/einops.py")
     del made.__wrapped__
@@ -180,7 +180,7 @@ def _of_another_library(function: Any) -> Any:
 
 
 def what_no_call_runs() -> dict[str, Any]:
-    """Libraries replace such code while a node runs another model, and leave it so."""
+    """Replace code that no call runs, as libraries do while a node runs another model, and leave it so."""
     pair = Pair.of(WAN)
     expected = sampled(pair.stock, case(WAN))
     found = {}
@@ -213,7 +213,7 @@ def _taken(said: list[str], shown: list[str]) -> list[list[str]]:
 
 
 def injected() -> dict[str, Any]:
-    """What a bypass LoRA loader does: code that ComfyUI puts in with the weights, and takes out again."""
+    """Inject code as a bypass LoRA loader does: ComfyUI puts it in with the weights, and takes it out again."""
 
     def put(patcher: Any) -> None:
         patcher.model.diffusion_model.blocks[0].forward = lambda x, *_, **__: x
@@ -241,7 +241,7 @@ def _refused(pair: Pair, use: Use) -> dict[str, Any]:
 
 
 def _executed(node: Any, **inputs: Any) -> Any:
-    """Nodes of both kinds that ComfyUI has."""
+    """Return the output of a node of either of ComfyUI's kinds."""
     if hasattr(node, "execute"):
         return node.execute(**inputs)
     return getattr(node(), node.FUNCTION)(**inputs)
@@ -266,7 +266,7 @@ def _readers(pair: Pair, other: Pair, folder: str) -> Iterator[tuple[str, Use]]:
 
 
 def read() -> dict[str, Any]:
-    """What is said where weights are read, and whether a file is left of it."""
+    """Return the errors where weights are read, and whether a file is left."""
     found = {}
     pair, other = Pair.of(MMDIT), Pair.of(_OTHER)
     with tempfile.TemporaryDirectory() as folder:
@@ -286,7 +286,7 @@ def _applied(net: Any) -> Case:
 
 
 def controls() -> dict[str, Any]:
-    """ControlNets that run here and take weights of the model, alone and in a chain."""
+    """Return the errors of ControlNets that run here and take weights of the model, alone and in a chain."""
     pair = Pair.of(_TINY)
     files = FOLDER / "controlnet"
     of_model, edges = (controlnet.load_controlnet(str(files / f"{name}.safetensors")) for name in ("lora", "edges"))

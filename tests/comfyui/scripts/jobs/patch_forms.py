@@ -31,7 +31,7 @@ _OTHERS = replace(MMDIT, file="mmdit-other.safetensors")
 
 
 def executed(node: Any, **inputs: Any) -> Patch:
-    """A patch by one of ComfyUI's nodes, of either kind."""
+    """Return a patch by one of ComfyUI's nodes, of either kind."""
     if hasattr(node, "execute"):
         return lambda model: node.execute(model, **inputs).result[0]
     return lambda model: getattr(node(), node.FUNCTION)(model, **inputs)[0]
@@ -60,7 +60,7 @@ def stacked(*patches: Patch) -> Patch:
 
 
 class Said(logging.Handler):
-    """What is logged here, by logger."""
+    """A log of messages, by logger."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -71,7 +71,7 @@ class Said(logging.Handler):
 
 
 def logged(use: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What our own loggers say meanwhile."""
+    """Give what our own loggers say meanwhile."""
     handler = Said()
     logging.getLogger().addHandler(handler)
     try:
@@ -82,7 +82,7 @@ def logged(use: Callable[[], Any]) -> tuple[Any, list[str]]:
 
 
 def compared(pair: Pair, this: Any, patch: Patch) -> dict[str, Any]:
-    """Whether it is equal each way, whether it matters, and what is said of it."""
+    """Return whether it is equal each way, whether it matters, and what is logged of it."""
     plain = sampled(pair.stock, this)
     try:
         (result, same), said = logged(lambda: three_ways(pair, this, patch))
@@ -97,7 +97,7 @@ def compared(pair: Pair, this: Any, patch: Patch) -> dict[str, Any]:
 
 
 def without_tensors() -> dict[str, Any]:
-    """Patches that scale a weight and add nothing, as the Attention Multiply nodes put them."""
+    """Compare patches that scale a weight and add nothing, as the Attention Multiply nodes put them."""
     self_ = executed(multiplying.UNetSelfAttentionMultiply, q=1.3, k=0.8, v=1.1, out=0.9)
     cross = executed(multiplying.UNetCrossAttentionMultiply, q=0.7, k=1.2, v=0.9, out=1.4)
     parts = {"self_structural": 1.2, "self_temporal": 0.5, "cross_structural": 0.8, "cross_temporal": 1.5}
@@ -150,7 +150,7 @@ _FITTING = _lora("joint_blocks.1.x_block.mlp.fc1", (512, 4), (4, 128), seed=71)
 
 
 def with_misfits() -> dict[str, Any]:
-    """Files with one layer that does not fit: what ComfyUI makes of them here, and what is made of them there."""
+    """Compare files with one layer that does not fit, as ComfyUI treats them here, with the worker."""
     pair, this = Pair.of(MMDIT), case(MMDIT, steps=2)
     found = {name: compared(pair, this, with_lora(_FITTING | each)) for name, each in MISFITS.items()}
     key = f"diffusion_model.{_LAYER}.weight"
@@ -175,7 +175,7 @@ def with_misfits() -> dict[str, Any]:
 
 
 def hooked_alike(pair: Pair, this: Any) -> dict[str, Any]:
-    """The same of a run with hooks, which goes each step."""
+    """Compare the same in a run with hooks, which goes each step."""
     plain = sampled(pair.stock, replace(this, positive=[sides.condition(MMDIT, 10)]))
     result = sampled(pair.stock, this)
     remote, said = logged(lambda: sampled(pair.remote, this))
@@ -190,7 +190,7 @@ def hooked_alike(pair: Pair, this: Any) -> dict[str, Any]:
 
 
 def refusals() -> dict[str, str]:
-    """What does not fit at all, and what ComfyUI itself fails on."""
+    """Return the errors of files that do not fit at all, and of those that ComfyUI itself fails on."""
     key = f"diffusion_model.{_LAYER}.weight"
     changes = {
         "nothing fits": with_lora(MISFITS["lora"]),
@@ -214,14 +214,14 @@ def _said(use: Callable[[], Any]) -> str:
 
 
 def not_loaded() -> dict[str, Any]:
-    """A LoRA none of whose keys the model has."""
+    """Return what is logged of a LoRA none of whose keys the model has."""
     pair, this = Pair.of(MMDIT), case(MMDIT, steps=1)
     strangers = {f"lora_unet_somewhere.{name}": tensor for name, tensor in _lora("x", (8, 4), (4, 8)).items()}
     return compared(pair, this, with_lora(strangers))
 
 
 def widened() -> dict[str, Any]:
-    """A LoRA that gives a model's input layer more channels: ComfyUI reads how many it takes before each call."""
+    """Compare a LoRA that gives a model's input layer more channels, which ComfyUI counts before each call."""
     pair, plain = Pair.of(WAN), case(WAN, steps=2)
     lora = _lora("patch_embedding", (128, 4), (4, 36 * 4), reshape_weight=torch.tensor([128, 36, 1, 2, 2]))
     wide = with_lora(lora)

@@ -1,4 +1,4 @@
-"""Runs sampling jobs whole, in the backend of a worker, and ComfyUI's own sampler for comparison.
+"""Run sampling jobs whole, in the backend of a worker, and by ComfyUI's own sampler for comparison.
 
     PYTHON run.py COMFYUI_ROOT MODELS_FOLDER
 

@@ -1,4 +1,4 @@
-"""Samples with hooks on weights, here and by a worker's backend.
+"""Sample with hooks on weights, here and by a worker's backend.
 
     PYTHON run_hooks.py COMFYUI_ROOT MODELS_FOLDER
 

@@ -1,4 +1,4 @@
-"""The same models through a client's own session and a worker's own handler, with all that goes with a call."""
+"""The same models through a client's own session and a worker's own handler, and as ComfyUI loads them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Pair:
 
 
 def sampled(model: Any, this: Case) -> torch.Tensor:
-    """By ComfyUI's own sampler."""
+    """Return the latent of ComfyUI's own sampler."""
     fields = settings(this.fields)
     given = (this.positive, this.negative, dict(this.latent))
     names = ("seed", "steps", "cfg", "sampler", "scheduler")
@@ -48,7 +48,7 @@ def sampled(model: Any, this: Case) -> torch.Tensor:
 
 
 def sampled_whole(model: Any, this: Case) -> torch.Tensor:
-    """By a whole run at the worker."""
+    """Return the latent of a whole run at the worker."""
     given = {"positive": this.positive, "negative": this.negative, "latent": this.latent}
     with torch.inference_mode():
         out = run_whole_loop(model.remote.sample, model, settings(this.fields), **given)
@@ -57,7 +57,7 @@ def sampled_whole(model: Any, this: Case) -> torch.Tensor:
 
 
 def three_ways(pair: Pair, this: Case, patch: Patch) -> tuple[torch.Tensor, dict[str, bool]]:
-    """What a patched model gives here, and whether it gives the same at the worker."""
+    """Return a patched model's latent here, and whether the worker gives the same, each step and whole."""
     expected, remote = sampled(patch(pair.stock), this), patch(pair.remote)
     same = {
         "each step": torch.equal(expected, sampled(remote, this)),

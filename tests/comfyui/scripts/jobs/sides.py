@@ -34,7 +34,7 @@ Patch = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A model, with the sizes of what it is sampled with."""
+    """A model, with the sizes of its latent and conditioning."""
 
     file: str
     latent: tuple[int, ...]
@@ -54,7 +54,7 @@ LTXV = Kind(
 
 @dataclass(frozen=True)
 class Case:
-    """A run: KSampler's inputs, and what was done to the model before."""
+    """A run: KSampler's inputs, and the patch that is put on the model before."""
 
     kind: Kind
     latent: Mapping[str, Any]
@@ -124,13 +124,13 @@ def job_of(kind: Kind, fields: Mapping[str, Any]) -> SampleJob:
 
 
 def over_the_wire(job: SampleJob, parts: Any) -> tuple[SampleJob, Any]:
-    """What arrives of it."""
+    """Return the job and its tree as they arrive."""
     envelope = open_frame(seal(job, tree.pack(parts, "job")).joined())
     return expect(envelope.message, SampleJob), envelope.unpack()
 
 
 def sample_whole(kind: Kind, report: Any = lambda *_: None) -> Callable[..., tuple[Any, None]]:
-    """Stands where `RemoteModel.sample` would."""
+    """Return a substitute for `RemoteModel.sample` that asks the backend directly."""
 
     def sample(fields: Mapping[str, Any], parts: Any, on_progress: Any, *, patches: Any) -> tuple[Any, None]:
         assert patches is None, "weight patches are tested with a worker: test_weight_patches.py"
@@ -148,7 +148,7 @@ def sample_whole(kind: Kind, report: Any = lambda *_: None) -> Callable[..., tup
 
 
 def both(this: Case) -> tuple[Any, Any]:
-    """The stock latent, and the one from a whole run."""
+    """Return the stock latent, and the one from a whole run."""
     fields = settings(this.fields)
     known = ("denoise", "disable_noise", "start_step", "last_step", "force_full_denoise")
     with torch.inference_mode():
@@ -176,6 +176,6 @@ def both(this: Case) -> tuple[Any, Any]:
 
 
 def node(kind: Any, **inputs: Any) -> Patch:
-    """A patch by one of ComfyUI's own nodes."""
+    """Return a patch by one of ComfyUI's own nodes."""
     made = kind()
     return lambda model: getattr(made, made.FUNCTION)(model, **inputs)[0]

@@ -1,4 +1,4 @@
-"""EasyCache and LazyCache: which calls of the model they skip here, and which at the worker."""
+"""EasyCache and LazyCache: the calls of the model that they skip here, and at the worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SETTINGS = {"start_percent": 0.1, "end_percent": 0.9, "verbose": False}
 
 @contextmanager
 def _counted(network: Any) -> Iterator[list[int]]:
-    """Counts what the network computes: its own forward runs a cache's wrapper first."""
+    """Count what the network computes; its own forward runs a cache's wrapper first."""
     calls: list[int] = []
     computed = network._forward
 
@@ -37,7 +37,7 @@ def _counted(network: Any) -> Iterator[list[int]]:
 
 
 def step_caches() -> dict[str, Any]:
-    """For each model and cache the calls that were computed, and whether the results are the same."""
+    """Return for each model and cache the calls that were computed, and whether the results are the same."""
     return {f"{cache} {name}": _of(kind, node) for name, kind in _KINDS.items() for cache, node in _CACHES.items()}
 
 

@@ -22,7 +22,7 @@ _WAIT_S = 60.0
 
 
 class _Turns:
-    """One of two at a time, each until it hands over; who is done has no more turns."""
+    """Turns of two threads: one runs until it hands over; one that is done has no more turns."""
 
     def __init__(self, first: str, second: str) -> None:
         self._left = [first, second]
@@ -77,7 +77,7 @@ def _in_turn(who: str, turns: _Turns, model: Any, results: dict[str, torch.Tenso
 
 
 def two_clients() -> dict[str, Any]:
-    """Whether each gets what its own LoRA gives here, by turns and one run after another."""
+    """Return whether each client gets its own LoRA's latent, by turns and one run after another."""
     handler = Handler(BACKEND)
     stock = Pair.of(MMDIT).stock
     this = case(MMDIT, steps=_STEPS)

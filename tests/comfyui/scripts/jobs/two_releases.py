@@ -1,4 +1,4 @@
-"""Models at a worker whose ComfyUI is another release: each step here, and what is said of the whole loop.
+"""Models at a worker whose ComfyUI is another release: each step here, and the messages on the whole loop.
 
     COMFY_GPU_OFFLOAD_URL=… COMFY_GPU_OFFLOAD_TOKEN=… PYTHON two_releases.py COMFYUI_ROOT MODELS_FOLDER
 
@@ -30,7 +30,7 @@ _TINY = replace(UNET, latent=(1, 4, 8, 6))
 
 
 class _Said(logging.Handler):
-    """What the log has at its warnings."""
+    """The warnings in the log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -79,7 +79,7 @@ def each_step() -> dict[str, Any]:
 
 
 def whole_loop() -> dict[str, Any]:
-    """Which way each choice takes, and the warnings on it."""
+    """Return the way that each choice takes, and the warnings on it."""
     said = _Said()
     logging.getLogger(offload_mode.__name__).addHandler(said)
     remote, this = loader.load_remote(MMDIT.file, "default"), case(MMDIT)

@@ -31,7 +31,7 @@ WEIGHTS: dict[str, tuple[str, str, str | None]] = {
 
 
 def loras(*named: tuple[str, float]) -> Patch:
-    """Files of the loras folder, each at its strength, one upon another."""
+    """Return a patch by files of the loras folder, each at its strength, one upon another."""
 
     def patch(model: Any) -> Any:
         for name, strength in named:
@@ -54,7 +54,7 @@ def switched(name: str | None) -> Iterator[None]:
 
 
 def weight_dtypes() -> dict[str, Any]:
-    """For each dtype what its weights are kept in, and for each patch whether the three ways agree."""
+    """Return for each dtype what its weights are kept in, and for each patch whether the three ways agree."""
     return {name: _of(*weights) for name, weights in WEIGHTS.items()}
 
 

@@ -1,4 +1,4 @@
-"""Hooks on weights (LoRA schedules), made by ComfyUI's own nodes: what they give here and at the worker."""
+"""Hooks on weights (LoRA schedules), made by ComfyUI's own nodes, here and at the worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER = replace(MMDIT, file="mmdit-other.safetensors")
 
 
 def by(kind: Any, **inputs: Any) -> Any:
-    """What a node gives."""
+    """Return a node's output."""
     made = kind()
     out = getattr(made, made.FUNCTION)(**inputs)
     return out[0] if len(out) == 1 else out
@@ -35,13 +35,13 @@ def file_of(name: str) -> dict[str, torch.Tensor]:
 
 
 def hook(name: str, strength: float, keyframes: Any = None) -> Any:
-    """As Create Hook LoRA and Set Hook Keyframes make it."""
+    """Return a hook as Create Hook LoRA and Set Hook Keyframes make it."""
     hooks = comfy.hooks.create_hook_lora(file_of(name), strength, 0.0)
     return by(nodes_hooks.SetHookKeyframes, hooks=hooks, hook_kf=keyframes)
 
 
 def odd_hook(strength: float, keyframes: Any) -> Any:
-    """Of rank 3: its scale, 2/3, is no float32."""
+    """Return a hook of a LoRA of rank 3, whose scale, 2/3, is no float32."""
     weights = file_of("kind-lora")
     for key in weights:
         if "lora_up" in key:
@@ -55,7 +55,7 @@ def odd_hook(strength: float, keyframes: Any) -> Any:
 
 
 def keyframes(*at: tuple[float, float]) -> Any:
-    """Pairs of a start and a strength."""
+    """Return keyframes of pairs of a start and a strength."""
     made = None
     for start, strength in at:
         made = by(nodes_hooks.CreateHookKeyframe, strength_mult=strength, start_percent=start, prev_hook_kf=made)
@@ -63,7 +63,7 @@ def keyframes(*at: tuple[float, float]) -> Any:
 
 
 def interpolated(first: float, last: float, count: int = 5) -> Any:
-    """ComfyUI has these strengths as tensors."""
+    """Return interpolated keyframes, whose strengths ComfyUI has as tensors."""
     return by(
         nodes_hooks.CreateHookKeyframesInterpolated,
         strength_start=first,
@@ -128,14 +128,14 @@ def combined(*hooks: Any) -> Any:
 
 
 def model_as_lora(strength: float) -> Any:
-    """As Create Hook Model as LoRA, whose checkpoint is another model of the same form."""
+    """Return a hook as Create Hook Model as LoRA makes it, of another model of the same form."""
     weights = comfy.hooks.get_patch_weights_from_model(Pair.of(OTHER).stock)
     hooks = comfy.hooks.create_hook_model_as_lora(weights, None, strength, 0.0)
     return by(nodes_hooks.SetHookKeyframes, hooks=hooks, hook_kf=keyframes((0.0, 1.0), (0.5, 0.4)))
 
 
 def shared_keyframes() -> tuple[Any, Any]:
-    """Of two groups that have the keyframes of one: ComfyUI takes the other's weights for what they were."""
+    """Return two groups with the keyframes of one, for which ComfyUI takes the other's weights."""
     first = hook("kind-lora", 1.0, keyframes((0.0, 1.0), (0.4, 0.3)))
     second = hook("kind-lora-2", 1.0)
     second.hooks[0].hook_keyframe = first.hooks[0].hook_keyframe
@@ -143,7 +143,7 @@ def shared_keyframes() -> tuple[Any, Any]:
 
 
 def two_schedules() -> tuple[Any, Any]:
-    """Of one hook: ComfyUI takes its two copies for the same, and for other weights."""
+    """Return two copies of one hook, which ComfyUI takes for the same, with other weights."""
     made = comfy.hooks.create_hook_lora(file_of("kind-lora"), 1.0, 0.0)
     schedules = (keyframes((0.0, 1.0), (0.4, 0.3)), interpolated(0.2, 1.0))
     return two_regions(*(by(nodes_hooks.SetHookKeyframes, hooks=made, hook_kf=each) for each in schedules))
@@ -156,7 +156,7 @@ STEPPED = ((0.0, 1.0), (0.3, 0.5), (0.6, 0.0))
 
 @dataclass(frozen=True)
 class Hooked:
-    """Conditioning with hooks, made anew for each run, and what else is on the model."""
+    """Conditioning with hooks, made anew for each run, and further patches of the model."""
 
     make: Callable[[], tuple[Any, Any]]
     patch: Patch = lambda model: model
@@ -200,7 +200,7 @@ def every() -> dict[str, Hooked]:
 
 @contextmanager
 def _computed() -> Iterator[dict[str, int]]:
-    """Counts the weights that hooks change: computed, and taken from what was kept."""
+    """Count the weights that hooks change: computed, and taken from those that were kept."""
     kind = comfy.model_patcher.ModelPatcher
     names = {"patch_hook_weight_to_device": "computed", "patch_cached_hook_weights": "kept"}
     count = dict.fromkeys(names.values(), 0)
@@ -242,7 +242,7 @@ def compare(pair: Pair, hooked: Hooked) -> dict[str, Any]:
 
 
 def weight_hooks() -> dict[str, Any]:
-    """On weights of each dtype what the ways to use hooks give."""
+    """Compare the ways to use hooks, on weights of each dtype."""
     found = {"float32": _of(Pair.of(MMDIT), every())}
     rounded = {name: hooked for name, hooked in every().items() if name in _ROUNDED}
     for name, (file, weight_dtype, switch) in WEIGHTS.items():

@@ -1,4 +1,4 @@
-"""What reads weights of a remote model, or computes with them, as nodes do: what is said of it, and what works.
+"""Nodes' ways to read weights of a remote model, or compute with them: refusals, and what works.
 
     PYTHON weight_readers.py COMFYUI_ROOT MODELS_FOLDER
 
@@ -35,7 +35,7 @@ def weight_of(model: Any) -> Any:
 
 
 def runs_a_layer(model: Any) -> Any:
-    """As KJNodes' WanVideoNAG does with its negative conditioning."""
+    """Run a layer as KJNodes' WanVideoNAG does with its negative conditioning."""
     return model.model.diffusion_model.text_embedding(noise((1, 6, 4096), 3).bfloat16())
 
 
@@ -108,7 +108,7 @@ def said(use: Callable[[], Any]) -> str:
 
 
 def works() -> dict[str, Any]:
-    """What asks for no data, of a weight here and of the one that stands for it."""
+    """Return what asks for no data, of a weight here and of its stand-in."""
     pair = Pair.of(WAN)
     device = model_management.get_torch_device()
     facts: dict[str, Callable[[Any], Any]] = {
@@ -147,7 +147,7 @@ def works() -> dict[str, Any]:
 
 
 def after_all() -> dict[str, bool]:
-    """Whether runs are as ever, with a model that was read from and one that was not."""
+    """Return whether runs are as ever, with a model that was read from and one that was not."""
     pair = Pair.of(WAN)
     for use in READERS.values():
         said(lambda use=use: use(pair.remote))  # type: ignore[misc]
@@ -169,7 +169,7 @@ CAUGHT: dict[str, Callable[[Any], Any]] = {
 
 
 def caught() -> dict[str, Any]:
-    """A node that catches what is raised, and goes on: the runs after it, and what is said of that."""
+    """Make a node catch the refusal and go on: return the runs after it, and what is logged of it."""
     found = {}
     for name, use in CAUGHT.items():
         pair = Pair.of(MMDIT)
@@ -196,7 +196,7 @@ def ran(run: Callable[[Any, Any], torch.Tensor], model: Any) -> torch.Tensor | s
 
 
 def diff_control_net() -> str:
-    """ComfyUI's own loader of a ControlNet that is made of differences to a model's weights."""
+    """Call ComfyUI's own loader of a ControlNet made of differences to a model's weights."""
     loader = sides.nodes.DiffControlNetLoader()
     sides.nodes.folder_paths.add_model_folder_path("controlnet", str(sides.FOLDER / "controlnet"))
     return said(lambda: loader.load_controlnet(Pair.of(UNET).remote, "diff.safetensors"))

@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model, and what a KSampler is given for it.
+    """A model, and a KSampler's inputs for it.
 
     Attributes:
         latent: its shape; of a latent of several parts, each one's.

@@ -1,4 +1,4 @@
-"""ComfyUI's architectures, each as a small model, with what it is conditioned by."""
+"""ComfyUI's architectures, each as a small model with its conditioning."""
 
 from __future__ import annotations
 

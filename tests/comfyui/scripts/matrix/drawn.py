@@ -1,4 +1,4 @@
-"""What conditioning may hold, by its shape: made anew for each run, since ComfyUI changes some of it in place."""
+"""Contents of conditioning, described by shape and made for each run, since ComfyUI changes some in place."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Ones:
 
 @dataclass(frozen=True)
 class Vision:
-    """What a CLIP vision model says of an image."""
+    """The output of a CLIP vision model for an image."""
 
     width: int
     tokens: int = 5
@@ -72,7 +72,7 @@ class Vision:
 
 
 def made(value: Any) -> Any:
-    """The tree with everything made that stands for something."""
+    """Return the tree with everything described in it made."""
     if isinstance(value, dict):
         return {key: made(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What is done to a model, and what it is given, beside a plain KSampler."""
+"""The features of the matrix: patches of a model and further inputs, beside a plain KSampler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Patch = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Run:
-    """KSampler's inputs, made anew each time, and what is done to the model before."""
+    """KSampler's inputs, made anew each time, and a patch of the model."""
 
     latent: Mapping[str, Any]
     positive: list[Any]
@@ -56,7 +56,7 @@ def condition(architecture: Architecture, seed: int, *, longer: int = 0, **furth
 
 
 def shapes_of(architecture: Architecture) -> tuple[tuple[int, ...], ...]:
-    """Of its latent's parts."""
+    """Return the shapes of a latent's parts."""
     first = architecture.latent[0]
     return architecture.latent if isinstance(first, tuple) else (architecture.latent,)  # type: ignore[return-value]
 
@@ -95,7 +95,7 @@ def lora(architecture: Architecture) -> Run:
 
 
 def with_lora(model: Any, strength: float = 0.8) -> Any:
-    """By ComfyUI's own key map and loader, on the first and last few of its matrices."""
+    """Put a LoRA on the first and last few matrices, by ComfyUI's own key map and loader."""
     shapes = {key: tensor.shape for key, tensor in model.model.state_dict().items()}
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     names = {key: name for name, key in known.items() if isinstance(key, str) and len(shapes.get(key, ())) == 2}
@@ -120,7 +120,7 @@ _SAMPLING: Mapping[str, Mapping[str, Any]] = {
 
 
 def by_node(node: Any, **inputs: Any) -> Patch:
-    """What a node makes of a model: of the older kind, or of the newer, whose classes run themselves."""
+    """Return a node's output, of the older kind or of the newer, whose classes run themselves."""
     if hasattr(node, "execute"):
         return lambda model: node.execute(model=model, **inputs).result[0]
     made_node = node()
@@ -145,7 +145,7 @@ def batch(architecture: Architecture) -> Run | None:
 
 
 def mask(architecture: Architecture) -> Run:
-    """Half denoised, under a mask."""
+    """Denoise by half, under a mask."""
 
     def half(shape: tuple[int, ...]) -> torch.Tensor:
         covered = torch.ones((shape[0], 1, *shape[2:]))
@@ -185,7 +185,7 @@ _TRANSFORMERS = 40
 
 
 def gligen(architecture: Architecture) -> Run | None:
-    """A grounding of the smallest kind: one box."""
+    """Return a grounding of the smallest kind: one box."""
     width = getattr(comfy.supported_models, architecture.name).unet_config.get("model_channels")
     if (
         architecture.sampling != "ModelSamplingDiscrete"
@@ -209,7 +209,7 @@ def gligen(architecture: Architecture) -> Run | None:
 
 
 def stock_patch(architecture: Architecture) -> Run:
-    """What ComfyUI's own nodes have the network do: PAG in UNets, STG in LTXAV, SkipLayerGuidance in others."""
+    """Put ComfyUI's own patches into the network: PAG in UNets, STG in LTXAV, SkipLayerGuidance in others."""
     always = {"start_percent": 0.0, "end_percent": 1.0}
     if is_unet(architecture):
         return plain(architecture, by_node(pag.PerturbedAttentionGuidance, scale=3.0))
@@ -220,7 +220,7 @@ def stock_patch(architecture: Architecture) -> Run:
 
 
 def inside(architecture: Architecture) -> Run:
-    """Code of nobody's node that would run within the network."""
+    """Put code into the network that no stock node has."""
 
     def replaced(model: Any) -> Any:
         changed = model.clone()
@@ -236,7 +236,7 @@ def inside(architecture: Architecture) -> Run:
 
 
 def merge(architecture: Architecture) -> Run:
-    """With itself and a LoRA on the second, as ComfyUI's nodes do it; of the weights that the LoRA is on.
+    """Merge the model with itself and a LoRA on the second, by ComfyUI's nodes, on the LoRA's weights.
 
     Of all weights it would take three copies of the largest models.
     """
@@ -281,7 +281,7 @@ FEATURES = (
 
 
 def own_features(architecture: Architecture) -> Iterator[Feature]:
-    """What the architecture's conditioning may have besides."""
+    """Return the further conditioning that the architecture may have."""
     for name, options in architecture.own.items():
 
         def make(of: Architecture, options: Mapping[str, Any] = options) -> Run:

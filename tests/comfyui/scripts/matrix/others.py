@@ -1,4 +1,4 @@
-"""What makes sound alone, or shapes."""
+"""Models of sound alone, or of shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples small models of every architecture with every feature: ComfyUI's own result beside the worker's.
+"""Sample small models of every architecture with every feature, by ComfyUI itself and by the worker.
 
     PYTHON run.py COMFYUI_ROOT [ARCHITECTURE | ARCHITECTURE:FEATURE ...]
 
@@ -33,7 +33,7 @@ _SAID = 400
 
 
 def stock(pair: Pair, run: Run, model: Any = None) -> Any:
-    """What `common_ksampler` gives."""
+    """Return the latent of `common_ksampler`."""
     with torch.inference_mode():
         (out,) = nodes.common_ksampler(
             run.patch(pair.stock if model is None else model),
@@ -51,12 +51,12 @@ def stock(pair: Pair, run: Run, model: Any = None) -> Any:
 
 
 def each_step(pair: Pair, run: Run) -> Any:
-    """The same of the remote model."""
+    """Return the latent of `common_ksampler` with the remote model."""
     return stock(pair, run, pair.remote)
 
 
 def whole_loop(pair: Pair, run: Run) -> Any:
-    """The whole run at the worker."""
+    """Return the latent of the whole run at the worker."""
     fields = {"sampler": "euler", "scheduler": "normal", "seed": SEED, "steps": STEPS, "cfg": CFG, "denoise": 1.0}
     with torch.inference_mode():
         model = run.patch(pair.remote)
@@ -86,7 +86,7 @@ def identical(mine: Any, theirs: Any) -> bool:
 
 
 def error_of(mine: Any, theirs: Any) -> float:
-    """The greatest difference of a value, by the standard deviation of all."""
+    """Return the greatest difference of a value, divided by the standard deviation of all."""
     return max(
         float((one.double() - other.double()).abs().max() / other.double().std())
         for one, other in zip(parts(mine), parts(theirs), strict=True)
@@ -94,7 +94,7 @@ def error_of(mine: Any, theirs: Any) -> float:
 
 
 def outcome(way: Callable[[Pair, Run], Any], pair: Pair, run: Run, expected: Any) -> str:
-    """`identical`, `within N`, `refused: WHY` or `failed: WHY`."""
+    """Return `identical`, `within N`, `refused: WHY` or `failed: WHY`."""
     try:
         found = way(pair, run)
     except OffloadError as error:
@@ -105,7 +105,7 @@ def outcome(way: Callable[[Pair, Run], Any], pair: Pair, run: Run, expected: Any
 
 
 def examine(feature: Feature, architecture: Architecture, pair: Pair, reference: Any) -> dict[str, str]:
-    """The outcome each way; one entry `none` or `stock` where there is nothing to compare."""
+    """Return the outcome each way; one entry `none` or `stock` where there is nothing to compare."""
     run = feature.make(architecture)
     if run is None:
         return {"none": ""}
@@ -126,7 +126,7 @@ def examine(feature: Feature, architecture: Architecture, pair: Pair, reference:
 
 
 def said(error: Exception) -> str:
-    """With where it was raised: for whoever runs this."""
+    """Return an error with the place where it was raised, for whoever runs this."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"[:_SAID]
 
@@ -143,7 +143,7 @@ def features_of(architecture: Architecture, only: str | None) -> Iterator[tuple[
 
 
 def row(architecture: Architecture, only: str | None) -> dict[str, Any]:
-    """What the page says of an architecture."""
+    """Return an architecture's row on the page."""
     try:
         pair = load(architecture.model)
     except NotHereError as error:

@@ -21,12 +21,12 @@ _SMALL = ("modulation", "scale_shift_table", "pos_embed", "pos_embedding", "posi
 
 
 class NotHereError(Exception):
-    """This release of ComfyUI has no such architecture, or none that is this small."""
+    """The release of ComfyUI has no such architecture, or none that is this small."""
 
 
 @dataclass(frozen=True)
 class SmallModel:
-    """What a model's file is made of.
+    """The contents of a model's file.
 
     Attributes:
         config: a class of `comfy.supported_models`.
@@ -49,7 +49,7 @@ class SmallModel:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> str:
-        """Writes it, and gives its name.
+        """Write the file, and return its name.
 
         Raises:
             NotHereError: this release does not have it, or does not recognise it.
@@ -63,7 +63,7 @@ class SmallModel:
         return name
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of its network's weights.
+        """Return the shapes of its network's weights.
 
         Raises:
             NotHereError: as `write`.
@@ -97,7 +97,7 @@ class SmallModel:
         return {name: torch.zeros(shape) for name, shape in self.further.items()}
 
     def _check_detected(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """ComfyUI may take a small model for another one, or take sizes for granted."""
+        """Check what ComfyUI detects: it may take a small model for another one, or take sizes for granted."""
         keys = {self.prefix + key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
         keys |= self._further()
         metadata = dict(self.metadata) or None
@@ -121,7 +121,7 @@ def _network_shapes(config: Any, state_dict: Weights) -> dict[str, tuple[int, ..
 
 
 def random_weights(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Scaled so that activations keep their size: what comes out is finite, and depends on all of it."""
+    """Draw weights that keep the size of activations: results are finite, and depend on all of them."""
     generator = torch.Generator().manual_seed(1)
     for name, shape in shapes.items():
         drawn = _random(shape, generator)

@@ -1,4 +1,4 @@
-"""UNets: Stable Diffusion 1 to XL and what was made of them."""
+"""UNets: Stable Diffusion 1 to XL, and the models derived from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VIDEO = {
 
 
 def _unet(config: str, media: str = "image", **further: Any) -> Architecture:
-    """One level of one block, unless said otherwise."""
+    """Return a config of one level of one block, unless said otherwise."""
     sizes = {
         "image_size": 32,
         "in_channels": 4,
@@ -58,7 +58,7 @@ def _unet(config: str, media: str = "image", **further: Any) -> Architecture:
 
 
 def _levels(depth: list[int], blocks: int, **further: Any) -> dict[str, Any]:
-    """A UNet that is known by its depths, as narrow at every level as at the first."""
+    """Return a UNet that is known by its depths, as narrow at every level as at the first."""
     levels = len(depth) // blocks
     return {
         "num_res_blocks": [blocks] * levels,

@@ -38,14 +38,14 @@ SESSION = Session(LoopbackTransport(Handler(BACKEND)))
 
 @dataclass
 class Pair:
-    """One file, as ComfyUI itself loads it, and through the worker."""
+    """One file, as ComfyUI itself loads it, and at the worker."""
 
     stock: Any
     remote: RemoteModelPatcher
 
 
 def load(model: SmallModel) -> Pair:
-    """Writes the model's file, loads it on both sides, and removes it when it is let go.
+    """Write the model's file, and load it on both sides.
 
     Raises:
         NotHereError: this release does not have it.
@@ -58,7 +58,7 @@ def load(model: SmallModel) -> Pair:
 
 
 def release(model: SmallModel) -> None:
-    """Frees the memory and the disk of one that is done with."""
+    """Free the memory and the disk of a model that is done with."""
     BACKEND.close()
     comfy.model_management.unload_all_models()
     comfy.model_management.cleanup_models()
