@@ -39,7 +39,7 @@ def worker() -> Iterator[ThreadWorker]:
 
 
 def lines(output: str) -> dict[str, str]:
-    """What each check says, of those that passed."""
+    """Return what each check that passed says."""
     rows = [line.split(maxsplit=1)[1] for line in output.splitlines() if line.startswith("  ok  ")]
     return {row[:13].strip(): row[13:].strip() for row in rows}
 
@@ -179,7 +179,7 @@ def test_both_sides_comfyui_is_compared(
 
 
 def test_the_comfyui_that_the_pack_lies_in_is_found(tmp_path: Path) -> None:
-    """As a user runs it: from a copy in custom_nodes, whatever else is named."""
+    """A user runs it from a copy in custom_nodes, whatever else is named."""
     pack = tmp_path / "ComfyUI" / "custom_nodes" / "comfy-gpu-offload"
     shutil.copytree(ROOT / "src", pack / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "ComfyUI" / "comfyui_version.py").write_text('__version__ = "0.3.64"\n')

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter into which nothing was installed."""
+    """Make an interpreter into which nothing was installed."""
     folder = tmp_path_factory.mktemp("bare") / "venv"
     venv.create(folder, symlinks=os.name != "nt")
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -111,7 +111,7 @@ def test_a_comfyui_interpreter_that_is_none_is_told_of(tmp_path: Path, content: 
 
 
 def worker_under(python: Path, root: Path) -> subprocess.CompletedProcess[str]:
-    """A comfyui worker, with the interpreter named in a .env."""
+    """Run a comfyui worker, with the interpreter named in a .env."""
     (root / ".env").write_text(f"COMFYUI_PYTHON={python}\n")
     kept = {name: value for name, value in environment().items() if name != "COMFYUI_PYTHON"}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""What keeps the `worker` command from starting, told apart."""
+"""Errors that keep the `worker` command from starting, told apart."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
+from tests.support.breaking_proxy import BreakingProxy
 from tests.support.faults import Fault
-from tests.support.mixing import use_everything
-from tests.support.proxy import BreakingProxy
+from tests.support.mixed_replies import use_everything
 from tests.support.runpod_edge import LoadBalancerEdge
 from tests.support.runpod_gateway import KEY
 from tests.support.worker import ThreadWorker

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
-from tests.support.mixing import ALL_KINDS, mix_replies_up, use_everything
+from tests.support.mixed_replies import ALL_KINDS, mix_replies_up, use_everything
 from tests.support.runpod_edge import LoadBalancerEdge
 from tests.support.runpod_gateway import ENDPOINT, KEY
 from tests.support.worker import ThreadWorker

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 from tests.support.backend import FunctionBackend
+from tests.support.breaking_proxy import BreakingProxy
 from tests.support.process import environment
-from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 _INTERRUPTED = """

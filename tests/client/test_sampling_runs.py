@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
-from tests.support.proxy import BreakingProxy
+from tests.support.breaking_proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import RemoteModel, Session, connect

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
+from tests.support.breaking_proxy import BreakingProxy
 from tests.support.nginx import needs_nginx, nginx
-from tests.support.proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import RemoteModel, Session, connect

@@ -6,7 +6,7 @@ from errno import ETIMEDOUT
 from pathlib import Path
 
 import pytest
-from tests.support import deaf
+from tests.support import deaf_socket
 
 from comfy_gpu_offload.net.sockets import has_room, notice_loss, prefer_bbr
 
@@ -58,7 +58,7 @@ def test_where_it_cannot_be_had_nothing_happens() -> None:
         assert far.recv(1) == b"x"
 
 
-@pytest.mark.skipif(not deaf.POSSIBLE, reason="this system cannot be made to lose what arrives")
+@pytest.mark.skipif(not deaf_socket.POSSIBLE, reason="this system cannot be made to lose what arrives")
 @pytest.mark.parametrize("sent", [b"", b"a request"])
 def test_the_loss_of_the_other_side_is_noticed_whether_or_not_something_was_sent(sent: bytes) -> None:
     with (
@@ -67,7 +67,7 @@ def test_the_loss_of_the_other_side_is_noticed_whether_or_not_something_was_sent
         listener.accept()[0] as far,
     ):
         notice_loss(near, gone_s=1)
-        deaf.make_deaf(far)
+        deaf_socket.make_deaf(far)
         near.sendall(sent)
         with pytest.raises(TimeoutError) as caught:
             near.recv(1)

@@ -61,7 +61,7 @@ def sent(mock: Mocker, index: int = 0) -> Any:
 
 
 def unconnected() -> requests.ConnectionError:
-    """As requests raises it where nothing listens."""
+    """Return the error that requests raises where nothing listens."""
     refused = urllib3.exceptions.NewConnectionError(None, "refused")  # type: ignore[arg-type]
     return requests.ConnectionError(urllib3.exceptions.MaxRetryError(None, "/", refused))  # type: ignore[arg-type]
 

@@ -9,10 +9,10 @@ from tests.support.runpod_api import ENDPOINT, JOB, KEY, job_reply
 
 from comfy_gpu_offload.errors import RunPodReplyError
 from comfy_gpu_offload.runpod.api_requests import Reply, Request
-from comfy_gpu_offload.runpod.reply_meaning import Model, Replies
+from comfy_gpu_offload.runpod.reply_parsing import Model, ReplyParser
 from comfy_gpu_offload.runpod.schema import EndpointHealth, Job, JobResult, JobStatus, StreamReply
 
-REPLIES = Replies(ENDPOINT, SecretStr(KEY), lambda: 0.0)
+REPLIES = ReplyParser(ENDPOINT, SecretStr(KEY), lambda: 0.0)
 REQUEST = Request("GET", "/status/x", 1.0)
 
 

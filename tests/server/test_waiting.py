@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 import torch
-from tests.support import deaf
+from tests.support import deaf_socket
 from tests.support.backend import FINGERPRINT, FunctionBackend
 from tests.support.frames import forward_frame
 from tests.support.platforms import needs_hang_ups
@@ -114,7 +114,7 @@ def test_calls_whose_client_is_gone_never_run(
     assert [name for name, _, _ in backend.calls] == ["wait", "double"]
 
 
-@pytest.mark.skipif(not deaf.POSSIBLE, reason="this system cannot be made to lose what arrives")
+@pytest.mark.skipif(not deaf_socket.POSSIBLE, reason="this system cannot be made to lose what arrives")
 def test_a_call_whose_client_went_without_a_word_never_runs(
     backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_call_whose_client_went_without_a_word_never_runs(
     with ThreadWorker(backend, queue=QueueLimits(untold_s=3600)) as worker, begin(worker, backend):
         lost = send(worker.port, call(request="request-lost"))
         until(lambda: waiting(worker) == 1)
-        deaf.make_deaf(lost)
+        deaf_socket.make_deaf(lost)
         until(lambda: waiting(worker) == 0)
         backend.release.set()
         lost.close()

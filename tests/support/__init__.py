@@ -1,1 +1,1 @@
-"""Real parts for tests: a backend whose models do as they are told, a worker on a socket, a proxy that breaks."""
+"""Parts that many tests share: backends, workers, proxies, stand-ins for RunPod, tensors and frames."""

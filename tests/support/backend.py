@@ -50,7 +50,7 @@ class FunctionBackend:
         self.fingerprint = FINGERPRINT
 
     def _wait(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """A model that computes until it is released or interrupted."""
+        """Compute until released or interrupted."""
         self.started.set()
         while not self.release.wait(0.01):
             if self.interrupted.is_set():
@@ -94,7 +94,7 @@ class FunctionBackend:
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
     ) -> Computed:
-        """Adds the seed to the latent at each step; the sampler's name is the model function of a step."""
+        """Add the seed to the latent at each step. The sampler's name is the model function of a step."""
         if job.fingerprint != self.fingerprint:
             raise ModelMismatchError("The model has changed.")
         self.calls.append((job.sampler, (job,), dict(tensors)))

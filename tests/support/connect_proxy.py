@@ -1,4 +1,4 @@
-"""An HTTP proxy that takes CONNECT, as a company's does."""
+"""An HTTP proxy that accepts CONNECT, as a company's does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ConnectProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, login: str = "") -> str:
-        """Its address, as HTTPS_PROXY has it."""
+        """Return its address, as HTTPS_PROXY has it."""
         return f"http://{login + '@' if login else ''}127.0.0.1:{self.port}"
 
     def _accept(self) -> None:

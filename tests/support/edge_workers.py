@@ -1,4 +1,4 @@
-"""The workers behind a load-balancing endpoint: which are ready, and which gets a request."""
+"""The workers behind a load-balancing endpoint: their states, and the choice of one for a request."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ class EdgeWorkers:
         self._asked_at: float | None = None
 
     def add(self, url: str, worker_id: str | None) -> EdgeWorker:
-        """A worker, ready when its `/ping` says so."""
+        """Add a worker, which is ready when its `/ping` says so."""
         worker = EdgeWorker(worker_id or uuid.uuid4().hex[:14], url.rstrip("/"))
         self.by_id[worker.id] = worker
         return worker
 
     def asked(self) -> None:
-        """A request has come, for which workers are started."""
+        """Note a request, for which workers are started."""
         self._asked_at = self._asked_at or monotonic()
 
     def fall_asleep(self) -> None:
-        """Nothing runs, until a request comes."""
+        """Stop all workers until a request comes."""
         self._asked_at = None
 
     @property
     def are_awake(self) -> bool:
-        """Whether workers run, be they ready or not."""
+        """True if workers run, ready or not."""
         if self.wake_s is None:
             return True
         return self._asked_at is not None and monotonic() - self._asked_at >= self.wake_s
 
     def ready(self) -> list[EdgeWorker]:
-        """Those that take requests."""
+        """Return the workers that take requests."""
         return [worker for worker in self.by_id.values() if worker.state == "ready"] if self.are_awake else []
 
     def chosen(self, preferred: str | None, *, strict: bool) -> EdgeWorker | None:
-        """The preferred worker, or without `strict` the one that has least to do."""
+        """Return the preferred worker, or without `strict` the one that has least to do."""
         ready = self.ready()
         for worker in ready:
             if worker.id == preferred:
@@ -77,12 +77,12 @@ class EdgeWorkers:
         return None if strict else min(ready, key=lambda worker: (worker.running, worker.served), default=None)
 
     def is_gone(self, worker_id: str) -> bool:
-        """Whether that worker will not come back."""
+        """Return whether that worker will not come back."""
         worker = self.by_id.get(worker_id)
         return worker is None or worker.state == "unhealthy" or not self.are_awake
 
     def counts(self) -> Counter[str]:
-        """How many are in which state, as /health has it."""
+        """Return how many are in which state, as /health has it."""
         if not self.are_awake:
             return Counter(initializing=len(self.by_id) if self._asked_at is not None else 0)
         states = Counter[str](worker.state for worker in self.by_id.values())
@@ -91,7 +91,7 @@ class EdgeWorkers:
         return states
 
     async def ping(self, session: aiohttp.ClientSession) -> None:
-        """Asks each worker how it is: 200 ready, 204 warming, anything else is out."""
+        """Ask each worker how it is: 200 ready, 204 warming, anything else is out."""
         await asyncio.gather(*(self._ping(session, worker) for worker in list(self.by_id.values())))
 
     async def _ping(self, session: aiohttp.ClientSession, worker: EdgeWorker) -> None:

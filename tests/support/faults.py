@@ -1,4 +1,4 @@
-"""What can go wrong with a request on its way, told to a server of the tests."""
+"""Faults of requests and replies on their way, which a test asks a server of its own for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request.
+    """One request's fault.
 
     Attributes:
         status, body, headers: answered instead of acting on the request; without a status, it is acted on. The
@@ -34,7 +34,7 @@ class Fault:
     after_bytes: int | None = None
 
     def answer(self) -> web.Response:
-        """The reply that stands in for the true one."""
+        """Return the reply that replaces the true one."""
         assert self.status is not None
         if isinstance(self.body, str):
             return web.Response(status=self.status, text=self.body, headers=self.headers)
@@ -42,18 +42,18 @@ class Fault:
 
 
 def rate_limited(retry_after_s: float | None = 1) -> Fault:
-    """429, as any of RunPod's routes may answer."""
+    """Return a 429, as any of RunPod's routes may answer."""
     headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}
     return Fault(429, {"error": "too many requests"}, headers)
 
 
 def bad_gateway() -> Fault:
-    """502, with the page that a proxy shows."""
+    """Return a 502, with the page that a proxy shows."""
     return Fault(502, "<html><head><title>502 Bad Gateway</title></head></html>")
 
 
 def edge_timeout() -> Fault:
-    """524, with the page of the edge before RunPod's API."""
+    """Return a 524, with the page of the edge before RunPod's API."""
     return Fault(524, "<html><head><title>524: A timeout occurred</title></head></html>")
 
 
@@ -65,23 +65,23 @@ class Faults:
         self._waiting: defaultdict[str, deque[Fault | None]] = defaultdict(deque)
 
     def add(self, route: str, fault: Fault, *, times: int = 1, after: int = 0) -> None:
-        """The next `times` requests to `route` meet `fault`, once `after` more have gone well."""
+        """Have the next `times` requests to `route` meet `fault`, once `after` more have gone well."""
         with self._lock:
             self._waiting[route] += [None] * after + [fault] * times
 
     def clear(self) -> None:
-        """Nothing goes wrong any more."""
+        """Remove all faults."""
         with self._lock:
             self._waiting.clear()
 
     def take(self, route: str) -> Fault | None:
-        """What goes wrong with this request to `route`, if anything."""
+        """Return the fault of this request to `route`, if any."""
         with self._lock:
             return self._waiting[route].popleft() if self._waiting[route] else None
 
 
 async def drop_request(request: web.BaseRequest, after_bytes: int | None) -> web.Response:
-    """Closes the connection with the request's body unread, or read that far."""
+    """Close the connection with the request's body unread, or read that far."""
     left = after_bytes or 0
     while left > 0 and (piece := await request.content.read(min(left, 65536))):
         left -= len(piece)
@@ -91,7 +91,7 @@ async def drop_request(request: web.BaseRequest, after_bytes: int | None) -> web
 
 
 async def drop_reply(request: web.BaseRequest, reply: web.Response, after_bytes: int | None) -> web.StreamResponse:
-    """Closes the connection instead of sending `reply`, or in the middle of it."""
+    """Close the connection instead of sending `reply`, or in the middle of it."""
     if after_bytes is None:
         if request.transport is not None:
             request.transport.close()

@@ -1,4 +1,4 @@
-"""Frames as a client would send them, and some it never would."""
+"""Frames of forward calls, and malformed ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forward_frame(
     client: str = CLIENT,
     **kwargs: Any,
 ) -> EncodedFrame:
-    """A forward call; `digests` names tensors by position, `held` leaves their data out."""
+    """Return a forward call's frame; `digests` names tensors by position, `held` leaves their data out."""
     packed = pack_call(args, kwargs)
     digests = digests or {}
     parts = [
@@ -43,7 +43,7 @@ def forward_frame(
 
 
 def malformed_frames() -> dict[str, bytes]:
-    """Bytes that no client sends, by what is wrong with them."""
+    """Return bytes that are no frame, by what is wrong with them."""
     good = bytes(forward_frame(torch.arange(4096, dtype=torch.float32)).joined())
     magic, version, flags, header, section, checksum = PRELUDE.unpack_from(good)
 

@@ -44,7 +44,7 @@ class Ends:
         return cls(History(layout(tensor)), History(layout(tensor)))
 
     def ask(self, tensor: torch.Tensor) -> tuple[HistoryEntry, HistoryEntry]:
-        """The call at both ends; asserts that its input arrives."""
+        """Make the call at both ends; assert that its input arrives."""
         given = seen(tensor)
         match = self.client.match(given)
         here, encoded = (
@@ -58,7 +58,7 @@ class Ends:
         return here, there
 
     def answer(self, calls: tuple[HistoryEntry, HistoryEntry], tensor: torch.Tensor) -> None:
-        """Ends the call; asserts that its output arrives."""
+        """End the call; assert that its output arrives."""
         here, there = calls
         given = seen(tensor)
         encoded = self.worker.encode_output(there, given)

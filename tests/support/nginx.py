@@ -1,4 +1,4 @@
-"""nginx as it is installed, as a reverse proxy in front of a worker: it drops interim responses."""
+"""The installed nginx as a reverse proxy in front of a worker. It drops interim responses."""
 
 from __future__ import annotations
 

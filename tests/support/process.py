@@ -1,4 +1,4 @@
-"""The worker as a user starts it: a process of its own."""
+"""A worker process, started as a user would start it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PREFIX = "listening on "
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This environment without settings of the package, and with `extra`."""
+    """Return this process's environment without settings of the package, with `extra`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_GPU_OFFLOAD_")}
     return {**kept, "PYTHONPATH": str(_SOURCE), "OMP_WAIT_POLICY": "passive", **extra}
 
 
 class WorkerProcess:
-    """`log` holds all it said on stderr, `url` where it listens."""
+    """A worker in a process of its own. `log` holds its stderr, `url` its address."""
 
     def __init__(self, *arguments: str, cwd: Path, **settings: str) -> None:
         self.log: list[str] = []
@@ -57,27 +57,27 @@ class WorkerProcess:
         return int(self.url.rsplit(":", 1)[1])
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill it, as a power cut would."""
         self.process.kill()
         self.process.wait(30)
         self._read_to_the_end()
 
     def terminate(self) -> int:
-        """SIGTERM; its exit status."""
+        """Send SIGTERM; return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(60)
         self._read_to_the_end()
         return status
 
     def _read_to_the_end(self) -> None:
-        """What it said last may still be in the pipe when it has ended."""
+        """Read its last lines, which may still be in the pipe when it has ended."""
         for reader in self._readers:
             reader.join(60)
 
 
 @contextmanager
 def worker_process(*arguments: str, cwd: Path, **settings: str) -> Iterator[WorkerProcess]:
-    """A worker that ends with the block, however it ends."""
+    """Run a worker until the block ends, however that ends."""
     worker = WorkerProcess(*arguments, cwd=cwd, **settings)
     try:
         yield worker

@@ -1,4 +1,4 @@
-"""RunPod's API for tests: a clock that does not wait, and a loopback server that answers as it is told."""
+"""A scripted server in place of RunPod's API, and a clock that does not wait."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def says(status: int, value: Any) -> Answer:
-    """Answers with JSON."""
+    """Return an answer with JSON."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         body = json.dumps(value).encode()
@@ -66,14 +66,14 @@ def says(status: int, value: Any) -> Answer:
 
 
 def breaks_off(handler: BaseHTTPRequestHandler) -> None:
-    """Takes the request, and closes the connection without a word."""
+    """Read the request, and close the connection without a reply."""
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass
 class LoopbackApi:
-    """What a server was asked, and its address. Each answer serves once; the last one for ever."""
+    """A scripted server: its address, and the requests that it got. Each answer serves once, the last for ever."""
 
     url: str
     answers: list[Answer]
@@ -95,7 +95,7 @@ class LoopbackApi:
 
 @contextmanager
 def loopback_api(*answers: Answer, tls: ssl.SSLContext | None = None, reads: bool = True) -> Iterator[LoopbackApi]:
-    """A server on this machine. Without `reads`, the answer reads the request's body itself."""
+    """Run a server on this machine. Without `reads`, the answer reads the request's body itself."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -18,9 +18,9 @@ import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from .aiohttp_server import AiohttpServer
 from .edge_workers import EdgeWorker, EdgeWorkers
 from .faults import Fault, Faults, drop_request
-from .loop_server import LoopServer
 from .runpod_gateway import ENDPOINT, KEY, UNAUTHORIZED, WRONG_KIND
 from .runpod_worker_routes import error_reply
 
@@ -45,7 +45,7 @@ _HOP_BY_HOP = {
 
 @dataclass(frozen=True)
 class EdgeLimits:
-    """What the edge allows. The defaults are RunPod's as far as it says; a test sets what it cannot wait for.
+    """Limits of the edge. The defaults are RunPod's as far as it says; a test sets what it cannot wait for.
 
     Attributes:
         request_bytes, reply_bytes: of a body; too_large_status is what more is answered with.
@@ -67,7 +67,7 @@ class EdgeLimits:
 
 @dataclass
 class EdgeRequest:
-    """A request that came. `status` None where the connection ended before a reply began."""
+    """A request that arrived. `status` is None where the connection ended before a reply began."""
 
     method: str
     path: str
@@ -80,7 +80,7 @@ class EdgeRequest:
     reply_bytes: int = 0
 
 
-class LoadBalancerEdge(LoopServer):
+class LoadBalancerEdge(AiohttpServer):
     """`with LoadBalancerEdge(worker.url) as edge:` stands before that worker at `edge.url` until the block ends.
 
     Args:
@@ -128,7 +128,7 @@ class LoadBalancerEdge(LoopServer):
 
     @property
     def base_url(self) -> str:
-        """What a client has instead of https://api.runpod.ai/v2."""
+        """The address to use in place of https://api.runpod.ai/v2."""
         return f"{self.url}/v2"
 
     @property
@@ -137,15 +137,15 @@ class LoadBalancerEdge(LoopServer):
         return list(self._workers.by_id.values())
 
     def add_worker(self, url: str, worker_id: str | None = None) -> EdgeWorker:
-        """One more worker; it gets requests when its `/ping` says 200."""
+        """Add a worker; it gets requests when its `/ping` says 200."""
         return self._on_loop(lambda: self._workers.add(url, worker_id))
 
     def remove_worker(self, worker_id: str) -> None:
-        """That worker is taken away."""
+        """Take that worker away."""
         self._on_loop(lambda: self._workers.by_id.pop(worker_id))
 
     def fall_asleep(self, wake_s: float = 0.0) -> None:
-        """All workers are stopped, and run again `wake_s` after the next request."""
+        """Stop all workers; they run again `wake_s` after the next request."""
 
         def sleep() -> None:
             self._workers.wake_s = wake_s
@@ -154,11 +154,11 @@ class LoadBalancerEdge(LoopServer):
         self._on_loop(sleep)
 
     def wait_until_ready(self, count: int = 1, timeout_s: float = 30.0) -> bool:
-        """Whether so many workers are ready in time, without a request to them."""
+        """Return whether so many workers are ready in time, without a request to them."""
         return self.wait_for(lambda: len(self._workers.ready()) >= count, timeout_s)
 
     def count(self, path: str) -> int:
-        """How many requests came to `path`."""
+        """Return how many requests came to `path`."""
         return sum(request.path == path for request in list(self.requests))
 
     async def _begun(self) -> None:
@@ -187,7 +187,7 @@ class LoadBalancerEdge(LoopServer):
         return request.headers.get(hdrs.AUTHORIZATION) != f"Bearer {self.key}"
 
     async def _api(self, request: web.Request) -> web.StreamResponse:
-        """What RunPod's API answers for such an endpoint: its health, and nothing else."""
+        """Answer as RunPod's API does for such an endpoint: with its health, and nothing else."""
         fault = self.faults.take("health")
         if fault is not None and fault.status is not None:
             return fault.answer()
@@ -246,7 +246,7 @@ class LoadBalancerEdge(LoopServer):
             worker.running -= 1
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        """What is said without a look at the workers."""
+        """Return the refusal that does not depend on workers, if there is one."""
         if self._is_refused(request):
             return web.json_response(UNAUTHORIZED, status=401)
         if self.kind == "queue":
@@ -256,12 +256,12 @@ class LoadBalancerEdge(LoopServer):
         return None
 
     def too_large(self, what: str, limit: int) -> web.Response:
-        """The reply to a body over the limit."""
+        """Return the reply to a body over the limit."""
         text = f"bad request: {what}: exceeded max body size of {limit / 1e6:g}MB"
         return error_reply(self.limits.too_large_status, text)
 
     async def _worker_for(self, affinity: str | None) -> EdgeWorker | web.Response:
-        """The worker that gets a request with this header, or what is answered without one."""
+        """Return the worker for a request with this header, or the answer if there is none."""
         self._workers.asked()
         mode, _, preferred = (affinity or "").rpartition(" ")
         strict = mode in {"strict", "strict-resume"}
@@ -279,7 +279,7 @@ class LoadBalancerEdge(LoopServer):
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """To the workers."""
+        """The HTTP client for requests to workers."""
         assert self._session is not None
         return self._session
 
@@ -305,7 +305,7 @@ class _Forwarding:
         self._fault = fault
 
     async def run(self) -> web.StreamResponse:
-        """The reply that reached the client."""
+        """Forward the request; return the reply that reached the client."""
         has_body = self._request.can_read_body
         try:
             async with asyncio.timeout(self._edge.limits.processing_s) as begins:
@@ -337,7 +337,7 @@ class _Forwarding:
         return web.Response(status=502, text="<html><title>502 Bad Gateway</title></html>")
 
     async def _upload(self) -> AsyncIterator[bytes]:
-        """The request's body, as it comes."""
+        """Yield the request's body as it comes."""
         cut = self._fault.after_bytes or 0 if self._fault.drop == "request" else None
         async for piece in self._request.content.iter_chunked(_PIECE_BYTES):
             if cut is not None and self._seen.request_bytes + len(piece) > cut:
@@ -373,7 +373,7 @@ class _Forwarding:
         return reply
 
     def _cut(self, *, abort: bool) -> web.StreamResponse:
-        """Ends the client's connection without more of a reply."""
+        """End the client's connection without more of a reply."""
         transport = self._request.transport
         if transport is not None:
             transport.abort() if abort else transport.close()
@@ -385,7 +385,7 @@ def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
 
 
 async def _drain(request: web.Request) -> int:
-    """Reads the body for nothing, so that a client that is still sending sees the reply; its size."""
+    """Read the body and drop it, so that a client that still sends sees the reply; return its size in bytes."""
     size = 0
     async for piece in request.content.iter_chunked(_PIECE_BYTES):
         size += len(piece)

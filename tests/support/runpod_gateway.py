@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from .aiohttp_server import AiohttpServer
 from .faults import Fault, Faults, drop_reply, drop_request
-from .loop_server import LoopServer
 from .runpod_queue import MIB, JobQueue, QueueJob, QueueLimits, Submit
 from .runpod_worker_routes import Answer, SeenWorker, WorkerRoutes, error_reply
 
@@ -35,7 +35,7 @@ _TICK_S = 0.05
 
 @dataclass(frozen=True)
 class Seen:
-    """One request that came. `status` None where the connection ended before the reply."""
+    """One request that arrived. `status` is None where the connection ended before the reply."""
 
     route: str
     job_id: str | None
@@ -45,7 +45,7 @@ class Seen:
     at: float
 
 
-class RunPodGateway(LoopServer):
+class RunPodGateway(AiohttpServer):
     """`with RunPodGateway() as gateway:` one endpoint at `gateway.base_url`, until the block ends.
 
     Args:
@@ -85,12 +85,12 @@ class RunPodGateway(LoopServer):
 
     @property
     def base_url(self) -> str:
-        """What a client has instead of https://api.runpod.ai/v2."""
+        """The address to use in place of https://api.runpod.ai/v2."""
         return f"{self.url}/v2"
 
     @property
     def limits(self) -> QueueLimits:
-        """What is allowed."""
+        """The limits in force."""
         return self._queue.limits
 
     @limits.setter
@@ -103,7 +103,7 @@ class RunPodGateway(LoopServer):
         return self._worker_routes.workers
 
     def lose_outputs(self, count: int = 1) -> None:
-        """So many results to come lose their output on the way."""
+        """Have so many results to come lose their output on the way."""
         self._worker_routes.lose_outputs = count
 
     @property
@@ -112,19 +112,19 @@ class RunPodGateway(LoopServer):
         return list(self._queue.submitted)
 
     def job(self, job_id: str) -> QueueJob:
-        """An accepted job."""
+        """Return an accepted job."""
         return next(job for job in self._queue.submitted if job.id == job_id)
 
     def count(self, route: str, job_id: str | None = None) -> int:
-        """How many requests came to `route`: about that job, or all."""
+        """Return how many requests came to `route`: about that job, or all."""
         return sum(seen.route == route and job_id in {None, seen.job_id} for seen in list(self.seen))
 
     def wait_for_status(self, job_id: str, status: str, timeout_s: float = 30.0) -> bool:
-        """Whether the job comes to that status in time, without a request for it."""
+        """Return whether the job comes to that status in time, without a request for it."""
         return self.wait_for(lambda: self.job(job_id).status == status, timeout_s)
 
     def wait_for_worker(self, worker_id: str, timeout_s: float = 60.0) -> bool:
-        """Whether that worker asks for jobs in time, and for jobs to stop."""
+        """Return whether that worker asks for jobs in time, and for jobs to stop."""
 
         def asks() -> bool:
             worker = self.workers.get(worker_id)
@@ -135,15 +135,15 @@ class RunPodGateway(LoopServer):
         return self.wait_for(asks, timeout_s)
 
     def lose_worker(self, worker_id: str) -> None:
-        """The platform takes that worker for dead: its jobs go to another, once, and then fail."""
+        """Count that worker as dead: its jobs go to another, once, and then fail."""
         self._on_loop(lambda: self._queue.lose_worker(worker_id))
 
     def cancel(self, job_id: str) -> None:
-        """As somebody at RunPod's console would."""
+        """Cancel a job, as somebody at RunPod's console would."""
         self._on_loop(lambda: self._queue.cancel(self.job(job_id)))
 
     def worker_environment(self, worker_id: str) -> dict[str, str]:
-        """What RunPod sets in a worker's container, but for RUNPOD_AI_API_KEY: see `runpod_worker`."""
+        """Return what RunPod sets in a worker's container, but for RUNPOD_AI_API_KEY: see `runpod_worker`."""
         base = f"{self.base_url}/{self.endpoint}"
         return {
             "RUNPOD_ENDPOINT_ID": self.endpoint,
@@ -227,7 +227,7 @@ class RunPodGateway(LoopServer):
         self._notify()
 
     def _admitted(self, route: str, answer: Answer) -> Answer:
-        """`answer`, for those who have the key, of the right endpoint and kind, and not too often."""
+        """Return `answer` for those who have the key, the right endpoint and kind, and do not ask too often."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if request.headers.get("Authorization") != f"Bearer {self.key}":
@@ -244,7 +244,7 @@ class RunPodGateway(LoopServer):
         return handle
 
     def _here(self, answer: Answer) -> Answer:
-        """`answer`, for the workers of this endpoint."""
+        """Return `answer` for the workers of this endpoint."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if request.match_info["endpoint"] != self.endpoint:
@@ -254,7 +254,7 @@ class RunPodGateway(LoopServer):
         return handle
 
     def _rate_wait_s(self, route: str) -> float:
-        """How long until `route` may be asked again; 0 for now."""
+        """Return how many seconds until `route` may be asked again; 0 for now."""
         most = self.limits.rates.get(route)
         asked, now = self._asked[route], monotonic()
         while asked and now - asked[0] > self.limits.rate_window_s:
@@ -284,7 +284,7 @@ class RunPodGateway(LoopServer):
         return _said(job, job.reply())
 
     def _wait_ms(self, text: str | None) -> int | None:
-        """How long /runsync waits; None where it may not be that."""
+        """Return how long /runsync waits, in milliseconds; None if that is out of bounds."""
         if text is None:
             return self.limits.default_wait_ms
         shortest, longest = self.limits.wait_ms

@@ -1,4 +1,4 @@
-"""The jobs of a RunPod queue endpoint, and what becomes of them. Knows the rules, and nothing of HTTP.
+"""The jobs of a RunPod queue endpoint and the rules for their states. No HTTP.
 
 https://docs.runpod.io/serverless/endpoints/job-states and .../send-requests
 """
@@ -23,13 +23,13 @@ Submit = Literal["run", "runsync"]
 
 
 def _rate_limits() -> dict[str, int]:
-    """Requests in 10 s. https://docs.runpod.io/serverless/endpoints/send-requests#rate-limits"""
+    """Return the requests allowed in 10 s. https://docs.runpod.io/serverless/endpoints/send-requests#rate-limits"""
     return {"run": 1000, "runsync": 2000, "status": 2000, "stream": 2000, "cancel": 100}
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """What the platform allows. The defaults are RunPod's; a test sets what it cannot wait for.
+    """Limits of the platform. The defaults are RunPod's; a test sets what it cannot wait for.
 
     Attributes:
         output_bytes: of a result as the worker posts it; a larger one is lost, and the job complete without it.
@@ -102,16 +102,16 @@ class QueueJob:
 
     @property
     def is_final(self) -> bool:
-        """Whether it has ended, well or not."""
+        """True if it has ended, well or not."""
         return self.status in FINAL
 
     @property
     def worker_id(self) -> str | None:
-        """Who has it, or had it last."""
+        """The worker that has it, or had it last."""
         return self.worker_ids[-1] if self.worker_ids else None
 
     def reply(self) -> dict[str, Any]:
-        """What /status says of it."""
+        """Return what /status says of it."""
         said: dict[str, Any] = {"id": self.id, "status": self.status, **self.fields}
         if self.taken_at is not None:
             said["delayTime"] = round((self.taken_at - self.submitted_at) * 1000)
@@ -136,7 +136,7 @@ class JobQueue:
         self._stops: defaultdict[str, list[QueueJob]] = defaultdict(list)
 
     def submit(self, route: Submit, body: Mapping[str, Any], body_bytes: int) -> QueueJob:
-        """A new job."""
+        """Add a job."""
         prefix = "sync-" if route == "runsync" else ""
         job = QueueJob(
             id=f"{prefix}{uuid.uuid4()}-u1",
@@ -153,20 +153,20 @@ class JobQueue:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a worker that asks gets a job."""
+        """True if a worker that asks gets a job."""
         return bool(self._waiting)
 
     def in_progress(self, worker_id: str | None = None) -> list[QueueJob]:
-        """The jobs that a worker has: this one, or any."""
+        """Return the jobs that a worker has: this one, or any."""
         running = [job for job in self.jobs.values() if job.status == "IN_PROGRESS"]
         return [job for job in running if worker_id in {None, job.worker_id}]
 
     def in_queue(self) -> int:
-        """How many jobs no worker has."""
+        """Return how many jobs no worker has."""
         return len(self._waiting)
 
     def take(self, worker_id: str, most: int) -> list[QueueJob]:
-        """Up to `most` jobs, the oldest first, which are that worker's now."""
+        """Give up to `most` jobs to that worker, the oldest first."""
         jobs = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         for job in jobs:
             job.status = "IN_PROGRESS"
@@ -175,24 +175,24 @@ class JobQueue:
         return jobs
 
     def heard(self, worker_id: str, *, holds: bool) -> None:
-        """A worker says whether it has a job."""
+        """Note whether that worker says that it has a job."""
         for job in self.in_progress(worker_id):
             job.unheld_at = None if holds else job.unheld_at or monotonic()
 
     def finish(self, job: QueueJob, result: Mapping[str, Any], size_bytes: int, *, keep: bool = True) -> None:
-        """Ends a job with what its worker posted; without `keep`, the output is lost on the way."""
+        """End a job with what its worker posted; without `keep`, the output is lost on the way."""
         job.result_bytes = size_bytes
         job.fields = {name: result[name] for name in ("output", "error") if keep and name in result}
         self._end(job, "FAILED" if "error" in job.fields else "COMPLETED")
 
     def cancel(self, job: QueueJob) -> None:
-        """Ends it by its owner's word; one that has ended stays as it is."""
+        """End a job at its owner's request; one that has ended stays as it is."""
         if not job.is_final:
             self._stop(job)
             self._end(job, "CANCELLED")
 
     def retry(self, job: QueueJob) -> bool:
-        """Puts a job that failed back into the queue; False for any other."""
+        """Put a job that failed back into the queue; return False for any other."""
         if job.status not in {"FAILED", "TIMED_OUT"}:
             return False
         job.retries += 1
@@ -200,14 +200,14 @@ class JobQueue:
         return True
 
     def purge(self) -> int:
-        """Forgets every job that waits; how many there were."""
+        """Forget every job that waits; return how many there were."""
         count = len(self._waiting)
         for job in list(self._waiting):
             self._forget(job)
         return count
 
     def lose(self, job: QueueJob) -> None:
-        """Its worker is gone: another one gets it, once."""
+        """Take the job from a worker that is gone: another one gets it, once."""
         if job.retries >= _RETRIES:
             job.fields = {"error": LOST}
             self._end(job, "FAILED")
@@ -216,23 +216,23 @@ class JobQueue:
         self._requeue(job)
 
     def lose_worker(self, worker_id: str) -> None:
-        """All that it had is lost."""
+        """Take all jobs from a worker that is gone."""
         for job in self.in_progress(worker_id):
             self.lose(job)
 
     def due_stops(self, worker_id: str) -> list[QueueJob]:
-        """The jobs that this worker should be told to stop by now."""
+        """Return the jobs that this worker should be told to stop by now."""
         latest = monotonic() - self.limits.stop_after_s
         return [job for job in self._stops[worker_id] if job.taken_at is not None and job.taken_at <= latest]
 
     def take_stops(self, worker_id: str) -> list[str]:
-        """The ids of `due_stops`, which are told once."""
+        """Return the ids of `due_stops`, each once."""
         due = self.due_stops(worker_id)
         self._stops[worker_id] = [job for job in self._stops[worker_id] if job not in due]
         return [job.id for job in due]
 
     def sweep(self) -> None:
-        """Ends what has taken too long, and forgets what was kept long enough."""
+        """End jobs that took too long, and forget those that were kept long enough."""
         now = monotonic()
         for job in list(self.jobs.values()):
             if job.ended_at is not None:

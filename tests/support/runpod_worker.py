@@ -26,7 +26,7 @@ _END_S = 60.0
 
 
 def sdk_python() -> Path:
-    """The interpreter that has RunPod's SDK. Skips the test where there is none."""
+    """Return the interpreter that has RunPod's SDK. Skip the test if there is none."""
     named = os.environ.get(_PYTHON)
     python = Path(named) if named else _ROOT / ".venv-runpod" / "bin" / "python"
     if not python.exists():
@@ -71,7 +71,7 @@ class SdkWorker:
         return self._process
 
     def start(self) -> None:
-        """Starts it, and waits until it asks for jobs."""
+        """Start it, and wait until it asks for jobs."""
         self._process = subprocess.Popen(
             [sdk_python(), _LAUNCH, self._handler],
             stdin=subprocess.PIPE,
@@ -91,17 +91,17 @@ class SdkWorker:
 
     @property
     def text(self) -> str:
-        """All that it has said so far."""
+        """Its output so far."""
         return "".join(self.log)
 
     def terminate(self) -> int:
-        """SIGTERM, as RunPod sends it; its exit status, once the jobs that it has are done."""
+        """Send SIGTERM, as RunPod does; return its exit status, once the jobs that it has are done."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(_END_S)
 
     def kill(self) -> None:
-        """As a machine that is taken away: the gateway is not told."""
+        """Kill it, as when its machine is taken away: the gateway is not told."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(_END_S)
@@ -124,7 +124,7 @@ class SdkWorker:
         self.log.extend(self.process.stdout or ())
 
     def _end(self) -> bool:
-        """Ends whatever still runs; whether it had to."""
+        """End whatever still runs; return whether anything did."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -42,11 +42,11 @@ class SeenWorker:
 
     @property
     def is_there(self) -> bool:
-        """Whether it still asks."""
+        """True if it still asks."""
         return self.open_polls > 0 or monotonic() - self.last_at < _SEEN_S
 
     def has(self, job: QueueJob) -> bool:
-        """Whether the job is this worker's to report on."""
+        """Return whether the job is this worker's to report on."""
         return job.status == "IN_PROGRESS" and job.worker_id == self.id
 
 
@@ -66,7 +66,7 @@ class WorkerRoutes:
         self._notify = notify
 
     def routes(self) -> list[tuple[str, str, str, Answer]]:
-        """Method, name, the rest of the path, and what answers."""
+        """Return each route: method, name, the rest of the path, and what answers."""
         return [
             ("GET", "job-take", "/{worker}", self._seen("job-take", self._job_take)),
             ("GET", "job-take-batch", "/{worker}", self._seen("job-take-batch", self._job_take)),
@@ -77,14 +77,14 @@ class WorkerRoutes:
         ]
 
     def sweep(self) -> None:
-        """Takes the jobs from workers that have been silent for too long."""
+        """Take the jobs from workers that have been silent for too long."""
         lost_s = self._queue.limits.worker_lost_s
         for worker in self.workers.values():
             if lost_s is not None and not worker.open_polls and monotonic() - worker.last_at > lost_s:
                 self._queue.lose_worker(worker.id)
 
     def _seen(self, route: str, answer: WorkerAnswer) -> Answer:
-        """`answer`, with the worker that asks noted."""
+        """Return `answer`, with the worker that asks noted."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             worker_id = request.match_info["worker"]
@@ -147,10 +147,10 @@ class WorkerRoutes:
 
 
 def _for_worker(job: QueueJob) -> dict[str, Any]:
-    """A job as its worker gets it. An empty input is left out, for which the SDK refuses it."""
+    """Return a job as its worker gets it. An empty input is left out, so the SDK refuses it."""
     return {"id": job.id, **({"input": job.input} if job.input else {})}
 
 
 def error_reply(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An error as RunPod's API words it."""
+    """Return an error as RunPod's API words it."""
     return web.json_response({"error": text}, status=status, headers=headers)

@@ -1,4 +1,4 @@
-"""Runs a RunPod handler's file as `python FILE` would, and ends when stdin does.
+"""A launcher that runs a RunPod handler's file as `python FILE` would, and ends when stdin does.
 
 The SDK's loop asks for jobs for ever, also when nobody answers any more: no such process may outlive its test.
 """

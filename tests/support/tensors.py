@@ -19,12 +19,12 @@ FLOATS = {
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    """The elements as bytes: what two tensors must share to be the same, NaNs and signs of zero included."""
+    """Return the elements as bytes. Equal bytes are equal tensors, NaNs and signs of zero included."""
     return bytes(tensor_bytes(tensor))
 
 
 def of_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> torch.Tensor:
-    """The tensor made of these bytes; flat, without a last broken element, where no shape is given."""
+    """Return the tensor of these bytes; without a shape flat, and without a last incomplete element."""
     count = len(data) // dtype.itemsize
     buffer = allocate(count * dtype.itemsize)
     buffer[:] = data[: count * dtype.itemsize]
@@ -33,7 +33,7 @@ def of_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...] | None = No
 
 @st.composite
 def tensors(draw: st.DrawFn) -> tuple[str, torch.Tensor]:
-    """A dtype's name and a flat tensor of it: arbitrary bytes, repeated up to some tens of KB."""
+    """Draw a dtype's name and a flat tensor of it: arbitrary bytes, repeated up to some tens of KB."""
     name = draw(st.sampled_from(sorted(DTYPES)))
     data = draw(st.binary(min_size=0, max_size=300)) * draw(st.integers(1, 200))
     if name == "BOOL":
@@ -42,7 +42,7 @@ def tensors(draw: st.DrawFn) -> tuple[str, torch.Tensor]:
 
 
 def special_values(dtype: torch.dtype) -> torch.Tensor:
-    """What a careless coding loses: signed zeros, subnormals, infinities, extremes, NaNs with payloads."""
+    """Return values that careless code loses: signed zeros, subnormals, infinities, extremes, odd NaNs."""
     info = torch.finfo(dtype)
     values = [0.0, -0.0, 1.0, -1.0, info.tiny, -info.tiny, info.smallest_normal, info.max, info.min]
     plain = torch.tensor([*values, float("inf"), float("-inf"), float("nan")], dtype=dtype)
@@ -62,7 +62,7 @@ _SHAPES = st.one_of(
 
 @st.composite
 def any_layout(draw: st.DrawFn) -> torch.Tensor:
-    """A tensor of any dtype that travels: any shape, layout and bits, noise and what repeats, special values."""
+    """Draw a tensor of any dtype that can be sent: any shape, layout and bits, noisy and repeating."""
     name = draw(st.sampled_from(sorted(DTYPES)))
     shape = tuple(draw(_SHAPES))
     tensor = of_bytes(_content(draw, name, math.prod(shape)), DTYPES[name], shape)
@@ -79,7 +79,7 @@ def any_layout(draw: st.DrawFn) -> torch.Tensor:
 
 
 def _content(draw: st.DrawFn, name: str, count: int) -> bytes:
-    """So many elements of that dtype."""
+    """Draw so many elements of that dtype, as bytes."""
     size = count * DTYPES[name].itemsize
     kind = draw(st.sampled_from(["repeated", "noise", "numbers"]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))

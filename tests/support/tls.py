@@ -1,4 +1,4 @@
-"""Certificates of one's own, as somebody makes who has no authority to ask, and bad ones."""
+"""Self-signed certificates, good and bad ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NOW = ("20200101000000Z", "20800101000000Z")
 def self_signed(
     folder: Path, name: str = "IP:127.0.0.1", valid: tuple[str, str] = _NOW, *, stem: str = ""
 ) -> tuple[Path, Path]:
-    """A self-signed certificate and its key; skips the test where openssl is not installed.
+    """Make a self-signed certificate and its key. Skip the test if openssl is not installed.
 
     `name`: whose it is, as a subjectAltName, e.g. `DNS:worker.example`. `valid`: from when to when.
     """
@@ -59,7 +59,7 @@ def self_signed(
 
 
 def server_context(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    """What a worker needs to serve https with it."""
+    """Return the TLS context of a worker that serves https with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     return context

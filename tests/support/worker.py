@@ -1,4 +1,4 @@
-"""A worker on a real socket, in a thread of the test's process: so that a test can look inside."""
+"""A worker on a real socket in a thread of the test's process, so that a test can look inside."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ThreadWorker:
         return self
 
     def stop(self) -> None:
-        """As SIGTERM would."""
+        """Stop it, as SIGTERM would."""
         if self._loop is not None and self._stopping is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(30)

@@ -15,7 +15,7 @@ from comfy_gpu_offload.transport.connector import connector_to
 
 
 class StopError(BaseException):
-    """As ComfyUI's interrupt: no Exception."""
+    """An interrupt that is no `Exception`, as ComfyUI's is not."""
 
 
 def stop() -> None:
@@ -24,7 +24,7 @@ def stop() -> None:
 
 @pytest.fixture
 def full() -> Iterator[int]:
-    """The port of a server that takes no more connections and refuses none, as a machine that is off does."""
+    """Give the port of a server that takes no more connections and refuses none, as a machine that is off does."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from pydantic import SecretStr
-from tests.support import deaf
+from tests.support import deaf_socket
 from tests.support.backend import FunctionBackend
 from tests.support.frames import forward_frame
 from tests.support.worker import ThreadWorker
@@ -39,7 +39,7 @@ CANCEL = seal(Cancel(request="nothing-1"))
 
 @contextmanager
 def canned(reply: bytes | Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that reads one request's head and then says `reply`, whatever was asked."""
+    """Run a server that reads one request's head and then says `reply`, whatever was asked."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -233,16 +233,16 @@ def test_silence_ends_with_the_timeout() -> None:
 
 
 class StopError(BaseException):
-    """As ComfyUI's interrupt: no Exception."""
+    """An interrupt that is no `Exception`, as ComfyUI's is not."""
 
 
-@pytest.mark.skipif(not deaf.POSSIBLE, reason="this system cannot be made to lose what arrives")
+@pytest.mark.skipif(not deaf_socket.POSSIBLE, reason="this system cannot be made to lose what arrives")
 def test_a_worker_that_is_gone_without_a_word_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the call is made again, and does not end with the time for an exchange."""
     monkeypatch.setattr(http_transport, "notice_loss", partial(notice_loss, gone_s=1))
 
     def lost(connection: socket.socket) -> None:
-        deaf.make_deaf(connection)
+        deaf_socket.make_deaf(connection)
         threading.Event().wait(10)
 
     with canned(lost) as url, pytest.raises(ConnectionLostError):
@@ -335,7 +335,7 @@ def test_ping_tells_health(worker: ThreadWorker) -> None:
 
 
 def test_foreign_errors_never_come_through() -> None:
-    """Whatever bytes a server sends, the caller sees an error of ours."""
+    """The caller sees an error of ours, whatever bytes a server sends."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
         noise = bytes(torch.randint(0, 256, (200,), generator=generator, dtype=torch.uint8).tolist())

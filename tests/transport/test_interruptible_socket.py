@@ -1,4 +1,4 @@
-"""What a polled socket does ten times a second, whatever comes meanwhile."""
+"""The work that a polled socket does ten times a second, whatever comes meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CRLF = b"\r\n"
 
 
 class StopError(BaseException):
-    """As ComfyUI's interrupt: no Exception."""
+    """An interrupt that is no `Exception`, as ComfyUI's is not."""
 
 
 @contextmanager

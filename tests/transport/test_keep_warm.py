@@ -6,7 +6,7 @@ from time import sleep
 
 import torch
 from tests.support.backend import FunctionBackend
-from tests.support.proxy import BreakingProxy
+from tests.support.breaking_proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session

@@ -24,7 +24,7 @@ X = torch.randn(1, 4, 8, 8)
 
 @pytest.fixture
 def proxy() -> Iterator[LoadBalancerEdge]:
-    """The proxy passes everything on; only its faults are wanted here."""
+    """Run a proxy that passes everything on; only its faults are wanted here."""
     with ThreadWorker(FunctionBackend(), token=TOKEN) as worker, LoadBalancerEdge(worker.url, key=TOKEN) as made:
         yield made
 

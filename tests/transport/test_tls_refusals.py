@@ -1,4 +1,4 @@
-"""What is said of a certificate that is not accepted, and of the wrong scheme: whoever asks, the same."""
+"""Messages about certificates that are not accepted and about the wrong scheme: the same for all clients."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_http_to_a_worker_that_speaks_tls(tmp_path: Path) -> None:
 
 
 def test_http_to_a_tls_server_that_hangs_up(tmp_path: Path) -> None:
-    """As most do, stunnel for one: no bytes come back."""
+    """Most do, stunnel for one: no bytes come back."""
     server = server_context(self_signed(tmp_path))
 
     def serve(listener: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Kinds of arguments that are checked before a command begins its work."""
+"""Types of command-line arguments that are checked before a command begins its work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the backend that was chosen; each is imported only where it is wanted, for what it needs besides."""
+"""The backends by name. Each is imported only when it is chosen, because it needs packages of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BackendName = Literal["comfyui", "diffusers"]
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """Which backend, and over what.
+    """The choice of a backend and what it is made with.
 
     Attributes:
         name: what runs the models.
@@ -33,7 +33,7 @@ class BackendOptions:
 
 
 def make_backend(options: BackendOptions) -> Backend:
-    """The backend, ready to load models.
+    """Return the backend, ready to load models.
 
     Raises:
         ConfigError: ComfyUI does not start.

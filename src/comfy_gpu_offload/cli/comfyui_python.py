@@ -1,4 +1,4 @@
-"""The comfyui backend runs under ComfyUI's own interpreter: finds it, and goes there."""
+"""ComfyUI's own Python interpreter: where it is found, and how the worker command goes on under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`demo`: samples digits through a worker process, shows that remote equals local, and says where time went."""
+"""The command `demo`: samples digits through a worker process, compares with local ones, prints the timings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PREFIX = "listening on "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser.add_argument(
         "--steps", type=whole_number(1, 1000), default=20, help="sampling steps, up to 1000 (default: %(default)s)"
     )
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the demo; exit status 1 if remote and local differ.
+    """Run the demo; return exit status 1 if remote and local results differ.
 
     Raises:
         OffloadError: the worker did not start, or failed.
@@ -122,7 +122,7 @@ def _sample_as_one_job(
 
 
 def _print_timings(remote: RemoteModel) -> None:
-    """A line a step, in ms and KB: the first call loads, warms up, and brings the conditioning along."""
+    """Print a line for each step, in ms and KB. The first call also loads, warms up, and sends the conditioning."""
     print("Where each step's time went (ms)")
     print("  step    pack  encode    wire   queue  compute  decode   total   KB up  KB down")
     for number, timings in enumerate(remote.timings, start=1):

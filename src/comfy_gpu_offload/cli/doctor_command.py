@@ -1,4 +1,4 @@
-"""`doctor`: says for the configured worker what is wrong and what to do, from the settings to a forward call."""
+"""The command `doctor`: checks the configured worker from the settings to a forward call, and says what to do."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser.add_argument(
-        "--model", type=short_text(256), help="also load this model there, and call it where that is known how"
+        "--model", type=short_text(256), help="also load this model there; the bundled model digits is called, too"
     )
     parser.add_argument(
         "--comfyui",
@@ -69,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a line a check, and stops at the first that fails.
+    """Print a line for each check, and stop at the first that fails.
 
     Raises:
-        OffloadError: what failed, and what to do about it.
+        OffloadError: a check failed; says which, and what to do.
     """
     logging.getLogger().setLevel(logging.ERROR)
     for finding in found():
@@ -255,7 +255,7 @@ def _models(session: Session, wanted: str | None) -> None:
 
 
 def _link(session: Session) -> float:
-    """The round trip's seconds; prints it and the bandwidth both ways."""
+    """Return the round trip in seconds; print it and the bandwidth both ways."""
     trips = [_checked("round trip", session.probe) for _ in range(_ROUND_TRIPS)]
     round_trip_s = statistics.median(trips[1:])
     _say("round trip", f"{round_trip_s * 1e3:.1f} ms (the first, with the connection: {trips[0] * 1e3:.1f} ms)")
@@ -266,7 +266,7 @@ def _link(session: Session) -> float:
 
 
 def _rate(transfer: Callable[[int], float], round_trip_s: float) -> float:
-    """Bytes a second, by the largest transfer that is still quick."""
+    """Return bytes per second, by the largest transfer that is still quick."""
     size = _FIRST_BYTES
     while True:
         seconds = transfer(size)
@@ -276,7 +276,7 @@ def _rate(transfer: Callable[[int], float], round_trip_s: float) -> float:
 
 
 def _forward(session: Session, wanted: str | None) -> float | None:
-    """A forward call's seconds, or None where no model is known how to be called."""
+    """Return how many seconds a forward call takes, or None for models whose arguments are not known here."""
     names = [entry.name for entry in session.welcome.models]
     name = wanted or (_DIGITS if _DIGITS in names else None)
     if name is None:

@@ -1,4 +1,4 @@
-"""From what a command raised to a line for its user and an exit status. No command ends in a traceback."""
+"""A command's exit status, and the text for its user where it failed. No command ends in a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses the command. Each command's module is imported only when it is run: some need extras."""
+"""The entry point: parses arguments and runs one command, whose module is imported only then."""
 
 from __future__ import annotations
 

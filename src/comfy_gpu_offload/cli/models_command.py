@@ -1,4 +1,4 @@
-"""`models`: lists what the configured worker can load."""
+"""The command `models`: lists the models that the configured worker can load."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..protocol.messages import Skipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command has no options: the worker comes from the settings."""
+    """Add no options, since the worker comes from the settings; say so in the help."""
     parser.epilog = "The worker is the one in COMFY_GPU_OFFLOAD_URL, or the endpoint in RUNPOD_ENDPOINT_ID."
 
 
 def run(_: argparse.Namespace) -> int:
-    """Prints a line a model: name, folder, size.
+    """Print a line for each model: size in GB, folder, name.
 
     Raises:
         OffloadError: no worker is configured, or it cannot be reached.
@@ -44,7 +44,7 @@ def skipped_lines(skipped: Skipped | None) -> list[str]:
 
 
 def where_models_belong(folders: Sequence[str] | None) -> str:
-    """Return what to do about a worker that has no models."""
+    """Return where to put models on a worker that has none."""
     if folders:
         return f"put one into {' or '.join(folders)}"
     return "put one into its folders, which its log names when it starts"

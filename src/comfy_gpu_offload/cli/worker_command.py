@@ -1,4 +1,4 @@
-"""`worker`: holds models and runs their forward passes for others."""
+"""The command `worker`: holds models and runs their forward passes for others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REMEDIES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser.add_argument("--backend", choices=["comfyui", "diffusers"], required=True, help="what runs the models")
     parser.add_argument("--comfyui", type=Path, metavar="PATH", help="the ComfyUI folder (comfyui backend)")
     parser.add_argument(
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT.
 
     Raises:
         ConfigError: a setting or an option is wrong, or the worker would be open to the network.
@@ -128,7 +128,7 @@ def _made(options: BackendOptions) -> Backend:
 
 
 def serve_process(state: WorkerState, make: Callable[[], Backend], serving: ServeOptions) -> None:
-    """`serve_until_signalled`, as all that this process does.
+    """Run `serve_until_signalled` as the only work of this process.
 
     Raises:
         ConfigError: the address cannot be listened on, or the backend cannot be made.

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from ..io.frame import EncodedFrame
 from ..protocol.messages import Result
-from ..transport.startup_waits import waited_s
+from ..transport.startup_time import waited_s
 from .timings import CallTimings
 from .weight_patches import PatchUploads
 

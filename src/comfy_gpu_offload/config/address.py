@@ -22,7 +22,7 @@ _BRACKETS = "an IPv6 address stands in brackets, as in http://[::1]:8288"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens. `str()` gives it as a URL, without a slash at its end.
+    """The place where a server listens. `str()` gives it as a URL, without a slash at its end.
 
     Attributes:
         scheme: lower case. Which schemes there are is for `transport.configured` to say.
@@ -75,12 +75,12 @@ class Address:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether what is sent there is hidden from the network."""
+        """True if the network cannot read what is sent there."""
         return self.scheme in _ENCRYPTED
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this machine itself."""
+        """True on this machine itself."""
         return not self.host or is_loopback(self.host)
 
     def below(self, path: str) -> Address:

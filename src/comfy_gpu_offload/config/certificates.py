@@ -1,7 +1,7 @@
-"""Whose certificates are accepted: one rule for RunPod's API, for its endpoints, and for workers.
+"""Trusted certificates: one rule for RunPod's API, for its endpoints, and for workers.
 
-The system's (with SSL_CERT_FILE, as OpenSSL has it), those that requests brings along, because Python finds none on
-some systems, and besides them those in COMFY_GPU_OFFLOAD_CA_FILE, else REQUESTS_CA_BUNDLE.
+The system's are trusted (or those of SSL_CERT_FILE, as OpenSSL has it), certifi's, because Python finds none on
+some systems, and those in COMFY_GPU_OFFLOAD_CA_FILE, else REQUESTS_CA_BUNDLE.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WRONG_NAME = frozenset({62, 64})
 
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
-    """Return what a client checks certificates by.
+    """Return the TLS context of a client, which checks certificates by this rule.
 
     Raises:
         ConfigError: `ca_file` (or the file that REQUESTS_CA_BUNDLE names) holds no certificates.
@@ -47,7 +47,7 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
 
 
 def untrusted(error: ssl.SSLCertVerificationError, peer: str, host: str) -> str:
-    """Return why the certificate that `peer` has was not accepted, and what to do. `host`: what it was asked as."""
+    """Return why the certificate of `peer` was not accepted, and what to do. `host`: the name it was asked for."""
     what = f"{peer} did not prove to be who it says"
     code = error.verify_code
     if code == _EXPIRED:

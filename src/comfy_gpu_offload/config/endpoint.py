@@ -1,4 +1,4 @@
-"""Which worker the settings mean, and how it is reached."""
+"""The worker that the settings name: one with an address of its own, or a RunPod endpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Direct:
 
     @property
     def is_pod(self) -> bool:
-        """Whether RunPod's proxy stands before it, which ends each request after 100 s."""
+        """True behind RunPod's proxy, which ends each request after 100 s."""
         return self.address.host.endswith(_POD_HOSTS)
 
 
@@ -49,7 +49,7 @@ class Serverless:
 
 
 def configured(settings: Settings) -> Direct | Serverless:
-    """The worker that the settings name. An address wins over an endpoint's id.
+    """Return the worker that the settings name. An address wins over an endpoint's id.
 
     Raises:
         ConfigError: none is named, or something needed for it is missing; says what and where to get it.

@@ -1,6 +1,6 @@
-"""What of the settings does nothing, or not what its writer meant, and would be passed over in silence.
+"""Findings about the settings: errors, and what has no effect or not the one that was meant.
 
-The doctor prints it, ComfyUI's pages show it, a loader's error names it, and every log has it once.
+The doctor prints them, ComfyUI's page shows them, a loader's error names them, and every log has each once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .settings import PREFIX, Settings, env_file_to_write, env_files, env_places
 
 logger = logging.getLogger(__name__)
 
-# What the worker's container reads besides (worker/settings.py); it is no mistake where this side finds it.
+# Variables that only the worker's container reads (worker/settings.py): no mistake where this side finds them.
 WORKER_VARIABLES = frozenset(
     PREFIX + name
     for name in ("SERVE", "BACKEND", "COMFYUI", "MODELS", "PRELOAD", "CONCURRENCY", "JOB_OUTPUT_BYTES")
@@ -38,11 +38,11 @@ _logged: set[Finding] = set()
 
 @dataclass(frozen=True)
 class Finding:
-    """One of them.
+    """One finding.
 
     Attributes:
-        text: what is found and what to do, without a value that was set.
-        is_error: whether nothing runs at a worker until it is mended.
+        text: what was found and what to do, without any value that was set.
+        is_error: whether no worker can be used until it is mended.
     """
 
     text: str
@@ -50,12 +50,12 @@ class Finding:
 
 
 def found() -> tuple[Finding, ...]:
-    """Return what is found now, errors first; settings and files are read anew."""
+    """Return all findings, errors first. Settings and files are read anew."""
     return (*_errors(), *_misplaced(), *_odd_lines(), *_unknown(), *_outvoted())
 
 
 def checked_settings() -> Settings:
-    """Return the settings in force, as `load_settings`; what is found is logged, each once in this process.
+    """Return the settings in force, as `load_settings`; log each finding once in this process.
 
     Raises:
         ConfigError: as `load_settings`.
@@ -69,7 +69,7 @@ def checked_settings() -> Settings:
 
 @contextmanager
 def told_with_errors() -> Iterator[None]:
-    """Add what is found to the text of an error that settings may be the cause of."""
+    """Add the findings to the text of an error that settings may be the cause of."""
     try:
         yield
     except (ConfigError, TransportError, UnauthorizedError) as error:
@@ -124,7 +124,7 @@ def _unknown() -> Iterator[Finding]:
 
 
 def _nearest(name: str, known: set[str]) -> str | None:
-    """Return the setting that `name` may be meant for. One with the prefix is meant for some, so less will do."""
+    """Return the setting that `name` may be meant for. With our prefix a weaker resemblance is enough."""
     rest = {each.removeprefix(PREFIX): each for each in known}
     if name.startswith(PREFIX):
         near = difflib.get_close_matches(name.removeprefix(PREFIX), rest, 1, _RESEMBLING)

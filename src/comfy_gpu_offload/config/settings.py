@@ -32,7 +32,7 @@ RUNPOD_API = Address(HTTPS, "api.runpod.ai", path="/v2")
 _PACK_FOLDER = Path(__file__).resolve().parents[3]
 _ENV_FILES = (_PACK_FOLDER / ".env", Path(".env"))
 
-# What pydantic says of these takes its reader for a programmer.
+# Plain words for pydantic's errors that only a programmer understands.
 _PLAINLY = {
     "float_parsing": "it is no number; write one with a point, as in 0.0003",
     "int_parsing": "it is no whole number",
@@ -60,7 +60,7 @@ def _as_it_is(name: str) -> Any:
 
 
 class Settings(BaseSettings):
-    """Frozen; from the environment, else from `.env` here or in the pack's folder, else the defaults.
+    """All settings, frozen: from the environment, else from `.env` here or in the pack's folder, else the defaults.
 
     Attributes:
         url: the worker's address; https, or http where the address is this machine's own.
@@ -169,12 +169,12 @@ class Settings(BaseSettings):
 
 
 def is_header_text(token: str) -> bool:
-    """Whether `token` can stand in an HTTP header: printable ASCII, no spaces, at least one character."""
+    """Return whether `token` can stand in an HTTP header: printable ASCII, no spaces, at least one character."""
     return bool(token) and all(33 <= ord(character) <= 126 for character in token)
 
 
 def at_home(path: Path) -> Path:
-    """`path`, with the user's own folder for a `~` at its beginning: no shell sees what stands in a file.
+    """Return `path` with `~` at its beginning replaced by the user's folder, as a shell would do.
 
     Raises:
         ValueError: that folder is not known.
@@ -186,7 +186,7 @@ def at_home(path: Path) -> Path:
 
 
 class _GivenSettings(Settings):
-    """The same settings, from what is given alone."""
+    """The same settings, from arguments alone."""
 
     @classmethod
     def settings_customise_sources(
@@ -200,7 +200,7 @@ class _GivenSettings(Settings):
 
 
 def load_settings() -> Settings:
-    """The settings in force, from the environment and .env.
+    """Return the settings in force, from the environment and .env.
 
     Raises:
         ConfigError: a value is wrong, or a `.env` is no text; names the variable and what is wrong, never a secret.
@@ -209,23 +209,23 @@ def load_settings() -> Settings:
 
 
 def env_files() -> list[Path]:
-    """The `.env` files that are read, the one that wins last."""
+    """Return the `.env` files that are read, the one that wins last."""
     return list(dict.fromkeys(file.resolve() for file in _ENV_FILES if file.is_file()))
 
 
 def env_places() -> list[Path]:
-    """Return where a `.env` is looked for, whatever is there."""
+    """Return the paths at which a `.env` is looked for, whether or not there is one."""
     return list(dict.fromkeys(file.absolute() for file in _ENV_FILES))
 
 
 def env_file_to_write() -> Path:
-    """Where settings belong: the pack's `.env`, or one here where the package was installed without its folder."""
+    """Return the file for settings: the pack's `.env`, or one here if the package is installed without the pack."""
     in_pack = (_PACK_FOLDER / ".env.example").is_file()
     return _ENV_FILES[0] if in_pack else _ENV_FILES[1].resolve()
 
 
 def given_settings(**values: Any) -> Settings:
-    """Settings of these values; the environment and .env are not read.
+    """Return settings of these values; the environment and .env are not read.
 
     Raises:
         ConfigError: a value is wrong, or no setting has that name.
@@ -263,11 +263,11 @@ def _unreadable_file() -> str:
 
 
 def reason(message: str) -> str:
-    """What pydantic says of a wrong value, without its name for an error of ours."""
+    """Return pydantic's message about a wrong value, without its prefix for errors of ours."""
     return message.removeprefix("Value error, ")
 
 
 def variable(field: str) -> str:
-    """The environment variable of the setting with that name."""
+    """Return the environment variable of the setting with that name."""
     name = field.upper()
     return name if name.startswith(("RUNPOD_", "COMFYUI_", PREFIX)) else PREFIX + name

@@ -1,4 +1,4 @@
-"""Which tokens are too easy to guess for a worker that others can reach."""
+"""The check for tokens that are too easy to guess, for a worker that others can reach."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FEWEST_DIFFERENT = 8
 
 
 def weakness(token: SecretStr) -> str | None:
-    """Return why the token is easy to guess, without a word of it, or None."""
+    """Return why the token is easy to guess, without showing it, or None."""
     text = token.get_secret_value()
     if len(text) < _SHORTEST:
         return f"it has {len(text)} characters, and takes {_SHORTEST} at least"

@@ -1,4 +1,4 @@
-"""The time, and waiting that can be interrupted."""
+"""A clock, which tests replace, and waiting that can be interrupted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CHECK_INTERVAL_S = 0.1
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the time comes from. `monotonic` and `wall` (since 1970) in seconds."""
+    """A source of time. `monotonic` and `wall` (since 1970) in seconds."""
 
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
     def wait(self, seconds: float, check: Check | None = None) -> None:
-        """Waits, calling `check` at least every 0.1 s; whatever it raises is raised."""
+        """Wait, and call `check` at least every 0.1 s; whatever it raises is raised."""
         until = self.monotonic() + seconds
         while (left := until - self.monotonic()) > 0:
             if check is not None:

@@ -1,4 +1,4 @@
-"""A blocking call on a thread of its own, so that whoever waits for it can be interrupted."""
+"""Blocking calls on a thread of their own, so that the wait for them can be interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _THREAD_NAME = "comfy-gpu-offload-runpod"
 
 
 def interruptibly(work: Callable[[], T], watch: Callable[[], None], late: Callable[[T], None]) -> T:
-    """What `work` returns or raises. Meanwhile `watch` is called every 0.1 s; what it raises is raised.
+    """Return what `work` returns, or raise what it raises. Call `watch` every 0.1 s; what it raises ends the wait.
 
     `late` is given what `work` returned when nobody waits for it any more, on a thread of its own.
     """

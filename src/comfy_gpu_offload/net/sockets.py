@@ -1,4 +1,4 @@
-"""What both sides ask of a socket, and set on it."""
+"""Socket options and states that client and worker share."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from contextlib import suppress
 from typing import Final
 
 GONE_S: Final = 30
-"""How long the other side's system may be silent where it should have answered: what is sent then is lost."""
-# A first question after so long without a word, and the next ones.
+"""Seconds for which the other side's system may fail to answer until a connection counts as lost."""
+# Seconds until the first keep-alive probe, and between probes.
 _ASKED_AFTER_S, _ASKED_EVERY_S = 10, 5
 
 
 def has_room(sock: socket.socket) -> bool:
-    """Whether a few bytes can be sent without waiting: there is more room in the buffer than they take."""
+    """Return whether a few bytes can be sent without waiting: the send buffer has room for them."""
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_WRITE)
         return bool(selector.select(0))
 
 
 def has_hung_up(sock: socket.socket) -> bool:
-    """Return whether the other side has closed its way here, whatever it sent before that is unread.
+    """Return whether the other side has closed its half, even if bytes that it sent before are unread.
 
-    Where the system cannot say, False: the next send will tell.
+    False where the system cannot tell; then the next send will.
     """
     hung_up = getattr(select, "POLLRDHUP", 0)  # Linux
     if not hung_up or sock.fileno() < 0:
@@ -35,9 +35,9 @@ def has_hung_up(sock: socket.socket) -> bool:
 
 
 def prefer_bbr(sock: socket.socket) -> None:
-    """Has the system pace `sock` by measured bandwidth, where it can: BBR does not slow down when idle.
+    """Have the system pace `sock` by measured bandwidth, where it can: BBR does not slow down when idle.
 
-    Of a listening socket, the connections that it accepts.
+    A listening socket passes this on to the connections that it accepts.
     """
     if hasattr(socket, "TCP_CONGESTION"):
         with suppress(OSError):  # not compiled in, or not allowed
@@ -45,9 +45,9 @@ def prefer_bbr(sock: socket.socket) -> None:
 
 
 def notice_loss(sock: socket.socket, gone_s: int = GONE_S) -> None:
-    """Has the system end a connection whose other side is gone without a word: off, or reached by another network.
+    """Have the system end a connection whose other side vanished: switched off, or moved to another network.
 
-    Where the system knows how; else a reply is waited for as long as the exchange may take.
+    Where the system cannot, a reply is waited for as long as the exchange may take.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     wanted = {

@@ -1,4 +1,4 @@
-"""One request to RunPod and its reply: kept-alive connections, the key, bounds on time and size. No retries."""
+"""HTTP requests to RunPod's API: kept-alive connections, the key, bounds on time and size. No retries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..config.proxies import Proxy, proxy_for
 from ..errors import RunPodNetworkError, RunPodReplyError
 from ..net.clock import Check
 from ..net.interruptible import interruptibly
-from .request_failures import DOUBT, network_error
+from .network_errors import DOUBT, network_error
 
 _CHUNK_BYTES = 64 * 1024
 # A connection that a router dropped without a word would make a submission look lost;
@@ -36,7 +36,7 @@ _SLOWEST_BYTES_PER_S = 125_000
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask. `path` below the endpoint's address; `submits` where a job begins with it."""
+    """A request. `path` is below the endpoint's address; `submits` says whether it begins a job."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What RunPod said, not yet judged."""
+    """RunPod's reply, whatever its status."""
 
     status: int
     body: bytes
@@ -56,7 +56,7 @@ class Reply:
 
 
 class ApiHttp:
-    """Asks below `base`, with the key. Thread-safe."""
+    """Sends requests below `base`, with the key. Thread-safe."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class ApiHttp:
         self._session = _session(self._api_key, self._tls, self._proxy)
 
     def exchange(self, request: Request, check: Check | None, late: Callable[[Reply], None]) -> Reply:
-        """The reply to `request`, whatever its status. `late` gets it where the wait was given up before.
+        """Return the reply to `request`, whatever its status. `late` gets it if the wait was given up before.
 
         Raises:
             RunPodNetworkError: no complete reply came.
@@ -116,7 +116,7 @@ class ApiHttp:
             self._used_at = monotonic()
 
     def close(self) -> None:
-        """Closes the connections that are not in use. A later exchange opens new ones."""
+        """Close the connections that are not in use. A later exchange opens new ones."""
         self._session.close()
 
     def forked(self) -> None:
@@ -176,7 +176,7 @@ def _session(api_key: SecretStr, tls: ssl.SSLContext | None, proxy: Proxy | None
 
 
 class _Trusting(HTTPAdapter):
-    """Checks certificates by a context of ours, through a proxy too."""
+    """An adapter that checks certificates by our own context, through a proxy too."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -201,7 +201,7 @@ class _Bearer(AuthBase):
 
 
 class _Meter:
-    """How many bytes have gone either way."""
+    """A count of the bytes that have gone either way."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -225,7 +225,7 @@ class _Upload(io.BytesIO):
 
 
 def _without_request(error: Exception) -> Exception:
-    """The same error, without the headers that requests hangs on it: the key is among them."""
+    """Return the same error without the request that `requests` attaches, whose headers hold the key."""
     if isinstance(error, requests.RequestException):
         error.request = None
         error.response = None

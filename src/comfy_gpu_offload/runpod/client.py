@@ -19,11 +19,11 @@ from ..config.settings import RUNPOD_API, is_header_text
 from ..errors import ConfigError, OffloadError, RunPodError, RunPodRequestError
 from ..net.clock import Check, Clock
 from .api_requests import ApiHttp, Reply, Request
-from .backoff import Retries, RetryPolicy
 from .job_outcome import output_of
 from .job_polling import Polls
 from .options import RUN_BODY_BYTES, RUNSYNC_BODY_BYTES, RUNSYNC_WAIT_S, JobPolicy, RunPodOptions
-from .reply_meaning import ENDPOINTS_PAGE, KEYS_PAGE, Replies, payload_too_large
+from .reply_parsing import ENDPOINTS_PAGE, KEYS_PAGE, ReplyParser, payload_too_large
+from .retry import Retries, RetryPolicy
 from .schema import ID_PATTERN, EndpointHealth, Job, JobResult, JobStatus, StreamReply
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class RunPodClient:
         self.endpoint_id = endpoint_id
         self._options = options or RunPodOptions()
         self._clock = clock or Clock()
-        self._replies = Replies(endpoint_id, api_key, self._clock.wall)
+        self._parser = ReplyParser(endpoint_id, api_key, self._clock.wall)
         self._http = ApiHttp(
             base_url.below(endpoint_id),
             api_key,
@@ -85,7 +85,7 @@ class RunPodClient:
     def submit_job(
         self, payload: Mapping[str, Any], *, policy: JobPolicy | None = None, check: Check | None = None
     ) -> Job:
-        """Puts a job with the input `payload` into the queue (``POST /run``).
+        """Put a job with the input `payload` into the queue (``POST /run``).
 
         Sent again only where it is certain that RunPod did not take it.
 
@@ -105,7 +105,7 @@ class RunPodClient:
         policy: JobPolicy | None = None,
         check: Check | None = None,
     ) -> JobResult:
-        """Submits a job and waits for it, 1 to 90 seconds (``POST /runsync``).
+        """Submit a job and wait for it, 1 to 90 seconds (``POST /runsync``).
 
         The reply may be of a job that has not ended: then `get_result` waits on, within a minute of its end,
         which is how long RunPod keeps the result. `outcome.output_of` judges one that has.
@@ -127,12 +127,12 @@ class RunPodClient:
         return self._ask(JobResult, request, self._options.retry, check)
 
     def get_job_status(self, job_id: str, *, check: Check | None = None) -> JobResult:
-        """The job as it is now (``GET /status``)."""
+        """Return the job as it is now (``GET /status``)."""
         request = _about_job("GET", "/status", job_id, self._options.status_timeout_s)
         return self._ask(JobResult, request, self._options.retry, check)
 
     def get_result(self, job_id: str, *, timeout_s: float, check: Check | None = None) -> Any:
-        """The job's output. Looks at it every 0.25 to 2 s until it has ended, for `timeout_s`.
+        """Return the job's output. Ask every 0.25 to 2 s until it has ended, for `timeout_s`.
 
         Raises:
             RunPodJobError: it ended without an output, or has not ended; which one says why.
@@ -146,7 +146,7 @@ class RunPodClient:
                 return output_of(result)
 
     def stream(self, job_id: str, *, timeout_s: float, check: Check | None = None) -> Iterator[Any]:
-        """What the job's handler yields, as it comes, until the job has ended (``GET /stream``).
+        """Yield what the job's handler yields, as it comes, until the job has ended (``GET /stream``).
 
         RunPod forgets a chunk with the reply that carries it: where a reply is lost, its chunks are. Number them
         at the worker to notice.
@@ -158,17 +158,17 @@ class RunPodClient:
         return self._chunks(job_id, Polls(job_id, self._options, self._clock, timeout_s, check), check)
 
     def cancel(self, job_id: str) -> None:
-        """Ends the job, in the queue or on its worker (``POST /cancel``)."""
+        """End the job, in the queue or on its worker (``POST /cancel``)."""
         request = _about_job("POST", "/cancel", job_id, self._options.cancel_timeout_s)
         self._call(request, self._options.cancel_retry, None)
 
     def health(self, *, check: Check | None = None) -> EndpointHealth:
-        """The endpoint's workers and jobs (``GET /health``). Load-balancing endpoints answer it too."""
+        """Return the endpoint's workers and jobs (``GET /health``). Load-balancing endpoints answer it too."""
         request = Request("GET", "/health", self._options.status_timeout_s)
         return self._ask(EndpointHealth, request, self._options.retry, check)
 
     def close(self) -> None:
-        """Closes the connections that are not in use. A later call opens new ones."""
+        """Close the connections that are not in use. A later call opens new ones."""
         self._http.close()
 
     def forked(self) -> None:
@@ -206,12 +206,12 @@ class RunPodClient:
         check: Check | None,
         deadline: float | None = None,
     ) -> Model:
-        return self._replies.parsed(kind, self._call(request, policy, check, deadline), request)
+        return self._parser.parsed(kind, self._call(request, policy, check, deadline), request)
 
     def _call(
         self, request: Request, policy: RetryPolicy, check: Check | None, deadline: float | None = None
     ) -> Reply:
-        """The reply to a request, sent as often as it needs and may."""
+        """Return the reply to a request, which is sent again as `policy` says."""
         retries = Retries(policy, self._clock, check, deadline)
         late = self._cancel_late if request.submits else _ignore
         while True:
@@ -219,14 +219,14 @@ class RunPodClient:
                 check()  # before anything is sent that would have to be cancelled
             try:
                 reply = self._http.exchange(request, check, late)
-                self._replies.refuse(reply, request)
+                self._parser.raise_for_status(reply, request)
                 return reply
             except RunPodError as error:
                 if not retries.wait_after(error):
                     raise
 
     def _cancel_late(self, reply: Reply) -> None:
-        """Ends a job that RunPod took after its caller had gone."""
+        """End a job that RunPod took after its caller had gone."""
         try:
             job = Job.model_validate_json(reply.body)
             if not job.status.is_final:
@@ -237,7 +237,7 @@ class RunPodClient:
 
 
 def _ignore(_: Reply) -> None:
-    """A reply that nobody waits for, and that began nothing."""
+    """Drop a reply that nobody waits for, of a request that began nothing."""
 
 
 def _about_job(method: Any, route: str, job_id: str, timeout_s: float) -> Request:
@@ -251,7 +251,7 @@ def _check_id(job_id: str) -> None:
 
 
 def _body(payload: Mapping[str, Any], policy: JobPolicy | None, limit: int) -> bytes:
-    """The request's body.
+    """Return the request's body.
 
     Raises:
         RunPodRequestError: no input, or no JSON.

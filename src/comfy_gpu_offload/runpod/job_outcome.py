@@ -1,4 +1,4 @@
-"""What came of a job: its output, or the error that it stands for."""
+"""The outcome of a job that has ended: its output, or an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import (
     RunPodJobUnfinishedError,
     RunPodOutputLostError,
 )
-from .reply_meaning import first_line
+from .reply_parsing import first_line
 from .schema import JobResult, JobStatus
 
 _MESSAGE_LENGTH = 500
@@ -24,7 +24,7 @@ _CLASS = re.compile(r"<class '(?:builtins\.)?([\w.]+)'>")
 
 
 def output_of(result: JobResult) -> Any:
-    """The output of a job that completed.
+    """Return the output of a job that completed.
 
     Raises:
         RunPodJobError: there is none; which one says why.
@@ -80,7 +80,7 @@ def _failure(job_id: str, error: Any) -> RunPodJobFailedError:
 
 
 def _detail(error: Any) -> dict[str, Any] | None:
-    """The JSON object that an error is, or that its text holds."""
+    """Return the JSON object that an error is, or that its text holds."""
     value = error
     if isinstance(error, str) and error.lstrip().startswith("{"):
         try:
@@ -98,13 +98,13 @@ def _message(error: Any, detail: dict[str, Any] | None) -> str:
 
 
 def _said_by_us(detail: dict[str, Any]) -> str:
-    """Our worker's form: code, message, retryable, frame."""
+    """Read an error of our worker's form: code, message, retryable, frame."""
     message = detail.get("message")
     return message if isinstance(message, str) else ""
 
 
 def _said_by_the_sdk(detail: dict[str, Any]) -> str:
-    """The SDK's form of an exception: error_type (a class's repr), error_message, error_traceback."""
+    """Read an exception in the SDK's form: error_type (a class's repr), error_message, error_traceback."""
     message, kind = detail.get("error_message"), detail.get("error_type")
     found = _CLASS.search(kind) if isinstance(kind, str) else None
     parts = [found.group(1) if found else "", message if isinstance(message, str) else ""]

@@ -1,4 +1,4 @@
-"""When to look at a job again, until the time allowed is over."""
+"""The schedule of polls for a job, until the time allowed is over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .options import RunPodOptions
 
 
 class Polls:
-    """The looks at one job. Its time begins here.
+    """The polls for one job. Their time begins when this is made.
 
     Attributes:
         deadline: when it ends, by the clock's monotonic time.
@@ -26,7 +26,7 @@ class Polls:
         self._interval_s = options.poll_first_s
 
     def pause(self) -> None:
-        """Waits until the next look, each time longer. The last look is at the deadline.
+        """Wait until the next poll, each time longer. The last poll is at the deadline.
 
         Raises:
             RunPodJobUnfinishedError: the deadline has passed.
@@ -43,10 +43,10 @@ class Polls:
         self._interval_s = min(self._options.poll_longest_s, self._interval_s * self._options.poll_growth)
 
     def hasten(self) -> None:
-        """Begins with short pauses again: something is happening."""
+        """Begin with short pauses again: something is happening."""
         self._interval_s = self._options.poll_first_s
 
     def request_timeout_s(self) -> float:
-        """How long one look may take: what the deadline leaves, but a second at least."""
+        """Return how long one poll may take: what the deadline leaves, but a second at least."""
         left = self.deadline - self._clock.monotonic()
         return min(self._options.status_timeout_s, max(1.0, left))

@@ -1,10 +1,10 @@
-"""How the client behaves, and what a job asks of RunPod."""
+"""Options: the client's time limits and retries, and a job's execution policy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .backoff import RetryPolicy
+from .retry import RetryPolicy
 
 # RunPod refuses a request body over 10 MiB on /run and 20 MiB on /runsync, and the refusal can race into a 502.
 # Megabytes of 10**6, to keep clear of it. https://docs.runpod.io/serverless/endpoints/send-requests
@@ -23,7 +23,7 @@ class RunPodOptions:
         retry: of one request.
         poll_retry: of each request while a job is waited for. Patient, because a job under way is billed.
         cancel_retry: one retry: whoever cancels has no time.
-        poll_first_s, poll_longest_s, poll_growth: between two looks at a job.
+        poll_first_s, poll_longest_s, poll_growth: between two polls of a job.
         reply_bytes: the largest reply accepted.
     """
 
@@ -47,7 +47,7 @@ class RunPodOptions:
 
 @dataclass(frozen=True)
 class JobPolicy:
-    """What RunPod does with a job. None leaves the endpoint's own setting.
+    """Limits that a job asks RunPod for. None leaves the endpoint's own setting.
 
     Attributes:
         execution_timeout_s: how long a worker may take.
@@ -60,7 +60,7 @@ class JobPolicy:
     low_priority: bool | None = None
 
     def as_json(self) -> dict[str, int | bool]:
-        """As RunPod wants it, in milliseconds, without what is not set."""
+        """Return it as RunPod wants it: in milliseconds, without what is not set."""
         fields: dict[str, int | bool] = {}
         if self.execution_timeout_s is not None:
             fields["executionTimeout"] = round(self.execution_timeout_s * 1000)

@@ -1,4 +1,4 @@
-"""RunPod's replies, as frozen values that check themselves. Fields that RunPod adds are let pass."""
+"""The forms of RunPod's replies, as frozen pydantic models. Fields that RunPod adds are ignored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# What may stand in a URL's path as one segment, and more than RunPod uses: `60902e6c-…-e2b-u1`, `sync-…`.
+# One segment of a URL's path; RunPod uses less than this allows: `60902e6c-…-e2b-u1`, `sync-…`.
 ID_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z_-]{0,127}$"
 
 JobId = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -28,7 +28,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has ended, well or not."""
+        """True if the job has ended, well or not."""
         return self not in {JobStatus.IN_QUEUE, JobStatus.IN_PROGRESS, JobStatus.RUNNING}
 
 
@@ -44,7 +44,7 @@ class Job(_Reply):
 
 
 class JobResult(Job):
-    """A job, and what came of it as far as it has ended. `outcome.output_of` judges it.
+    """A job and its outcome, once it has ended. `job_outcome.output_of` reads that.
 
     Attributes:
         output: what the handler returned. Not shown: it may hold pictures or prompts.
@@ -62,13 +62,13 @@ class JobResult(Job):
 
 
 class StreamChunk(_Reply):
-    """One thing that a handler yielded."""
+    """One value that a handler yielded."""
 
     output: Any = Field(repr=False)
 
 
 class StreamReply(_Reply):
-    """What a handler has yielded since the last look at the stream."""
+    """The values that a handler has yielded since the stream was last asked for."""
 
     status: JobStatus
     stream: list[StreamChunk] = Field(default_factory=list, repr=False)
@@ -96,7 +96,7 @@ class WorkerCounts(_Reply):
 
 
 class EndpointHealth(_Reply):
-    """How an endpoint is doing."""
+    """The state of an endpoint."""
 
     jobs: JobCounts
     workers: WorkerCounts

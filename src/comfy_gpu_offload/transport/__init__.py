@@ -1,1 +1,1 @@
-"""Moves frames between client and worker, blind to what is in them."""
+"""Transports: they move frames between client and worker and do not look into them."""

@@ -1,4 +1,4 @@
-"""What a transport is: one exchange, one reply."""
+"""The interface of a transport: one exchange, one reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..io.frame import EncodedFrame
 
 Route = Literal["hello", "forward", "cancel", "sample"]
 
-# Told what an exchange waits for, where that is not the worker's computing: a line for the user.
+# Called with a line for the user that says what an exchange waits for, if not for the worker's computing.
 Notify = Callable[[str], None]
 # Called while an exchange waits; whatever it raises ends the exchange and is raised to the caller.
 Check = Callable[[], None]
@@ -20,10 +20,15 @@ CHECK_INTERVAL_S = 0.1
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. `connect_s` for a connection, `exchange_s` from its first byte to the reply's last.
+    """Limits of one exchange, in seconds.
 
-    `silence_s` for which a connection may stay open with nothing on it; twice that for a reply that is `prompt`,
-    since nothing is computed for it, where another connection is answered. `setting`: what sets `exchange_s`.
+    Attributes:
+        connect_s: for a connection.
+        exchange_s: from the request's first byte to the reply's last.
+        silence_s: for which a connection may stay open with nothing on it; twice that for a reply that is `prompt`,
+            if another connection to the worker is answered.
+        prompt: whether nothing is computed for the reply.
+        setting: the variable that sets `exchange_s`, for messages.
     """
 
     connect_s: float = 10.0
@@ -38,7 +43,7 @@ class Transport(Protocol):
 
     Attributes:
         carries_cancel: whether a call is cancelled by a message of its own; if not, ending its exchange does it.
-        peer: who answers, for messages: an address, or an endpoint by its id.
+        peer: the name of who answers, for messages: an address, or an endpoint by its id.
     """
 
     carries_cancel: bool
@@ -47,16 +52,16 @@ class Transport(Protocol):
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
-        """Sends `frame` and returns the reply, writable. One request, one reply; nothing is retried here.
+        """Send `frame` and return the reply, writable. One request, one reply; nothing is retried here.
 
         Raises:
-            TransportError: the reply did not come; which one says why.
+            TransportError: the reply did not come whole; the class says why. No half of one is ever returned.
         """
 
     def stream(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
-        """Sends `frame` and gives the replies as they come, writable, until the worker ends them.
+        """Send `frame` and yield the replies as they come, writable, until the worker ends them.
 
         `timeouts.exchange_s` is the longest silence, not the whole.
 
@@ -65,7 +70,7 @@ class Transport(Protocol):
         """
 
     def close(self) -> None:
-        """Closes every connection. A later exchange opens new ones."""
+        """Close every connection that is not in use. A later exchange opens new ones."""
 
     def forked(self) -> None:
         """Begin anew, in a process that was forked: the connections are another's, and are left without a word.

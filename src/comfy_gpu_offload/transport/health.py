@@ -1,4 +1,4 @@
-"""A worker's health, by its `GET /ping`: RunPod's contract, 200 ready and 204 warming."""
+"""The health of a worker, by its `GET /ping`: RunPod's contract, 200 ready and 204 warming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .connector import Connector, connector_to
 
 
 class Health(StrEnum):
-    """What `/ping` says."""
+    """A worker's state, by its `/ping`."""
 
     READY = "ready"
     WARMING = "warming"

@@ -1,4 +1,4 @@
-"""Reads an HTTP/1.1 response from a polled socket (RFC 9112), its body into one buffer.
+"""A reader of HTTP/1.1 responses (RFC 9112) from a polled socket, bodies into one buffer.
 
 http.client parses headers as an e-mail's, which costs more than everything else a small call does; all that is
 needed here is the status, three headers and the body.
@@ -64,7 +64,7 @@ class StreamedResponse:
     """A response that is read piece by piece. `kept_alive` once it `has_ended`."""
 
     def __init__(self, polled: PolledSocket, max_body_bytes: int) -> None:
-        """Reads the head.
+        """Read the head.
 
         Raises:
             ConnectionLostError: it ended early, or is not HTTP.
@@ -79,16 +79,16 @@ class StreamedResponse:
 
     @property
     def media_type(self) -> str:
-        """Lower case and without parameters."""
+        """The media type, in lower case and without parameters."""
         return _media_type(self.headers)
 
     @property
     def kept_alive(self) -> bool:
-        """Whether the connection can be used again."""
+        """True if the connection can be used again."""
         return self.has_ended and not _closes(self.headers)
 
     def read_into(self, view: memoryview) -> int:
-        """Fills `view`, or less where the body ends before; says how much."""
+        """Fill `view`, or less of it if the body ends before; return how many bytes."""
         filled = 0
         while filled < len(view) and not self.has_ended:
             if self._left == 0:
@@ -135,7 +135,7 @@ def _length(text: str) -> int:
 
 
 class _Reader:
-    """What has been received and not used yet lies in `_buffer[_start:_end]`."""
+    """A reader of one response. Bytes that are received and not used yet lie in `_buffer[_start:_end]`."""
 
     def __init__(self, polled: PolledSocket, max_body_bytes: int) -> None:
         self._polled = polled
@@ -178,24 +178,24 @@ class _Reader:
         return memoryview(whole)
 
     def chunk_size(self) -> int:
-        """The next chunk's size in bytes, 0 after the last one."""
+        """Return the next chunk's size in bytes, 0 after the last one."""
         text = self._until(b"\r\n").partition(b";")[0].strip()
         if not text or text.strip(b"0123456789abcdefABCDEF") or int(text, 16) > self._max_body_bytes:
             raise ConnectionLostError("the reply's chunks are malformed, or larger than allowed")
         return int(text, 16)
 
     def end_chunk(self) -> None:
-        """Passes over a chunk's end."""
+        """Skip a chunk's end."""
         if self._until(b"\r\n"):
             raise ConnectionLostError("the reply's chunks are malformed")
 
     def skip_trailers(self) -> None:
-        """Passes over what may follow the last chunk."""
+        """Skip the fields that may follow the last chunk."""
         while self._until(b"\r\n"):
             pass
 
     def some_into(self, target: memoryview) -> int:
-        """At least one byte, or 0 at the connection's end."""
+        """Fill some of `target`; return how many bytes, 0 at the connection's end alone."""
         if self.has_surplus:
             count = min(len(target), self._end - self._start)
             target[:count] = memoryview(self._buffer)[self._start : self._start + count]
@@ -225,7 +225,7 @@ class _Reader:
             have += count
 
     def _until(self, mark: bytes) -> bytes:
-        """The bytes before `mark`, which is passed over."""
+        """Return the bytes before `mark`, and skip that."""
         while (found := self._buffer.find(mark, self._start, self._end)) < 0:
             self._receive()
         piece = bytes(memoryview(self._buffer)[self._start : found])

@@ -41,7 +41,7 @@ from .health import Health, health_of
 from .http_response import Response, StreamedResponse, read_response
 from .intermediary import Intermediary
 from .interruptible_socket import PolledSocket
-from .silence import Silence
+from .silence_watch import SilenceWatch
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,15 @@ class HttpTransport:
         notify: Notify | None = None,
         connector: Connector | None = None,
     ) -> None:
-        """`keep_warm`: keeps connections from slowing down while the worker computes; only where nothing but the
-        network lies in between, since a proxy need not take an empty line before a request. `notify`: told what a
-        call waits for at the worker; by default the log is."""
+        """Make a transport that connects when it is first used.
+
+        Args:
+            ca_file: as `certificates.tls_context`.
+            keep_warm: keep connections from slowing down while the worker computes. Only if nothing but the network
+                lies in between: a proxy need not accept an empty line before a request.
+            notify: called with what a call waits for at the worker; by default that is logged.
+            connector: opens connections, if TCP to `address` is not the way.
+        """
         self.carries_cancel = True
         self._notify: Notify = notify or _log
         self._connector = connector or connector_to(address, ca_file)
@@ -184,7 +190,7 @@ class HttpTransport:
         return frame
 
     def close(self) -> None:
-        """Closes the connections that are not in use."""
+        """See `Transport`."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -204,7 +210,7 @@ class HttpTransport:
             deadline,
             check,
             warming=connection.warming,
-            silence=Silence(
+            silence=SilenceWatch(
                 self.url,
                 timeouts.silence_s,
                 # Over TLS they come only once the request has been read, which a slow link may take long for.
@@ -239,7 +245,7 @@ class HttpTransport:
         return _Connection(connection, connection.sock, monotonic())
 
     def _raise_ours(self, error: BaseException, timeouts: Timeouts) -> None:
-        """Raises ours for what sockets and TLS raise. Anything else is ours already, or the caller's own."""
+        """Raise our error for one of sockets or TLS. Any other is ours already, or the caller's own."""
         if isinstance(error, SilentConnectionError):
             self._is_silenced = self._gives_signs  # though the next one may go through a proxy that is new
             self.close()  # the idle ones lead the same way

@@ -1,4 +1,4 @@
-"""What stands between a client and a worker's HTTP: nothing, a proxy that says nothing of itself, RunPod's edge."""
+"""Intermediaries between a client and a worker's HTTP server, and the meaning of their replies."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A blocking socket that can be interrupted: every wait is sliced, and ten times a second a check runs.
 
-By the clock, not only when a slice ends with nothing: what trickles in meanwhile would put that off for ever.
+The check runs by the clock and not only when a slice ends empty: bytes that trickle in would put that off for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import ExchangeTimeoutError
 from ..io.buffers import Buffer
 from ..net.sockets import has_room
 from .base import CHECK_INTERVAL_S, Check
-from .silence import Silence
+from .silence_watch import SilenceWatch
 
 # Smaller buffers are joined: one system call, and one packet, for headers and a small body.
 _JOIN_BELOW_BYTES = 16 * 1024
@@ -41,9 +41,14 @@ class PolledSocket:
         check: Check | None,
         *,
         warming: bytes = b"",
-        silence: Silence | None = None,
+        silence: SilenceWatch | None = None,
     ) -> None:
-        """`warming` is sent ten times a second of waiting for a reply, to keep the way up warm."""
+        """Take over `sock` for one exchange.
+
+        Args:
+            deadline: by `monotonic`.
+            warming: sent ten times a second while a reply is awaited, to keep the way up warm.
+        """
         self._sock = sock
         self._deadline = deadline
         self._allowed_s = deadline - monotonic()
@@ -56,7 +61,7 @@ class PolledSocket:
             sock.settimeout(CHECK_INTERVAL_S)
 
     def extend(self, seconds: float) -> None:
-        """Sets a new deadline, `seconds` from now."""
+        """Set a new deadline, `seconds` from now."""
         self._deadline = monotonic() + seconds
 
     def begin_anew(self) -> None:
@@ -64,7 +69,7 @@ class PolledSocket:
         self.extend(self._allowed_s)
 
     def send(self, buffers: Sequence[Buffer]) -> None:
-        """Sends all buffers, small neighbours in one piece, large ones from their own memory."""
+        """Send all buffers, small neighbours in one piece, large ones from their own memory."""
         small: list[Buffer] = []
         for buffer in buffers:
             if len(buffer) < _JOIN_BELOW_BYTES:
@@ -90,7 +95,7 @@ class PolledSocket:
             position += self._sliced(lambda piece=piece: self._sock.send(piece))
 
     def receive_into(self, view: memoryview) -> int:
-        """Up to `len(view)` bytes, at least one unless the other side has closed."""
+        """Receive up to `len(view)` bytes; return how many, 0 only if the other side has closed."""
         count = self._sliced(lambda: self._sock.recv_into(view), self._warming, awaits_reply=True)
         self._was_heard = True
         return count
@@ -122,7 +127,7 @@ class PolledSocket:
             self._silence.broken()
 
     def _tend(self, warming: bytes) -> None:
-        """What is done ten times a second, whether something came meanwhile or not."""
+        """Do what is due ten times a second, whether or not something came meanwhile."""
         self._tended_at = monotonic()
         if self._check is not None:
             self._check()

@@ -1,6 +1,6 @@
-"""A RunPod load-balancing endpoint: HTTP to a worker that may still have to be started.
+"""The transport to a RunPod load-balancing endpoint: HTTP to a worker that may still have to be started.
 
-The edge has no queue: without a worker it hangs, or answers 400, 502, 503 or 524, and that is no fault but a start.
+The edge has no queue: without a worker it hangs, or answers 400, 502, 503 or 524. That is no fault but a start.
 docs.runpod.io, "Load balancing endpoints".
 """
 
@@ -24,7 +24,7 @@ from ..errors import (
 from ..io.frame import EncodedFrame
 from ..net.interruptible import interruptibly
 from ..runpod.client import RunPodClient
-from . import startup_waits
+from . import startup_time
 from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
 from .health import Health, ping
 from .http_transport import HttpTransport
@@ -58,11 +58,11 @@ class RunPodEdge(Intermediary):
         self._worker: str | None = None
 
     def request_headers(self) -> str:
-        """Asks for the worker that answered last: it holds this run's tensors."""
+        """Ask for the worker that answered last: it holds this run's tensors."""
         return "" if self._worker is None else f"X-Runpod-Worker-Id: {self._worker}\r\n"
 
     def replied(self, headers: Mapping[str, str]) -> None:
-        """Remembers which worker answered."""
+        """Remember which worker answered."""
         worker = headers.get(_WORKER_HEADER)
         if worker is not None and worker.isascii() and worker.replace("-", "").replace("_", "").isalnum():
             self._worker = worker
@@ -85,7 +85,7 @@ class RunPodEdge(Intermediary):
 
 
 def _refusal(url: str, status: int, text: str) -> TransportError | None:
-    """What the edge refuses whether a worker runs or not."""
+    """Return the error for a status that the edge gives whether or not a worker runs; None for any other."""
     if status in {401, 403}:
         return RunPodAuthError(
             f"RunPod does not accept RUNPOD_API_KEY for {url} ({status}): make a key that may use this endpoint "
@@ -127,7 +127,7 @@ class LoadBalancerTransport:
         answers: whether anybody answers there at once; being asked is what makes the platform start a worker.
         api: of the same endpoint; says how many workers there are.
         wake_s: how long to wait for a worker in all.
-        notify: told every second or so what is waited for.
+        notify: called every second or so with what is waited for.
     """
 
     carries_cancel = True
@@ -167,7 +167,7 @@ class LoadBalancerTransport:
                 self._answered_at = None
                 if route == "cancel":
                     raise
-                with startup_waits.counted():
+                with startup_time.counted():
                     waking.wait(check)
                 continue
             self._answered_at = monotonic()
@@ -185,7 +185,7 @@ class LoadBalancerTransport:
                     yield reply
             except NoWorkerError:
                 self._answered_at = None
-                with startup_waits.counted():
+                with startup_time.counted():
                     waking.wait(check)
                 continue
             return
@@ -202,7 +202,7 @@ class LoadBalancerTransport:
             )
         waking = _Waking(self._wake_s, self._notify, self._workers)
         if route != "cancel" and not self._is_awake():
-            with startup_waits.counted():
+            with startup_time.counted():
                 self._wake(waking, check)
         return waking
 
@@ -220,7 +220,7 @@ class LoadBalancerTransport:
         return self._answered_at is not None and monotonic() - self._answered_at < _AWAKE_S
 
     def _wake(self, waking: _Waking, check: Check | None) -> None:
-        """Waits until a worker is ready: a request to an endpoint without one would hang."""
+        """Wait until a worker is ready: a request to an endpoint without one would hang."""
         while not interruptibly(self._answers, check or _nothing, _ignore):
             waking.wait(check)
 
@@ -241,15 +241,15 @@ class LoadBalancerTransport:
 
 
 def _nothing() -> None:
-    """No check."""
+    """Check nothing."""
 
 
 def _ignore(_: bool) -> None:
-    """An answer that nobody waits for any more."""
+    """Drop an answer that nobody waits for any more."""
 
 
 class _Waking:
-    """One wait for a worker, with its deadline and its words for the user."""
+    """One wait for a worker, with its deadline and its lines for the user."""
 
     def __init__(self, total_s: float, notify: Notify, workers: Callable[[], str]) -> None:
         self._started = monotonic()
@@ -258,7 +258,7 @@ class _Waking:
         self._workers = workers
 
     def wait(self, check: Check | None) -> None:
-        """Waits before the next attempt.
+        """Wait before the next attempt.
 
         Raises:
             NoWorkerError: the time is over.

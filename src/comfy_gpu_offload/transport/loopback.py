@@ -1,4 +1,4 @@
-"""A transport within the process: the handler is called directly. For tests, benchmarks and scripts."""
+"""A transport within the process, which calls the worker's handler. For tests, benchmarks and scripts."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .base import CHECK_INTERVAL_S, Check, Route, Timeouts
 
 
 class FrameHandler(Protocol):
-    """What answers frames: the worker's handler, or a stand-in for it."""
+    """Anything that answers frames: the worker's handler, or a stand-in for it."""
 
     def handle(self, buffer: Buffer) -> EncodedFrame:
-        """The reply to one frame."""
+        """Return the reply to one frame."""
 
     def stream(self, buffer: Buffer) -> Iterator[EncodedFrame]:
-        """The replies to one frame, as they come."""
+        """Yield the replies to one frame, as they come."""
 
 
 class LoopbackTransport:
     """Hands frames to a handler in this process, copied once as a socket would."""
 
     carries_cancel = True
-    peer = ""  # not to be told from this side
+    peer = ""  # this process
 
     def __init__(self, handler: FrameHandler) -> None:
         self._handler = handler
@@ -93,12 +93,12 @@ class _Call(threading.Thread):
             self._error = error
 
     def has_ended(self) -> bool:
-        """Whether it has, within the time between two checks."""
+        """Return whether it has ended, after waiting for that as long as between two checks."""
         self.join(CHECK_INTERVAL_S)
         return not self.is_alive()
 
     def reply(self) -> EncodedFrame:
-        """The handler's. Raises what it raised."""
+        """Return the handler's reply, or raise what it raised."""
         if self._reply is None:
             raise self._error or RuntimeError("a call without a reply")
         return self._reply

@@ -1,4 +1,4 @@
-"""What to do about a request that is larger than what RunPod takes, by what it is."""
+"""Errors for requests over RunPod's limits, with advice by what kind of request it is."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ _ADVICE: dict[Route, str] = {
 def too_large(
     route: Route, what: str, elsewhere: str, *, size_bytes: int | None, limit_bytes: int | None
 ) -> RunPodPayloadTooLargeError:
-    """Return the error for a request on `route`. `what` says how large; `elsewhere`: a place that takes more."""
+    """Return the error for a request on `route`. `what`: a sentence on its size; `elsewhere`: what takes more."""
     advice = _ADVICE[route].format(elsewhere=elsewhere)
     return RunPodPayloadTooLargeError(f"{what} {advice}", size_bytes=size_bytes, limit_bytes=limit_bytes)

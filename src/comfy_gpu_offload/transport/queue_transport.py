@@ -1,4 +1,4 @@
-"""A RunPod queue endpoint: each exchange is a job, its frames base64 in JSON.
+"""The transport to a RunPod queue endpoint: each exchange is a job, its frames base64 in JSON.
 
 The queue has no affinity and no connection to a worker, so a job costs about 0.1 s at best and polling adds to it.
 """
@@ -29,7 +29,7 @@ from ..runpod.client import RunPodClient
 from ..runpod.job_outcome import output_of
 from ..runpod.options import RUN_BODY_BYTES, JobPolicy
 from ..runpod.schema import JobResult
-from . import startup_waits
+from . import startup_time
 from .base import Check, Notify, Route, Timeouts
 from .oversized_requests import too_large
 
@@ -60,7 +60,7 @@ class QueueTransport:
         api: of that endpoint.
         wake_s: how much longer than on a running worker a job may take, for a worker to start.
         max_frame_bytes: largest reply accepted.
-        notify: told every second what is waited for, once it takes long.
+        notify: called every second with what is waited for, once it takes long.
     """
 
     carries_cancel = False
@@ -145,7 +145,7 @@ class QueueTransport:
     def _output(self, result: JobResult, total_s: float, watch: _Watch) -> Any:
         if not result.status.is_final:
             return self._result(result.id, total_s, watch)
-        startup_waits.add((result.delay_ms or 0) / 1000)
+        startup_time.add((result.delay_ms or 0) / 1000)
         return output_of(result)
 
     def _result(self, job_id: str, total_s: float, watch: _Watch) -> Any:
@@ -192,7 +192,7 @@ class QueueTransport:
         return frame
 
     def _fault(self, error: RunPodJobFailedError) -> memoryview:
-        """The worker's fault, where it sent one as a frame; what else fails a job is raised."""
+        """Return the frame of the worker's fault, or raise `error` if the job failed without one."""
         text = (error.detail or {}).get("frame")
         if not isinstance(text, str):
             raise error
@@ -218,7 +218,7 @@ def _payload(frame: EncodedFrame) -> dict[str, str]:
 
 
 class _Watch:
-    """A check that also says how long a job has been waited for."""
+    """A check that also tells the user how long a job has been waited for."""
 
     def __init__(self, notify: Notify, check: Check | None) -> None:
         self._notify = notify
@@ -227,7 +227,7 @@ class _Watch:
         self._next = self._started + _QUIET_S
 
     def quieten(self) -> None:
-        """The worker is heard of: there is nothing to say for a while."""
+        """Say nothing for a while: the worker was heard of."""
         self._next = monotonic() + 10 * _QUIET_S
 
     def __call__(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
-from tests.support.proxy import BreakingProxy
+from tests.support.breaking_proxy import BreakingProxy
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.arithmetic import other_arithmetic_elsewhere
 from tests.support.backend import FunctionBackend
-from tests.support.proxy import BreakingProxy
+from tests.support.breaking_proxy import BreakingProxy
+from tests.support.differing_arithmetic import other_arithmetic_elsewhere
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect

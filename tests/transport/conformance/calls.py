@@ -17,7 +17,7 @@ _count = itertools.count()
 
 
 class StopError(BaseException):
-    """As ComfyUI's interrupt: no Exception."""
+    """An interrupt that is no `Exception`, as ComfyUI's is not."""
 
 
 @dataclass(frozen=True)

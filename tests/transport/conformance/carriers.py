@@ -34,7 +34,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Carrier:
-    """A transport, what it needs at the other end, and what it promises beyond `Transport`.
+    """A transport with the worker that it needs, and what it promises beyond `Transport`.
 
     Attributes:
         serve: runs a worker, with whatever stands before it, and gives the TCP port at which requests arrive.
@@ -123,7 +123,7 @@ def _by_runpod(kind: str) -> Reach:
 
 @contextmanager
 def _by_unix_socket(port: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """A socket that leads to the port. Its transport is registered meanwhile, by the one line that this takes."""
+    """Make a socket that leads to the port. Register its transport meanwhile, by the one line that this takes."""
     file = folder / f"{port}.sock"
     with socket.socket(socket.AF_UNIX) as listener, pytest.MonkeyPatch.context() as patch:
         listener.bind(str(file))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.backend import FunctionBackend
-from tests.support.proxy import BreakingProxy
+from tests.support.breaking_proxy import BreakingProxy
 from tests.transport.conformance.altering_handler import AlteringHandler
 from tests.transport.conformance.calls import MODELS, Calls
 from tests.transport.conformance.carriers import CARRIERS, Carrier

@@ -1,4 +1,4 @@
-"""What ends an exchange from this side, over every transport: a check in each phase, its time, `close`."""
+"""Ends of an exchange from this side, over every transport: by a check in each phase, by its time, by `close`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TCP proxy between client and worker, that counts bytes and breaks on demand."""
+"""A TCP proxy between client and worker that counts bytes and breaks connections on demand."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class BreakingProxy:
             self.hung += 1
 
     def start_again(self) -> None:
-        """As a tunnel is: what hung is closed, and what comes passes."""
+        """Close all connections and let new ones pass, as a tunnel does that is started again."""
         self.silent = False
         for end in self._open:
             with suppress(OSError):

@@ -7,7 +7,7 @@ import pytest
 from tests.support.runpod_api import WALL_S, FakeClock
 
 from comfy_gpu_offload.errors import RunPodNetworkError, RunPodRateLimitError, RunPodRequestError, RunPodServerError
-from comfy_gpu_offload.runpod.backoff import Retries, RetryPolicy, seconds_of
+from comfy_gpu_offload.runpod.retry import Retries, RetryPolicy, seconds_of
 
 LOST = RunPodNetworkError("lost", connected=True)
 REFUSED = RunPodNetworkError("refused", connected=False)

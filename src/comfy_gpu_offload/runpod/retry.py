@@ -1,4 +1,9 @@
-"""When to ask RunPod again: exponential backoff with full jitter, bounded in attempts and in time."""
+"""Retries of requests to RunPod: exponential backoff with full jitter, bounded in attempts and in time.
+
+This is not the policy of `client.retry`, which knows time alone. RunPod bills jobs and limits the rate of requests,
+so attempts are counted here, those without a connection on their own, and a reply may ask for a wait (Retry-After).
+The two would share the power of two and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ _RANDOM = SystemRandom()
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how long. The n-th wait is drawn from 0 to ``first_s * 2**n``, at most `longest_s`.
+    """Bounds on attempts and waits. The n-th wait is drawn from 0 to ``first_s * 2**n``, at most `longest_s`.
 
     Attributes:
         attempts: in all, the first one included.
@@ -33,13 +38,13 @@ class RetryPolicy:
     longest_s: float = 8.0
 
     def delay_s(self, failures: int) -> float:
-        """How long to wait after that many failures (1 is the first)."""
+        """Return how many seconds to wait after that many failures (1 is the first)."""
         ceiling = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30))
         return _RANDOM.uniform(0.0, ceiling)
 
 
 class Retries:
-    """One call's retries. Its time begins here.
+    """One call's retries. Their time begins when this is made.
 
     Args:
         deadline: by the clock's monotonic time; ends the retries earlier than the policy where it comes earlier.
@@ -58,7 +63,7 @@ class Retries:
         self._unconnected = 0
 
     def wait_after(self, error: RunPodError) -> bool:
-        """Waits before the next attempt; False, at once, where there must be none.
+        """Wait before the next attempt and return True; return False at once where there must be none.
 
         Whatever the check raises is raised.
         """
@@ -84,7 +89,7 @@ class Retries:
 
 
 def seconds_of(retry_after: str | None, now: float) -> float | None:
-    """A ``Retry-After`` header in seconds from `now` (since 1970); None where there is none, or no valid one.
+    """Return a ``Retry-After`` header in seconds from `now` (since 1970), or None if it is missing or not valid.
 
     Source: RFC 9110, 10.2.3: a number of seconds, or an HTTP date.
     """

@@ -1,4 +1,4 @@
-"""A socket whose other side finds nobody there any more, as after a power cut."""
+"""A socket that loses all that arrives, so that its peer finds nobody there, as after a power cut."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ POSSIBLE = sys.platform == "linux" and hasattr(socket, "TCP_USER_TIMEOUT")
 
 
 def make_deaf(sock: socket.socket) -> None:
-    """Has the system throw away whatever arrives for `sock`: it is not even acknowledged."""
+    """Have the system throw away whatever arrives for `sock`: it is not even acknowledged."""
     nothing = ctypes.create_string_buffer(struct.pack("HBBI", _RETURN, 0, 0, 0))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(nothing)))

@@ -1,4 +1,4 @@
-"""What requests and urllib3 raise, as our errors. The one place that knows theirs."""
+"""Errors of requests and urllib3, translated into ours. No other module knows theirs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MISCONFIGURED = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSch
 def network_error(
     error: Exception, base: Address, path: str, proxy: Proxy | None, *, submits: bool
 ) -> TransportError:
-    """Return ours for what a request to `path` below `base` raised, through `proxy` if there is one.
+    """Return our error for what a request to `path` below `base` raised, through `proxy` if there is one.
 
     `submits`: whether a job begins with it.
     """
@@ -68,7 +68,7 @@ def network_error(
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and those it wraps, outermost first: urllib3 keeps them in `reason` or in the arguments."""
+    """Yield the error and those it wraps, outermost first: urllib3 keeps them in `reason` or in the arguments."""
     current: BaseException | None = error
     while current is not None:
         yield current

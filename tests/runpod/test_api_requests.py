@@ -50,7 +50,7 @@ class StopError(Exception):
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a server waits for before it answers. Opened at the end, so that none is left waiting."""
+    """Give an event that a server waits for before it answers. Set it at the end, so that none is left waiting."""
     event = threading.Event()
     yield event
     event.set()

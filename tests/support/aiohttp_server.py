@@ -18,7 +18,7 @@ T = TypeVar("T")
 _MAX_BODY_BYTES = 256 * 1024**2
 
 
-class LoopServer:
+class AiohttpServer:
     """Listens at `url` from `with` on until the block ends. What happens in it happens on the loop's thread."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -34,15 +34,15 @@ class LoopServer:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 30.0) -> bool:
-        """Whether `predicate` becomes true in time. For the test's thread."""
+        """Return whether `predicate` becomes true in time. For the test's thread."""
         with self._changed:
             return self._changed.wait_for(predicate, timeout_s)
 
     async def _begun(self) -> None:
-        """Before the first request."""
+        """Prepare what the first request needs."""
 
     async def _ending(self) -> None:
-        """After the last one."""
+        """Clean up after the last request."""
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -62,14 +62,14 @@ class LoopServer:
         await self._ending()
 
     def _notify(self) -> None:
-        """Something has changed: whoever waits looks again."""
+        """Wake whoever waits for a change."""
         self._turn.set()
         self._turn = asyncio.Event()
         with self._changed:
             self._changed.notify_all()
 
     async def _until(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether `predicate` becomes true in time, and before the server ends."""
+        """Return whether `predicate` becomes true in time, and before the server ends."""
         deadline = monotonic() + timeout_s
         while not predicate():
             left = deadline - monotonic()
@@ -80,7 +80,7 @@ class LoopServer:
         return True
 
     def _on_loop(self, work: Callable[[], T]) -> T:
-        """What `work` returns, run on the loop's thread."""
+        """Run `work` on the loop's thread; return what it returns."""
 
         async def run() -> T:
             try:

@@ -1,4 +1,4 @@
-"""A worker whose arithmetic is another one, in the process of a test."""
+"""A worker in the test's process whose arithmetic rounds differently from the client's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfy_gpu_offload.prediction.arithmetic import Column, Floats
 
 @contextmanager
 def other_arithmetic_elsewhere() -> Iterator[None]:
-    """Predictions on all threads but this one are off by up to a unit in bfloat16's last place.
+    """Have predictions on all threads but this one differ by up to a unit in bfloat16's last place.
 
     A client that calls from here and a `ThreadWorker` then differ as two machines would of which one rounds
     otherwise, only surely and at once.

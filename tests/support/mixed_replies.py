@@ -1,4 +1,4 @@
-"""A carrier that mixes replies up, as two processes on one connection do."""
+"""A transport that mixes replies up, as two processes on one connection do."""
 
 from __future__ import annotations
 

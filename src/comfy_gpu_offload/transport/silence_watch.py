@@ -1,4 +1,4 @@
-"""Tells a worker that computes from a connection that stayed open and leads nowhere: a tunnel that hangs.
+"""The watch for connections that are open and lead nowhere, as a tunnel that hangs; a worker may just compute.
 
 A worker gives signs of life: interim responses while a call waits or is computed, progress in a run's stream. Where
 they came and stopped, the connection is given up. Where none came they may not pass (a proxy need not let interim
@@ -14,7 +14,7 @@ from time import monotonic
 from ..errors import SilentConnectionError
 
 
-class Silence:
+class SilenceWatch:
     """Watches one exchange's connection.
 
     Args:
@@ -39,15 +39,15 @@ class Silence:
         self._question: _Question | None = None
 
     def broken(self) -> None:
-        """Something moves."""
+        """Note that something moves."""
         self._since = self._question = None
         self._was_answered = False
 
     def lasts(self, *, awaits_reply: bool, was_heard: bool) -> None:
-        """Nothing moves. `was_heard`: something came in this exchange.
+        """Note that nothing moves. `was_heard`: whether something came in this exchange.
 
         Raises:
-            SilentConnectionError: for too long.
+            SilentConnectionError: nothing has moved for too long.
         """
         now = monotonic()
         if self._since is None:

@@ -1,4 +1,4 @@
-"""What RunPod's replies mean: an error, or one of the models."""
+"""RunPod's replies, turned into one of the models of `schema` or into an error."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ..errors import (
     RunPodWrongKindError,
 )
 from .api_requests import Reply, Request
-from .backoff import seconds_of
+from .network_errors import DOUBT
 from .options import RUN_BODY_BYTES, RUNSYNC_BODY_BYTES
-from .request_failures import DOUBT
+from .retry import seconds_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,15 +34,15 @@ _TEXT_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Replies:
-    """Judges the replies of one endpoint. `wall`: the time in seconds since 1970."""
+class ReplyParser:
+    """Parses the replies of one endpoint. `wall`: the time in seconds since 1970."""
 
     endpoint_id: str
     api_key: SecretStr
     wall: Callable[[], float]
 
     def parsed(self, kind: type[Model], reply: Reply, request: Request) -> Model:
-        """The reply as a `kind`.
+        """Return the reply as a `kind`.
 
         Raises:
             RunPodReplyError: it is none. Names the fields, never what is in them.
@@ -58,8 +58,8 @@ class Replies:
             maybe_submitted=request.submits,
         )
 
-    def refuse(self, reply: Reply, request: Request) -> None:
-        """Raises the error that the reply's status and text stand for, where it is one."""
+    def raise_for_status(self, reply: Reply, request: Request) -> None:
+        """Raise the error that the reply's status and text stand for, unless it is a success."""
         if not 200 <= reply.status < 300:
             raise self._error(reply, request)
 
@@ -121,7 +121,7 @@ class Replies:
         )
 
     def _text(self, body: bytes) -> str:
-        """The first line of what a refusal says, at most 200 characters, without the key."""
+        """Return the first line of what a refusal says, at most 200 characters, without the key."""
         text = body[:_TEXT_BYTES].decode(errors="replace")
         with suppress(ValueError, RecursionError):  # it may be a page rather than JSON
             text = _said(json.loads(text), text)
@@ -129,7 +129,7 @@ class Replies:
 
 
 def payload_too_large(size: int, limit: int, *, status: int | None = None) -> RunPodPayloadTooLargeError:
-    """The error for a request body of `size` bytes where `limit` are allowed."""
+    """Return the error for a request body of `size` bytes where `limit` are allowed."""
     return RunPodPayloadTooLargeError(
         f"This job takes {size / 1e6:.1f} MB as JSON, and RunPod's queue takes {limit / 1e6:.1f} MB on this route.",
         size_bytes=size,
@@ -139,12 +139,12 @@ def payload_too_large(size: int, limit: int, *, status: int | None = None) -> Ru
 
 
 def body_limit(request: Request) -> int:
-    """What a body may take on the request's route, in bytes."""
+    """Return how many bytes a body may have on the request's route."""
     return RUNSYNC_BODY_BYTES if request.path.startswith("/runsync") else RUN_BODY_BYTES
 
 
 def first_line(text: str, length: int) -> str:
-    """The first line of `text` that is not blank, cut to `length` characters."""
+    """Return the first line of `text` that is not blank, cut to `length` characters."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line[:length]
 

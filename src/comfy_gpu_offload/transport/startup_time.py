@@ -1,4 +1,4 @@
-"""How long exchanges waited for a worker to start, which is neither its computing nor the network's time."""
+"""The time that exchanges waited for a worker to start: neither its computing nor the network's."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def waited_s() -> float:
 
 
 def add(seconds: float) -> None:
-    """Count so many more for this thread."""
+    """Add so many seconds to this thread's."""
     _sum.seconds += seconds
 
 
 @contextmanager
 def counted() -> Iterator[None]:
-    """Count what the block takes."""
+    """Count the time that the block takes."""
     started = perf_counter()
     try:
         yield
