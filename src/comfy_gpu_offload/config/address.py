@@ -10,8 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 HTTP: Final = "http"
 HTTPS: Final = "https"
-# Schemes that hide token and pictures from the network. All others are for this machine only.
-_ENCRYPTED = frozenset({HTTPS})
+# Schemes whose traffic the network cannot read. All others are for this machine only.
+ENCRYPTED = frozenset({HTTPS})
 _NEEDS_HOST = frozenset({HTTP, HTTPS})
 
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -76,7 +76,7 @@ class Address:
     @property
     def is_encrypted(self) -> bool:
         """True if the network cannot read what is sent there."""
-        return self.scheme in _ENCRYPTED
+        return self.scheme in ENCRYPTED
 
     @property
     def is_loopback(self) -> bool:
@@ -137,7 +137,7 @@ def _check_host(scheme: str, host: str) -> None:
         host.encode("idna")
     except UnicodeError:
         raise ValueError("the host's name has an empty part, or one of over 63 letters") from None
-    if scheme in _ENCRYPTED or not host or is_loopback(host):
+    if scheme in ENCRYPTED or not host or is_loopback(host):
         return
     if scheme != HTTP:
         raise ValueError(_FORM)
