@@ -1,4 +1,4 @@
-"""Tensors to measure codecs on: generated, out of a real sampling run, and captured elsewhere."""
+"""Tensors to measure codecs on: generated ones, those of a sampling run, and captured ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from comfy_gpu_offload.digits.sampling import sample
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.dtypes import NAMES
 
-# Ids, timesteps and the like: what a codec does to them is nobody's time.
+# Smaller tensors are ids, timesteps and the like, which take no time with any codec.
 _FEWEST_BYTES = 4096
 
 
 class Case(NamedTuple):
-    """Tensors that are measured together; `source` is where they are from."""
+    """Tensors that are measured together; `source` is their origin."""
 
     source: str
     name: str
@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 
 def generated(seed: int) -> Iterator[Case]:
-    """Noise of a Flux latent's shape (1024²) in three dtypes; a short prompt's T5 states, padded to 512 tokens."""
+    """Yield noise of a Flux latent's shape (1024²) in three dtypes, and T5 states padded to 512 tokens."""
     generator = torch.Generator().manual_seed(seed)
     latent = torch.randn(1, 16, 128, 128, generator=generator)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
@@ -40,7 +40,7 @@ def generated(seed: int) -> Iterator[Case]:
 
 
 def digits(seed: int, dtype: torch.dtype = torch.bfloat16, batch: int = 64, steps: int = 10) -> Iterator[Case]:
-    """What the bundled model reads and answers at each step while it draws digits: batch 64, guidance 2."""
+    """Yield what the bundled model reads and returns at each step while it draws digits: batch 64, guidance 2."""
     model = load(dtype)
     up: list[torch.Tensor] = []
     down: list[torch.Tensor] = []
@@ -57,10 +57,10 @@ def digits(seed: int, dtype: torch.dtype = torch.bfloat16, batch: int = 64, step
 
 
 def captured(folder: Path, most: int) -> Iterator[Case]:
-    """What `COMFY_GPU_OFFLOAD_CAPTURE_DIR` left, or any safetensors files: a case for each session and tensor.
+    """Yield a case for each session and tensor in the files of `COMFY_GPU_OFFLOAD_CAPTURE_DIR`, or any safetensors.
 
-    A tensor that a later call repeats, as conditioning is, counts once, as it is sent; of more than `most`
-    different ones, so many are taken that are spread over the run. Tensors below 4 KB are left out.
+    A tensor that a later call repeats, as it does conditioning, counts once, because it is sent once. Of more than
+    `most` different ones, that many are taken, spread over the run. Tensors below 4 KB are left out.
 
     Raises:
         SystemExit: there are no such files in the folder, or one cannot be read.
@@ -85,13 +85,13 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _session(path: Path) -> str:
-    """The part of the name that the calls of one session share: all but the call's number."""
+    """Return the part of the name that the calls of one session share: all but the call's number."""
     stem, _, number = path.stem.rpartition("-")
     return stem if number.isdigit() and stem else path.stem
 
 
 def _spread(tensors: list[torch.Tensor], most: int) -> list[torch.Tensor]:
-    """At most so many of them, the first and the last included."""
+    """Return at most `most` of them, the first and the last included."""
     if len(tensors) <= most:
         return tensors
     return [tensors[round(i * (len(tensors) - 1) / max(most - 1, 1))] for i in range(most)]

@@ -1,4 +1,4 @@
-"""Size, speed and error of one way to store tensors: a codec of this package, or another library's."""
+"""The measurement of one way to store tensors: size, speed and error."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.buffers import tensor_bytes, tensor_from
 from comfy_gpu_offload.io.dtypes import NAMES
 
-# Of one measurement, seconds: it goes on at least so long, and stops once it took so long.
+# A measurement goes on for at least so many seconds, and stops after so many.
 _LEAST_S, _MOST_S = 0.03, 0.25
 _FEWEST = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way's figures on one case; None where they are not measured or mean nothing.
+    """The figures of one way to store the tensors of one case; None where they are not measured or mean nothing.
 
     Attributes:
-        ratio: of the tensors' bytes to those stored.
-        of_bound: the order-0 bound's bytes over those stored; None of what is lossy.
-        relative_l2, max_error: of all elements; 0 where every bit came back.
+        ratio: the tensors' bytes / those stored.
+        of_bound: the order-0 bound's bytes / those stored; None for lossy ways.
+        relative_l2, max_error: errors over all elements; 0 if every bit came back.
     """
 
     source: str
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One tensor, one way."""
+    """The measurement of one tensor."""
 
     stored_bytes: int
     encode_s: float
@@ -56,10 +56,10 @@ class _Measured:
 
 
 def by_codec(case: Case, codec: codecs.Codec | codecs.Chooser, bound: float | None, repeats: int) -> Row:
-    """A codec of this package.
+    """Measure a codec of this package on a case.
 
     Raises:
-        SystemExit: it lost something that it should not have.
+        SystemExit: it is lossless, and lost something.
     """
     measured = [_codec(codec, tensor, repeats) for tensor in case.tensors]
     row = _row(case, codec.name, measured, bound, ours=True)
@@ -69,7 +69,7 @@ def by_codec(case: Case, codec: codecs.Codec | codecs.Chooser, bound: float | No
 
 
 def by_peer(case: Case, peer: Peer, bound: float | None, repeats: int) -> Row | None:
-    """Another library; None where it does not take such tensors.
+    """Measure another library on a case; None if it does not take such tensors.
 
     Raises:
         SystemExit: it did not give a tensor back.
@@ -86,7 +86,7 @@ def by_peer(case: Case, peer: Peer, bound: float | None, repeats: int) -> Row | 
 def _codec(codec: codecs.Codec | codecs.Chooser, tensor: torch.Tensor, repeats: int) -> _Measured:
     data, dtype, shape = tensor_bytes(tensor), NAMES[tensor.dtype], tuple(tensor.shape)
     used, payload = codecs.encode(codec, data, dtype, shape)
-    # As it arrives: in memory of its own, which may be written to.
+    # In memory of its own that may be written to, as a payload arrives.
     arrived = memoryview(bytearray(payload))
     return _Measured(
         len(payload),
@@ -142,7 +142,7 @@ def _row(case: Case, way: str, measured: list[_Measured], bound: float | None, *
 
 
 def _errors(tensors: list[torch.Tensor], back: list[torch.Tensor]) -> tuple[float, float]:
-    """Relative L2 and largest absolute error over all elements."""
+    """Return the relative L2 error and the largest absolute error over all elements."""
     lost = [
         (given.double(), (got.double() - given.double()))
         for given, got in zip(tensors, back, strict=True)
@@ -150,7 +150,7 @@ def _errors(tensors: list[torch.Tensor], back: list[torch.Tensor]) -> tuple[floa
     ]
     if not lost:
         return 0.0, 0.0
-    # Of all tensors, those that came back whole among them.
+    # Of all tensors, those included that lost nothing.
     norm = sum(float(tensor.double().square().sum()) for tensor in tensors)
     square = sum(float(error.square().sum()) for _, error in lost)
     return (square / norm) ** 0.5 if norm else float("inf"), max(float(error.abs().max()) for _, error in lost)

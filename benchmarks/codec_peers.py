@@ -1,4 +1,4 @@
-"""Other ways to store a tensor, for comparison with this package's codecs."""
+"""Other libraries' ways to store a tensor, for comparison with this package's codecs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comfy_gpu_offload.io.dtypes import NAMES
 
 
 class Peer(NamedTuple):
-    """A way to store a tensor, and to get its bytes back; `decode` is None where that is not measured."""
+    """A way to store a tensor and to restore its bytes; `decode` is None where that is not measured."""
 
     name: str
     encode: Callable[[torch.Tensor], Any]
@@ -26,7 +26,7 @@ class Peer(NamedTuple):
 
 
 def peers() -> tuple[list[Peer], list[str]]:
-    """All that can be used here, and why the others cannot."""
+    """Return all that can be used here, and a line for each that cannot."""
     found = [
         Peer("gzip 6", lambda tensor: gzip.compress(tensor_bytes(tensor), 6), gzip.decompress),
         Peer("torch.save", _torch_save, None),  # a pickle, which is not read here either

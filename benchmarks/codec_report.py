@@ -1,4 +1,4 @@
-"""How the figures of codecs.py are shown: tables, bounds and plots."""
+"""The tables, bounds and plots of codecs.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BF16, _F16 = "Gaussian BF16", "Gaussian F16"
 
 
 def bounds(rows: list[Row]) -> list[Bound]:
-    """What is held for `planes`, of the cases that were measured."""
+    """Return the bounds on `planes` for the cases that were measured."""
     planes = {row.case: row for row in rows if row.way == "planes"}
     held = []
     if row := planes.get(_BF16):
@@ -30,7 +30,7 @@ def bounds(rows: list[Row]) -> list[Bound]:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """For each source of tensors: sizes, speeds, and what is lost."""
+    """Return tables of sizes, speeds and errors for each source of tensors."""
     shown = []
     for source in dict.fromkeys(row.source for row in rows):
         of_it = [row for row in rows if row.source == source]
@@ -69,7 +69,7 @@ def _error(row: Row) -> str:
 
 
 def sizes(rows: list[Row]) -> Any:
-    """A panel for each case: ratios, and where the order-0 bound is."""
+    """Draw a panel for each case: ratios, and the order-0 bound."""
     cases = list(dict.fromkeys((row.source, row.case) for row in rows))
     columns = min(3, len(cases))
     figure, axes = plots.panels(-(-len(cases) // columns), columns, width=3.4, height=3.2)

@@ -1,15 +1,16 @@
-"""What each codec makes of real and of generated tensors: size, speed, and what the lossy ones lose.
+"""Measure every codec on real and on generated tensors: size, speed, and the errors of the lossy ones.
 
     python benchmarks/codecs.py --output plots
     python benchmarks/codecs.py --captured FOLDER    # what COMFY_GPU_OFFLOAD_CAPTURE_DIR left there
     python benchmarks/codecs.py --check --no-peers --no-digits
 
-One thread. Speeds are medians, in MB (10^6 bytes) of the tensor a second, its bytes given and wanted in memory. The
-bound is what a code needs that looks at elements one by one (see order0.py); it is stated for floats of 16 and 32
-bits. The libraries beside are those of `pip install '.[bench,zipnn]'`; what is not there is named.
+One thread. Speeds are medians, in MB (10^6 bytes) of the tensor per second, from memory to memory. The bound is the
+size that a code of single elements needs (see order0.py); it is stated for floats of 16 and 32 bits. The other
+libraries are those of `pip install '.[bench,zipnn]'`; those that are missing are named.
 
-Held for `planes` on a Flux latent of Gaussian noise: bf16 at least 98 % of the bound, 400 MB/s to encode and
-800 MB/s to decode; fp16 at least 99 % of the bound. With `--check` the command exits with 1 where that is not so.
+Bounds for `planes` on a Flux latent of Gaussian noise: bf16 at least 98 % of the order-0 bound, 400 MB/s to encode
+and 800 MB/s to decode; fp16 at least 99 % of the order-0 bound. With `--check` the exit status is 1 if one is not
+held.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ OURS: list[codecs.Codec | codecs.Chooser] = [codecs.AUTO, *(codecs.named(name) f
 
 
 def main() -> int:
-    """Measures, prints the tables; with `--check`, exit status 1 if a bound is not held."""
+    """Measure and print the tables; return 1 if `--check` is given and a bound is not held."""
     options = _options()
     torch.set_num_threads(1)
     others, missing = peers() if options.peers else ([], [])

@@ -1,4 +1,4 @@
-"""The digits model as a sampler sees it through a codec: both ways are coded and decoded, as over a wire."""
+"""The digits model behind a codec: its inputs and outputs are encoded and decoded, as over a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfy_gpu_offload.io.dtypes import NAMES
 
 
 class CodedModel:
-    """Counts what crosses, too: `elements`, and the `bytes` that they took."""
+    """A model whose latents and predictions go through `codec`, with counts of `elements` and `bytes`."""
 
     def __init__(self, model: Model, codec: codecs.Codec | codecs.Chooser) -> None:
         self.codec = codec
@@ -19,7 +19,7 @@ class CodedModel:
         self.elements = self.bytes = 0
 
     def predict(self, x: torch.Tensor, sigma: float, context: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """The velocity for `x` `[2B, 16, 8, 8]`, as it comes back."""
+        """Return the velocity for `x` `[2B, 16, 8, 8]`, of the same shape, as it comes back."""
         (prediction,) = self._model(
             hidden_states=self._cross(x),
             timestep=torch.full((len(x),), sigma * TIMESTEPS),

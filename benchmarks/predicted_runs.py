@@ -1,4 +1,4 @@
-"""Runs of the digits model through a session, call by call: what crossed, and every latent on the way."""
+"""Runs of the digits model through a session: the bytes of each call, and every latent on the way."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ WAYS = {
     "coded": SessionOptions(codec=codecs.AUTO, predict=False),
     "predicted": SessionOptions(codec=codecs.AUTO),
 }
-"""How tensors travel; `coded` is what is done where nothing can be predicted."""
+"""The ways to encode tensors; `coded` is what is done where nothing can be predicted."""
 
 BOUND = ("euler", "heun", "dpmpp_2m")
-"""Deterministic samplers, whose latents can be foretold."""
+"""Deterministic samplers, whose latents can be predicted."""
 
 Velocity = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is sampled: `batch` digits in turn, with guidance as a batch of twice as many."""
+    """The sampling of `batch` digits at once; guidance doubles the batch."""
 
     batch: int
     steps: int
@@ -59,21 +59,21 @@ class Run:
     resends: int
 
     def bits_up(self) -> float:
-        """Of whole frames, for each element of the latent, on the average of the calls."""
+        """Return the bits of whole frames sent per element of the latent, averaged over the calls."""
         return 8 * sum(self.up) / len(self.up) / self.latents[0].numel()
 
     def bits_down(self) -> float:
-        """The same of replies, which hold two predictions for each."""
+        """Return the bits of whole replies per element of their two predictions, averaged over the calls."""
         return 8 * sum(self.down) / len(self.down) / (2 * self.latents[0].numel())
 
     def equals(self, other: Run) -> bool:
-        """Whether every latent is the other's bit for bit."""
+        """Return whether every latent equals the other run's bit for bit."""
         pairs = zip(self.latents, other.latents, strict=True)
         return all(torch.equal(mine.view(torch.int32), its.view(torch.int32)) for mine, its in pairs)
 
 
 def euler_ancestral(velocity: Velocity, x: Tensor, sigmas: list[float]) -> Tensor:
-    """ComfyUI's for rectified flow, with eta 1: new noise in every step, which nothing foretells."""
+    """Sample as ComfyUI does for rectified flow, with eta 1: each step adds noise, which cannot be predicted."""
     generator = torch.Generator().manual_seed(1)
     for sigma, following in pairwise(sigmas):
         picture = velocity(x, sigma).mul(-sigma).add(x)
@@ -92,7 +92,7 @@ SAMPLERS: dict[str, Any] = {**samplers.SAMPLERS, "euler_ancestral": euler_ancest
 
 @torch.no_grad()
 def run(url: str, way: str, sampler: str, task: Task) -> Run:
-    """The run through the worker at `url`, over a session of its own."""
+    """Sample through the worker at `url`, over a session of its own."""
     labels = [index % CLASSES for index in range(task.batch)]
     halves = zip(conditioning(labels), unconditional(task.batch), strict=True)
     context, pooled = (torch.cat(pair).to(task.dtype) for pair in halves)
@@ -103,7 +103,7 @@ def run(url: str, way: str, sampler: str, task: Task) -> Run:
         def velocity(x: Tensor, sigma: float) -> Tensor:
             seen.append(x)
             (predicted,) = model(
-                # Cast where ComfyUI casts: the state stays float32, and only this crosses.
+                # Cast where ComfyUI casts: the state stays float32, and only the cast copy is sent.
                 hidden_states=torch.cat([x, x]).to(task.dtype),
                 timestep=torch.full((2 * len(x),), sigma * TIMESTEPS),
                 # New tensors of the same content, as ComfyUI makes them for every step.

@@ -1,10 +1,10 @@
-"""What prediction leaves of the bytes of a sampling run: the digits model in bfloat16, through a worker and back.
+"""Measure what prediction leaves of the bytes of a sampling run: the digits model in bfloat16, through a worker.
 
     python benchmarks/prediction.py --output plots
 
 Each sampler runs three times through the same worker: raw, coded as where nothing is predicted, and predicted. Bits
-are of whole frames, headers and conditioning included, on the average of all calls; raw they are 32 up for each
-element of the latent, since both halves of the guidance hold it, and 16 down for each element of a prediction.
+are those of whole frames, headers and conditioning included, averaged over all calls. Raw, 32 are sent for each
+element of the latent, since both halves of the guidance hold it, and 16 received for each element of a prediction.
 
 Then the same through workers whose arithmetic is another one: the model's, which is nothing to prediction; and that
 of prediction itself, where the first prediction that fails costs one plain resend, and the run goes on without.
@@ -67,12 +67,12 @@ class Row:
 
     @property
     def must_hold(self) -> bool:
-        """Whether the bounds on sizes are for it."""
+        """Return whether the bounds on sizes apply to this run."""
         return self.sampler in BOUND and self.worker != OTHER_PREDICTION
 
 
 def main() -> int:
-    """Prints the table; exit status 1 if a bound is not held."""
+    """Measure and print the table; return 1 if a bound is not held."""
     options = _options()
     torch.manual_seed(options.seed)
     rows = list(_rows(options))

@@ -1,4 +1,4 @@
-"""What each codec does to finished pictures: digits by the bundled model, everything coded that crosses each step.
+"""Measure what each codec does to finished pictures: digits by the bundled model, every tensor of a step coded.
 
     python benchmarks/quality.py --output plots
 
@@ -6,8 +6,8 @@ Both ways are coded: the latents that the model reads and the predictions it ans
 those of the run without coding at the same seed (PSNR, and SSIM, see picture_metrics.py), and read by a classifier;
 so for several samplers and numbers of steps. Needs diffusers and scikit-learn, which the `bench` extra brings.
 
-Held: with the lossless codecs every bit of the final latents is that of the run without coding. The command exits
-with 1 where that is not so.
+Bound: with the lossless codecs, the final latents equal those of the run without coding bit for bit. If not, the
+exit status is 1.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Drawn:
 
 
 def main() -> int:
-    """Samples with every codec, prints the tables; exit status 1 if a lossless codec loses something."""
+    """Sample with every codec and print the tables; return 1 if a lossless codec loses something."""
     options = _options()
     drawn = list(_draw(options))
     rows = [run.row for run in drawn]
@@ -110,7 +110,7 @@ def _draw(options: argparse.Namespace) -> Iterator[Drawn]:
 def _sample(
     model: CodedModel, labels: list[int], sampler: str, steps: int, options: argparse.Namespace
 ) -> torch.Tensor:
-    """The final latents `[B, 16, 8, 8]`, float32."""
+    """Return the final latents `[B, 16, 8, 8]`, float32."""
     dtype: torch.dtype = getattr(torch, options.dtype)
     halves = zip(conditioning(labels), unconditional(len(labels)), strict=True)
     context, pooled = (torch.cat(pair).to(dtype) for pair in halves)
@@ -125,7 +125,7 @@ def _sample(
 def _row(
     sampler: str, steps: int, coded: CodedModel, latents: tuple[torch.Tensor, torch.Tensor], accuracy: float
 ) -> Row:
-    """`latents`: this run's, and those of the run without coding."""
+    """Return the row of a run; `latents` are its own and those of the run without coding."""
     here, plain = latents
     pictures, originals = decode(here), decode(plain)
     return Row(

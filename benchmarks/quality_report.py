@@ -1,4 +1,4 @@
-"""How the figures of quality.py are shown: tables, curves, and the pictures themselves."""
+"""The tables, curves and pictures of quality.py."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _AMPLIFIED = 10
 
 @dataclass(frozen=True)
 class Row:
-    """One codec's pictures by one sampler.
+    """The figures of one codec with one sampler and number of steps.
 
     Attributes:
-        equal: whether the final latents are those of the run without coding, bit for bit.
-        bits: what crossed both ways, for each element.
-        relative_l2: error of the final latents.
-        psnr_db: None where the pictures are equal.
+        equal: whether the final latents equal those of the run without coding, bit for bit.
+        bits: the bits per element that were sent, both ways.
+        relative_l2: the error of the final latents.
+        psnr_db: None if the pictures are equal.
     """
 
     sampler: str
@@ -38,7 +38,7 @@ class Row:
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """What crossed and what it did to latents; what it did to pictures."""
+    """Return two tables: bits and errors of latents, and errors of pictures."""
     return [
         _table("Bits that crossed for each element, both ways, and how far the final latents are off", rows, _wire),
         _table("PSNR in dB, SSIM, and the share of pictures read as their labels", rows, _picture),
@@ -63,7 +63,7 @@ def _picture(row: Row) -> str:
 
 
 def curves(rows: list[Row]) -> Any:
-    """PSNR and 1 - SSIM against steps for each sampler, a line a codec; the lossless are off the scale."""
+    """Draw PSNR, SSIM and the share read right against steps: a column per sampler, a line per codec."""
     names = list(dict.fromkeys(row.sampler for row in rows))
     lossy = [row for row in rows if not row.equal]
     figure, axes = plots.panels(3, len(names), width=2.6, height=2.0, share_y="row")
@@ -72,7 +72,7 @@ def curves(rows: list[Row]) -> Any:
         for index, codec in enumerate(dict.fromkeys(row.codec for row in lossy)):
             of_it = [row for row in lossy if (row.sampler, row.codec) == (sampler, codec)]
             steps = [row.steps for row in of_it]
-            # Lines that lie on each other, as those of both int8 do here, are to be seen both.
+            # Dashes let both of two lines that coincide be seen.
             style = {
                 "color": plots.COLOURS[index],
                 "linestyle": ("-", (0, (3, 3)))[index % 2],
@@ -102,7 +102,7 @@ def curves(rows: list[Row]) -> Any:
 
 
 def sheet(pictures: Mapping[tuple[str, int, str], torch.Tensor], steps: int) -> Any:
-    """For each sampler the digits, a row a codec, and beside them how they differ from the first row's."""
+    """Draw the digits of each sampler, a row per codec, and their differences from the first row."""
     names = list(dict.fromkeys(sampler for sampler, _, _ in pictures))
     figure, axes = plots.panels(len(names), 2, width=4.4, height=2.4)
     for line, sampler in enumerate(names):
@@ -126,5 +126,5 @@ def sheet(pictures: Mapping[tuple[str, int, str], torch.Tensor], steps: int) -> 
 
 
 def _grid(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Pictures `[N, H, W]` a row as one `[rows * H, N * W]`."""
+    """Join rows of pictures, each `[N, H, W]`, to one picture `[rows * H, N * W]`."""
     return torch.cat([torch.cat(list(row), dim=1) for row in rows])

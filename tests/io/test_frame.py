@@ -214,7 +214,7 @@ def build(
     header: bytes | None = None,
     **prelude: int,
 ) -> bytes:
-    """A frame that says just this, with a right checksum."""
+    """Return a frame with this content and a right checksum."""
     if header is None:
         header = msgpack.packb({"message": message or {}, "tree": None, "tensors": table})
     values = {"version": 1, "flags": 0, "header": len(header), "section": len(section)} | prelude
@@ -424,7 +424,7 @@ def test_a_deep_header_raises_nothing_else(first: str, depth: int) -> None:
 
 
 def test_equal_headers_with_other_data_give_their_own_data() -> None:
-    """What is kept of a header must not outlive it: neither its data, its message, nor its limits."""
+    """A cached header keeps neither data, nor message, nor limits of the frame that it came from."""
     frames = [encode({"n": n}, ["T", 0], [Part("x", torch.full((4,), n))]).joined() for n in range(3)]
     for n, frame in enumerate(frames):
         decoded = decode(frame, LIMITS)

@@ -29,7 +29,7 @@ LOSSY = [codecs.named("int8-block"), codecs.named("int4-block")]
 
 @st.composite
 def views(draw: st.DrawFn) -> torch.Tensor:
-    """A view of some memory: dimensions in any order, with gaps, repeats and any stride where a size is 1."""
+    """Draw a view of some memory: dimensions in any order, gaps, repeats, and any stride where a size is 1."""
     name = draw(st.sampled_from(sorted(set(DTYPES) - {"F4"})))
     shape = draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
     strides, step = [0] * len(shape), 1

@@ -1,4 +1,4 @@
-"""Prediction of tensors from others: the same bits back, whatever the basis."""
+"""The arithmetic of prediction: the same bits come back, whatever the basis."""
 
 from __future__ import annotations
 

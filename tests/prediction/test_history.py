@@ -1,4 +1,4 @@
-"""What two ends remember of a run: the same, and enough to tell each other less."""
+"""The histories that both ends keep of a run: they agree, and predict what is sent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def seeded() -> None:
 
 
 def batch(x: torch.Tensor) -> torch.Tensor:
-    """Both halves of a guidance, as a model in bfloat16 is given them."""
+    """Return both halves of a guided batch, in bfloat16."""
     return torch.cat([x, x]).bfloat16()
 
 
@@ -39,7 +39,7 @@ def velocity(x: torch.Tensor) -> torch.Tensor:
 
 
 def followed(calls: int) -> Ends:
-    """Both ends, after so many of an euler sampler's calls."""
+    """Return both ends after so many calls of Euler's method."""
     x = noise()
     ends = Ends.of(batch(x))
     for _ in range(calls):
@@ -57,7 +57,7 @@ def test_a_run_is_told_in_a_fraction_of_its_bytes_from_the_second_call_on() -> N
 
 
 def columns_used(ends: Ends) -> list[int]:
-    """Of each input's basis, how many it was told by."""
+    """Return how many columns of its basis each input was predicted from."""
     coded = [each.coded for each in ends.inputs if each is not None]
     return [int(np.count_nonzero(np.frombuffer(each.coefficients[0], "<f4"))) for each in coded]
 
@@ -143,7 +143,7 @@ def test_an_input_that_did_not_change_at_all_takes_no_payload() -> None:
 
 
 def test_what_does_not_pay_is_tried_at_every_eighth_call() -> None:
-    """New noise on everything: nothing of it is foretold, however near the rest of it is."""
+    """New noise on everything cannot be predicted, however close the rest is."""
     base = 0.1 * noise()
     ends = Ends.of(batch(base))
     tried = []
@@ -180,7 +180,7 @@ def test_an_output_that_does_not_fall_into_the_parts_goes_as_it_is() -> None:
 
 
 def _coded(ends: Ends) -> tuple[Coded, bytes]:
-    """An input that the run foretells, and is not yet told."""
+    """Return an input that the history predicts, coded and not yet sent."""
     last = torch.from_numpy(ends.client._states[0].values(slice(None)).copy()).view(SHAPE)
     given = seen(batch(0.5 * last))
     match = ends.client.match(given)

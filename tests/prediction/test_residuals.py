@@ -1,4 +1,4 @@
-"""Residuals of predictions: the same back, whatever they are; a typed error for what is none."""
+"""Residuals of predictions come back whatever they are; malformed payloads are typed errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def predicted(size: int, dropped_bits: int = 16, seed: int = 0) -> PredictedValu
 
 
 def off(size: int, share: float, scale: float, words: np.dtype, seed: int = 1) -> np.ndarray:
-    """So large a share of elements off by about so much, either way."""
+    """Return residuals of which that share is off by about `scale`, either way."""
     generator = np.random.default_rng(seed)
     found = np.rint(generator.standard_normal(size) * scale).astype(np.int64)
     found[generator.random(size) >= share] = 0
@@ -85,7 +85,7 @@ def test_what_is_off_by_more_where_numbers_are_small_gains_from_the_groups() -> 
 
 
 def _counted(symbols: bytes, rest: bytes = b"", rest_count: int = 0, count: int | None = None) -> bytes:
-    """A payload for few that are off, its planes as they are."""
+    """Return a payload of the form NEAR whose planes are stored as they are."""
     planes = b""
     if rest_count:
         planes = struct.pack("<BIBI", 0, rest_count, 0, rest_count) + rest

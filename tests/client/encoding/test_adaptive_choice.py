@@ -1,4 +1,4 @@
-"""Which way tensors travel, by measurements alone: nothing here waits or looks at a clock."""
+"""The choice of an encoding, by made-up measurements: nothing here waits or looks at a clock."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ COSTS = {
     }.items(),
 )
 def test_the_link_decides(link: str, wanted: EncodingKind) -> None:
-    others = [way for way in EncodingKind if way is not wanted]
+    others = [kind for kind in EncodingKind if kind is not wanted]
     assert all(
         choose(current, LINKS[link], COSTS) in {wanted, _near(current, LINKS[link], wanted)} for current in others
     )
@@ -88,8 +88,8 @@ def test_the_link_decides(link: str, wanted: EncodingKind) -> None:
 
 
 def _near(current: EncodingKind, link: LinkSpeed, wanted: EncodingKind) -> EncodingKind:
-    """The current way, where the wanted one gains too little to change."""
-    now, then = (step_s(0.0, link, COSTS[way]) for way in (current, wanted))
+    """Return the current kind if the wanted one gains too little to change, else the wanted one."""
+    now, then = (step_s(0.0, link, COSTS[kind]) for kind in (current, wanted))
     return current if now - then < max(0.1 * now, 0.002) else wanted
 
 
@@ -102,7 +102,7 @@ def test_a_small_gain_changes_nothing() -> None:
 
 @dataclass
 class World:
-    """A worker behind a link, whose calls take what they would; `ancestral`: nothing of a latent is foretold."""
+    """A worker behind a link, whose calls take what they would; with `ancestral`, no latent can be predicted."""
 
     link: LinkSpeed
     ancestral: bool = False
@@ -117,18 +117,18 @@ class World:
         """One call of a run of twenty."""
         if choice.wants_probe:
             choice.probed(self._about(self.link.round_trip_s))
-        way = choice.begin(self.latent)
-        up, down, coding_s = self._cost(way)
+        kind = choice.begin(self.latent)
+        up, down, coding_s = self._cost(kind)
         first_up = up + 0.8 * conditioning
         choice.observe(
-            way, self._timings(first_up, down, coding_s), (self.latent, self.latent + conditioning, self.latent)
+            kind, self._timings(first_up, down, coding_s), (self.latent, self.latent + conditioning, self.latent)
         )
-        return way
+        return kind
 
-    def _cost(self, way: EncodingKind) -> tuple[float, float, float]:
-        self._history = self._history + 1 if way is EncodingKind.PREDICTED else 0
-        cost = COSTS[way]
-        if way is EncodingKind.PREDICTED and (self.ancestral or self._history % 20 == 1):
+    def _cost(self, kind: EncodingKind) -> tuple[float, float, float]:
+        self._history = self._history + 1 if kind is EncodingKind.PREDICTED else 0
+        cost = COSTS[kind]
+        if kind is EncodingKind.PREDICTED and (self.ancestral or self._history % 20 == 1):
             return COSTS[EncodingKind.CODED].up_bytes, COSTS[EncodingKind.CODED].down_bytes * 0.7, cost.coding_s
         return cost.up_bytes, cost.down_bytes, cost.coding_s
 
@@ -152,13 +152,13 @@ class World:
 
 
 def best(world: World) -> float:
-    return min(beyond(world, way) for way in EncodingKind)
+    return min(beyond(world, kind) for kind in EncodingKind)
 
 
-def beyond(world: World, way: EncodingKind) -> float:
-    """What a call takes beyond computing, that way."""
-    cost = COSTS[way]
-    if way is EncodingKind.PREDICTED and world.ancestral:
+def beyond(world: World, kind: EncodingKind) -> float:
+    """Return the seconds of a call beyond computing, with that kind."""
+    cost = COSTS[kind]
+    if kind is EncodingKind.PREDICTED and world.ancestral:
         cost = StepCost(
             COSTS[EncodingKind.CODED].up_bytes, 0.7 * COSTS[EncodingKind.CODED].down_bytes, cost.coding_s
         )
@@ -169,7 +169,7 @@ def began(near: bool) -> AdaptiveChoice:
     return AdaptiveChoice(EncodingKind.RAW, NEAR) if near else AdaptiveChoice(EncodingKind.PREDICTED, FAR)
 
 
-def ways(world: World, choice: AdaptiveChoice, calls: int) -> Iterator[EncodingKind]:
+def kinds(world: World, choice: AdaptiveChoice, calls: int) -> Iterator[EncodingKind]:
     for number in range(calls):
         yield world.call(choice, conditioning=4_000_000 if number == 0 else 0)
 
@@ -182,29 +182,29 @@ def test_a_session_comes_to_a_way_that_is_nearly_the_best(
     name: str, ancestral: bool, noise: float, near: bool
 ) -> None:
     world = World(LINKS[name], ancestral, noise)
-    gone = list(ways(world, began(near), 40))
-    lost = [beyond(world, way) / best(world) for way in gone[12:]]
+    gone = list(kinds(world, began(near), 40))
+    lost = [beyond(world, kind) / best(world) for kind in gone[12:]]
     assert sum(lost) / len(lost) < 1.25, gone
 
 
 def test_a_tunnel_at_this_machines_address_shows_by_its_round_trip() -> None:
-    assert list(ways(World(HOME), began(near=True), 8)) == [EncodingKind.PREDICTED] * 8
+    assert list(kinds(World(HOME), began(near=True), 8)) == [EncodingKind.PREDICTED] * 8
 
 
 def test_a_slow_tunnel_with_a_short_round_trip_shows_by_its_first_calls() -> None:
     near = LinkSpeed(0.002, HOME.up, HOME.down)
-    assert list(ways(World(near), began(near=True), 8)) == [EncodingKind.RAW, *[EncodingKind.PREDICTED] * 7]
+    assert list(kinds(World(near), began(near=True), 8)) == [EncodingKind.RAW, *[EncodingKind.PREDICTED] * 7]
 
 
 def test_a_worker_on_this_machine_is_never_coded_for() -> None:
-    assert set(ways(World(LINKS["this machine"], noise=0.3), began(near=True), 200)) == {EncodingKind.RAW}
+    assert set(kinds(World(LINKS["this machine"], noise=0.3), began(near=True), 200)) == {EncodingKind.RAW}
 
 
 def test_a_link_that_gets_slow_is_noticed() -> None:
     world, choice = World(LINKS["10 Gbit/s"]), began(near=False)
-    assert list(ways(world, choice, 30))[-1] is EncodingKind.RAW
+    assert list(kinds(world, choice, 30))[-1] is EncodingKind.RAW
     world.link = HOME
-    assert EncodingKind.RAW not in list(ways(world, choice, 30))[8:]
+    assert EncodingKind.RAW not in list(kinds(world, choice, 30))[8:]
 
 
 def test_a_way_that_did_not_pay_is_tried_again_after_a_while() -> None:
@@ -219,21 +219,21 @@ def test_small_calls_say_nothing_of_the_link() -> None:
     """On a busy machine they take long all the same."""
     choice = began(near=True)
     for _ in range(20):
-        way = choice.begin(4096)
+        kind = choice.begin(4096)
         choice.observe(
-            way, CallTimings(exchange_s=0.1, bytes_up=5000, bytes_down=5000, exchanges=1), (4096, 4096, 4096)
+            kind, CallTimings(exchange_s=0.1, bytes_up=5000, bytes_down=5000, exchanges=1), (4096, 4096, 4096)
         )
-    assert list(ways(World(LINKS["this machine"]), choice, 20)) == [EncodingKind.RAW] * 20
+    assert list(kinds(World(LINKS["this machine"]), choice, 20)) == [EncodingKind.RAW] * 20
 
 
 def test_calls_of_other_sizes_do_not_speak_for_each_other() -> None:
-    """What is fixed about a call counts for small ones alone."""
+    """The fixed cost of a call counts for small ones only."""
     choice = began(near=False)
     for _ in range(20):
-        way = choice.begin(16_384)
+        kind = choice.begin(16_384)
         small = CallTimings(encode_s=0.02, exchange_s=0.2, bytes_up=4000, bytes_down=4000, exchanges=1)
-        choice.observe(way, small, (16_384, 16_384, 16_384))
-    gone = list(ways(World(HOME), choice, 20))
+        choice.observe(kind, small, (16_384, 16_384, 16_384))
+    gone = list(kinds(World(HOME), choice, 20))
     assert gone[-1] is EncodingKind.PREDICTED
 
 
@@ -241,9 +241,9 @@ def test_calls_of_other_sizes_do_not_speak_for_each_other() -> None:
 def test_a_call_that_was_made_again_or_waited_for_weights_tells_nothing(spoilt: dict[str, float]) -> None:
     choice = began(near=True)
     for _ in range(8):
-        way = choice.begin(FLUX)
+        kind = choice.begin(FLUX)
         timings = CallTimings(exchange_s=9.0, bytes_up=FLUX, bytes_down=FLUX, **{"exchanges": 1, **spoilt})  # type: ignore[arg-type]
-        choice.observe(way, timings, (FLUX, FLUX, FLUX))
+        choice.observe(kind, timings, (FLUX, FLUX, FLUX))
     assert choice.kind is EncodingKind.RAW
 
 

@@ -25,7 +25,7 @@ def velocity(x: torch.Tensor) -> torch.Tensor:
 
 
 def run(model: object) -> torch.Tensor:
-    """An euler run in bfloat16, with guidance."""
+    """Sample by Euler's method in bfloat16, with guidance."""
     x = torch.randn(SHAPE[0] // 2, *SHAPE[1:], generator=torch.Generator().manual_seed(0))
     for _ in range(STEPS):
         wanted, dropped = model(torch.cat([x, x]).bfloat16()).float().chunk(2)  # type: ignore[operator]

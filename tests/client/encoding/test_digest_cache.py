@@ -1,4 +1,4 @@
-"""Which tensors cross again and which by digest, seen from a session."""
+"""Tensors that are sent again and tensors that are named by digest, seen from a session."""
 
 from __future__ import annotations
 

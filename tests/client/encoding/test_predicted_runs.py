@@ -27,7 +27,7 @@ Model = Callable[..., torch.Tensor]
 
 
 def velocity(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Something a latent's every part is turned into, each its own way."""
+    """Return a result for both halves of a latent, each computed in its own way."""
     halves = x.float().chunk(2)
     return torch.cat([torch.tanh(halves[0] * scale[0]), torch.sin(halves[1] * 2)]).to(x.dtype)
 
@@ -68,7 +68,7 @@ def test_an_interrupt_while_runs_are_compared_leaves_them_to_go_on_with(monkeypa
 
 
 def steps(model: Model, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Iterator[torch.Tensor]:
-    """Two-step runs, as a multistep sampler makes them: float32 here, `dtype` at the model."""
+    """Sample by a two-step method, with the state in float32 and `dtype` at the model."""
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
     last = None
     for step in range(STEPS):
@@ -219,8 +219,10 @@ def test_the_next_run_after_other_arithmetic_tries_again(session: Session) -> No
 def test_a_reply_that_cannot_be_rebuilt_is_asked_for_under_another_name(
     session: Session, backend: FunctionBackend
 ) -> None:
-    """Half of a first input is all of its reply, which is foretold therefore. What the worker has under the first
-    name is what could not be read."""
+    """Even the reply to the first input is predicted, since it is half of that input.
+
+    Under the first name the worker keeps the reply that could not be restored.
+    """
     backend.functions["halve"] = lambda x: x * 0.5
     with other_arithmetic_elsewhere():
         model = halved(session, range(1))
@@ -229,7 +231,7 @@ def test_a_reply_that_cannot_be_rebuilt_is_asked_for_under_another_name(
 
 
 def halved(session: Session, seeds: range) -> Any:
-    """Calls a model with noise of these seeds: each a run of its own."""
+    """Call a model with noise of these seeds, each of them a run of its own."""
     model = session.model("halve")
     for seed in seeds:
         x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).bfloat16()
@@ -282,7 +284,7 @@ def test_a_lost_reply_of_a_worker_that_was_restarted_too(backend: FunctionBacken
 
 @pytest.fixture
 def forgetful_worker(backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadWorker]:
-    """It has room for one history of each client."""
+    """Run a worker with room for one history per client."""
     monkeypatch.setattr(forward_answers, "Histories", partial(Histories, for_each=1))
     with ThreadWorker(backend) as made:
         yield made

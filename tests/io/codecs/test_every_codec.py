@@ -1,4 +1,4 @@
-"""What holds for every codec, known and to come: damage is noticed, and claims are not believed."""
+"""The properties of every codec, listed and to come: damage is noticed, and claims are not believed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_what_follows_a_payload_is_noticed(example: Encoded) -> None:
 
 
 def take_or_refuse(example: Encoded, payload: bytes | bytearray, shape: tuple[int, ...] | None = None) -> None:
-    """Nothing but a CodecError, or just what was asked for: what it says is the frame's checksum to judge."""
+    """Expect a CodecError or as many bytes as were asked for; the frame's checksum judges if they are right."""
     try:
         data = example.decode(payload, shape)
     except CodecError:

@@ -39,7 +39,7 @@ def received(frame: EncodedFrame) -> torch.Tensor:
 
 
 def is_lossy_for(codec: Any, tensor: torch.Tensor) -> bool:
-    """Whether such a tensor may come back otherwise than it went."""
+    """Return whether such a tensor may come back changed."""
     if codec.lossless or not is_taken(NAMES[tensor.dtype], tuple(tensor.shape)):
         return False
     return bool(torch.isfinite(tensor).all())
@@ -110,7 +110,7 @@ SHAPE = (1, 2, 16, 33)
 
 
 def payload_of(codec: codecs.Codec, dtype: torch.dtype) -> bytes | None:
-    """A small latent's, if the codec makes one smaller."""
+    """Return the payload of a small latent, or None if the codec does not make it smaller."""
     latent = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).mul(0.05).to(dtype)
     payload = codec.encode(tensor_bytes(latent), NAMES[dtype], SHAPE)
     return None if payload is None else bytes(payload)
@@ -128,7 +128,7 @@ each_payload = pytest.mark.parametrize(
 
 
 def take_or_refuse(codec: codecs.Codec, dtype: str, payload: bytes | bytearray) -> None:
-    """A CodecError, or exactly the bytes asked for; what they are is the frame's checksum to judge."""
+    """Expect a CodecError or as many bytes as were asked for; the frame's checksum judges if they are right."""
     size = math.prod(SHAPE) * DTYPES[dtype].itemsize
     try:
         data = codec.decode(memoryview(payload), size, dtype, SHAPE)
