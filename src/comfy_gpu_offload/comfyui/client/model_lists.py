@@ -146,7 +146,7 @@ def _until(seconds: float) -> Check:
     def check() -> None:
         if monotonic() > deadline:
             raise ExchangeTimeoutError(
-                f"it did not answer within {seconds:.0f} s. It may be busy: ask again later."
+                f"no answer within {seconds:.0f} s. The worker may be busy: ask again later."
             )
 
     return check

@@ -15,7 +15,7 @@ from .changes import code_origin
 # The words in quotes are the label of the loader nodes' switch.
 _RUN_HERE = 'load the model here (Remote Model Loader with "run on the worker" off)'
 _BYPASS = f"Bypass the node, or {_RUN_HERE}."
-_SPEED = "Bypass the node: it saves time only on a local GPU."
+_SPEED = "Bypass the node: it only saves time on a local GPU."
 _CACHES = f"{_BYPASS} EasyCache and LazyCache work: they run here."
 _GUIDANCE = (
     "Bypass the node, or use ComfyUI's own PerturbedAttentionGuidance or SkipLayerGuidance, which work, as does "

@@ -5,6 +5,8 @@ from typing import Any
 import comfy.cli_args
 from PIL import Image
 
+MAX_PREVIEW_RESOLUTION = 512
+
 
 class _Previewer:
     def decode_latent_to_preview(self, x0: Any) -> Image.Image:

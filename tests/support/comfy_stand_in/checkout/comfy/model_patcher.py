@@ -21,7 +21,7 @@ def get_key_weight(model: Any, key: str) -> tuple[torch.Tensor, Any, Any]:
 
 
 def calculate_weight(patches: list[Any], weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight with these patches on it: `comfy.lora.calculate_weight`."""
+    """Return a weight with these patches on it, which fit it."""
     for strength, value, strength_model, offset, function in patches:
         part = weight if offset is None else weight.narrow(*offset)
         if strength_model != 1.0:
@@ -59,6 +59,10 @@ class ModelPatcher:
         self.current_hooks: Any = None
         self.hook_mode = comfy.hooks.EnumHookMode.MaxSpeed
         self.parent: ModelPatcher | None = None
+        self.injections: dict[str, list[Any]] = {}
+        self.wrappers: dict[str, dict[Any, list[Any]]] = {}
+        self.callbacks: dict[str, dict[Any, list[Any]]] = {}
+        self.additional_models: dict[str, list[Any]] = {}
 
     def clone(self) -> ModelPatcher:
         """Return a patcher of the same model, which shares its weights and their backups."""
@@ -69,11 +73,42 @@ class ModelPatcher:
         made.object_patches_backup = self.object_patches_backup
         made.model_options = copy.deepcopy(self.model_options)
         made.hook_backup, made.parent = self.hook_backup, self
+        made.hook_patches = {ref: dict(patches) for ref, patches in self.hook_patches.items()}
+        made.injections, made.additional_models = dict(self.injections), dict(self.additional_models)
+        made.wrappers = {place: dict(by_key) for place, by_key in self.wrappers.items()}
+        made.callbacks = {place: dict(by_key) for place, by_key in self.callbacks.items()}
         return made
 
     def memory_required(self, input_shape: list[int]) -> int:
         """Return the bytes that a call with such a latent takes."""
         return int(self.model.memory_required(input_shape))
+
+    def add_patches(
+        self, patches: dict[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
+    ) -> list[Any]:
+        """Add patches on weights; return the keys that the model has."""
+        known = self.model.state_dict()
+        added = []
+        for name, value in patches.items():
+            key, offset, function = (name, None, None) if isinstance(name, str) else (*name, None, None)[:3]
+            if key in known:
+                entry = (strength_patch, value, strength_model, offset, function)
+                self.patches.setdefault(key, []).append(entry)
+                added.append(name)
+        self.patches_uuid = uuid.uuid4()
+        return added
+
+    def pre_run(self) -> None:
+        """Prepare for a run."""
+        self.model.current_patcher = self
+
+    def cleanup(self) -> None:
+        """End a run."""
+        self.model.current_patcher = None
+
+    def register_all_hook_patches(self, hooks: Any, target_dict: Any = None, **_: Any) -> Any:
+        """Register the hooks of a run."""
+        return hooks
 
     def add_object_patch(self, name: str, obj: Any) -> None:
         """Replace an attribute of the model while this patcher's patches are on it."""
@@ -97,12 +132,12 @@ class ModelPatcher:
             found[key] = [(own, lambda a, **_: a), *self.patches.get(key, [])]
         return found
 
-    def patch_model(self, device_to: Any = None, **_: Any) -> Any:
+    def patch_model(self, device_to: Any = None, load_weights: bool = True, **_: Any) -> Any:
         """Put this patcher's patches on the model, in place of another's."""
         for name, value in self.object_patches.items():
-            self.object_patches_backup.setdefault(name, getattr(self.model, name))
-            setattr(self.model, name, value)
-        if self.model.current_weight_patches_uuid == self.patches_uuid:
+            self.object_patches_backup.setdefault(name, comfy.utils.get_attr(self.model, name))
+            comfy.utils.set_attr(self.model, name, value)
+        if not load_weights or self.model.current_weight_patches_uuid == self.patches_uuid:
             return self.model
         self.unpatch_hooks()
         self._restore()
@@ -120,7 +155,7 @@ class ModelPatcher:
             self.unpatch_hooks()
             self._restore()
         for name, value in self.object_patches_backup.items():
-            setattr(self.model, name, value)
+            comfy.utils.set_attr(self.model, name, value)
         self.object_patches_backup.clear()
 
     def _restore(self) -> None:

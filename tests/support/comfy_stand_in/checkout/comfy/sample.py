@@ -12,9 +12,14 @@ import comfy.model_management
 runs: list[dict[str, Any]] = []
 
 
-def fix_empty_latent_channels(model: Any, latent_image: Any) -> Any:
-    """Return a latent with the model's number of channels."""
-    return latent_image
+def fix_empty_latent_channels(
+    model: Any, latent_image: Any, downscale_ratio_spacial: int | None = None, downscale_ratio_temporal: Any = None
+) -> Any:
+    """Return a latent with the model's number of channels, if it is empty."""
+    channels = model.get_model_object("latent_format").latent_channels
+    if latent_image.shape[1] == channels or bool(latent_image.any()):
+        return latent_image
+    return torch.zeros(latent_image.shape[0], channels, *latent_image.shape[2:])
 
 
 def prepare_noise(latent_image: torch.Tensor, seed: int, noise_inds: Any = None) -> torch.Tensor:

@@ -34,7 +34,28 @@ def copy_to_param(obj: Any, attr: str, value: torch.Tensor) -> None:
     get_attr(obj, attr).data.copy_(value)
 
 
+def set_attr(obj: Any, attr: str, value: Any) -> None:
+    """Put an object at a dotted path."""
+    path, _, name = attr.rpartition(".")
+    setattr(get_attr(obj, path) if path else obj, name, value)
+
+
 def set_attr_param(obj: Any, attr: str, value: torch.Tensor) -> None:
     """Put another tensor in a weight's place."""
     path, _, name = attr.rpartition(".")
     setattr(get_attr(obj, path) if path else obj, name, torch.nn.Parameter(value, requires_grad=False))
+
+
+class ProgressBar:
+    """A node's progress bar. All that were made are in `bars`, with what each showed in `shown`."""
+
+    bars: "list[ProgressBar]" = []  # noqa: RUF012
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.shown: list[tuple[int, int | None, Any]] = []
+        ProgressBar.bars.append(self)
+
+    def update_absolute(self, value: int, total: int | None = None, preview: Any = None) -> None:
+        """Show a step."""
+        self.shown.append((value, total, preview))
