@@ -67,7 +67,7 @@ def test_weight_patches_that_are_wrong_are_refused_and_leave_the_model_as_it_was
         ("wrong shapes", "do not fit this model's weights"),
         ("unknown kind", "'Popen', which is not known"),
         ("missing tensor", "was not uploaded"),
-        ("not numbers", "not of their form"),
+        ("not numbers", "values are malformed"),
     ):
         assert re.match(f"BadPatchesError: .*{said}", bad["said"][name]), bad["said"][name]
         assert bad["same"][name]
@@ -122,7 +122,7 @@ def test_a_model_that_is_merged_leaves_memory_when_it_must_and_not_while_it_is_n
         ("unknown conditioning", "ModelRunError: The ControlNet takes no 'gate'"),
         ("encoded", "ModelRunError: .*not of the form that this one takes"),
         ("too many", "ModelRunError: There are over 16 ControlNets"),
-        ("a place that is not there", "ModelRunError: .*names a control net that is not there"),
+        ("a place that is not there", "ModelRunError: .*names a ControlNet that is not there"),
         ("a table that is none", "ModelRunError: The control_nets of the run"),
         ("of another kind of model", "ModelRunError: The ControlNet 'edges.safetensors' raised RuntimeError"),
         ("a run of another kind of model", "ModelRunError: The ControlNet 'edges.safetensors' raised RuntimeError"),
@@ -144,9 +144,9 @@ def test_control_nets_that_are_wrong_leave_all_as_it_was(found: Found) -> None:
         ("a function of another module", "knows no function 'os.system'"),
         ("no name", "knows no function 3"),
         ("not of the form", "not of a form known here"),
-        ("a function itself in a list's place", "patches_replace of a call are not of a form known here"),
-        ("a dict in a list's place", "patches of a call are not of a form known here"),
-        ("no table", "patches of a call are not of a form known here"),
+        ("a function itself in a list's place", "patches_replace of a call are malformed"),
+        ("a dict in a list's place", "patches of a call are malformed"),
+        ("no table", "patches of a call are malformed"),
         ("values of another function", "reads something else"),
         ("a value missing", "reads something else"),
         ("a tensor for a value", "reads something else"),
@@ -155,10 +155,10 @@ def test_control_nets_that_are_wrong_leave_all_as_it_was(found: Found) -> None:
         ("too many defaults", "reads something else"),
         ("too many places", "at over 4096 places"),
         ("in a run", "knows no function"),
-        ("no list in a run", "sampler_post_cfg_function of the run is not of a form"),
-        ("too many in a run", "sampler_post_cfg_function of the run is not of a form"),
+        ("no list in a run", "sampler_post_cfg_function of the run is malformed"),
+        ("too many in a run", "sampler_post_cfg_function of the run is malformed"),
         ("a patch's place in a run", "knows no function 'os.system'"),
-        ("functions in functions in a run", "too deep in each other"),
+        ("functions in functions in a run", "nests functions too deep"),
     ],
 )
 def test_patches_of_the_network_that_are_wrong_are_refused(found: Found, name: str, said: str) -> None:

@@ -273,7 +273,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, of the device or of the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # Within a GPU's kernels, and on the CPU, torch has no class for it.
+    # Errors within a GPU's kernels, and on the CPU, have no class of their own in torch.
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 

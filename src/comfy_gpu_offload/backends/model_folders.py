@@ -16,7 +16,7 @@ from ..protocol.messages import SkippedEntry
 
 logger = logging.getLogger(__name__)
 
-# Of a name on the wire, less what is put before it: a kind of folder, or a prefix.
+# The longest name of a file; on the wire a folder or a prefix may come before it.
 MAX_NAME = 256 - len("diffusion_models/")
 _SHOWN_NAME = 200
 _DEEPEST = 16
@@ -130,7 +130,7 @@ class _Walk:
         try:
             status = entry.stat()
         except OSError as error:
-            # Links to folders have no suffix, as a rule: of those that lead nowhere nobody knows what they were.
+            # A link that leads nowhere may have been to a folder of models: those have no suffix, as a rule.
             if self._wanted(entry.name) or not path.suffix:
                 self._skip(path, _reason(error, is_link=entry.is_symlink()))
             return

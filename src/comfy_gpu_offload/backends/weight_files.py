@@ -40,7 +40,7 @@ def _wrong_with(file: BinaryIO, path: Path) -> str | None:
     if not beginning:
         return f"is empty (0 bytes). {_AGAIN}"
     is_safetensors = path.suffix.lower() in SAFETENSORS
-    # A length may be the bytes that another kind of file begins with; what follows those makes no length of one.
+    # The first bytes of other kinds of files, read as a length, exceed that of any header.
     if is_safetensors and size >= _LENGTH_BYTES and _is_length(beginning):
         return _wrong_safetensors(file, beginning, size)
     another = _another_kind(beginning, is_safetensors=is_safetensors)
@@ -72,7 +72,7 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
         "licence. Do that, and download the file again.",
     ),
 )
-# In lower case, as the beginning is that they are looked for in.
+# In lower case, since the beginning of the file is lowered before they are looked for.
 _KINDS_NOT_SAFETENSORS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     (
         (_ZIP.lower(), b"\x80\x02"),

@@ -68,7 +68,7 @@ def test_files_of_model_paths_are_read_the_roots_own_first(comfy_stand_in: Stand
 def test_a_file_of_another_form_is_named(comfy_stand_in: StandIn, tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text("no mapping")
-    with pytest.raises(ConfigError, match=f"{path}: not a file of extra model paths"):
+    with pytest.raises(ConfigError, match=f"{path} is not a file of extra model paths"):
         import_comfyui().add_model_paths(tmp_path, [path])
 
 

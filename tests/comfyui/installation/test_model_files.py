@@ -111,7 +111,9 @@ def test_a_file_is_loaded_by_its_folders_loader(
 
 
 def test_a_weight_dtype_that_comfyuis_loader_does_not_offer_is_refused(comfy_stand_in: StandIn) -> None:
-    with pytest.raises(ModelRunError, match="weight_dtype 'float16': ComfyUI loads default, fp8_e4m3fn"):
+    with pytest.raises(
+        ModelRunError, match="weight_dtype 'float16' is unknown to ComfyUI: choose default, fp8_e4m3fn"
+    ):
         diffusion_models().load_options("float16")
 
 

@@ -197,7 +197,7 @@ def test_errors_of_a_net_in_a_run_name_it(comfy_stand_in: StandIn, backend: Any)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sampler": "nosuch"}, "no sampler 'nosuch'. It has euler, heun"),
+        ({"sampler": "nosuch"}, "no sampler 'nosuch': choose one of euler, heun"),
         ({"scheduler": "nosuch"}, "no scheduler 'nosuch'"),
         ({"preview": "nosuch"}, "no preview method 'nosuch'"),
     ],
@@ -217,7 +217,7 @@ def test_names_that_comfyui_does_not_know_are_refused(backend: Any, changes: dic
         ({"positive": [[torch.zeros(1)]]}, "The positive of the run"),
         ({"negative": [[torch.zeros(1), {"hooks": 1}]]}, "The negative of the run"),
         ({"negative": [[torch.zeros(1), {"control": -1}]]}, "The negative of the run"),
-        ({"negative": [[torch.zeros(1), {"control": 0}]]}, "names a control net that is not there"),
+        ({"negative": [[torch.zeros(1), {"control": 0}]]}, "names a ControlNet that is not there"),
         ({"control_nets": {"0": 1}}, "The control_nets of the run"),
         ({"noise_mask": torch.zeros(1)}, "The noise_mask of the run"),
         ({"batch_index": [1, -1]}, "The batch_index of the run"),

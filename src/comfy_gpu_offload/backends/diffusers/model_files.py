@@ -101,7 +101,7 @@ def choose_dtype(model: DiffusersModel, weight_dtype: str, device: torch.device)
         return named[weight_dtype]
     if weight_dtype != "default":
         raise ModelRunError(
-            f"weight_dtype {weight_dtype!r}: the diffusers backend takes default, {', '.join(named)}."
+            f"weight_dtype {weight_dtype!r} is unknown to diffusers workers: choose default, {', '.join(named)}."
         )
     stored = stored_dtype(model.files)
     # Most CPUs compute float16 by way of float32, slower than either.

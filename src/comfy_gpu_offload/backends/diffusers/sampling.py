@@ -88,13 +88,13 @@ def _inputs(tensors: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, tor
 def _shift(tensors: Mapping[str, Any]) -> float:
     shift = tensors.get("shift", 3.0)
     if not isinstance(shift, int | float) or not 0 < shift < 1000:
-        raise ModelRunError("A schedule's shift is a number above 0.")
+        raise ModelRunError("The schedule's shift must be a number above 0 and below 1000.")
     return float(shift)
 
 
 def _preview(latents: torch.Tensor) -> bytes | None:
     if latents.shape[1:] != (pictures.CHANNELS, pictures.LATENT_SIZE, pictures.LATENT_SIZE):
-        return None  # only the bundled model's latents are known how to be seen
+        return None  # only the bundled model's latents can be decoded here
     try:
         sheet = pictures.contact_sheet(pictures.decode(latents.cpu()))
     except ImportError:

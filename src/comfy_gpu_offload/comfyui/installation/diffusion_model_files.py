@@ -23,7 +23,9 @@ def load_options(weight_dtype: str) -> dict[str, Any]:
         ModelRunError: ComfyUI's loader has no such choice.
     """
     if weight_dtype not in WEIGHT_DTYPES:
-        raise ModelRunError(f"weight_dtype {weight_dtype!r}: ComfyUI loads {', '.join(WEIGHT_DTYPES)}.")
+        raise ModelRunError(
+            f"weight_dtype {weight_dtype!r} is unknown to ComfyUI: choose {', '.join(WEIGHT_DTYPES)}."
+        )
     if weight_dtype == "default":
         return {}
     if weight_dtype == "fp8_e5m2":

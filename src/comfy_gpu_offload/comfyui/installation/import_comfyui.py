@@ -61,7 +61,10 @@ def add_model_paths(root: Path, yaml_files: Sequence[Path]) -> None:
         try:
             load(str(path))
         except Exception as error:  # a YAML library's own errors, or a file that is no mapping
-            raise ConfigError(f"{path}: not a file of extra model paths ({type(error).__name__})") from error
+            raise ConfigError(
+                f"{path} is not a file of extra model paths ({type(error).__name__}): compare it with ComfyUI's "
+                "extra_model_paths.yaml.example."
+            ) from error
 
 
 def add_models_dir(models_dir: Path, kinds: Sequence[FileKind]) -> None:

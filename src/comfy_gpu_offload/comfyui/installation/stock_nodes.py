@@ -39,5 +39,5 @@ def imported(stem: str) -> Any:
             f"This worker's ComfyUI cannot import {_FOLDER}.{stem} ({error}): use the same release on both sides."
         ) from error
     finally:
-        # Importing ComfyUI's nodes puts its inner folder first, where other modules of the same names lie.
+        # Importing ComfyUI's nodes puts its inner folder first, which holds modules of the same names.
         sys.path[:] = path

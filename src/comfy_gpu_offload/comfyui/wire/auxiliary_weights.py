@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 _NETWORK = "diffusion_model."
-# What a model calls them, and what its file does: `comfy.supported_models`, `get_model`.
+# Their names in a model, and in its file: `comfy.supported_models`, `get_model`.
 _IN_FILE = {
     "cc_projection.": "cc_projection.",
     "seconds_start_embedder.": "conditioner.conditioners.seconds_start.",

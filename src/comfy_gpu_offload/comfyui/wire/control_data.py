@@ -36,7 +36,7 @@ _MAX_VALUES = 2**30
 _MAX_MASKS = 8
 _MAX_TYPES = 64
 _BYTE = 255.0
-# Set by a release that sent such pictures with their channels as the last dimension.
+# Set by an older release in pictures whose channels are the last dimension.
 _FORMER = "channels_last"
 _CPU = torch.device("cpu")
 

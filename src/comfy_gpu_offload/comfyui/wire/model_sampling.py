@@ -16,8 +16,8 @@ from ...backends.base import ModelRunError
 from ...errors import UnsupportedValueError
 from ..installation import stock_nodes
 
-# The only other classes that ComfyUI's nodes build a sampling of. They stand in a module of nodes, which a worker
-# has no other use for and which takes a second to import.
+# The only other classes that ComfyUI's nodes build a sampling of. They are in a module of nodes, which a worker
+# imports for nothing else, and which takes a second.
 _NODE_CLASSES = ("LCM", "ModelSamplingDiscreteDistilled")
 _NODE_MODULE = "nodes_model_advanced"
 _MODULE_FIELDS = frozenset(vars(torch.nn.Module()))
@@ -55,15 +55,19 @@ def build_sampling(data: Any) -> torch.nn.Module:
     if not isinstance(data, dict) or set(data) != {"classes", "buffers", "values"}:
         raise ModelRunError("The model's sampling is not of a form known here: use the same release on both sides.")
     if not isinstance(data["classes"], list) or not 0 < len(data["classes"]) < 8:
-        raise ModelRunError("The model's sampling names no classes.")
+        raise ModelRunError("The model's sampling names no classes: use the same release on both sides.")
     try:
         sampling: torch.nn.Module = _blank(tuple(_class_named(name) for name in data["classes"]))
     except TypeError as error:
-        raise ModelRunError("The model's sampling names classes that do not go together.") from error
+        raise ModelRunError(
+            "The model's sampling names classes that do not go together: use the same release on both sides."
+        ) from error
     buffers, values = _state(sampling)
     for name, tensor in _checked(data["buffers"], buffers).items():
         if not isinstance(tensor, torch.Tensor):
-            raise ModelRunError(f"The {name} of the model's sampling is no tensor.")
+            raise ModelRunError(
+                f"The {name} of the model's sampling is no tensor: use the same release on both sides."
+            )
         sampling.register_buffer(name, tensor)
     for name, value in _checked(data["values"], values).items():
         setattr(sampling, name, value)
@@ -133,7 +137,9 @@ def _state(sampling: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def _checked(given: Any, expected: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, dict) or not set(given) <= set(expected) or not all(map(_is_number, given.values())):
-        raise ModelRunError("The model's sampling holds what this ComfyUI's has not: use the same release on both.")
+        raise ModelRunError(
+            "The model's sampling has fields that this ComfyUI's lacks: use the same release on both sides."
+        )
     return given
 
 

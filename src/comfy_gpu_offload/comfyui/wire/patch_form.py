@@ -25,7 +25,8 @@ import torch
 
 from .patch_shapes import NotDataError, Offset, Shape
 
-# Of each kind its values: T a tensor, t one or None, n a number or None, S a shape, s one or None, b a bool.
+# For each kind the form of its values: T a tensor, t one or None, n a number or None, S a shape, s one or None,
+# b a bool.
 # `TUPLES` are tuples in ComfyUI, the others classes of comfy.weight_adapter, by these names alone.
 FORMS: Mapping[str, str] = {
     "LoRAAdapter": "TTntts",
@@ -39,16 +40,16 @@ FORMS: Mapping[str, str] = {
     "model_as_lora": "T",
     "pad": "S",
 }
-# The last of them in hooks alone.
+# `model_as_lora` occurs in hooks alone.
 TUPLES = ("diff", "set", "model_as_lora")
-# In ComfyUI a list: another model's weight with a function that converts it, and the patches on it.
+# A merge, in ComfyUI a list: another model's weight with the function that converts it, and the patches on it.
 MERGE = "model"
-# Beside the keys of weights, which all begin with `NETWORK`.
+# The key of the list of second models, beside the keys of weights, which all begin with `NETWORK`.
 MODELS = "models"
 MAX_MODELS = 16
-# Merges of merges.
+# The deepest nesting of merges.
 _MAX_MERGES = 8
-# Of comfy.utils: what its key maps give with a key.
+# Functions of comfy.utils that ComfyUI's key maps give with a key.
 FUNCTIONS = ("swap_scale_shift",)
 NETWORK = "diffusion_model."
 # Stands for a patch that ComfyUI passes over, where the weight keeps its size.
@@ -66,7 +67,7 @@ def shape_of(key: str, shapes: Mapping[str, Shape], prefix: str = NETWORK) -> Sh
         NotDataError: the model has none.
     """
     if not key.startswith(prefix) or key not in shapes:
-        raise NotDataError("weight patches for what is no weight of this model (a LoRA for another one?)")
+        raise NotDataError("weight patches for keys that are no weights of this model (a LoRA for another one?)")
     return shapes[key]
 
 
@@ -80,7 +81,7 @@ def offset_of(offset: Any) -> Offset | None:
         return None
     whole = isinstance(offset, tuple | list) and len(offset) == 3 and all(type(part) is int for part in offset)
     if not whole or min(offset) < 0:
-        raise NotDataError("weight patches with an offset that is no place in a weight")
+        raise NotDataError("weight patches whose offset is no place in a weight")
     return offset[0], offset[1], offset[2]
 
 
@@ -97,7 +98,7 @@ def check_values(kind: str, values: list[Any]) -> None:
     form = FORMS[kind]
     of_form = len(values) == len(form) and all(map(_is_of, form, values))
     if not of_form or (kind == "diff" and values[0] is None and values[1]):
-        raise NotDataError(f"weight patches of the kind {kind} whose values are not of their form")
+        raise NotDataError(f"weight patches of the kind {kind} whose values are malformed")
 
 
 def check_strength(kind: str, values: list[Any], strength: Any) -> None:

@@ -28,7 +28,7 @@ from .patch_form import (
 )
 from .patch_shapes import NotDataError, Offset, Shape, fitted, part_of
 
-# Of a model that is merged into another: by key its weight, and what converts it.
+# A second model's weights by key, each with the function that converts it.
 Weights = Mapping[str, tuple[torch.Tensor, Callable[..., Any]]]
 # A patch as ComfyUI has it.
 Patch = tuple[Any, ...]
@@ -46,7 +46,9 @@ def merged_models(patches: PatchSet) -> list[tuple[ModelRef, str]]:
     try:
         return [(ModelRef(name=name, weight_dtype=dtype), fingerprint) for name, dtype, fingerprint in listed]
     except ValidationError as error:
-        raise BadPatchesError("The weight patches are refused: the name of a model to merge is none.") from error
+        raise BadPatchesError(
+            "The weight patches are refused: the name of a model to merge is malformed."
+        ) from error
 
 
 def read_patches(
@@ -121,7 +123,7 @@ class _Reader:
 
     def _entry(self, entry: Any) -> tuple[tuple[float, float], str, list[Any], Offset | None, str | None]:
         if not isinstance(entry, list) or len(entry) != 5:
-            raise NotDataError("a patch that is not of its form")
+            raise NotDataError("a malformed patch")
         position, kind, values, offset, function = entry
         if type(position) is not int or not 0 <= position < len(self._set.strengths):
             raise NotDataError("a patch without a strength")
@@ -134,14 +136,14 @@ class _Reader:
     def _merge(self, key: str, values: list[Any], depth: int) -> list[Any]:
         refuse_too_deep(depth)
         if len(values) != 3 or not isinstance(values[1], str | None):
-            raise NotDataError("a model merge that is not of its form")
+            raise NotDataError("a malformed model merge")
         number, other, listed = values
         if type(number) is not int or not 0 <= number < len(self._seconds):
             raise NotDataError("a merge with a model that is not listed")
         found = self._seconds[number].get(key if other is None else other)
         if found is None:
             raise NotDataError("a merge with a weight that the second model does not have")
-        # ComfyUI itself adds only what has the weight's shape.
+        # Of another shape ComfyUI itself adds nothing.
         nested, _ = self.patches(key if other is None else other, listed, tuple(found[0].shape), depth + 1)
         return [found, *nested]
 
@@ -162,7 +164,7 @@ def _weights(patcher: Any, prefix: str) -> Weights:
         return {key: listed[0] for key, listed in patcher.get_key_patches(prefix).items()}
     except AttributeError as error:
         raise BadPatchesError(
-            "This worker's ComfyUI cannot merge this model: its weights are quantised."
+            "This worker's ComfyUI cannot merge this model, whose weights are quantised: choose another file."
         ) from error
 
 
@@ -175,7 +177,7 @@ def _tensor(name: bytes, tensors: Mapping[bytes, torch.Tensor]) -> torch.Tensor:
 
 def _value(kind: str, values: list[Any]) -> Any:
     if kind == "pad":
-        # ComfyUI asks for its shape alone, since its strength is 0.
+        # At strength 0 ComfyUI asks for its shape alone.
         return ("diff", (torch.zeros(()).expand(values[0]), {"pad_weight": True}))
     if kind == "diff":
         return ("diff", (values[0], {"pad_weight": True}) if values[1] else (values[0],))

@@ -1,6 +1,6 @@
 """A check of weight patches against the shapes of the weights that they are for; nothing is computed.
 
-ComfyUI itself passes over a patch that does not fit, with a line in its log.
+ComfyUI itself skips a patch that does not fit, with a line in its log.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _grown(kind: str, values: list[Any], shape: Shape) -> Shape:
     elif kind == "pad":
         wanted = tuple(values[0])
     larger = len(wanted) == len(shape) and all(map(int.__ge__, wanted, shape))
-    # Nothing that is needed grows a weight a hundredfold.
+    # No real patch makes a weight a hundred times larger.
     return wanted if larger and math.prod(wanted) <= 100 * math.prod(shape) else shape
 
 
@@ -179,7 +179,7 @@ def _oft(values: list[Any], shape: Shape) -> bool:
 def _boft(values: list[Any], shape: Shape) -> bool:
     blocks, rescale = values[0], values[1]
     square = blocks.dim() == 4 and blocks.shape[2] == blocks.shape[3] and blocks.shape[2] % 2 == 0
-    # ComfyUI fails on one without alpha, and passes over it.
+    # ComfyUI fails on one without alpha, and skips it.
     if values[2] is None or not square or not shape or blocks.shape[1] * blocks.shape[2] != shape[0]:
         return False
     return rescale is None or _spreads(rescale, shape)

@@ -43,7 +43,7 @@ class ModelWeight:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A patch that does not fit its weight, and that ComfyUI passes over.
+    """A patch that does not fit its weight, and that ComfyUI skips.
 
     Attributes:
         key: the weight's, in the model that has it: a second one's, in a merge.
@@ -90,13 +90,13 @@ class Examined:
 # Gives the weight that the first element of a merge stands for; raises NotDataError where it can be no part of one.
 WeightOf = Callable[[Any], ModelWeight]
 Digest = Callable[[torch.Tensor], bytes]
-# Of a weight's key, a patch that does not fit it, and the shape of what the patch is for: the shape that ComfyUI
-# leaves that in where it passes over the patch, or None where it does not.
-PassedOver = Callable[[str, Any, Shape], Shape | None]
+# Called with a weight's key, a patch that does not fit it, and the shape of the part that the patch is for. Returns
+# the shape in which ComfyUI leaves that part when it skips the patch, or None where it does not skip it.
+ShapeIfSkipped = Callable[[str, Any, Shape], Shape | None]
 
 
-def none_is_passed_over(*_: Any) -> Shape | None:
-    """Stand for a `PassedOver` where ComfyUI is not asked."""
+def nothing_is_skipped(*_: Any) -> Shape | None:
+    """Serve as a `ShapeIfSkipped` where ComfyUI is not asked."""
     return None
 
 
@@ -105,16 +105,16 @@ def write_patches(
     shapes: Mapping[str, Shape],
     digest: Digest,
     weight_of: WeightOf,
-    passed_over: PassedOver = none_is_passed_over,
+    shape_if_skipped: ShapeIfSkipped = nothing_is_skipped,
 ) -> PatchData:
     """Return `patcher.patches` as data. Call it where `examine_patches` finds nothing to refuse.
 
     Args:
         shapes: of each of the model's keys.
         digest: names a tensor by its content.
-        weight_of, passed_over: see there.
+        weight_of, shape_if_skipped: see there.
     """
-    writer = _Writer(digest, weight_of, passed_over)
+    writer = _Writer(digest, weight_of, shape_if_skipped)
     data = writer.data
     for key, listed in patches.items():
         was = shape_of(key, shapes)
@@ -131,10 +131,10 @@ def examine_patches(
     patches: Mapping[str, Sequence[Any]],
     shapes: Mapping[str, Shape],
     weight_of: WeightOf,
-    passed_over: PassedOver = none_is_passed_over,
+    shape_if_skipped: ShapeIfSkipped = nothing_is_skipped,
 ) -> Examined:
     """Return what among weight patches cannot travel, and what ComfyUI passes over."""
-    writer = _Writer(lambda _: b"", weight_of, passed_over)
+    writer = _Writer(lambda _: b"", weight_of, shape_if_skipped)
     found: Counter[str] = Counter()
     first: dict[str, NotDataError] = {}
     for key, listed in patches.items():
@@ -149,13 +149,13 @@ def examine_patches(
 class _Writer:
     """A writer of a template's entries, which share `data`, `models` and `positions`."""
 
-    def __init__(self, digest: Digest, weight_of: WeightOf, passed_over: PassedOver) -> None:
+    def __init__(self, digest: Digest, weight_of: WeightOf, shape_if_skipped: ShapeIfSkipped) -> None:
         self.data = PatchData()
         self.models: dict[tuple[str, str, str], int] = {}
         self.positions: dict[tuple[float, float], int] = {}
         self._digest = digest
         self._weight_of = weight_of
-        self._passed_over = passed_over
+        self._shape_if_skipped = shape_if_skipped
 
     def entries(
         self, key: str, listed: Sequence[Any], shape: Shape, depth: int = 0
@@ -187,11 +187,11 @@ class _Writer:
 
     def _in_place_of(self, key: str, patch: Any, part: Shape, error: MisfitError) -> tuple[str, list[Any]]:
         """Return what does to a weight what ComfyUI does before it passes over a patch."""
-        left = self._passed_over(key, patch, part)
+        left = self._shape_if_skipped(key, patch, part)
         if left is None:
             raise error
         self.data.left_out.append(LeftOut(key, patch[1], error))
-        # What is made of a part of a weight is not put back.
+        # ComfyUI does not put a part of a weight back that it made larger.
         return NOTHING if left == part or patch[3] is not None else ("pad", [left])
 
     def _merge(self, key: str, value: list[Any], into: Shape, depth: int) -> list[Any]:

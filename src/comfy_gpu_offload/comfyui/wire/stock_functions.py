@@ -69,7 +69,9 @@ def rebuild_function(data: Any, table: Table, sampling: Any = None) -> Function:
             f"The node function {name} reads something else here: use the same ComfyUI release on both sides."
         )
     if any(isinstance(each, dict) and each.get("functions") for each in functions.values()):
-        raise ModelRunError(f"The node function {name} has functions too deep in each other.")
+        raise ModelRunError(
+            f"The node function {name} nests functions too deep: use the same release on both sides."
+        )
     module = stock_nodes.imported(table[name])
     read = {**values, **{key: rebuild_function(each, table) for key, each in functions.items()}}
     read |= {_SAMPLING: sampling, _CLASS: getattr(module, name.partition(".")[0])}
@@ -81,7 +83,7 @@ def _name_of(function: Any, table: Table) -> str | None:
     """Return the name by which the other end finds the function; None where it is none of `table`."""
     if type(function) is not FunctionType:
         return None
-    # Of its code: `functools.wraps` gives another function the names of the one that it wraps.
+    # By its code, since `functools.wraps` gives another function the names of the one that it wraps.
     code, module = function.__code__, function.__globals__.get("__name__")
     name = f"{code.co_qualname.partition('.')[0]}.{code.co_name}"
     stem = table.get(name)

@@ -65,6 +65,6 @@ def rebuild_guidance(options: Mapping[str, Any], sampling: Any) -> dict[str, Any
             found[key] = rebuild_function(value, _FUNCTIONS, sampling)
         elif key in SEVERAL:
             if not isinstance(value, list) or len(value) > _MOST:
-                raise ModelRunError(f"The {key} of the run is not of a form known here.")
+                raise ModelRunError(f"The {key} of the run is malformed: use the same release on both sides.")
             found[key] = [rebuild_function(each, _FUNCTIONS, sampling) for each in value]
     return found

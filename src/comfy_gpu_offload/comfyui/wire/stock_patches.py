@@ -52,12 +52,12 @@ def unpack_options(options: Mapping[str, Any]) -> dict[str, Any]:
     found, count = dict(options), 0
     for key, patches in _patches_in(options):
         if not isinstance(patches, dict):
-            raise ModelRunError(f"The {key} of a call are not of a form known here.")
+            raise ModelRunError(f"The {key} of a call are malformed: use the same release on both sides.")
         count += sum(len(each) for each in patches.values() if isinstance(each, dict | list))
         if count > _MAX_PATCHES:
-            raise ModelRunError(f"A call patches the network at over {_MAX_PATCHES} places.")
+            raise ModelRunError(f"A call patches the network at over {_MAX_PATCHES} places: use fewer patches.")
         if not all(isinstance(each, list if key == "patches" else dict) for each in patches.values()):
-            raise ModelRunError(f"The {key} of a call are not of a form known here.")
+            raise ModelRunError(f"The {key} of a call are malformed: use the same release on both sides.")
         found[key] = {
             name: _mapped(each, lambda data: rebuild_function(data, PATCHES)) for name, each in patches.items()
         }

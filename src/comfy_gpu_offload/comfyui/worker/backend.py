@@ -115,7 +115,7 @@ class ComfyUIBackend:
             moved = on_device((call.args, dict(call.kwargs)), patcher.load_device)
             placed = perf_counter()
             bound = call.bind(loaded.module, patcher, *moved)
-            # Around the module alone: weights that are patched meanwhile stay for calls without.
+            # Around the module alone: weights patched under autocast would stay for calls without it.
             with casting(patcher.load_device, autocast):
                 result = bound()
             # Moving the result waits for the device, so the time is the module's own.
@@ -127,7 +127,9 @@ class ComfyUIBackend:
     ) -> Computed:
         """See `Backend`, and `sampling` for the tree."""
         if not self._kinds.kind_of(job.model).can_sample:
-            raise ModelRunError(f"{job.model.name!r:.260} is no diffusion model, and cannot be sampled.")
+            raise ModelRunError(
+                f"{job.model.name!r:.260} is no diffusion model and cannot be sampled: choose another."
+            )
         # Half a second of imports, which a worker does not need to start, or for calls of a step.
         sampling = importlib.import_module(".sampling", __package__)
         sampling.check_names(job)

@@ -21,7 +21,7 @@ from .modules.control_net import ControlNet, PreparedNet
 
 _CPU = torch.device("cpu")
 _CHECK = "Check that the ControlNet was made for this kind of model."
-# Of one net, each for another picture or another size; they keep the picture on the device.
+# The number of copies of one net that are kept; each holds its picture on the device.
 _MAX_PREPARED = 4
 
 
@@ -81,7 +81,7 @@ def read_chain(control: Any, load: LoadNet) -> Chain | None:
     found: list[tuple[AppliedNet, CallInputs]] = []
     while fields is not None:
         if len(found) == MAX_CHAIN:
-            raise ModelRunError(f"There are over {MAX_CHAIN} ControlNets, one after another.")
+            raise ModelRunError(f"There are over {MAX_CHAIN} ControlNets, one after another: apply fewer.")
         found.append((AppliedNet.of(fields), CallInputs.of(fields)))
         control = fields.get("previous")
         fields = net_of(control)
@@ -100,7 +100,7 @@ def build_run_nets(table: Sequence[RunNet], load: LoadNet) -> list[Any]:
         module = load(entry.applied.net, entry.applied.fingerprint)
         net = _set_up(module.net, entry.applied, (entry.start, entry.end))
         net.extra_args.update(_arguments(entry.applied))
-        # Of this copy alone, which serves one run.
+        # On this copy alone, which serves one run.
         net.get_control = _naming_errors(net.get_control, entry.applied.net)
         net.pre_run = _naming_errors(net.pre_run, entry.applied.net)
         if entry.previous is not None:
@@ -148,7 +148,9 @@ class _EncodedPicture:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the latent that came with the call."""
         if pixels.shape[1:3] != self._latent.shape[-2:]:
-            raise ModelRunError("The ControlNet's encoded picture is not of the latent's size.")
+            raise ModelRunError(
+                "The ControlNet's encoded picture is not of the latent's size: use the same release on both sides."
+            )
         return copied(self._latent)
 
 
@@ -196,16 +198,20 @@ def _inputs(
     net: Any, inputs: CallInputs, latent: Any, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor | None]]:
     if not isinstance(latent, torch.Tensor):
-        raise ModelRunError("A ControlNet was applied to a model whose latent has several parts.")
+        raise ModelRunError(
+            "A ControlNet was applied to a model whose latent has several parts (audio with video): remove it."
+        )
     known = set(net.extra_conds)
     if unknown := sorted(set(inputs.conds) - known):
-        raise ModelRunError(f"The ControlNet takes no {unknown[0]!r:.80}.")
+        raise ModelRunError(f"The ControlNet takes no {unknown[0]!r:.80}: use the same release on both sides.")
     if inputs.x is None and not hasattr(net, "t2i_model"):
-        raise ModelRunError("The ControlNet's latent is missing.")
+        raise ModelRunError("The ControlNet's latent is missing: use the same release on both sides.")
     # A copy: nothing that a net does to it may reach the network.
     x = torch.zeros_like(latent, dtype=torch.float32) if inputs.x is None else copied(moved(inputs.x, device))
     if x.shape[0] != latent.shape[0] or x.shape[2:] != latent.shape[2:] or x.shape[0] % inputs.chunks:
-        raise ModelRunError("The ControlNet's latent is not of the model's size.")
+        raise ModelRunError(
+            "The ControlNet's latent is not of the model's size: use the same release on both sides."
+        )
     cond = {"c_crossattn": inputs.context, **inputs.conds}
     return x, inputs.timestep.to(device), on_device(cond, device)
 
@@ -239,7 +245,9 @@ def _set_up(net: Any, applied: AppliedNet, times: tuple[float, float]) -> Any:
     image = torch.zeros(1, 3, 1, 1) if applied.encoded else applied.picture
     vae = _EncodedPicture(applied.picture) if applied.encoded else None
     if (net.latent_format is None) == applied.encoded or image.dim() != 4:
-        raise ModelRunError("The ControlNet's picture is not of the form that this one takes.")
+        raise ModelRunError(
+            "The ControlNet's picture is not of the form that this one takes: use the same release on both sides."
+        )
     return net.copy().set_cond_hint(image.to(_CPU), applied.strength, times, vae=vae, extra_concat=applied.masks)
 
 

@@ -53,7 +53,7 @@ class HookedWeights:
         """
         if hooks is None or patcher is not self._patcher:
             self.remove()
-        # Whenever it places a model ComfyUI takes from it what it knows to be on it.
+        # When ComfyUI places a model it takes off the hooks that it knows of: it is to know of none.
         on, patcher.current_hooks = patcher.current_hooks, None
         place()
         if patcher.hook_backup:
@@ -64,11 +64,12 @@ class HookedWeights:
         try:
             self._put_on(hooks)
         except BaseException as error:
-            # Or what was computed of it by then would be taken for all of it.
+            # Otherwise weights that were computed in part would be taken for complete.
             self.remove()
-            if isinstance(error, AttributeError):  # as where such a model is merged
+            if isinstance(error, AttributeError):  # quantised weights, as in a merge
                 raise BadPatchesError(
-                    "This worker's ComfyUI cannot put hooks on this model: its weights are quantised."
+                    "This worker's ComfyUI cannot put hooks on quantised weights, as this model's are: choose "
+                    "another file."
                 ) from error
             raise
 
@@ -76,7 +77,7 @@ class HookedWeights:
         """Give the weights back what was under hooks, and let go of all that is kept."""
         if self._patcher is None:
             return
-        # First, since taking off takes memory: where there is none it is tried again with the next call.
+        # First, since unpatching takes memory: where there is none, the next call tries again.
         for number in list(self._groups):
             self._drop(number)
         self._patcher.unpatch_hooks()
@@ -96,7 +97,7 @@ class HookedWeights:
         if patcher.current_hooks is wanted.group and patcher.hook_backup:
             return
         modes = importlib.import_module("comfy.hooks").EnumHookMode
-        # A model that does not fit the device is placed anew for each call, and has none on it then.
+        # A model that does not fit the device is placed anew for each call, which takes hooks off.
         again = hooks.group is not None or patcher.model.model_lowvram
         patcher.hook_mode = modes.MaxSpeed if again and wanted.can_be_kept else modes.MinVram
         patcher.patch_hooks(wanted.group)
@@ -106,7 +107,7 @@ class HookedWeights:
         found = self._groups.get(hooks.group)
         if found is not None and found.made_of == made_of:
             return found
-        # Of a run that keeps weights, or of one that does not.
+        # A new group of this number; and groups of a run that keeps weights never stay beside one that does not.
         for number in list(self._groups):
             if number == hooks.group or None in {number, hooks.group}:
                 self._drop(number)
@@ -135,7 +136,7 @@ def _strengths(pairs: tuple[tuple[float, float], ...], single: tuple[int, ...]) 
     """Return strengths as ComfyUI has them: a product with a tensor is rounded sooner than one with a number."""
     tensors = frozenset(single)
     if any(position >= len(pairs) for position in tensors):
-        raise BadPatchesError("The weight patches are refused: a strength is named that is not there.")
+        raise BadPatchesError("The weight patches are refused: they name a strength that is not there.")
     return tuple(
         (torch.tensor(strength, dtype=torch.float32) if position in tensors else strength, of_weight)
         for position, (strength, of_weight) in enumerate(pairs)

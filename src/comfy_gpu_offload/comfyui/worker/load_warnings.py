@@ -12,7 +12,7 @@ from pathlib import Path
 from ...protocol.messages import MAX_WARNINGS, WARNING_CHARACTERS
 
 _OWN = __package__.rpartition(".comfyui.")[0]
-# A path and what is before its last part, on either kind of system.
+# The part of a path before its last component, on either kind of system.
 _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\",:;]+[\\/])+")
 _MORE = " …"
 

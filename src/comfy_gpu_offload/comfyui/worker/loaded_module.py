@@ -15,7 +15,7 @@ from ..wire.patch_reader import read_patches
 from .hooked_weights import HookedWeights
 from .modules.runnable_module import RunnableModule
 
-# Of one module, each with other patches.
+# The number of patched clones that a module keeps.
 _MAX_CLONES = 4
 
 

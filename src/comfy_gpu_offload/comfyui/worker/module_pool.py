@@ -90,7 +90,9 @@ class ModulePool:
         for second, _ in merges:
             if self._kinds.kind_of(second) is not self._kinds.kind_of(ref):
                 noun = self._kinds.kind_of(ref).files.noun
-                raise ModelNotFoundError(f"There is no {noun} {second.name!r} to merge into {ref.name!r}.")
+                raise ModelNotFoundError(
+                    f"There is no {noun} {second.name!r} to merge into {ref.name!r}: choose another."
+                )
         in_use = {ref, *(second for second, _ in merges)}
         loaded, load_s = self.load_same(ref, expected, in_use)
         self._unhook_all_but(loaded)

@@ -39,7 +39,7 @@ _MAX_PREVIEW_PIXELS = 512
 _JPEG_QUALITY = 95
 # Noise is made for every index up to the largest.
 _MAX_BATCH_INDEX = 65_536
-# Where ComfyUI keeps functions and objects; nothing that comes over the wire is one.
+# ComfyUI keeps functions and objects under these keys, and nothing from the wire may be one.
 _CODE_IN_OPTIONS = frozenset({"wrappers", "callbacks"})
 _CODE_IN_CONDITIONING = frozenset({"hooks", "gligen", "additional_models", "model_conds"})
 
@@ -79,7 +79,9 @@ class Inputs:
             raise ModelRunError(f"This worker knows no {unknown[0]!r:.80} of a run: update its comfy-gpu-offload.")
         for name, check in _CHECKS.items():
             if (name in _NEEDED or name in parts) and not check(parts.get(name)):
-                raise ModelRunError(f"The {name} of the run is missing, or not of the form known here.")
+                raise ModelRunError(
+                    f"The {name} of the run is missing or malformed: use the same release on both sides."
+                )
         if "model_sampling" in parts:
             parts["model_sampling"] = build_sampling(parts["model_sampling"])
         if "transformer_options" in parts.get("model_options", {}):
@@ -102,7 +104,9 @@ class Inputs:
 
 def _controlled(conditioning: list[Any], nets: Sequence[Any]) -> list[Any]:
     if any(options.get("control", -1) >= len(nets) for _, options in conditioning):
-        raise ModelRunError("The run's conditioning names a control net that is not there.")
+        raise ModelRunError(
+            "The run's conditioning names a ControlNet that is not there: use the same release on both sides."
+        )
     return [
         [tensor, {**options, "control": nets[options["control"]]} if "control" in options else options]
         for tensor, options in conditioning
@@ -149,7 +153,7 @@ def check_names(job: SampleJob) -> None:
     }
     for kind, (name, known) in choices.items():
         if name not in known:
-            raise ModelRunError(f"This worker's ComfyUI has no {kind} {name!r}. It has {', '.join(known)}.")
+            raise ModelRunError(f"This worker's ComfyUI has no {kind} {name!r}: choose one of {', '.join(known)}.")
 
 
 def _sample(patcher: Any, job: SampleJob, inputs: Inputs, stepped: Callable[..., None]) -> Any:

@@ -27,7 +27,7 @@ def shape_if_skipped(key: str, patch: Any, shape: Shape) -> Shape | None:
     """Return the shape that a weight has after ComfyUI has skipped a patch, or None if it does not skip it.
 
     ComfyUI's own code is run on the meta device. It adds a patch to the weight in place, so a weight whose version
-    counter has not changed had nothing added. This is a `PassedOver` of `wire.patch_writer`.
+    counter has not changed had nothing added. This is a `ShapeIfSkipped` of `wire.patch_writer`.
 
     Args:
         key: the weight's key.

@@ -56,7 +56,7 @@ class ControlNet(RunnableModule):
     def load(cls, file: ModelFile, weight_dtype: str) -> Self:
         """See `RunnableModule`."""
         if weight_dtype != "default":
-            raise ModelRunError(f"weight_dtype {weight_dtype!r}: ComfyUI loads a ControlNet as default only.")
+            raise ModelRunError(f"weight_dtype {weight_dtype!r} is unknown for ControlNets: choose default.")
         return cls(load_control_net(file))
 
     def patchers(self) -> list[Any]:

@@ -30,7 +30,7 @@ class DiffusionModel(RunnableModule):
 
     prefix = ""
     files = DIFFUSION_MODELS
-    # The network itself says what is wrong with its tensors; ControlNets and patches are checked in `prepare`.
+    # The network itself raises for wrong tensors; ControlNets and patches are checked in `prepare`.
     methods = dict.fromkeys(("forward", *sorted(METHODS)), lambda args, kwargs: None)
     weight_prefix = NETWORK
     can_sample = True
@@ -125,8 +125,8 @@ def _localise_options(patcher: Any, kwargs: dict[str, Any]) -> None:
         return
     kwargs["transformer_options"] = options = unpack_options(options)
     if "prefetch_dynamic_vbars" in options:
-        # `BaseModel._apply_model` says so of the weights' place at the client; a client's ComfyUI may also be newer
-        # than this one, which then has no dynamic loading.
+        # `BaseModel._apply_model` set it for the client's machine, whose ComfyUI may be newer: older ones have no
+        # dynamic loading.
         options["prefetch_dynamic_vbars"] = getattr(patcher, "is_dynamic", bool)()
 
 

@@ -34,6 +34,6 @@ def listed_method(ref: ModelRef, name: object) -> str:
     if isinstance(name, str) and name in methods:
         return name
     raise ModelRunError(
-        f"{ref.name!r:.260} is a {kind_of(ref).files.noun}, and no call may ask one for {name!r:.80}, but for "
-        f"{', '.join(methods) or 'nothing'}: use the same release on both sides."
+        f"The {kind_of(ref).files.noun} {ref.name!r:.260} has no method {name!r:.80} for calls (it has "
+        f"{', '.join(methods) or 'none'}): use the same release on both sides."
     )
