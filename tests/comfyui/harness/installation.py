@@ -12,7 +12,7 @@ import requests
 from .site import ComfyUI, Worker
 
 # A user who has seen the tour; otherwise templates or a tutorial open over the graph.
-_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": True}
+_SETTINGS = {"Comfy.Locale": "en", "Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": True}
 
 
 @dataclass
