@@ -33,5 +33,5 @@ def test_a_venv_in_or_beside_the_folder_is_found(tmp_path: Path, place: str) -> 
 
 
 def test_what_is_no_comfyui_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no ComfyUI folder"):
+    with pytest.raises(ConfigError, match="not a ComfyUI folder"):
         enter_comfyui(tmp_path, [], cpu=True)

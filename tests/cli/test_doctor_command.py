@@ -110,7 +110,9 @@ def test_what_is_passed_over_is_told(
     said = capsys.readouterr().out
     assert str(tmp_path / ".env") in lines(said)["settings"]
     assert "URL wins over RUNPOD_ENDPOINT_ID" in said
-    assert "COMFY_GPU_OFFLOAD_TOKENS is no setting and does nothing; did you mean COMFY_GPU_OFFLOAD_TOKEN?" in said
+    assert (
+        "COMFY_GPU_OFFLOAD_TOKENS is not a setting and has no effect; did you mean COMFY_GPU_OFFLOAD_TOKEN?" in said
+    )
 
 
 def test_plain_http_where_a_worker_speaks_https_is_told(
@@ -160,7 +162,7 @@ class OfRelease(DiffusersBackend):
     [
         ("0.33.0", "ComfyUI 0.33.0, "),
         ("0.3.64", "ComfyUI is 0.3.64 here and 0.33.0 at the worker"),
-        (None, "--comfyui PATH names it"),
+        (None, "name its folder with --comfyui PATH"),
     ],
 )
 def test_both_sides_comfyui_is_compared(
@@ -195,7 +197,7 @@ def test_the_comfyui_that_the_pack_lies_in_is_found(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert "ComfyUI is 0.3.64 here and 0.33.0 at the worker" in done.stdout
-    assert "COMFY_GPU_OFFLOAD_TOKENS is no setting and does nothing" in done.stdout
+    assert "COMFY_GPU_OFFLOAD_TOKENS is not a setting and has no effect" in done.stdout
 
 
 def test_what_is_no_comfyui_is_told(
@@ -203,7 +205,7 @@ def test_what_is_no_comfyui_is_told(
 ) -> None:
     monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", "http://127.0.0.1:9")
     assert main(["doctor", "--comfyui", str(tmp_path)]) == 2
-    assert "no ComfyUI folder" in capsys.readouterr().err
+    assert "not a ComfyUI folder" in capsys.readouterr().err
 
 
 def test_a_queue_endpoint_is_told_by_its_counts_and_tried(

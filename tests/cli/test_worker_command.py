@@ -180,14 +180,14 @@ def test_a_token_that_can_be_guessed_is_refused_with_how_to_make_one(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--backend", "comfyui", "--comfyui", "/nowhere"), "no ComfyUI folder"),
+        (("--backend", "comfyui", "--comfyui", "/nowhere"), "not a ComfyUI folder"),
         (("--backend", "comfyui"), "--comfyui PATH is missing"),
         (("--backend", "diffusers", "--models", "/nowhere"), "no such file"),
         (("--backend", "diffusers", "--port", "99999"), "0 to 65535"),
         (("--backend", "diffusers", "--tls-cert", __file__), "belong together"),
         (("--backend", "diffusers", "--tls-cert", "a.pem"), "--tls-cert: a.pem cannot be read: No such file"),
         (("--backend", "diffusers", "--extra-model-paths-config", "/"), "cannot be read"),
-        (("--backend", "comfyui", "--models", __file__), "this is no folder"),
+        (("--backend", "comfyui", "--models", __file__), "this is not a folder"),
     ],
 )
 def test_a_wrong_option_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:

@@ -39,11 +39,11 @@ def test_nothing_is_found_where_nothing_is_set_or_all_is_well(tmp_path: Path) ->
     [
         (
             f"COMFY_GPU_OFFLOAD_TOKENS={SECRET}",
-            "TOKENS is no setting and does nothing; did you mean COMFY_GPU_OFFLOAD_TOKEN?",
+            "TOKENS is not a setting and has no effect; did you mean COMFY_GPU_OFFLOAD_TOKEN?",
         ),
         (f"COMFY_GPU_OFLOAD_TOKEN={SECRET}", "did you mean COMFY_GPU_OFFLOAD_TOKEN?"),
         (f"RUNPOD_APIKEY={SECRET}", "did you mean RUNPOD_API_KEY?"),
-        (f"COMFY_GPU_OFFLOAD_XYZZY={SECRET}", "COMFY_GPU_OFFLOAD_XYZZY is no setting and does nothing."),
+        (f"COMFY_GPU_OFFLOAD_XYZZY={SECRET}", "COMFY_GPU_OFFLOAD_XYZZY is not a setting and has no effect."),
         (f"COMFY_GPU_OFFLOAD_TOKEN {SECRET}", "line 2 cannot be read"),
         (f"COMFY_GPU_OFFLOAD_TOKEN: {SECRET}", "line 2 cannot be read"),
         (f"COMFY_GPU_OFFLOAD_TOKEN:{SECRET}", "line 2 has no `=`"),
@@ -90,7 +90,7 @@ def test_what_the_environment_outvotes_is_found(tmp_path: Path, monkeypatch: pyt
 def test_a_misspelled_variable_of_the_environment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFY_GPU_OFFLOAD_UR", SECRET)
     monkeypatch.setenv("RUNPOD_POD_ID", "a-name-of-runpods")
-    assert texts() == "COMFY_GPU_OFFLOAD_UR is no setting and does nothing; did you mean COMFY_GPU_OFFLOAD_URL?"
+    assert texts() == "COMFY_GPU_OFFLOAD_UR is not a setting and has no effect; did you mean COMFY_GPU_OFFLOAD_URL?"
 
 
 def test_a_containers_own_variables_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_where_settings_are_loaded_it_is_logged_once(tmp_path: Path, caplog: pyt
     (tmp_path / ".env").write_text(f"{URL}COMFY_GPU_OFFLOAD_XYZZY={SECRET}\n")
     with caplog.at_level(logging.WARNING):
         assert checked_settings() == checked_settings()
-    assert caplog.text.count("COMFY_GPU_OFFLOAD_XYZZY is no setting") == 1
+    assert caplog.text.count("COMFY_GPU_OFFLOAD_XYZZY is not a setting") == 1
     assert SECRET not in caplog.text
 
 
@@ -130,7 +130,7 @@ def test_an_error_that_settings_may_cause_says_what_is_found(tmp_path: Path) -> 
         with pytest.raises(type(error)) as caught, told_with_errors():
             raise error
         assert caught.value is error
-        assert str(error).startswith("no\nFound in the settings:\n- COMFY_GPU_OFFLOAD_XYZZY is no setting")
+        assert str(error).startswith("no\nFound in the settings:\n- COMFY_GPU_OFFLOAD_XYZZY is not a setting")
     with pytest.raises(OffloadError) as other, told_with_errors():
         raise OffloadError("the model raised")
     assert str(other.value) == "the model raised"

@@ -44,7 +44,7 @@ def test_each_finding_is_shown_once_and_a_new_one_after_a_run(
     screen.open()
     screen.wait(lambda: of_ours(screen), "a toast of what is found")
     (shown,) = of_ours(screen)
-    assert "COMFY_GPU_OFFLOAD_TOKENS is no setting and does nothing" in shown
+    assert "COMFY_GPU_OFFLOAD_TOKENS is not a setting and has no effect" in shown
     assert "did you mean COMFY_GPU_OFFLOAD_TOKEN?" in shown
 
     add_line(installation, "RUNPOD_ENDPOINT_ID=abc123")
@@ -111,7 +111,7 @@ def test_a_loaders_error_names_what_is_found(installation: Installation) -> None
     scene.sample("KSampler", scene.workflow.remote("digits.safetensors"), Sampling(steps=1), "failing")
     message = installation.comfyui.api.run(scene.workflow.graph).error_message
     assert "127.0.0.1:9" in message
-    assert "Found in the settings:\n- COMFY_GPU_OFFLOAD_TOKENS is no setting" in message
+    assert "Found in the settings:\n- COMFY_GPU_OFFLOAD_TOKENS is not a setting" in message
     assert SECRET not in message
 
 

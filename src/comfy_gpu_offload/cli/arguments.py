@@ -15,7 +15,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if not least <= number <= most:
             raise argparse.ArgumentTypeError(f"{number} is not from {least} to {most}")
         return number
@@ -28,7 +28,7 @@ def short_text(longest: int) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if not 0 < len(text) <= longest:
-            raise argparse.ArgumentTypeError(f"it has {len(text)} characters, and may have 1 to {longest}")
+            raise argparse.ArgumentTypeError(f"it has {len(text)} characters: use 1 to {longest}")
         return text
 
     return read
@@ -52,8 +52,8 @@ def output_file(suffixes: Collection[str] = (), *, makes_folder: bool = False) -
     """Return a reader of paths at which a file can be written.
 
     Args:
-        suffixes: what its name may end in, if not anything.
-        makes_folder: whether the command makes its folder where that is missing.
+        suffixes: the endings that its name may have; none for any.
+        makes_folder: whether the command makes the folder if it is missing.
     """
 
     def read(text: str) -> Path:

@@ -16,12 +16,12 @@ class BackendOptions:
     """The choice of a backend and what it is made with.
 
     Attributes:
-        name: what runs the models.
+        name: the backend's.
         comfyui: the ComfyUI folder; the comfyui backend needs one.
         models: as that backend's own argument.
         extra_model_paths: further files of the form of ComfyUI's extra_model_paths.yaml.
         cpu: use no GPU.
-        model_bytes: what loaded models may take; 0 for as much as memory allows.
+        model_bytes: the most that loaded models may take; 0 for as much as memory allows.
     """
 
     name: BackendName

@@ -20,16 +20,16 @@ NEEDED = (
     *("torch", "numpy", "safetensors", "msgpack", "zstandard", "xxhash", "requests", "urllib3", "certifi"),
     *("pydantic", "pydantic_settings", "dotenv", "psutil"),
 )
-"""By the names that they are imported by: requirements.txt, and psutil, which ComfyUI brings."""
+"""Import names of requirements.txt, and of psutil, which ComfyUI brings."""
 _REMEDY = "set COMFYUI_PYTHON to the interpreter that this ComfyUI runs under"
-# For a slow disk; an interpreter says this in a tenth of a second.
+# Seconds, for a slow disk; usually an interpreter answers in a tenth of one.
 _PROBE_S = 120.0
 _PROBE = """
 import importlib.util, sys
 print("new" if sys.version_info >= (3, 11) else "old",
       *[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])
 """
-# Loads this very package by its folder, without putting its neighbours in site-packages on the path.
+# Loads this package by its folder, without putting its neighbours in site-packages on the path.
 _BOOT = """
 import importlib.util, sys
 from pathlib import Path
@@ -54,7 +54,7 @@ def enter_comfyui(root: Path | None, arguments: Sequence[str], named: Path | Non
         ConfigError: `root` is no ComfyUI, or no interpreter can run it.
     """
     if root is None or not (root / "comfyui_version.py").is_file():
-        wrong = "--comfyui PATH is missing" if root is None else f"--comfyui {root}: this is no ComfyUI folder"
+        wrong = "--comfyui PATH is missing" if root is None else f"--comfyui {root}: this is not a ComfyUI folder"
         raise ConfigError(f"{wrong}; name the folder that holds main.py and comfyui_version.py")
     python = named or find_python(root)
     if python is None or _is_this(python) or os.environ.get(_ENTERED_VARIABLE):
@@ -113,7 +113,7 @@ def _check(python: Path) -> None:
         raise ConfigError(f"{python} does not run as a Python ({why}): {_REMEDY}") from error
     release, *missing = done.stdout.split() or [""]
     if release != "new":
-        raise ConfigError(f"{python} is no Python 3.11 or later: {_REMEDY}")
+        raise ConfigError(f"{python} is older than Python 3.11: {_REMEDY}")
     if missing:
         raise ConfigError(
             f"ComfyUI's interpreter {python} lacks {', '.join(missing)}: {python} -m pip install {requirements()} "

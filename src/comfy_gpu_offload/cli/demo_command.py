@@ -25,7 +25,7 @@ from ..errors import OffloadError
 from .arguments import output_file, whole_number
 from .exit_status import require
 
-# A thousand pictures are one batch of 2 MB, and a sheet that can still be looked at.
+# A thousand pictures are one batch of 2 MB, and a sheet that is still readable.
 _MOST_EACH = 100
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _START_S = 180.0
@@ -158,7 +158,7 @@ def worker_process() -> Iterator[tuple[str, str]]:
     """
     command = [sys.executable, "-m", "comfy_gpu_offload", "--log-level", "WARNING", "worker"]
     command += ["--backend", "diffusers", "--port", "0"]
-    # What is set for another worker does not apply to this one. Its token may also stand in a .env.
+    # Settings for another worker do not apply to this one. A token is set because a .env may hold another.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_GPU_")}
     environment["COMFY_GPU_OFFLOAD_TOKEN"] = token = secrets.token_urlsafe(32)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603  # nosec B603
@@ -186,5 +186,5 @@ def _address(process: subprocess.Popen[str]) -> str:
     except Empty:
         line = ""
     if not line.startswith(_PREFIX):
-        raise OffloadError("The worker did not start; what it said stands above.")
+        raise OffloadError("The worker did not start: see its output above.")
     return line.removeprefix(_PREFIX).strip()

@@ -36,18 +36,18 @@ from .models_command import skipped_lines, where_models_belong
 
 _DIGITS = "digits"
 _ROUND_TRIPS = 7
-# Enough for a connection to reach its speed, little enough for a slow one and for a queue job's limit.
+# Bytes: enough to reach a connection's speed, little enough for a slow one and for a queue job's limit.
 _FIRST_BYTES = 256 * 1024
 _MOST_BYTES = 4 * 1024**2
 _LONG_ENOUGH_S = 0.5
 
 _MEANINGS = {
-    Health.WARMING: "the worker still starts; its log says with what",
-    Health.UNHEALTHY: "what answers there is no worker: is it the worker's port, and nothing after the port?",
+    Health.WARMING: "the worker is still starting; its log says what it is doing",
+    Health.UNHEALTHY: "no worker answers there: is it the worker's port, and nothing after the port?",
     Health.UNREACHABLE: "no answer. An https worker (--tls-cert) needs https:// in the address, any other http://",
 }
 
-# Read, not run: it may be anything.
+# The file is read and not run, since it may be anything.
 _RELEASE = re.compile(r"""^__version__\s*=\s*["']([\w.+-]{1,40})["']""", re.MULTILINE)
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--comfyui",
         type=Path,
         metavar="PATH",
-        help="the ComfyUI that is used here, to compare its release with the worker's; need not be said where the "
+        help="the ComfyUI folder on this machine, to compare its release with the worker's; found by itself if the "
         "pack lies in it",
     )
     parser.epilog = "Exit status: 0 if a forward call would work, 1 if not, 2 if a setting is wrong."
@@ -190,7 +190,7 @@ def _ping(target: Direct, settings: Settings) -> None:
         return
     health = ping(target.address, ca_file=settings.ca_file)
     if health is Health.READY:
-        _say("worker", "it says that it is ready")
+        _say("worker", "it reports that it is ready")
     else:
         _doubt("worker", f"/ping: {_MEANINGS[health]}")
 
@@ -215,7 +215,7 @@ def _comfyui_here(named: Path | None) -> str | None:
         if match is not None:
             return match[1]
     if named is not None:
-        raise ConfigError(f"--comfyui {named}: this is no ComfyUI folder; name the one that holds main.py.")
+        raise ConfigError(f"--comfyui {named}: this is not a ComfyUI folder; name the one that holds main.py.")
     return None
 
 
@@ -231,7 +231,10 @@ def _versions(session: Session, comfyui_here: str | None) -> None:
     if missing := lacking(there):
         _doubt("handshake", f"the worker lacks {', '.join(missing)}: update comfy-gpu-offload there")
     if there.comfyui and comfyui_here is None:
-        print("      Whether ComfyUI here is the same release cannot be told: --comfyui PATH names it.", flush=True)
+        print(
+            "      The release of ComfyUI here is not known: name its folder with --comfyui PATH.",
+            flush=True,
+        )
     elif there.comfyui and there.comfyui != comfyui_here:
         _doubt(
             "handshake",

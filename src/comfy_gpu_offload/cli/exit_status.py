@@ -16,7 +16,7 @@ from ..errors import ConfigError, OffloadError
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# What a module of ours needs besides the core, by the first package it would miss.
+# The extra of ours to install, by the package that is missing.
 _EXTRAS = {"psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
 # What ComfyUI's registry leaves out of the pack.
 _DEMO = f"{_PACKAGE.name}.digits"
@@ -32,7 +32,7 @@ def exit_status(run: Callable[[], int]) -> int:
     try:
         return run()
     except BrokenPipeError:
-        # Whoever read our output has ended. Python would say so once more when it flushes.
+        # The reader of our output has ended. Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILURE
     except KeyboardInterrupt:
@@ -53,7 +53,7 @@ def explained(error: Exception) -> str:
         return _missing((error.name or "a module").split(".")[0])
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    # Not its text, which may hold a user's data.
+    # Without its text, which may hold a user's data.
     return (
         f"This should not have happened: {type(error).__name__} at {_place(error)}. With --log-level DEBUG before "
         "the command's name the log says more; please report it."

@@ -15,7 +15,7 @@ from .exit_status import exit_status
 COMMANDS = {
     "worker": "hold models and run their forward passes for others",
     "demo": "sample digits through a worker, and show that remote equals local",
-    "doctor": "say what is wrong with the configured worker, and what to do",
+    "doctor": "check the configured worker, and say what to do where something is wrong",
     "models": "list what the configured worker can load",
 }
 

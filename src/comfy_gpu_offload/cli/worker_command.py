@@ -35,7 +35,7 @@ _REMEDIES = {
     "port (--port, or PORT in a container).",
     errno.EADDRNOTAVAIL: "this machine does not have that address. 127.0.0.1 is for itself and a tunnel, 0.0.0.0 "
     "for all of its networks.",
-    errno.EACCES: "ports below 1024 are not for everyone. Choose another one.",
+    errno.EACCES: "ports below 1024 need special rights. Choose another port.",
 }
 
 
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name that a worker without a token is reached by, besides localhost; may be repeated",
+        help="a name, besides localhost, by which clients may reach a worker without a token; may be repeated",
     )
     parser.add_argument(
         "--tls-cert", type=existing_file, metavar="PEM", help="serve https with this certificate chain"
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         enter_comfyui(options.comfyui, sys.argv[1:], settings.comfyui_python, cpu=options.cpu)
     if options.tls_cert is None and not is_loopback(options.host):
         logger.warning(
-            "Listening on %s without a certificate: clients on other machines take https only. Put a proxy that "
+            "Listening on %s without a certificate: clients on other machines accept https only. Put a proxy that "
             "speaks it in front, or set --tls-cert and --tls-key.",
             options.host,
         )
@@ -161,7 +161,7 @@ def _cannot_start(error: OSError) -> str:
 def _check(options: argparse.Namespace, settings: Settings) -> None:
     if settings.token is None and not is_loopback(options.host):
         raise ConfigError(
-            f"Listening on {options.host} takes a token: without one anyone on the network could use this GPU. "
+            f"Listening on {options.host} needs a token: without one anyone on the network could use this GPU. "
             f"{advice()}"
         )
     weak = None if settings.token is None else weakness(settings.token)
@@ -176,7 +176,7 @@ def _check(options: argparse.Namespace, settings: Settings) -> None:
     if options.models is not None and not options.models.exists():
         raise ConfigError(f"--models {options.models}: there is no such file or folder")
     if options.models is not None and options.backend == "comfyui" and not options.models.is_dir():
-        raise ConfigError(f"--models {options.models}: this is no folder, which the comfyui backend wants")
+        raise ConfigError(f"--models {options.models}: this is not a folder: name one for the comfyui backend")
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -188,7 +188,7 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
         # Without a password it would ask for one at the terminal, where there may be nobody.
         context.load_cert_chain(options.tls_cert, options.tls_key, password="")  # nosec B106
     except OSError as error:
-        raise ConfigError(f"--tls-cert, --tls-key: these do not make a certificate: {error}") from error
+        raise ConfigError(f"--tls-cert, --tls-key: the certificate cannot be loaded: {error}") from error
     return context
 
 

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from .address import HTTPS, Address
 from .settings import PREFIX, Settings, env_file_to_write
 
-# Of RunPod's two kinds of serverless endpoints and of its pods: docs.runpod.io, "Serverless" and "Expose ports".
+# Hosts of RunPod's serverless endpoints and of its pods: docs.runpod.io, "Serverless" and "Expose ports".
 _SERVERLESS_HOST = "api.runpod.ai"
 _POD_HOSTS = ".proxy.runpod.net"
 _KEY_PAGE = "https://console.runpod.io/user/settings"
@@ -36,7 +36,7 @@ class Serverless:
     """A RunPod endpoint.
 
     Attributes:
-        kind: `auto` where it is still to be found out.
+        kind: `auto` if it is still to be detected.
         address: where a load-balancing one listens.
         api: RunPod's own API.
     """

@@ -31,7 +31,7 @@ _ENCODING = "utf-8-sig"
 # Editors append an ending that Windows then hides; a file manager may refuse a name that begins with a dot.
 _MISNAMED = (".env.txt", "env.txt", "env", ".env.env")
 _TARGET = ("url", "token", "runpod_api_key", "runpod_endpoint_id")
-# How alike a name must be to a setting's to be taken for it where it has not even the prefix.
+# Least similarity of a name to a setting's, without our prefix and with it.
 _ALIKE, _RESEMBLING = 0.85, 0.6
 _logged: set[Finding] = set()
 
@@ -91,10 +91,10 @@ def _errors() -> Iterator[Finding]:
 def _misplaced() -> Iterator[Finding]:
     for file in env_places():
         if file.is_dir():
-            yield Finding(f"{file} is a folder and is not read: settings belong into a file of that name.")
+            yield Finding(f"{file} is a folder and is not read: put settings into a file of that name.")
         for name in _MISNAMED:
             other = file.with_name(name)
-            # A file that others call so holds no setting of ours.
+            # Another program's file of that name holds none of our settings.
             if other.is_file() and _names_in(other) & _known():
                 yield Finding(f"{other} is not read: the name must be .env, without any other ending.")
         example = file.with_name(".env.example")
@@ -108,7 +108,7 @@ def _odd_lines() -> Iterator[Finding]:
             if name is None:
                 yield Finding(f"{file}, line {line} cannot be read: write NAME=value, and close each quote.")
             elif not has_value:
-                yield Finding(f"{file}, line {line} has no `=`, so that it sets nothing: write NAME=value.")
+                yield Finding(f"{file}, line {line} has no `=` and sets nothing: write NAME=value.")
 
 
 def _unknown() -> Iterator[Finding]:
@@ -118,9 +118,9 @@ def _unknown() -> Iterator[Finding]:
     for name in sorted((in_files | in_environment) - known - WORKER_VARIABLES):
         near = _nearest(name, known)
         if near is not None:
-            yield Finding(f"{name} is no setting and does nothing; did you mean {near}?")
+            yield Finding(f"{name} is not a setting and has no effect; did you mean {near}?")
         elif name.startswith(PREFIX):
-            yield Finding(f"{name} is no setting and does nothing.")
+            yield Finding(f"{name} is not a setting and has no effect.")
 
 
 def _nearest(name: str, known: set[str]) -> str | None:

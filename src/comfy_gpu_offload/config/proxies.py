@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from .address import HTTP, HTTPS, Address
 
 _KINDS = ("https", "all")
-# What a proxy answers for a target that it cannot reach at present.
+# A proxy's answers for a target that it cannot reach at present.
 _PASSING = frozenset({500, 502, 503, 504})
 
 
@@ -35,7 +35,7 @@ class Proxy:
 
     Attributes:
         address: without user and password; its port is always given.
-        source: what names it: a variable, or the system.
+        source: the variable that names it, or the system.
         url: its whole address, for requests.
         authorization: value of the header Proxy-Authorization, where its address holds a user and a password.
     """
@@ -55,7 +55,7 @@ def proxy_for(address: Address) -> Proxy | None:
     """Return the proxy for requests to `address`, or None where none is used.
 
     Raises:
-        ConfigError: what names it is no HTTP proxy's address, which is not shown: it may hold a password.
+        ConfigError: the variable holds no HTTP proxy's address. It is not shown, since it may hold a password.
     """
     if address.scheme != HTTPS or address.is_loopback or should_bypass_proxies(str(address), no_proxy=None):
         return None
@@ -68,7 +68,7 @@ def proxy_for(address: Address) -> Proxy | None:
         return _proxy(named[kind], source)
     except _UnusableError as error:
         raise ConfigError(
-            f"{source} names no proxy that can be used: {error}. Write http://HOST:PORT, or exempt {host} by "
+            f"{source} names a proxy that cannot be used: {error}. Write http://HOST:PORT, or exempt {host} by "
             f"NO_PROXY={host}."
         ) from None
 
@@ -107,9 +107,9 @@ def _proxy(text: str, source: str) -> Proxy:
         parts = urlsplit(url)
         port = parts.port or 80
     except ValueError:  # its text may hold a password's part: one with a / or # in it reads as a port
-        raise _UnusableError("it is no address; a / or # in a password is written as %2F or %23") from None
+        raise _UnusableError("it is not an address; write a / or # in a password as %2F or %23") from None
     if parts.scheme != HTTP:
-        raise _UnusableError("only a proxy that is reached by http is known how to be used, not https or SOCKS")
+        raise _UnusableError("only HTTP proxies can be used, not https or SOCKS ones")
     if not parts.hostname:
         raise _UnusableError("it has no host")
     return Proxy(

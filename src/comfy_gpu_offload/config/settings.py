@@ -34,8 +34,8 @@ _ENV_FILES = (_PACK_FOLDER / ".env", Path(".env"))
 
 # Plain words for pydantic's errors that only a programmer understands.
 _PLAINLY = {
-    "float_parsing": "it is no number; write one with a point, as in 0.0003",
-    "int_parsing": "it is no whole number",
+    "float_parsing": "it is not a number; write one with a decimal point, as in 0.0003",
+    "int_parsing": "it is not a whole number",
 }
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 
@@ -46,7 +46,7 @@ EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
 if TYPE_CHECKING:
     AddressSetting = Address
 else:
-    # Named as what it is, a dataclass, pydantic-settings would read a variable's text as JSON.
+    # If the annotation were the dataclass itself, pydantic-settings would parse a variable's text as JSON.
     AddressSetting = Annotated[
         Any,
         BeforeValidator(lambda value: value if isinstance(value, Address) else Address.parse(str(value))),
@@ -66,27 +66,27 @@ class Settings(BaseSettings):
         url: the worker's address; https, or http where the address is this machine's own.
         token: the worker's token; sent as a bearer, never shown.
         runpod_api_key: for a RunPod serverless endpoint; sent to RunPod as a bearer, never shown.
-        runpod_endpoint_id: which endpoint.
+        runpod_endpoint_id: the id of that endpoint.
         runpod_base_url: of RunPod's API for queue endpoints.
-        endpoint: what kind the endpoint is; `auto` finds out.
-        wake_timeout_s: how long an endpoint without a running worker is waited for.
-        gpu_rate: what the worker's GPU costs, in dollars a second; for estimates alone.
+        endpoint: the endpoint's kind; `auto` detects it.
+        wake_timeout_s: how long to wait for an endpoint's worker to start.
+        gpu_rate: price of the worker's GPU in dollars per second; for estimates alone.
         ca_file: certificates to trust besides the system's, for a worker with one of its own.
         compression: one of `codec_names.COMPRESSIONS`. `auto` uses the lossless encoding with the shortest step, by
             what the session measures.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
         silence_s: how long a connection may stay open with nothing on it, not even a sign of life, until a call is
             made again on another.
-        retry_s: how long a call is tried again while the worker cannot be reached.
+        retry_s: how long to retry a call while the worker cannot be reached.
         capture_dir: where a run leaves the tensors of each forward call, as safetensors files that hold the user's
             data; None for nowhere.
-        capture_bytes: what those files may take together.
+        capture_bytes: the most that those files may take together.
         frame_bytes: largest frame accepted, either way.
-        store_bytes: what the worker keeps in memory of tensors that recur, and of uploads.
+        store_bytes: the most that a worker keeps in memory of recurring tensors and uploads.
         upload_folder: where the worker keeps uploads (LoRA) besides, so that they survive a restart; None for a
             folder in the user's cache.
-        upload_bytes: what it keeps there; 0 for nothing.
-        model_bytes: what the worker keeps of loaded models; 0 for as much as memory allows.
+        upload_bytes: the most that it keeps there; 0 for nothing.
+        model_bytes: the most that loaded models may take at a worker; 0 for as much as memory allows.
         comfyui_python: the interpreter that a comfyui worker's ComfyUI runs under; None to look for it.
     """
 
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_folder(cls, value: Path | None) -> Path | None:
         if value is not None and value.exists() and not value.is_dir():
-            raise ValueError(f"{value} is no folder")
+            raise ValueError(f"{value} is not a folder")
         return value
 
     @field_validator("runpod_endpoint_id")
@@ -182,7 +182,7 @@ def at_home(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError("the folder that ~ stands for is not known here: write it out") from None
+        raise ValueError("the folder that ~ stands for is not known here: write its whole path") from None
 
 
 class _GivenSettings(Settings):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Called while something is waited for; whatever it raises ends the wait and is raised to the caller.
+# Called during a wait; whatever it raises ends the wait and is raised to the caller.
 Check = Callable[[], None]
 CHECK_INTERVAL_S = 0.1
 

@@ -27,10 +27,10 @@ from ..net.interruptible import interruptibly
 from .network_errors import DOUBT, network_error
 
 _CHUNK_BYTES = 64 * 1024
-# A connection that a router dropped without a word would make a submission look lost;
+# A connection that a router dropped without closing it would make a submission look lost;
 # transport/http_transport.py has the same limit.
 _IDLE_S = 60.0
-# 1 Mbit/s. A slower line is as good as none; a faster one gets the time that the bytes take.
+# 1 Mbit/s. A slower line counts as none; requests get as much more time as their bytes take at this rate.
 _SLOWEST_BYTES_PER_S = 125_000
 
 

@@ -18,7 +18,7 @@ from .reply_parsing import first_line
 from .schema import JobResult, JobStatus
 
 _MESSAGE_LENGTH = 500
-# RunPod's words for a worker that died, a handler that never answered, and an empty input alike.
+# RunPod says this of a worker that died, of a handler that never answered, and of an empty input.
 _GENERIC = re.compile(r"job timed out after \d+ retr")
 _CLASS = re.compile(r"<class '(?:builtins\.)?([\w.]+)'>")
 

@@ -19,7 +19,7 @@ class RunPodOptions:
     """Times in seconds. A route's time is without the connection, and begins with the request's last byte.
 
     Attributes:
-        runsync_beyond_wait_s: how much longer than its `wait` a reply to /runsync may take.
+        runsync_beyond_wait_s: seconds that a reply to /runsync may take beyond its `wait`.
         retry: of one request.
         poll_retry: of each request while a job is waited for. Patient, because a job under way is billed.
         cancel_retry: one retry: whoever cancels has no time.
@@ -50,8 +50,8 @@ class JobPolicy:
     """Limits that a job asks RunPod for. None leaves the endpoint's own setting.
 
     Attributes:
-        execution_timeout_s: how long a worker may take.
-        ttl_s: how long the job may exist, in the queue and on a worker; afterwards it is deleted, even running.
+        execution_timeout_s: seconds that a worker may take.
+        ttl_s: seconds that the job may exist, in the queue and on a worker; then it is deleted, even if it runs.
         low_priority: whether it may wait rather than start a worker.
     """
 

@@ -47,10 +47,10 @@ class JobResult(Job):
     """A job and its outcome, once it has ended. `job_outcome.output_of` reads that.
 
     Attributes:
-        output: what the handler returned. Not shown: it may hold pictures or prompts.
+        output: the handler's return value. Not shown, since it may hold pictures or prompts.
         error: a text or JSON value, where the job failed. Not shown either.
-        delay_ms: how long it waited for a worker.
-        execution_ms: how long the worker took.
+        delay_ms: its wait for a worker.
+        execution_ms: the worker's time.
     """
 
     output: Any = Field(default=None, repr=False)

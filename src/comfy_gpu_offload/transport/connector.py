@@ -23,7 +23,7 @@ class Connector:
 
     Attributes:
         tls: None where the address is one of plain http.
-        proxy: what connections go through, as `config.proxies` has it.
+        proxy: the proxy that connections go through; None for none.
     """
 
     address: Address
@@ -35,8 +35,8 @@ class Connector:
 
         Raises:
             ConnectError: nobody answers.
-            ProxyError: the proxy does not, or lets nobody through.
-            TlsError: who answers does not prove to be the worker, or does not speak TLS.
+            ProxyError: the proxy does not answer, or lets nobody through.
+            TlsError: the certificate was not accepted, or the server does not speak TLS.
         """
         if check is None:
             return self._connected(timeout_s)
@@ -86,7 +86,7 @@ class Connector:
     def _refused(self, error: Exception) -> ConnectError | TlsError:
         if isinstance(error, ssl.SSLCertVerificationError):
             return TlsError(untrusted(error, str(self.address), self.address.host))
-        # One that ends in the middle of a handshake is restarting, or has too many connections.
+        # A server that hangs up in a handshake is restarting, or has too many connections.
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return TlsError(
                 f"{self.address} does not speak TLS as it should ({error.reason}). A worker without --tls-cert is "

@@ -15,12 +15,12 @@ from ..errors import ConnectionLostError
 from ..io.buffers import allocate
 from .interruptible_socket import PolledSocket
 
-# aiohttp and nginx allow 8 KB a line; a whole head beyond this is no server's of ours.
+# aiohttp and nginx allow 8 KB a line; a longer head comes from no server that we know.
 _MAX_HEAD_BYTES = 64 * 1024
 _FIRST_HEAD_BYTES = 4 * 1024
 _HEAD_END = b"\r\n\r\n"
 
-# Given the headers of an interim (1xx) response.
+# Called with the headers of an interim (1xx) response.
 OnInterim = Callable[[Mapping[str, str]], None]
 # RFC 9112, 4 and 5: a reply that was altered on its way must not be taken for another one.
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00\r\n]*)?")

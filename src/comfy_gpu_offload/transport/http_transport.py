@@ -46,16 +46,16 @@ from .silence_watch import SilenceWatch
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/octet-stream"
-# A connection idle for longer may have been dropped by a proxy without a word; opening one is then cheaper
+# A proxy may have dropped a connection that was idle for longer, without closing it; opening a new one is cheaper
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
 _MAX_TEXT_BYTES = 2048
 _MAX_WAITING = 256
-# A worker tells of a run every 5 s, whatever is allowed for silence elsewhere; one such word may be late.
+# A worker reports on a run every 5 s, whatever `silence_s` is; one report may be late.
 _RUN_SILENCE_S = 12.0
-# http is for this machine and for tunnels, where a handshake takes a round trip or two.
+# Plain http is for this machine and for tunnels, where a handshake takes a round trip or two.
 _TLS_LOOK_S = 3.0
-# Passed over by a server before a request line: RFC 9112, 2.2.
+# Servers ignore an empty line before a request: RFC 9112, 2.2.
 _EMPTY_LINE = b"\r\n"
 
 
@@ -74,7 +74,7 @@ def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> 
         target.token,
         ca_file=settings.ca_file,
         max_frame_bytes=settings.frame_bytes,
-        # With this machine's own address too, which may be a tunnel's.
+        # Also for addresses of this machine, which may be a tunnel's end.
         keep_warm=not target.is_pod,
         notify=notify,
     )
@@ -123,7 +123,7 @@ class HttpTransport:
         self._idle: list[_Connection] = []
         self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
         self._was_answered = False
-        # What the last reply said of signs of life, and whether a connection was silent since.
+        # Whether the worker gives signs of life, by its last reply, and whether a connection was silent since.
         self._gives_signs = self._is_silenced = False
 
     def exchange(
@@ -213,7 +213,7 @@ class HttpTransport:
             silence=SilenceWatch(
                 self.url,
                 timeouts.silence_s,
-                # Over TLS they come only once the request has been read, which a slow link may take long for.
+                # Over TLS they come only once the request has been read, which takes long on a slow link.
                 expected=self._gives_signs and not self._is_silenced and self._connector.tls is None,
                 answers=self._answers if self._intermediary.passes_pings else None,
                 prompt=timeouts.prompt or self._is_silenced,
@@ -287,7 +287,7 @@ class HttpTransport:
             f"POST {self._path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._intermediary.request_headers()}"
             f"Content-Length: {frame.size_bytes}\r\n\r\n"
         ).encode("ascii")
-        # A refusal may come, and the connection close, before all is sent: then the refusal is what counts.
+        # A refusal may arrive, and the connection close, before all is sent. Then the refusal is to be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             polled.send([head, *frame.buffers])
 

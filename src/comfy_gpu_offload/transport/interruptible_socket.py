@@ -133,6 +133,6 @@ class PolledSocket:
             self._check()
         if monotonic() > self._deadline:
             raise ExchangeTimeoutError("no complete reply within the time allowed")
-        # With a full buffer the way up is not idle, and a write that does not end spoils the next one.
+        # If the buffer is full the way up is not idle, and half a line would spoil the next request.
         if warming and has_room(self._sock):
             self._sock.send(warming)

@@ -31,7 +31,7 @@ from .http_transport import HttpTransport
 from .intermediary import Intermediary
 from .oversized_requests import too_large
 
-# 30 MB is the edge's limit either way; what is left is for headers and for how it counts.
+# The edge's limit is 30 MB either way; the margin is for headers and for how it counts.
 MAX_REQUEST_BYTES = 28_000_000
 # The edge ends a request after 5.5 minutes.
 MAX_EXCHANGE_S = 330.0
@@ -124,9 +124,9 @@ class LoadBalancerTransport:
 
     Args:
         http: to the endpoint's own address, with a `RunPodEdge`.
-        answers: whether anybody answers there at once; being asked is what makes the platform start a worker.
-        api: of the same endpoint; says how many workers there are.
-        wake_s: how long to wait for a worker in all.
+        answers: says whether anybody answers there at once. Asking makes the platform start a worker.
+        api: the same endpoint's; says how many workers there are.
+        wake_s: seconds to wait for a worker in all.
         notify: called every second or so with what is waited for.
     """
 

@@ -39,10 +39,10 @@ logger = logging.getLogger(__name__)
 _RUN_FRAME_BYTES = (RUN_BODY_BYTES - 1024) // 4 * 3
 # A call that takes no longer needs no polling; one that is interrupted can be cancelled no sooner.
 _WAIT_S = 2.0
-# Of a whole sampling run as one job.
+# Seconds for a whole sampling run as one job.
 _WHOLE_RUN_S = 3600.0
 _ELSEWHERE = "a load-balancing endpoint, which takes 28 MB, or a pod, which has no limit"
-# For the output of a job that has ended.
+# Seconds for fetching the output of a job that has ended.
 _FETCH_S = 60.0
 _QUIET_S = 3.0
 _NOTICE_S = 1.0
@@ -58,8 +58,8 @@ class QueueTransport:
 
     Args:
         api: of that endpoint.
-        wake_s: how much longer than on a running worker a job may take, for a worker to start.
-        max_frame_bytes: largest reply accepted.
+        wake_s: seconds that a job may take in addition, for a worker to start.
+        max_frame_bytes: the largest reply accepted.
         notify: called every second with what is waited for, once it takes long.
     """
 

@@ -18,12 +18,12 @@ class SilenceWatch:
     """Watches one exchange's connection.
 
     Args:
-        url: where the worker is.
-        limit_s: how long nothing may move before that is looked into.
-        expected: whether signs of life come this way for certain while a reply is awaited.
+        url: the worker's, for messages.
+        limit_s: seconds for which nothing may move before somebody is asked.
+        expected: whether signs of life are certain to come while a reply is awaited.
         answers: says whether anybody answers on another connection, within seconds; None where nobody can be asked,
             and whoever stands in between ends what is dead.
-        prompt: whether a reply, or a sign of life, is overdue where another connection is answered.
+        prompt: whether a reply, or a sign of life, is overdue if another connection is answered.
     """
 
     def __init__(
