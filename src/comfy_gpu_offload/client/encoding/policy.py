@@ -107,9 +107,7 @@ class Encoding:
             return
         try:
             self._learn(timings, (self._first_bytes, self._raw_up, self._raw_down))
-        except (
-            Exception
-        ) as error:  # the call is done, and its result is worth more than what can be learned from it
+        except Exception as error:  # the call is done, and its result matters more than what it teaches
             logger.warning("A call's timings could not be evaluated: %s", type(error).__name__)
 
     def abandon(self) -> None:
@@ -162,7 +160,11 @@ class EncodingPolicy:
             logger.debug("the round trip could not be measured: %s", type(error).__name__)
 
     def begin(self, model: ModelRef, host: tuple[torch.Tensor, ...]) -> Encoding:
-        """Choose the encoding of a forward call to `model` with these tensors, which are on the CPU."""
+        """Choose the encoding of a forward call to `model` with these tensors, which are on the CPU.
+
+        A predicted call occupies its run until `Encoding.decoded` or `Encoding.abandon`: begin last, when nothing
+        but the exchange can fail any more.
+        """
         key, kind, learn = _key(model), None, None
         if self._choice is not None:
             kind = self._choice.begin(host[0].nbytes if host else 0)

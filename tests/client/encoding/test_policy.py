@@ -1,0 +1,94 @@
+"""The encoding of one session's calls: what is chosen for each, and what is learned from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tests.support.backend import FunctionBackend
+from tests.support.worker import ThreadWorker
+
+from comfy_gpu_offload import Session, connect
+from comfy_gpu_offload.client.encoding.adaptive_choice import AdaptiveChoice
+from comfy_gpu_offload.errors import UnsupportedStateError
+from comfy_gpu_offload.io import codecs
+from comfy_gpu_offload.io.tree import pack_call
+from comfy_gpu_offload.protocol.messages import FaultCode, ModelRef
+
+MODEL = ModelRef(name="double")
+X = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+PACKED = pack_call((X,), {})
+
+
+@pytest.fixture
+def worker() -> Iterator[ThreadWorker]:
+    with ThreadWorker(FunctionBackend()) as made:
+        yield made
+
+
+@pytest.fixture
+def session(worker: ThreadWorker) -> Iterator[Session]:
+    with connect(worker.url, compression="planes") as made:
+        yield made
+
+
+def test_a_forward_call_says_which_history_it_begins_and_a_whole_run_predicts_nothing(session: Session) -> None:
+    call, run = session._policy.begin(MODEL, (X,)), session._policy.begin_run(MODEL)
+    assert call.prediction is not None
+    assert call.prediction.call == 0
+    assert run.prediction is None
+    assert call.codec is run.codec is codecs.PLANES
+
+
+@pytest.mark.parametrize(("code", "same_run"), [("unknown_history", True), ("wrong_prediction", False)])
+def test_after_a_fault_of_prediction_the_tensor_is_sent_as_it_is(
+    session: Session, code: str, same_run: bool
+) -> None:
+    """A history that the worker does not have is begun again; one that gives other tensors is given up."""
+    model = session.model("double")
+    for _ in range(2):
+        model(X)
+    encoding = session._policy.begin(MODEL, (X,))
+    (part,) = encoding.parts(PACKED, (X,))
+    assert part.tensor is not X
+    encoding.send_plainly(FaultCode(code))
+    (part,) = encoding.parts(PACKED, (X,))
+    assert part.tensor is X
+    assert (encoding.prediction is not None) is same_run
+
+
+def test_a_call_that_torchs_state_refuses_leaves_its_run_to_go_on_with(session: Session) -> None:
+    model = session.model("double")
+    for _ in range(2):
+        model(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(UnsupportedStateError):
+            model(X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model(X)
+    assert model.last_timings is not None
+    assert model.last_timings.bytes_up < X.nbytes / 10
+
+
+def test_what_cannot_be_learned_does_not_fail_the_call(
+    worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(AdaptiveChoice, "observe", broken)
+    with connect(worker.url) as session, caplog.at_level(logging.WARNING, "comfy_gpu_offload"):
+        assert torch.equal(session.model("double")(X), 2 * X)
+    assert "timings could not be evaluated: ZeroDivisionError" in caplog.text
+
+
+def test_a_call_teaches_its_uncompressed_sizes(worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(AdaptiveChoice, "observe", lambda _, kind, timings, raw: learned.append(raw))
+    with connect(worker.url) as session:
+        session.model("double")(X)
+    assert learned == [(X.nbytes, X.nbytes, X.nbytes)]
