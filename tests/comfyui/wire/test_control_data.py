@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from comfy_gpu_offload.backends.base import ModelRunError
-from comfy_gpu_offload.comfyui.wire.control_data import KEY, AppliedNet, CallInputs, RunNet, net_of, pack_hint
+from comfy_gpu_offload.comfyui.wire.control_data import (
+    KEY,
+    AppliedNet,
+    CallInputs,
+    RunNet,
+    pack_hint,
+    remote_net_fields,
+)
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -122,13 +129,13 @@ def test_a_table_that_is_none_is_refused(table: Any) -> None:
 
 @pytest.mark.parametrize("control", [None, {}, {"output": [torch.zeros(1)]}, [], "text"])
 def test_what_names_no_control_net_is_left_alone(control: Any) -> None:
-    assert net_of(control) is None
+    assert remote_net_fields(control) is None
 
 
 @pytest.mark.parametrize("named", [None, [], {1: 2}])
 def test_a_control_net_of_no_form_is_refused(named: Any) -> None:
     with pytest.raises(ModelRunError):
-        net_of({KEY: named})
+        remote_net_fields({KEY: named})
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -138,7 +138,7 @@ class RunNet:
         return cls(AppliedNet.of(fields), **further)
 
 
-def net_of(control: Any) -> dict[str, Any] | None:
+def remote_net_fields(control: Any) -> dict[str, Any] | None:
     """Return the fields of a ControlNet in a call's `control`, or None where that holds residuals or nothing.
 
     Raises:

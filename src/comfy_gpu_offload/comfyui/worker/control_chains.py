@@ -15,7 +15,7 @@ import torch
 
 from ...backends.base import BackendError, ModelRunError, is_out_of_memory, on_device
 from ...io.strides import copied, moved
-from ..wire.control_data import MAX_CHAIN, AppliedNet, CallInputs, RunNet, net_of
+from ..wire.control_data import MAX_CHAIN, AppliedNet, CallInputs, RunNet, remote_net_fields
 from ..wire.control_outputs import unpack_residuals
 from .modules.control_net import ControlNet, PreparedNet
 
@@ -75,7 +75,7 @@ def read_chain(control: Any, load: LoadNet) -> Chain | None:
         ModelRunError: it is not of the form known here.
         BackendError: as `load`.
     """
-    fields = net_of(control)
+    fields = remote_net_fields(control)
     if fields is None:
         return None
     found: list[tuple[AppliedNet, CallInputs]] = []
@@ -84,7 +84,7 @@ def read_chain(control: Any, load: LoadNet) -> Chain | None:
             raise ModelRunError(f"There are over {MAX_CHAIN} ControlNets, one after another: apply fewer.")
         found.append((AppliedNet.of(fields), CallInputs.of(fields)))
         control = fields.get("previous")
-        fields = net_of(control)
+        fields = remote_net_fields(control)
     nets = [(load(applied.net, applied.fingerprint), applied, inputs) for applied, inputs in reversed(found)]
     return Chain(nets, unpack_residuals(control))
 

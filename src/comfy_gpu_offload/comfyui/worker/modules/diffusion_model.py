@@ -15,7 +15,7 @@ from ....protocol.messages import ModelRef
 from ...installation.diffusion_model_files import DIFFUSION_MODELS, load_patcher
 from ...installation.model_files import ModelFile
 from ...wire.auxiliary_weights import auxiliary_weights
-from ...wire.control_data import PREFIX, net_of
+from ...wire.control_data import PREFIX, remote_net_fields
 from ...wire.control_outputs import unpack_residuals
 from ...wire.network_methods import METHODS
 from ...wire.patch_form import NETWORK
@@ -50,7 +50,7 @@ class DiffusionModel(RunnableModule):
         """See `RunnableModule`. In `kwargs`, ``control`` is as `wire.control_data` has it."""
         cls.methods[method](args, kwargs)
         control = kwargs.get("control")
-        if autocast and net_of(control) is not None:
+        if autocast and remote_net_fields(control) is not None:
             raise ModelRunError("A ControlNet at the worker is not computed under torch.autocast: leave that out.")
         chain = read_chain(control, loading_nets(load))
         kwargs = {**kwargs, **({} if control is None else {"control": None})}
