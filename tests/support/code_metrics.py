@@ -35,19 +35,20 @@ session = comfy_gpu_offload.connect(sys.argv[1])
 model = session.model(session.models()[0].name)
 latent, step = torch.zeros(1, CHANNELS, LATENT_SIZE, LATENT_SIZE, dtype=model.dtype), torch.ones(1)
 text, pooled = (each.to(model.dtype) for each in conditioning([3]))
-count = 0
+counts = []
 
 def seen(frame, event, _):
-    global count
     if event == "call" and frame.f_code.co_filename.startswith(home) and not frame.f_code.co_name.startswith("<"):
-        count += 1
+        counts[-1] += 1
 
-for call in range(int(sys.argv[2])):
+for _ in range(int(sys.argv[2])):
     latent = latent + 0.1
-    sys.setprofile(seen if call == int(sys.argv[2]) - 1 else None)
+    counts.append(0)
+    sys.setprofile(seen)
     model(hidden_states=latent, timestep=step, encoder_hidden_states=text, pooled_projections=pooled)
     sys.setprofile(None)
-print(count)
+# A call that takes long is kept alive meanwhile, which costs further functions.
+print(min(counts))
 """
 
 

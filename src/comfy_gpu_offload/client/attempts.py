@@ -62,9 +62,10 @@ class Attempts:
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
-        uploads = self._parts.uploads
-        with self._call.meter.uploading(uploads):
-            uploads.ensure(self._call.named_patches, self._check)
+        if patches := self._call.named_patches:
+            uploads = self._parts.uploads
+            with self._call.meter.uploading(uploads):
+                uploads.ensure(patches, self._check)
         while True:
             try:
                 answer = attempt()

@@ -65,9 +65,8 @@ class ForwardCalls:
             return envelope.message
         call.meter.received(size_bytes)
         result = expect(envelope.message, Result)
-        call.encoding.delivered(result.instance, parts)
         try:
-            envelope = call.encoding.decoded(result, envelope)
+            envelope = call.encoding.decoded(result, envelope, parts)
         except CodecError as error:
             return Fault(code=FaultCode.WRONG_PREDICTION, message=str(error)[:4000])
         value = call.value_of(envelope)

@@ -19,7 +19,7 @@ from ..errors import (
     WorkerFaultError,
 )
 from ..io.frame import EncodedFrame
-from ..protocol.capabilities import announcement
+from ..protocol.capabilities import CAPABILITIES, announcement, knows
 from ..protocol.envelope import seal
 from ..protocol.messages import FaultCode, Hello, ModelDescription, ModelRef, Welcome
 from ..transport.base import Check, Timeouts
@@ -41,6 +41,7 @@ class Handshake:
     Attributes:
         client: the session's random name.
         welcome: the worker's latest description of itself.
+        capabilities: of that worker, as `protocol.capabilities` names them.
     """
 
     def __init__(self, exchanges: Exchanges, options: SessionOptions, client: str, check: Check | None) -> None:
@@ -55,9 +56,7 @@ class Handshake:
         self._is_worker_older = False
         self.client = client
         judge = when_awaited if options.await_worker else when_connecting
-        self.welcome, _ = Retries(options.retry, judge, check, _Waiting(options).tell).run(
-            lambda: self._hello(None, replace(options.call, prompt=True), check)
-        )
+        self._greet(Retries(options.retry, judge, check, _Waiting(options).tell), check)
 
     def renew(self, check: Check | None = None) -> Welcome:
         """Say hello again, and return the worker's new answer.
@@ -65,8 +64,13 @@ class Handshake:
         Raises:
             As the first time.
         """
-        hello = Retries(self._options.retry, when_connecting, check)
-        self.welcome, _ = hello.run(lambda: self._hello(None, replace(self._options.call, prompt=True), check))
+        return self._greet(Retries(self._options.retry, when_connecting, check), check)
+
+    def _greet(self, retries: Retries, check: Check | None) -> Welcome:
+        timeouts = replace(self._options.call, prompt=True)
+        self.welcome, _ = retries.run(lambda: self._hello(None, timeouts, check))
+        # Each call asks for some of them.
+        self.capabilities = frozenset(known for known in CAPABILITIES if knows(self.welcome, known))
         return self.welcome
 
     def load(self, ref: ModelRef, check: Check | None) -> tuple[ModelDescription, Any]:

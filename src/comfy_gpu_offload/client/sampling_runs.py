@@ -113,8 +113,7 @@ class SamplingRuns:
         if isinstance(envelope.message, Fault):
             return envelope.message
         result = expect(envelope.message, Result)
-        call.encoding.delivered(result.instance, parts)
-        value = call.value_of(envelope)
+        value = call.value_of(call.encoding.decoded(result, envelope, parts))
         return value, call.meter.finish(result, perf_counter() - t1)
 
     def _last_of_stream(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 from ..errors import ExchangeTimeoutError, MessageError, OffloadError, UnsupportedRunError
 from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
-from ..protocol.capabilities import AUTOCAST, STRIDES, knows
+from ..protocol.capabilities import AUTOCAST, STRIDES
 from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
@@ -180,14 +178,17 @@ class Session:
         self._policy.probe_link_if_due(check)
         started = perf_counter()
         packed, host = self._on_host(pack_call(call.args, call.kwargs))
-        autocast = autocast_on(call.device, None if self._knows(AUTOCAST) else _NO_AUTOCAST)
+        autocast = autocast_on(call.device, None if AUTOCAST in self._handshake.capabilities else _NO_AUTOCAST)
         encoding = self._policy.begin(call.ref, host)
         fields = self._common_fields(call, encoding) | {"hooks": None if call.hooks is None else call.hooks.ref}
         message = Forward(**fields, autocast=autocast)
         meter = CallMeter(started)
         under_way = Call(message, packed, host, call.device, encoding, meter, call.patches, call.hooks)
-        with self._ending(under_way):
+        try:
             value, timings = self._calls.answer(under_way, check)
+        except BaseException as error:
+            self._give_up(under_way, error)
+            raise
         encoding.observe(timings)
         if self._options.capture is not None:
             self._options.capture.call(packed.paths, host, value)
@@ -220,8 +221,11 @@ class Session:
         packed, host = self._on_host(pack(run.job, "job"))
         meter = CallMeter(started, keeps_lost=True)
         under_way = Call(message, packed, host, run.device, encoding, meter, run.patches)
-        with self._ending(under_way):
+        try:
             return self._runs.answer(under_way, run.on_progress, check)
+        except BaseException as error:
+            self._give_up(under_way, error)
+            raise
 
     def _common_fields(self, asked: ModelCall | ModelRun, encoding: Encoding) -> dict[str, Any]:
         """Return the fields that the messages of a forward call and of a run have in common."""
@@ -232,20 +236,15 @@ class Session:
             "fingerprint": asked.fingerprint,
             "reply_codec": encoding.codec.name,
             "patches": None if asked.patches is None else asked.patches.ref,
-            "reply_strides": self._knows(STRIDES) or None,
+            "reply_strides": (STRIDES in self._handshake.capabilities) or None,
         }
 
-    @contextmanager
-    def _ending(self, call: Call) -> Iterator[None]:
-        """Give up `call` if the block raises; cancel it at the worker if it may still be running there."""
-        try:
-            yield
-        except BaseException as error:
-            # Ended by this side's own word or by its time-out.
-            if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
-                cancel_at_worker(self._exchanges, call.message.request)
-            call.encoding.abandon()
-            raise
+    def _give_up(self, call: Call, error: BaseException) -> None:
+        """Give up `call`, which ended in `error`; cancel it at the worker if it may still be running there."""
+        # Ended by this side's own word or by its time-out.
+        if isinstance(error, ExchangeTimeoutError) or not isinstance(error, OffloadError):
+            cancel_at_worker(self._exchanges, call.message.request)
+        call.encoding.abandon()
 
     def _on_host(self, packed: PackedTree) -> tuple[PackedTree, tuple[torch.Tensor, ...]]:
         """Return `packed`, and its tensors on the CPU.
@@ -257,7 +256,4 @@ class Session:
         refuse_gradients(packed)
         refuse_default_dtype()
         host = tuple([on_host(tensor) for tensor in packed.tensors])
-        return packed, host if self._knows(STRIDES) else plain_tensors(packed, host)
-
-    def _knows(self, capability: str) -> bool:
-        return knows(self.welcome, capability)
+        return packed, host if (STRIDES in self._handshake.capabilities) else plain_tensors(packed, host)

@@ -17,7 +17,7 @@ from ...errors import OffloadError
 from ...io import codecs
 from ...io.frame import Part
 from ...io.tree import PackedTree
-from ...protocol.capabilities import PREDICTED, known_names, knows
+from ...protocol.capabilities import PREDICTED, known_names
 from ...protocol.envelope import Envelope
 from ...protocol.messages import FaultCode, ModelRef, Prediction, Result
 from ...transport.base import Check
@@ -76,17 +76,16 @@ class Encoding:
         self._raw_up = sum(tensor.nbytes for tensor, part in zip(host, parts, strict=True) if not part.held)
         return parts
 
-    def delivered(self, instance: str, parts: list[Part]) -> None:
-        """Record that the worker `instance` has received these parts."""
-        self._digests.delivered(instance, parts)
-
-    def decoded(self, result: Result, reply: Envelope) -> Envelope:
+    def decoded(self, result: Result, reply: Envelope, parts: list[Part]) -> Envelope:
         """Return `reply`, whose message is `result`, with a predicted first tensor restored.
+
+        The worker that answered has received `parts`, which is remembered.
 
         Raises:
             CodecError: the prediction gives another tensor here than at the worker.
             MessageError: the reply is predicted, and that was not asked for.
         """
+        self._digests.delivered(result.instance, parts)
         if self._predicted is not None:
             reply = self._predicted.finish(result.prediction, reply)
         self._raw_down = sum(each.tensor.nbytes for each in reply.tensors if each.tensor is not None)
@@ -186,7 +185,7 @@ class EncodingPolicy:
         return self._fixed if kind is None else kind.codec
 
     def _runs_for(self, kind: EncodingKind | None) -> PredictedRuns | None:
-        known = knows(self._handshake.welcome, PREDICTED)
+        known = PREDICTED in self._handshake.capabilities
         return self._runs if kind in {None, EncodingKind.PREDICTED} and known else None
 
 
