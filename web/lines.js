@@ -1,8 +1,10 @@
-// What is said of nodes at present; of workflows that are not open, too.
+// The lines of text of all nodes, also of workflows that are not open, and the events that end them. web/node_lines.js
+// draws them.
 import { translate } from "./translation.js";
 
 export class Line {
-  // `node`: its execution id. `kind`: "state" holds while the node runs, "result" is how it ended, "note" stays beside.
+  // `node`: the node's execution id. `kind`: "state" is shown while the node runs, "result" replaces it, "note" is
+  // shown below either.
   constructor(node, prompt, kind, text) {
     Object.assign(this, { node, prompt, kind, said: text });
   }
@@ -24,7 +26,7 @@ class NodeLines {
 }
 
 export class Lines {
-  #workflows = new Map(); // by workflow, of nodes by execution id
+  #workflows = new Map(); // by workflow: its nodes' lines by execution id
 
   of(workflow) {
     return [...this.#nodes(workflow).values()].filter((each) => each.text);
@@ -33,14 +35,15 @@ export class Lines {
   tell(workflow, line) {
     const nodes = this.#nodes(workflow);
     const found = nodes.get(line.node) ?? new NodeLines(line.node);
-    nodes.delete(line.node); // to the end: what came last counts
+    nodes.delete(line.node); // so that it is set again at the end: the latest line counts
     nodes.set(line.node, found);
     found.earlier = false;
     if (line.kind === "note") found.notes.add(line.said);
     else found.state = line.said ? line : null;
   }
 
-  // A prompt of the workflow begins: what stands on nodes that it runs again was about an earlier one.
+  // A prompt of the workflow begins: drop the lines of the nodes that it runs again, and mark those of the others,
+  // which ComfyUI has cached, as from an earlier run.
   begin(workflow, cached) {
     const kept = new Set(cached.map(String));
     const nodes = this.#nodes(workflow);
@@ -50,18 +53,18 @@ export class Lines {
     }
   }
 
-  // Only that node of the prompt runs: another one's state holds no more.
+  // The prompt now runs this node, so states of its other nodes have ended.
   onlyRuns(prompt, node) {
     this.#close((line) => line.prompt === prompt && line.node !== node, "");
   }
 
-  // The prompt has ended: at `node`, in that way.
+  // The prompt has ended: at `node`, if one is given, with the text `how`.
   end(prompt, how = "", node = null) {
     this.#close((line) => line.prompt === prompt && line.node === node, how);
     this.#close((line) => line.prompt === prompt, "");
   }
 
-  // Nothing more is heard of what runs.
+  // The connection is lost, and with it all news of what runs.
   lose(text) {
     this.#close(() => true, text);
   }

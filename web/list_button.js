@@ -1,4 +1,4 @@
-// The button on a node that asks for the worker's list, and says what became of it.
+// The button on a loader node that asks the worker for its list, and shows the state of that.
 const HEIGHT = 24;
 const STYLE = {
   width: "100%",
@@ -27,7 +27,8 @@ export class ListButton {
     this.element.addEventListener("click", onClick);
     const height = () => this.height;
     this.widget = node.addDOMWidget("worker_list", "worker_list", this.element, {
-      serialize: false, // in prompts; the widget's own keeps it out of workflows, where each value has its place
+      // For prompts. The widget's own `serialize`, below, keeps it out of workflows, which hold values by position.
+      serialize: false,
       hideOnZoom: false,
       margin: 4,
       getMinHeight: height,
@@ -44,7 +45,7 @@ export class ListButton {
     this.element.style.color = warns ? WARNING : STYLE.color;
   }
 
-  // Makes room for as many lines as the words take, and takes back what it has made once they are fewer.
+  // Make the node as much taller as the text needs, and give that height back once the text is shorter.
   fit() {
     const wanted = Math.max(HEIGHT, this.words.offsetHeight + 16);
     if (!this.words.offsetHeight || wanted === this.height || !this.node.graph) return;

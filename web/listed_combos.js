@@ -1,19 +1,19 @@
-// Fills the combos that a node's definition marks with `worker_list` from the worker's lists. The name in a workflow
-// stays, whatever the worker has and whether or not it can be reached.
+// Fills the combos that a node's definition marks with `worker_list` from the worker's lists. A name that a workflow
+// holds is kept, whatever the worker has and even if it cannot be reached.
 import { app } from "../../scripts/app.js";
 import { ListButton } from "./list_button.js";
 import { translate } from "./translation.js";
 import { ask, offer, offered, watch, worker } from "./worker_lists.js";
 
-// What workflows hold in a name's place that were saved with this pack's earlier combo while no worker answered.
+// Values in the place of a name, in workflows that were saved with an earlier release while no worker answered.
 const LOST = new Set([null, undefined, "Loading..."]);
 
-// What a click on the button does, by the state that the lists are in.
+// The words for a click on the button, by the state of the lists.
 const AGAIN = { failed: () => translate("retry"), unasked: () => translate("ask now") };
 const askAgain = () => translate("ask again");
 
-const listedInputs = new Map(); // by node type: [name, kind] of its inputs
-const listedNodes = new WeakMap(); // by node: its combos, its button, whether it came from a workflow
+const listedInputs = new Map(); // by node type: [name, kind] of each of its listed inputs
+const listedNodes = new WeakMap(); // by node: its combos, its button, and whether it came from a workflow
 
 function collect(definition) {
   const found = [];
@@ -33,14 +33,14 @@ function* allNodes() {
   for (const graph of [root, ...(root?.subgraphs?.values() ?? [])]) yield* graph?.nodes ?? [];
 }
 
-// Marks a combo as one that offers a list. The mark stands in its options because the frontend copies those, with the
-// values that they have at the time, for a combo that a subgraph shows.
+// Mark a combo as one that offers a list. The mark is in its options, because the frontend copies these, together with
+// their present values, for the combo that it shows on a subgraph.
 function mark(widget, kind) {
   widget.options.worker_list = kind;
   widget.options.values = offered(kind);
 }
 
-// A primitive node's combo is a copy of the one that it is connected to.
+// Mark the combos of primitive nodes, which are copies of the combos that they are connected to.
 function markPrimitives(node, combos) {
   for (const input of node.inputs ?? []) {
     const combo = combos.find(({ widget }) => widget.name === input.widget?.name);
@@ -48,7 +48,8 @@ function markPrimitives(node, combos) {
     const origin = link && node.graph.getNodeById(link.origin_id);
     if (origin?.type !== "PrimitiveNode" || !origin.widgets?.[0]?.options) continue;
     mark(origin.widgets[0], combo.kind);
-    origin.refreshComboInNode = () => {}; // it would take the first value, or a letter, for a name that no list has
+    // The frontend's own would replace a name that no list has by the first value, or by its first letter.
+    origin.refreshComboInNode = () => {};
   }
 }
 
@@ -113,7 +114,7 @@ function attach(node, inputs) {
     chain(widget, "callback", update);
   }
   const where = node.widgets?.find((widget) => widget.name === "use_runpod");
-  if (where) chain(where, "callback", update); // a name that the worker lacks matters there alone
+  if (where) chain(where, "callback", update); // a name that the worker lacks matters only if the node runs there
   chain(node, "onConfigure", () => {
     listed.saved = true;
     for (const { widget, kind } of combos) {

@@ -1,6 +1,6 @@
-// Shows under nodes what the pack says of them: what is waited for, how a run ended, what was left out. Comes as an
-// event of ours, because the frontend's own line of text shows nothing in a subgraph, shows prompts of other tabs and
-// workflows, breaks words in the middle, and stays when the run that it was about is over.
+// Draws the pack's lines of text under nodes: a wait, the end of a run, a note on what was left out. They come as an
+// event of the pack's own, because the frontend's line of text shows nothing in a subgraph, shows prompts of other tabs
+// and workflows, breaks words in the middle, and stays when its run is over.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Line, Lines } from "./lines.js";
@@ -17,14 +17,14 @@ const STYLE = `
 const LEAST_WIDTH = 220;
 
 const lines = new Lines();
-const owners = new Map(); // the workflow that a prompt was queued from: another one may be open when it runs
+const owners = new Map(); // by prompt: the workflow that it was queued from. Another one may be open when it runs.
 let running = null;
 
 const rootGraph = () => app.rootGraph ?? app.graph;
 const ownerOf = (prompt) => owners.get(prompt) ?? rootGraph()?.id;
 
-// The node of the graph on the screen under which a line of the node with that execution id ("5:12:3") belongs: that
-// one itself, or the subgraph's node that holds it.
+// Return the node on the screen under which the line of a node is drawn: the node itself, or the subgraph's node that
+// contains it. `executionId` is like "5:12:3": the nodes from the outermost subgraph inwards.
 function visibleNode(executionId) {
   let graph = rootGraph();
   let shown = null;
@@ -49,7 +49,7 @@ function layer() {
   return found;
 }
 
-// Texts by node of what is on the screen; a subgraph's node has one for each of its inner nodes.
+// Return the texts for the nodes on the screen; a subgraph's node shows those of all its inner nodes.
 function texts() {
   const found = new Map();
   const open = rootGraph()?.id;
@@ -59,7 +59,7 @@ function texts() {
     const { shown, inner } = place;
     const said = shown === inner ? line.text : `${inner.title}: ${line.text}`;
     const known = found.get(shown);
-    // The same inner node of two nodes of one subgraph: what came last.
+    // Inside a subgraph that two nodes stand for, an inner node has a line for each of them: the latest counts.
     const replaces = !known || shown === inner;
     found.set(shown, { text: replaces ? said : `${known.text}\n${said}`, id: line.node });
   }

@@ -1,5 +1,6 @@
-// Shows the text of a run's error where ComfyUI (1.48) shows "threw an error during execution" first: the text says
-// what failed and what to do. Older pages, and those without the tab for errors, show it in a dialog.
+// Shows the text of the pack's errors, which says what failed and what to do, as a toast. ComfyUI's page from 1.48 on
+// shows only "threw an error during execution" at first. Older pages, and those without its tab for errors, show the
+// text in a dialog by themselves.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 

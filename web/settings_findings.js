@@ -1,12 +1,12 @@
-// Shows what is found in the pack's settings, each once: when the page is opened, and after a run where it is new. What
-// was mended by then is taken away.
+// Shows faults in the pack's settings as toasts, each once: when the page is opened, and after each run. Toasts of
+// faults that have been mended are removed.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { translate } from "./translation.js";
 
 const ROUTE = "/comfy_gpu_offload/findings";
 
-const shown = new Map(); // toasts by their text; what was mended and comes back is shown again
+const shown = new Map(); // toasts by their text; a fault that was mended and comes back is shown again
 
 async function show() {
   const findings = await found();
@@ -20,7 +20,7 @@ async function show() {
   }
   for (const { text, is_error } of findings) {
     if (shown.has(text)) continue;
-    // Without `life` it stays until it is closed: nothing else on the page says it.
+    // Without `life` it stays until the user closes it: nothing else on the page shows the fault.
     const summary = translate("comfy-gpu-offload: settings");
     const message = { severity: is_error ? "error" : "warn", summary, detail: text };
     shown.set(text, message);
@@ -37,7 +37,7 @@ async function found() {
     });
     return reply.ok ? (await reply.json()).findings : null;
   } catch {
-    return null; // ComfyUI itself does not answer, which the page says
+    return null; // ComfyUI itself does not answer, which its page shows
   }
 }
 

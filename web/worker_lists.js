@@ -1,5 +1,5 @@
-// What the configured worker can load, as one page knows it. Combos of one kind share one array, which is changed in
-// place.
+// The configured worker's lists of models and ControlNets, as this page knows them. All combos of one kind share one
+// array of values, which is changed in place.
 import { api } from "../../scripts/api.js";
 import { translate } from "./translation.js";
 
@@ -8,7 +8,7 @@ const arrays = new Map();
 const watchers = [];
 let asking = null;
 
-// `state`: "unknown" before the first answer, then as src/comfy_gpu_offload/comfyui/client/model_lists.py says.
+// `state`: "unknown" before the first answer, then a `State` of src/comfy_gpu_offload/comfyui/client/model_lists.py.
 export const worker = { lists: {}, state: "unknown", text: "", asking: false };
 
 export function offered(kind) {
@@ -16,8 +16,8 @@ export function offered(kind) {
   return arrays.get(kind);
 }
 
-// Has each combo offer the worker's list, and behind it the names in use that are not in it: to the frontend a name
-// that no list has is a missing model, which it marks in red and offers to download.
+// Have each combo offer the worker's list, followed by the names in use that are not in it. The frontend would take a
+// name that is in no combo for a missing model, mark it in red and offer to download it.
 export function offer(namesInUse) {
   for (const [kind, array] of arrays) {
     const list = worker.lists[kind] ?? [];
@@ -27,7 +27,7 @@ export function offer(namesInUse) {
 
 export const watch = (watcher) => watchers.push(watcher);
 
-// Asks for the lists; `reason` says whether the worker may be asked for them: "open", "refresh", "click" or "run".
+// Ask ComfyUI for the lists. By `reason` ("open", "refresh", "click" or "run") it decides whether to ask the worker.
 export function ask(reason) {
   asking ??= answered(reason).finally(() => {
     asking = null;

@@ -43,7 +43,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A profile for one file's tests: its cache saves each of them the frontend's megabytes of script."""
+    """Give a profile for one file's tests: its cache saves each of them the frontend's megabytes of script."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, locale="en-US")
     yield context
     context.close()
@@ -51,7 +51,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def screen(installation: Installation, context: BrowserContext, tmp_path: Path) -> Iterator[Screen]:
-    """A page of its own, with no memory of another test's; `open` it first."""
+    """Give a page of its own, with no memory of another test's; `open` it first."""
     page = context.new_page()
     forget = {"origin": installation.url, "storageTypes": "cookies,local_storage,indexeddb"}
     context.new_cdp_session(page).send("Storage.clearDataForOrigin", forget)

@@ -19,14 +19,14 @@ NAME = "a-model-of-this-workflow.safetensors"
 
 @pytest.fixture
 def gateway(installation: Installation) -> Iterator[RunPodGateway]:
-    """A queue endpoint with one worker, in the settings."""
+    """Name a queue endpoint with one worker in the settings."""
     with RunPodGateway() as made, SdkWorker(made, env={"COMFY_GPU_OFFLOAD_BACKEND": "diffusers"}):
         installation.configure(RUNPOD_API_KEY=KEY, RUNPOD_ENDPOINT_ID=ENDPOINT, RUNPOD_BASE_URL=made.base_url)
         yield made
 
 
 def asked(gateway: RunPodGateway) -> int:
-    """How many requests came, even such as start no worker."""
+    """Return the number of requests that came, even of those that start no worker."""
     return sum(gateway.count(route) for route in ("run", "runsync", "status", "stream", "health"))
 
 

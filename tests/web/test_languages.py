@@ -35,7 +35,7 @@ def language(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def page(installation: Installation, screen: Screen, language: str) -> Screen:
-    """A page in that language, with one of each of the nodes, as saved by a page in English."""
+    """Open a page in that language, with one of each of the nodes, as saved by a page in English."""
     screen.open(**{"Comfy.Locale": language})
     screen.load(saved_workflow(*(saved_node(kind, NODES[kind], number) for number, kind in enumerate(NODES, 1))))
     return screen

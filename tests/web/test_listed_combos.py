@@ -34,7 +34,7 @@ EARLIER = [
 
 @pytest.fixture
 def listing(installation: Installation) -> Iterator[ThreadWorker]:
-    """A worker with three models and no ControlNet, in the settings."""
+    """Name a worker with three models and no ControlNet in the settings."""
     backend = FunctionBackend()
     backend.functions = dict.fromkeys(NAMES, backend.functions["echo"])
     with ThreadWorker(backend) as worker:

@@ -1,4 +1,4 @@
-"""What stands under nodes, and what a failed run shows first: true at every moment, wherever the node is."""
+"""The lines under nodes, and the first text of a failed run, are right at all times, wherever the node is."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def backend(installation: Installation) -> Iterator[Counted]:
 
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
-    """The address of another site."""
+    """Give the address of another site."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

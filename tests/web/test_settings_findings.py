@@ -1,4 +1,4 @@
-"""What is found in the settings is on the page: once, and again when it is new."""
+"""Faults in the settings are on the page once, and again when they are new."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def of_ours(screen: Screen) -> list[str]:
 
 
 def run_something(screen: Screen) -> None:
-    """A prompt that no worker takes part in."""
+    """Run a prompt that no worker takes part in."""
     latent = screen.add("OffloadTestLatent")
     screen.set(latent, "shape", "1,16,8,8")
     save = screen.add("OffloadTestSaveLatent")

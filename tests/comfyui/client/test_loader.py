@@ -22,7 +22,7 @@ FIRST, SECOND = Settings(url="http://127.0.0.1:1"), Settings(url="http://127.0.0
 def loader(
     comfy_stand_in: StandIn, new_session: Callable[[], Session], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Any]:
-    """The module, with settings that name a worker in this process."""
+    """Give the module, with settings that name a worker in this process."""
     from comfy_gpu_offload.comfyui.client import loader, worker_sessions
 
     comfy_stand_in.write_model(MODEL)

@@ -34,7 +34,7 @@ class Sessions:
 
 @pytest.fixture
 def site(comfy_stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The lists of a worker, which records in `asked` how it is asked, and answers with `entries` or an error."""
+    """Give the lists of a worker that records how it is `asked`, and answers with `entries` or an error."""
     from comfy_gpu_offload.comfyui.client import model_lists
     from comfy_gpu_offload.comfyui.client.model_list_cache import KeptLists
 

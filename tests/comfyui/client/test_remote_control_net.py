@@ -32,7 +32,7 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture
 def nets(sides: Sides, comfy_stand_in: StandIn) -> tuple[Any, Any]:
-    """The same ControlNet at the worker and here, each applied to the same picture."""
+    """Give the same ControlNet at the worker and here, each applied to the same picture."""
     import comfy.controlnet
 
     from comfy_gpu_offload.comfyui.client.remote_control_net import RemoteControlNet

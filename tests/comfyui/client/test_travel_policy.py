@@ -1,4 +1,4 @@
-"""What of a patched model goes to the worker, and how the rest is refused: what, by which node, what to do."""
+"""A patched model's data goes to the worker; the rest is refused with its node and its remedy."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the tests in a browser run on: Chromium, a ComfyUI whose `.env` can be changed, and its page."""
+"""The equipment of tests in a browser: Chromium, a ComfyUI whose `.env` can be changed, and its page."""

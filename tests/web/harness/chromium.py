@@ -1,4 +1,4 @@
-"""Which browser is on this machine."""
+"""The search for a Chromium on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user sees of a ComfyUI in a browser, and does there."""
+"""ComfyUI's page in a browser, as a user sees and operates it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READY = "() => window.app?.vueAppReady && window.app.graph && !document.querySe
 
 @dataclass(frozen=True)
 class Ended:
-    """How a prompt ended.
+    """The end of a prompt.
 
     Attributes:
         kind: ComfyUI's event: ``execution_success``, ``execution_error`` or ``execution_interrupted``.

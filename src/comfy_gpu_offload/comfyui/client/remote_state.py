@@ -1,4 +1,4 @@
-"""The state of a remote model, kept beside ComfyUI's objects where nodes do not look.
+"""The state of a remote model, kept in ComfyUI's objects where nodes do not look.
 
 ComfyUI's model and the stand-in for its network are objects that nodes read, walk over, copy and compare. Each of
 the two carries one private entry in its `__dict__`, past `nn.Module`, whose type is declared here.
@@ -19,7 +19,7 @@ from .changes.loaded_code import UsedCode
 from .changes.model_state import ModelState
 from .changes.network_parts import NetworkParts
 
-# Names that begin with an underscore are passed over where attributes are compared for changes.
+# Attributes whose names begin with an underscore are not compared for changes (`model_state`).
 _NETWORK_KEY: Final = "_remote_state"
 _MODEL_KEY: Final = "_remote_record"
 

@@ -42,7 +42,7 @@ def origin(comfy_stand_in: StandIn) -> Any:
 
 @pytest.fixture
 def pack(comfy_stand_in: StandIn) -> ModuleType:
-    """A node pack in a folder of `custom_nodes`."""
+    """Give a node pack in a folder of `custom_nodes`."""
     folder = comfy_stand_in.models / "custom_nodes" / "comfyui-nice"
     folder.mkdir()
     return imported(folder / "nodes.py")

@@ -30,7 +30,7 @@ def lora(rows: int = 4, columns: int = 4, alpha: float | None = 2.0) -> Any:
 
 @pytest.fixture
 def shown(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that nodes show."""
+    """Give the lines that nodes show."""
     from comfy_gpu_offload.comfyui.client import node_lines
 
     lines: list[str] = []
@@ -40,7 +40,7 @@ def shown(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def running(comfy_stand_in: StandIn) -> Iterator[Any]:
-    """A node of a prompt, which names a LoRA file."""
+    """Have a node of a prompt run that names a LoRA file, and give the node."""
     import comfy_execution.utils as execution
 
     import server

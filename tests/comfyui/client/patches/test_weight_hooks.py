@@ -1,4 +1,4 @@
-"""What hooks put on weights goes with each call, by group and at the strengths of the moment."""
+"""The patches of hooks on weights go with each call, by group and at the hooks' present strengths."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ INPUTS: dict[str, Any] = {
 
 @pytest.fixture
 def estimated(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The shapes of runs that are estimated, and the answer: each step."""
+    """Record the shapes of runs that are estimated; the answer is each step."""
     estimate = SimpleNamespace(shapes=[], whole_loop=False, summary=lambda: "20 calls")
     monkeypatch.setattr(
         sides.session, "estimate", lambda shape, *_, **__: estimate.shapes.append(shape) or estimate

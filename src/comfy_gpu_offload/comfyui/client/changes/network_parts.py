@@ -270,9 +270,11 @@ def _tensors(network: nn.Module, held: Iterable[_Held]) -> Iterator[tuple[str, t
     yield from network.named_parameters()
     yield from network.named_buffers()
     attributes = ((name, vars(module).items()) for name, module in network.named_modules())
-    beside = ((f"{name}.{key}".removeprefix("."), value) for name, items in attributes for key, value in items)
-    inside = ((each.name, value) for each in held for value in each.was)
-    yield from ((name, value) for name, value in chain(beside, inside) if isinstance(value, torch.Tensor))
+    in_modules = ((f"{name}.{key}".removeprefix("."), value) for name, items in attributes for key, value in items)
+    in_containers = ((each.name, value) for each in held for value in each.was)
+    yield from (
+        (name, value) for name, value in chain(in_modules, in_containers) if isinstance(value, torch.Tensor)
+    )
 
 
 def _as_plain_tensors() -> Any:
