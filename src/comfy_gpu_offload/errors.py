@@ -129,7 +129,7 @@ class UnsupportedPatchError(OffloadError):
         listed = "\n".join(f"  - {obstacle}" for obstacle in obstacles)
         super().__init__(
             f"This remote model has patches that cannot be sent to the worker:\n{listed}\n"
-            f"To use them all the same, load the model here: {_RUN_HERE}."
+            f"To load the model here, use {_RUN_HERE}."
         )
         self.obstacles = obstacles
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -35,6 +35,13 @@ def announce(text: str) -> None:
     """Show a state, such as a wait, in the log and on the running node."""
     logger.info("%s", text)
     _send("state", text, None)
+
+
+def listed(names: Sequence[str], most: int | None = None) -> str:
+    """Return names as a text, with a count of those beyond the first `most`; None for all of them."""
+    shown = names[:most]
+    further = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {further} more" if further else "")
 
 
 class Line:

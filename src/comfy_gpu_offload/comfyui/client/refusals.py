@@ -12,8 +12,8 @@ from typing import Any
 from ...errors import Obstacle
 from .changes import code_origin
 
-# The words in quotes are the label of the loader nodes' switch.
-_RUN_HERE = 'load the model here (Remote Model Loader with "run on the worker" off)'
+# The error that lists obstacles ends with how to do this.
+_RUN_HERE = "load the model here"
 _BYPASS = f"Bypass the node, or {_RUN_HERE}."
 _SPEED = "Bypass the node: it only saves time on a local GPU."
 _CACHES = f"{_BYPASS} EasyCache and LazyCache work: they run here."

@@ -209,13 +209,18 @@ _OF_DEVICE: Mapping[str, Callable[[torch.device], Any]] = {
 
 def _property(func: Callable[..., Any]) -> str:
     """Return the name of the property that `func` reads; empty if it is no property's getter."""
-    return str(getattr(getattr(func, "__self__", None), "__name__", "")) if func.__name__ == "__get__" else ""
+    return _owner_name(func) if func.__name__ == "__get__" else ""
+
+
+def _owner_name(func: Callable[..., Any]) -> str:
+    """Return the name of the property whose getter, setter or deleter `func` is; empty if there is none."""
+    return str(getattr(getattr(func, "__self__", None), "__name__", ""))
 
 
 def _needs_no_data(func: Callable[..., Any]) -> bool:
     name = func.__name__
     if name in {"__set__", "__delete__"}:
-        return getattr(getattr(func, "__self__", None), "__name__", "") in _SETTABLE
+        return _owner_name(func) in _SETTABLE
     return name == "__get__" or name in _WITHOUT_DATA
 
 

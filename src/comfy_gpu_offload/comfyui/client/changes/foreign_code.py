@@ -34,13 +34,8 @@ def warn_of_foreign(model: Any, *, whole_loop: bool = False) -> None:
 
 
 def _text(by_pack: dict[str, list[str]], most: int | None) -> str:
-    packs = "; ".join(f"{pack} ({_listed(names, most)})" for pack, names in by_pack.items())
+    packs = "; ".join(f"{pack} ({node_lines.listed(names, most)})" for pack, names in by_pack.items())
     return (
         f"Node packs have replaced code of ComfyUI's that this model runs: {packs}. The worker runs ComfyUI's own "
         "code, so these changes have no effect there."
     )
-
-
-def _listed(names: list[str], most: int | None) -> str:
-    shown = names[:most]
-    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

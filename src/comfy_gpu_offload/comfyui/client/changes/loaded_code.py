@@ -14,16 +14,15 @@ A name counts only if a forward pass at the worker could run it, and if ComfyUI'
 from __future__ import annotations
 
 import builtins
-import dis
-import importlib.util
+import importlib
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from operator import methodcaller
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from torch import nn
 
 from .code_origin import packs_name_of, replaces_torchs
 from .network_parts import Change
+from .source_names import names_in_source, stored_names
 
 # The modules that networks, their layers, and the patches on their weights are made of. The last two are always
 # used, the others if the network's own code takes names from them.
@@ -119,9 +119,9 @@ class _Namespace:
         """Return whether the owner's own source has this name, or might have it."""
         owner = self.owner
         if isinstance(owner, ModuleType):
-            names = _defined_in(owner.__name__, None)
+            names = names_in_source(owner.__name__, None)
             return names is None or name in names or hasattr(builtins, name)
-        names = _defined_in(owner.__module__, owner.__qualname__)
+        names = names_in_source(owner.__module__, owner.__qualname__)
         return names is None or name in names or any(hasattr(base, name) for base in owner.__bases__)
 
     def _matters(self, name: str, value: Any) -> bool:
@@ -146,7 +146,7 @@ class _Namespace:
             return True
         # Of other values only constants are compared: caches and counters change as the module's own code runs.
         is_constant = isinstance(was, _CONSTANTS) and not name.startswith("__")
-        return is_constant and was != value and name not in _stored_by(self.owner)
+        return is_constant and was != value and name not in stored_names(self.owner)
 
 
 class UsedCode:
@@ -285,34 +285,6 @@ def _used_by(module: ModuleType) -> Iterator[ModuleType]:
             yield sys.modules[value.__module__]
 
 
-@lru_cache(maxsize=1024)
-def _defined_in(module: str, kind: str | None) -> frozenset[str] | None:
-    """Return the names in a module's source, or in that of one of its classes; None if it has no source.
-
-    The module is compiled again for it, since its present entries say nothing of what its source defines.
-
-    Args:
-        module: its name.
-        kind: the qualified name of a class, or None for the module's own level.
-    """
-    try:
-        spec = importlib.util.find_spec(module)
-        code = getattr(spec and spec.loader, "get_code", lambda _: None)(module)
-    except (ImportError, ValueError, SyntaxError):  # the module is not of a file
-        return None
-    if code is None:
-        return None
-    bodies = [code] if kind is None else [body for body in _codes_in(code) if body.co_qualname == kind]
-    return frozenset(chain.from_iterable(body.co_names for body in bodies)) if bodies else None
-
-
-def _codes_in(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _codes_in(constant)
-
-
 def _is_torchs(owner: ModuleType | type) -> bool:
     name = owner.__name__ if isinstance(owner, ModuleType) else owner.__module__
     return name.partition(".")[0] == "torch"
@@ -323,13 +295,3 @@ def _runs_here(owner: ModuleType | type, name: str) -> bool:
     if isinstance(owner, ModuleType):
         return name in _RUNS_HERE.get(owner.__name__, ())
     return _is_torchs(owner) and name in _BUILDS_MODULES
-
-
-def _stored_by(module: ModuleType | type) -> frozenset[str]:
-    """Return the global names that a module's own functions assign: its state, which changes as it runs."""
-    codes = [value.__code__ for value in vars(module).values() if isinstance(value, FunctionType)]
-    return frozenset(name for code in codes for name in _stores(code))
-
-
-def _stores(code: CodeType) -> Iterator[str]:
-    yield from (step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL")

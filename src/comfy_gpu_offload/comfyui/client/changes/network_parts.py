@@ -13,7 +13,7 @@ The comparison runs before every call of the network, and has to be complete and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .held_values import HeldValue, held_values
+
 _VERSION = attrgetter("_version")
-# How deep lists, dicts and objects in a part's attributes are followed.
-_MAX_DEPTH = 4
 _STORES = ("_modules", "_parameters", "_buffers")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # The other attributes of every nn.Module: they are for saving and training, and no forward pass reads them.
@@ -66,21 +66,6 @@ class _Part:
     hooks: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A list, dict, set or object in a module's attributes, as it was.
-
-    Attributes:
-        name: the dotted name of the attribute.
-        content: returns its present items.
-        was: its items.
-    """
-
-    name: str
-    content: Callable[[], list[Any]]
-    was: list[Any]
-
-
 class NetworkParts:
     """The modules of a network and everything in them, as they were when this was made.
 
@@ -91,7 +76,7 @@ class NetworkParts:
         self._network = network
         self._read = frozenset(_read_by(network))
         self._parts = [_part(module) for module in network.modules()]
-        self._held = list(_held_by(network))
+        self._held = list(held_values(network))
         self.accept_weights()
 
     def accept_weights(self) -> None:
@@ -184,7 +169,7 @@ class _Bulk:
     that was replaced, added or removed makes the lists differ.
     """
 
-    def __init__(self, parts: list[_Part], held: list[_Held], tensors: list[torch.Tensor]) -> None:
+    def __init__(self, parts: list[_Part], held: list[HeldValue], tensors: list[torch.Tensor]) -> None:
         self._modules = [part.module for part in parts]
         stores = [vars(module)[name] for module in self._modules for name in (*_STORES, *_HOOKS)]
         # Most stores and hooks of most modules are empty: to ask whether they still are beats listing them.
@@ -220,52 +205,7 @@ def _part(module: nn.Module) -> _Part:
     return _Part(module, type(module), kept, stores, {name: len(attributes[name]) for name in _HOOKS})
 
 
-def _held_by(network: nn.Module) -> Iterator[_Held]:
-    """Yield the containers and objects in modules' attributes, which can change and stay the same object."""
-    packages = frozenset(_package(type(module)) for module in network.modules()) - {"torch"}
-    for name, module in network.named_modules():
-        for key, value in vars(module).items():
-            if key not in {*_UNUSED_IN_FORWARD, *_STORES, *_HOOKS}:
-                yield from _held_in(value, f"{name}.{key}".removeprefix("."), packages, _MAX_DEPTH)
-
-
-def _held_in(value: Any, name: str, packages: frozenset[str], depth: int) -> Iterator[_Held]:
-    content = _content_of(value, packages)
-    if content is None or not depth:
-        return
-    was = content()
-    yield _Held(name, content, was)
-    for item in was:
-        yield from _held_in(item, name, packages, depth - 1)
-
-
-def _content_of(value: Any, packages: frozenset[str]) -> Callable[[], list[Any]] | None:
-    """Return a function that lists a value's items; None for values that are not looked into.
-
-    Args:
-        packages: the packages of the network's own classes. Objects of others may change as they like.
-    """
-    if isinstance(value, list | set):
-        return lambda: list(value)
-    if isinstance(value, dict):
-        return lambda: [*value, *value.values()]
-    if (
-        isinstance(value, nn.Module | type)
-        or _package(type(value)) not in packages
-        or not hasattr(value, "__dict__")
-    ):
-        return None
-    # An object's new attributes are not compared: they may be caches that it fills as it is used.
-    attributes: dict[str, Any] = vars(value)
-    names = list(attributes)
-    return lambda: [attributes.get(name, _ABSENT) for name in names]
-
-
-def _package(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
-
-
-def _tensors(network: nn.Module, held: Iterable[_Held]) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(network: nn.Module, held: Iterable[HeldValue]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield parameters, buffers, and tensors in attributes and containers, with their dotted names."""
     yield from network.named_parameters()
     yield from network.named_buffers()

@@ -36,8 +36,8 @@ def report(left_out: Sequence[LeftOut], patches: Patches, origins: Origins) -> N
     for name, keys in _by_origin(left_out, origins).items():
         count, of = len(keys), max(len(keys), total[name])
         text = f"{name or _UNKNOWN}: {count} of {of} layers do not fit this model and are left out, as in ComfyUI: "
-        logger.warning("%s", text + _listed(keys, _LOGGED_LAYERS))
-        node_lines.show(text + _listed(keys, _SHOWN_LAYERS))
+        logger.warning("%s", text + node_lines.listed(keys, _LOGGED_LAYERS))
+        node_lines.show(text + node_lines.listed(keys, _SHOWN_LAYERS))
 
 
 def report_no_match(name: str) -> None:
@@ -86,8 +86,3 @@ def _by_origin(left_out: Sequence[LeftOut], origins: Origins) -> dict[str, list[
 
 def _origin(value: Any, origins: Origins) -> str:
     return origins[id(value)][1] if id(value) in origins else ""
-
-
-def _listed(keys: Sequence[str], most: int) -> str:
-    further = len(keys) - most
-    return ", ".join(keys[:most]) + (f" and {further} more" if further > 0 else "")
