@@ -1,1 +1,1 @@
-"""What ships to a GPU: the entries that RunPod starts, around the package's own worker. README.md says how."""
+"""The worker as it is deployed at RunPod: its entry points and settings, around the package's own worker."""

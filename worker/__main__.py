@@ -1,4 +1,4 @@
-"""The image's entry: COMFY_GPU_OFFLOAD_SERVE says for which kind of endpoint."""
+"""The entry point of the image: serves over HTTP or takes queue jobs, as COMFY_GPU_OFFLOAD_SERVE says."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .settings import load_worker_settings
 
 
 def main() -> int:
-    """Serves as the settings say; the exit status."""
+    """Serve as the settings say; return the exit status."""
     try:
         serve = load_worker_settings().serve
     except ConfigError as error:
         print(f"comfy-gpu-offload: {error}", file=sys.stderr, flush=True)
         return 2
-    # Each is imported only where it is wanted.
+    # Only the one that is used is imported: each needs libraries that the other does not.
     if serve == "http":
         from .server import main as serve_http  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""Writes the jobs that a deployment is tried with, as frames of this protocol: `python -m worker.example_jobs`.
+"""Example jobs, by which a deployment is tested: `python -m worker.example_jobs` writes them as frames.
 
-test_input.json       what the SDK runs when it finds no RunPod around it
-.runpod/tests.json    what RunPod's Hub runs after each release
+test_input.json       the job that RunPod's SDK runs outside of RunPod
+.runpod/tests.json    the jobs that RunPod's Hub runs after each release
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FIRST_LOAD_MS = 300_000
 
 
 def hello_job(model: str | None = None) -> dict[str, str]:
-    """A job's input that asks who is there, and with `model` to load it."""
+    """Return the input of a job that says hello, and with `model` asks for that model to be loaded."""
     hello = Hello(
         client="test-input",
         package="test-input",
@@ -33,7 +33,7 @@ def hello_job(model: str | None = None) -> dict[str, str]:
 
 
 def files() -> dict[Path, dict[str, Any]]:
-    """The contents of both files, by path. The Hub's tests take the bundled model: there is no volume there."""
+    """Return the content of both files by path. The Hub has no volume, so its jobs use the bundled model."""
     tests = [
         {"name": "says_hello", "input": hello_job(), "timeout": _FIRST_LOAD_MS},
         {"name": "loads_the_bundled_model", "input": hello_job(_MODEL), "timeout": _FIRST_LOAD_MS},
@@ -54,7 +54,7 @@ def files() -> dict[Path, dict[str, Any]]:
 
 
 def main() -> None:
-    """Writes the files anew, after a change of the protocol."""
+    """Write both files; needed after each change of the protocol."""
     for path, content in files().items():
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The worker of a RunPod queue endpoint: `python -m worker.handler`, or this file itself."""
+"""The worker of a RunPod queue endpoint, started as `python -m worker.handler` or as this file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file, as RunPod's own examples are: the folder above holds the package
+if not __package__:  # started as a file, as in RunPod's examples: the package is in the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from worker.queue_jobs import JobOutput, QueueJobs
@@ -25,14 +25,14 @@ from comfy_gpu_offload.server.malloc_tuning import keep_freed_memory
 logger = logging.getLogger(__name__)
 
 _LOG_LEVEL = "RUNPOD_LOG_LEVEL"
-# Below INFO the SDK writes every job's output into the log, and DEBUG is its default.
+# At DEBUG, the SDK's default, it writes every job's output into the log.
 _LOG_LEVELS = ("INFO", "WARN", "ERROR", "NOTSET")
-# Every job is over when the SDK's loop ends; a call that was cancelled may still be on its way to its next block.
+# Every job is over when the SDK's loop ends, but a cancelled call may still be computing up to its next block.
 _DRAIN_S = 30.0
 
 
 def main() -> int:
-    """Takes jobs until SIGTERM; the exit status."""
+    """Take jobs until SIGTERM; return the exit status."""
     return exit_status(_run)
 
 
@@ -42,7 +42,7 @@ def _run() -> None:
         raise ConfigError(
             f"RunPod's SDK is not installed for {sys.executable}: install worker/requirements.txt there."
         )
-    # Until the SDK's own: a container's first process is not ended by a signal that it does not handle.
+    # In force until the SDK sets its own: a signal that a container's first process does not handle does nothing.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     keep_freed_memory()
     handler = Handler(ready_backend(worker, settings), handler_options(settings))
@@ -54,12 +54,12 @@ def _run() -> None:
 
 
 def _take_jobs(jobs: QueueJobs, worker: WorkerSettings) -> None:
-    """Runs the SDK's loop until SIGTERM; it finishes the jobs it has."""
+    """Run the SDK's loop until SIGTERM; it finishes the jobs that it has taken."""
     level = log_level(os.environ.get(_LOG_LEVEL))
-    os.environ[_LOG_LEVEL] = level  # read when it is imported
-    sys.argv += ["--rp_log_level", level]  # the last one counts
+    os.environ[_LOG_LEVEL] = level  # the SDK reads it when it is imported
+    sys.argv += ["--rp_log_level", level]  # the last one of several decides
 
-    # Takes seconds, and everything above can fail without it.
+    # Imported as late as possible: the import takes seconds, and whatever fails above fails without them.
     from runpod.http_client import AsyncClientSession  # noqa: PLC0415
     from runpod.serverless.modules.rp_http import stream_result  # noqa: PLC0415
 
@@ -67,8 +67,8 @@ def _take_jobs(jobs: QueueJobs, worker: WorkerSettings) -> None:
 
     async def handle(job: dict[str, Any]) -> JobOutput:
         async def emit(output: JobOutput) -> None:
-            # As the SDK does for what a generator yields. A generator's other outputs would have to be streams
-            # too, in pieces of 1 MB, and a forward call has but one.
+            # As the SDK does with the values of a generator. A generator is no choice here, since all its outputs
+            # are streamed in pieces of at most 1 MB, and a forward call has one large output.
             async with AsyncClientSession() as session:
                 await stream_result(session, {"output": output}, job)
 
@@ -78,7 +78,7 @@ def _take_jobs(jobs: QueueJobs, worker: WorkerSettings) -> None:
 
 
 def log_level(asked: str | None) -> str:
-    """The SDK's log level: the one asked for, unless frames would be in the log then."""
+    """Return the SDK's log level: the one asked for, unless it would have frames written into the log."""
     return asked.upper() if asked is not None and asked.upper() in _LOG_LEVELS else "INFO"
 
 

@@ -1,6 +1,6 @@
-"""A queue endpoint's jobs: JSON in, JSON out, a frame in each. Knows nothing of RunPod's SDK.
+"""The jobs of a queue endpoint: a frame in JSON comes in, a frame in JSON goes out. Independent of RunPod's SDK.
 
-A sampling run's steps are told meanwhile, as outputs of the same form.
+The steps of a sampling run are sent while the job runs, as outputs of the same form.
 
 input   {"frame": "<base64 of one frame>"}
 output  {"frame": "<base64 of the reply>"}
@@ -29,25 +29,25 @@ from .settings import JOB_OUTPUT_BYTES
 logger = logging.getLogger(__name__)
 
 JobOutput = dict[str, str]
-# Sends an output while the job still runs.
+# Sends an output while the job is still running.
 Emit = Callable[[JobOutput], Awaitable[None]]
-# A poll of the stream takes a quarter of a second at best; steps in between are told together.
+# A client's poll of the stream takes a quarter of a second at least; of the steps in between only the last is sent.
 _TELL_EVERY_S = 0.25
-# RunPod refuses a larger piece of a stream.
+# RunPod refuses larger pieces of a stream.
 _PIECE_BYTES = 900_000
 
-# What /runsync takes, the more generous of the two routes: nothing larger is a job that RunPod delivered.
+# The limit of /runsync, the more generous of RunPod's two routes: no job that RunPod delivers is larger.
 _INPUT_BYTES = 20 * 1024**2
 # {"frame": ""}, as the SDK writes it.
 _OUTPUT_AROUND_BYTES = len(json.dumps({"frame": ""}))
 
 
 class QueueJobs:
-    """Answers jobs with a handler.
+    """The answers to an endpoint's jobs.
 
     Args:
-        handler: runs the calls, one at a time.
-        output_bytes: the largest output, encoded; RunPod loses a larger one.
+        handler: answers the frames in the jobs.
+        output_bytes: the largest encoded output; RunPod loses a larger one without a word.
     """
 
     def __init__(self, handler: Handler, output_bytes: int = JOB_OUTPUT_BYTES) -> None:
@@ -56,12 +56,13 @@ class QueueJobs:
         self._endings: set[asyncio.Task[None]] = set()
 
     async def answer(self, job_input: object, emit: Emit | None = None) -> JobOutput:
-        """The output of the job with this input. What goes wrong is part of it, as `error`.
+        """Return the output of the job with this input; an error is part of the output, as `error`.
 
-        `emit` is given a sampling run's steps as they are done.
+        Args:
+            emit: sends the steps of a sampling run as they are done.
 
         Raises:
-            asyncio.CancelledError: RunPod cancelled the job or its time ran out; the model's call is ended too.
+            asyncio.CancelledError: RunPod cancelled the job, or its time is up; the model's call is ended too.
         """
         try:
             frame = _frame_of(job_input)
@@ -78,10 +79,10 @@ class QueueJobs:
             return _error(fault, seal(fault))
 
     async def _reply(self, frame: bytes) -> EncodedFrame:
-        # On a thread: reading a large frame takes time that the event loop has better use for.
+        # On a thread, since reading a large frame would block the event loop.
         submitting = asyncio.ensure_future(asyncio.to_thread(self._handler.submit, frame))
         try:
-            # Shielded, because a future that was cancelled would say nothing of the call that goes on behind it.
+            # Shielded: if the future were cancelled, the call behind it would go on unnoticed.
             reply = await asyncio.shield(submitting)
             return await asyncio.shield(asyncio.wrap_future(reply))
         except asyncio.CancelledError:
@@ -92,7 +93,7 @@ class QueueJobs:
             raise
 
     async def _tell(self, frame: bytes, emit: Emit) -> None:
-        """Emits the run's steps until it is cancelled or the run ends; does nothing for what is no run."""
+        """Emit the steps of a run until it ends or this is cancelled; do nothing if the frame asks for no run."""
         request = await asyncio.to_thread(_run_of, frame)
         step = 0
         while request is not None:
@@ -105,8 +106,8 @@ class QueueJobs:
                 await emit({"frame": _text(told)})
 
     async def _end(self, submitting: asyncio.Future[Future[EncodedFrame]], frame: bytes) -> None:
-        """Ends the call that `frame` asked for: out of the queue, or at the model's next block."""
-        await submitting  # before that, there is nothing to cancel yet
+        """Cancel the call that `frame` asked for: it leaves the queue, or ends at the model's next block."""
+        await submitting  # only then is there anything to cancel
         request = await asyncio.to_thread(_request_of, frame)
         if request is not None:
             cancel = seal(Cancel(request=request)).joined()
@@ -120,18 +121,18 @@ class QueueJobs:
         if size > self._output_bytes:
             asked_for = _message_of(asked)
             raise _too_large(
-                f"The reply takes {size / 1e6:.1f} MB as a queue job's output; {self._output_bytes / 1e6:.1f} MB "
-                f"arrive whole. {_advice(asked_for)}, or a load-balancing endpoint.",
+                f"The reply takes {size / 1e6:.1f} MB as a queue job's output, and RunPod delivers "
+                f"{self._output_bytes / 1e6:.1f} MB at most. {_advice(asked_for)}, or a load-balancing endpoint.",
                 getattr(asked_for, "request", None),
             )
         return {"frame": _text(reply)}
 
 
 def _frame_of(job_input: object) -> bytes:
-    """The frame in a job's input.
+    """Return the frame in a job's input.
 
     Raises:
-        RefusedError: it is not of the form.
+        RefusedError: the input is malformed or too large.
     """
     if not isinstance(job_input, dict) or job_input.keys() != {"frame"}:
         raise _bad('A job\'s input is {"frame": "<base64 of one frame>"} and nothing else.')
@@ -150,7 +151,7 @@ def _frame_of(job_input: object) -> bytes:
 
 
 def _advice(asked: Message | None) -> str:
-    """Return what to do about a reply that is too large, as far as an endpoint of another kind."""
+    """Return advice about a reply that is too large; the caller adds the last alternative."""
     if isinstance(asked, Forward):
         return (
             "This is one step's call: let the whole loop run on the worker (Remote Sampler, offload: whole loop), "
@@ -169,20 +170,20 @@ def _message_of(frame: bytes) -> Message | None:
 
 
 def _request_of(frame: bytes) -> str | None:
-    """The name of the call that the frame asks for, if it is one."""
+    """Return the name of the call that the frame asks for, or None if it asks for none."""
     message = _message_of(frame)
     request = getattr(message, "request", None)
     return request if isinstance(request, str) and not isinstance(message, Cancel) else None
 
 
 def _run_of(frame: bytes) -> str | None:
-    """The name of the sampling run that the frame asks for, if it does."""
+    """Return the name of the sampling run that the frame asks for, or None if it asks for none."""
     message = _message_of(frame)
     return message.request if isinstance(message, SampleJob) else None
 
 
 def _fault_in(reply: EncodedFrame) -> Fault | None:
-    # A fault carries no tensors, so it is one small buffer.
+    # A fault has no tensors, so it is one small buffer.
     if len(reply.buffers) > 1:
         return None
     message = open_frame(reply.buffers[0]).message

@@ -1,4 +1,4 @@
-"""The worker of a load-balancing endpoint or a pod: `python -m worker.server`, or this file itself."""
+"""The worker of a load-balancing endpoint or a pod, started as `python -m worker.server` or as this file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-if not __package__:  # run as a file: the folder above holds the package
+if not __package__:  # started as a file: the package is in the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from worker.settings import WorkerSettings, load_worker_settings
@@ -25,17 +25,17 @@ from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
 from comfy_gpu_offload.server.http.routes import Routes, WorkerState
-from comfy_gpu_offload.server.http.server import HttpServer
+from comfy_gpu_offload.server.http.server import HttpServer, listen
 from comfy_gpu_offload.server.serve import ServeOptions
 
 logger = logging.getLogger(__name__)
 
-# The platform's proxy comes from another machine. `_token` says who may.
+# The platform's proxy is on another machine. `_token` decides who is let in.
 _HOST = "0.0.0.0"  # noqa: S104  # nosec B104
 
 
 def main() -> int:
-    """Serves until SIGTERM; the exit status."""
+    """Serve until SIGTERM; return the exit status."""
     return exit_status(_run)
 
 
@@ -43,7 +43,7 @@ def _run() -> None:
     worker, settings = load_worker_settings(), checked_settings()
     options = handler_options(settings)
     token = _token(worker, settings)
-    # Without a token only the edge can reach this, under names that are the platform's to choose.
+    # Without a token only the platform's edge can reach the worker, under names that the platform chooses.
     state = WorkerState(options.limits, token, is_behind_edge=token is None)
     serving = ServeOptions(
         host=_HOST,
@@ -57,29 +57,30 @@ def _run() -> None:
 
 
 def _token(worker: WorkerSettings, settings: Settings) -> SecretStr | None:
-    """The token that callers must send; None behind a load-balancing endpoint, whose edge asks for RunPod's key.
+    """Return the token that callers must send, or None behind a load-balancing endpoint: its edge asks for a key.
 
-    Both names must be set for that: a client's settings hold RUNPOD_ENDPOINT_ID too, and may lie about anywhere.
+    For that both the endpoint's and the pod's id must be set: RUNPOD_ENDPOINT_ID alone may come from a client's
+    settings.
 
     Raises:
-        ConfigError: anyone could use this GPU.
+        ConfigError: anyone could use this GPU, since the token is missing or easy to guess.
     """
     if worker.endpoint_id and worker.pod_id:
-        logger.info("no token is asked for here: RunPod's edge lets in nobody without an API key of the account")
+        logger.info("no token is required here: RunPod's edge lets in nobody without an API key of the account")
         if settings.token is not None:
             logger.warning(
-                "%sTOKEN is ignored: what arrives as the bearer here is the caller's RunPod API key, which would "
-                "never match it. Remove the variable from the endpoint.",
+                "%sTOKEN is ignored: the bearer token that arrives here is the caller's RunPod API key, which "
+                "would never match it. Remove the variable from the endpoint.",
                 PREFIX,
             )
         return None
     if settings.token is None:
         where = (
-            "A pod's proxy address is public and asks nobody who they are"
+            "A pod's proxy address is public and lets anyone in"
             if worker.pod_id
-            else f"Listening on {_HOST} would let anyone on the network use this GPU"
+            else f"Anyone on the network could use a GPU that listens on {_HOST}"
         )
-        raise ConfigError(f"{where}: it takes a token. {advice()}")
+        raise ConfigError(f"{where}, so a token is required. {advice()}")
     weak = weakness(settings.token)
     if weak is not None:
         raise ConfigError(
@@ -90,7 +91,7 @@ def _token(worker: WorkerSettings, settings: Settings) -> SecretStr | None:
 
 @contextmanager
 def _pinged(state: WorkerState, port: int) -> Iterator[None]:
-    """Answers `/ping`, and nothing else, on a port of its own.
+    """Answer `/ping`, and nothing else, on a port of its own.
 
     Raises:
         ConfigError: the port cannot be listened on.
@@ -101,7 +102,7 @@ def _pinged(state: WorkerState, port: int) -> Iterator[None]:
         return routes(request) if request.path == "/ping" else Reply(HTTPStatus.NOT_FOUND)
 
     try:
-        server = HttpServer(ping, _HOST, port)
+        server = HttpServer(ping, listen(_HOST, port))
     except OSError as error:
         raise ConfigError(f"PORT_HEALTH: cannot listen on {_HOST}:{port}: {error.strerror}") from error
     try:

@@ -1,4 +1,4 @@
-"""What the platform and whoever deploys set in a worker's container. README.md lists the variables."""
+"""The settings of a worker's container, from its environment. README.md lists the variables."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from comfy_gpu_offload.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
-# RunPod keeps no result beyond 10 MB, and says so to nobody: the job completes without an output.
+# RunPod drops results of over 10 MB without a word: the job completes without an output.
 JOB_OUTPUT_BYTES = 9_500_000
 
 
 class WorkerSettings(BaseSettings):
-    """Frozen; from the container's environment alone, where an empty variable counts as unset.
+    """The settings in force, frozen; only from the environment, in which an empty variable counts as unset.
 
     Attributes:
         serve: `queue` for a queue endpoint, `http` for a load-balancing endpoint or a pod.
-        backend: what runs the models.
+        backend: runs the models.
         comfyui: ComfyUI's folder, for the comfyui backend.
-        models: a further folder of models, as `comfy-gpu-offload worker --models`.
+        models: a further folder of models, as for `comfy-gpu-offload worker --models`.
         preload: a model to load before the worker is ready.
-        concurrency: how many queue jobs are taken at a time; the model still runs one. At the SDK's own 1,
-            back-to-back jobs begin a second apart; 3 brings a trivial one from 1010 ms to 103 ms.
-        job_output_bytes: the largest output of a queue job, encoded.
-        port: where the HTTP worker listens; 0 for any free port.
-        health_port: where `/ping` is answered as well; None or the same number for `port` alone.
-        pod_id: RunPod's name of this container, in a pod and in an endpoint's worker.
-        endpoint_id: RunPod's name of the endpoint whose worker this is.
+        concurrency: number of queue jobs that are taken at a time; the model still runs one. With 1, the SDK's
+            default, successive jobs begin a second apart; with 3 a trivial one takes 103 ms in place of 1010.
+        job_output_bytes: the largest encoded output of a queue job.
+        port: on which the HTTP worker listens; 0 for any free port.
+        health_port: on which `/ping` is answered as well; None or the number of `port` for no other port.
+        pod_id: RunPod's name of this container, set in a pod and in an endpoint's worker.
+        endpoint_id: RunPod's name of the endpoint that this worker belongs to.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
@@ -52,10 +52,10 @@ class WorkerSettings(BaseSettings):
 
 
 def load_worker_settings() -> WorkerSettings:
-    """The settings in force.
+    """Return the settings in force.
 
     Raises:
-        ConfigError: a value is wrong; names the variable and what is wrong, never the value.
+        ConfigError: a value is wrong; the message names the variable and the reason, never the value.
     """
     try:
         settings = WorkerSettings()
@@ -69,13 +69,13 @@ def load_worker_settings() -> WorkerSettings:
 def _check_folders(settings: WorkerSettings) -> None:
     if settings.backend == "comfyui" and not _is_comfyui(settings.comfyui):
         raise ConfigError(
-            f"{PREFIX}COMFYUI={settings.comfyui or ''}: this is no ComfyUI folder; name the one that holds main.py "
+            f"{PREFIX}COMFYUI={settings.comfyui or ''}: this is no ComfyUI folder; name the one that has main.py "
             f"and comfyui_version.py, or set {PREFIX}BACKEND=diffusers."
         )
     if settings.models is not None and not settings.models.exists():
         raise ConfigError(
             f"{PREFIX}MODELS={settings.models}: there is no such file or folder; is the network volume attached? "
-            "It lies at /runpod-volume in an endpoint's worker and at /workspace in a pod."
+            "It is at /runpod-volume in an endpoint's worker and at /workspace in a pod."
         )
 
 
@@ -84,7 +84,7 @@ def _is_comfyui(folder: Path | None) -> bool:
 
 
 def variable(name: str) -> str:
-    """The environment variable of the setting `name`, which may be given as the variable already."""
+    """Return the environment variable of the setting `name`; of an alias, the variable itself."""
     field = WorkerSettings.model_fields.get(name)
     if field is None:
         return name.upper()

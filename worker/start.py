@@ -1,4 +1,4 @@
-"""What both ways of serving start with: log, settings, backend."""
+"""The common start of both entry points: log, exit status, limits and backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def exit_status(run: Callable[[], None]) -> int:
-    """Set up the log and run; 0, 1 for a failure, 2 for a wrong setting, as the command line has it."""
+    """Set up the log and run; return 0, 1 for a failure or 2 for a wrong setting, as the command line does."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def ended() -> int:
@@ -32,14 +32,14 @@ def exit_status(run: Callable[[], None]) -> int:
 
 
 def handler_options(settings: Settings) -> HandlerOptions:
-    """The handler's limits."""
+    """Return the limits of the handler by the settings."""
     limits = FrameLimits(frame_bytes=settings.frame_bytes)
     uploads = upload_folder(settings.upload_folder, settings.upload_bytes)
     return HandlerOptions(limits=limits, store_bytes=settings.store_bytes, uploads=uploads)
 
 
 def ready_backend(worker: WorkerSettings, settings: Settings) -> Backend:
-    """The backend, with the model to preload in memory.
+    """Return the backend, with the model to preload in memory.
 
     Raises:
         ConfigError: ComfyUI does not start, or the model to preload cannot be loaded.

@@ -34,7 +34,7 @@ class Bench:
 
 
 def run_aside(turn: Turn, function: Any) -> Future[Any]:
-    """Runs the turn on a thread of its own, as a connection does."""
+    """Run the turn on a thread of its own, as a connection does."""
     future: Future[Any] = Future()
 
     def run() -> None:

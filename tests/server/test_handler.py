@@ -158,7 +158,7 @@ def test_malformed_bytes_get_a_fault_and_the_worker_lives_on(handler: Handler, n
 
 
 def crafted(tensors: list[dict[str, Any]], section: bytes = b"", tree: Any = None, **fields: Any) -> bytes:
-    """A frame with a right checksum whatever it says."""
+    """Return a frame of any content with a right checksum."""
     message = {
         "type": "forward",
         "request": "request-1",

@@ -66,7 +66,7 @@ class Client:
         return answer
 
     def begin(self, name: str = HISTORY, client: str = CLIENT) -> Result | Fault:
-        """A history's first call; its second one can be foretold then."""
+        """Make a history's first call, after which its second one can be predicted."""
         x = torch.cat([X, X])
         calls = self.ends.ask(x)
         self.ends.answer(calls, x * 2)

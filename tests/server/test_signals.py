@@ -88,7 +88,7 @@ class BusyWorker:
         return self._log.read_text()
 
     def press(self, says: str) -> None:
-        """Ctrl-C, until the worker says that."""
+        """Press Ctrl-C and wait until the worker logs that text."""
         self.process.send_signal(signal.SIGINT)
         deadline = monotonic() + 60
         while says not in self.log:
@@ -103,7 +103,7 @@ class BusyWorker:
         self.process.stdin.flush()
 
     def ended(self) -> int:
-        """The exit status, when the caller has its answer too."""
+        """Wait for the end of the process and of the call; return the exit status."""
         status = self.process.wait(60)
         self.calling.join(60)
         return status
@@ -120,7 +120,7 @@ def busy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BusyWorker]
 
 @pytest.mark.parametrize("busy", ["wait", "deaf"], indirect=True)
 def test_a_first_ctrl_c_says_what_is_waited_for_and_lets_it_finish(busy: BusyWorker) -> None:
-    busy.press("stopping when a call of ")
+    busy.press("stopping after a call of ")
     assert "Ctrl-C again" in busy.log
     assert busy.process.poll() is None
     busy.release()
@@ -130,7 +130,7 @@ def test_a_first_ctrl_c_says_what_is_waited_for_and_lets_it_finish(busy: BusyWor
 
 @pytest.mark.parametrize("busy", ["wait"], indirect=True)
 def test_a_second_ends_the_call_at_the_next_block(busy: BusyWorker) -> None:
-    busy.press("stopping when a call of wait")
+    busy.press("stopping after a call of wait")
     busy.press("is ended at the model's next block")
     assert busy.ended() == 0
     assert busy.result is None
@@ -140,7 +140,7 @@ def test_a_second_ends_the_call_at_the_next_block(busy: BusyWorker) -> None:
 
 @pytest.mark.parametrize("busy", ["deaf"], indirect=True)
 def test_a_third_ends_the_process_whatever_it_does(busy: BusyWorker) -> None:
-    busy.press("stopping when a call of deaf")
+    busy.press("stopping after a call of deaf")
     busy.press("is ended at the model's next block")
     busy.press("stopped at once")
     assert busy.ended() == 130

@@ -40,7 +40,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def send(port: int, frame: bytes, route: str = "forward", **headers: str) -> socket.socket:
-    """A connection on which that frame has been sent."""
+    """Return a connection on which the frame has been sent."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=60)
     lines = [f"POST /v1/{route} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/octet-stream"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -49,7 +49,7 @@ def send(port: int, frame: bytes, route: str = "forward", **headers: str) -> soc
 
 
 def reset(sock: socket.socket) -> None:
-    """Ends a connection as a killed process does whose system has bytes that it has not read."""
+    """End a connection as a killed process does whose system holds bytes that it has not read."""
     sock.setsockopt(
         socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
     )
@@ -61,7 +61,7 @@ def call(model: str = "double", request: str = "request-1", client: str = "clien
 
 
 def read_reply(sock: socket.socket) -> Message:
-    """What the reply on this connection says, interim responses passed over."""
+    """Return the reply on a connection, without the interim responses before it."""
     data = b""
     while True:
         while b"\r\n\r\n" not in data:
@@ -83,7 +83,7 @@ def backend() -> Iterator[FunctionBackend]:
 
 
 def begin(worker: ThreadWorker, backend: FunctionBackend) -> socket.socket:
-    """A call of somebody else's that runs until it is released."""
+    """Begin a call of another client that runs until it is released."""
     running = send(worker.port, call("wait", "request-wait", "client-a"))
     assert backend.started.wait(60)
     return running

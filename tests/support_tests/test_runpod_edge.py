@@ -22,7 +22,7 @@ from comfy_gpu_offload.protocol.envelope import open_frame
 from comfy_gpu_offload.runpod.client import RunPodClient
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
-from comfy_gpu_offload.server.http.server import HttpServer
+from comfy_gpu_offload.server.http.server import HttpServer, listen
 from comfy_gpu_offload.transport.configured import kind_of
 
 BRIEF = EdgeLimits(hold_s=0.2, strict_hold_s=0.2)
@@ -36,7 +36,7 @@ class EchoWorker:
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
         self.release = threading.Event()
-        self.server = HttpServer(self._answer, "127.0.0.1", 0)
+        self.server = HttpServer(self._answer, listen("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.server.address[1]}"
 
     def _answer(self, request: Request) -> Reply:

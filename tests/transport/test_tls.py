@@ -14,7 +14,7 @@ from comfy_gpu_offload import connect
 from comfy_gpu_offload.errors import TlsError
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
-from comfy_gpu_offload.server.http.server import HttpServer
+from comfy_gpu_offload.server.http.server import HttpServer, listen
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_nothing_is_sent_on_a_connection_while_a_request_is_read_from_it(
         threading.Event().wait(0.35)
         return Reply(200, (b"done",))
 
-    worker = HttpServer(slow, "127.0.0.1", 0, server)
+    worker = HttpServer(slow, listen("127.0.0.1", 0), server)
     trusting = ssl.create_default_context(cafile=str(certificate[0]))
     with (
         socket.create_connection(worker.address, timeout=60) as plain,

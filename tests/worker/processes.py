@@ -21,7 +21,7 @@ _PREFIX = "listening on "
 
 
 def settings(**given: str) -> dict[str, str]:
-    """This environment without RunPod's variables or ours, and with `given`; the diffusers backend."""
+    """Return this environment without RunPod's variables and ours, with `given`, for the diffusers backend."""
     kept = {
         name: value
         for name, value in environment().items()
@@ -31,7 +31,7 @@ def settings(**given: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -63,13 +63,13 @@ class ServerProcess:
         self.log.extend(self.process.stderr or ())
 
     def ready(self) -> str:
-        """Waits for it; its address."""
+        """Wait until the server listens; return its address."""
         line = self._lines.get(timeout=120)
         assert line.startswith(_PREFIX), "".join(self.log)
         return line.removeprefix(_PREFIX).strip()
 
     def ended(self) -> int:
-        """Waits for its end; the exit status."""
+        """Wait for the end of the process; return its exit status."""
         status = self.process.wait(60)
         for reader in self._readers:
             reader.join(60)
@@ -83,7 +83,7 @@ class ServerProcess:
 
 @contextmanager
 def server_process(cwd: Path, **given: str) -> Iterator[ServerProcess]:
-    """A server that ends with the block, however it ends."""
+    """Start a server that ends with the block, however the block ends."""
     server = ServerProcess(cwd, **given)
     try:
         yield server

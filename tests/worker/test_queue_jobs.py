@@ -63,7 +63,7 @@ def opened(output: dict[str, Any]) -> Envelope:
 
 
 def error(output: dict[str, str]) -> tuple[dict[str, Any], Fault]:
-    """The error's fields, and the fault frame in it."""
+    """Return the fields of a job's error, and the fault in its frame."""
     assert output.keys() == {"error"}
     fields = json.loads(output["error"])
     assert fields.keys() == {"code", "message", "retryable", "frame"}

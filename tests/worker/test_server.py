@@ -26,7 +26,7 @@ TOKEN = "token-that-must-not-be-seen-0123456789"
 
 
 def pinged(port: int) -> int | None:
-    """The status of `/ping`; None where nothing listens."""
+    """Return the status of `/ping`, or None if nothing listens."""
     try:
         return requests.get(f"http://127.0.0.1:{port}/ping", timeout=30).status_code
     except requests.ConnectionError:
@@ -34,7 +34,7 @@ def pinged(port: int) -> int | None:
 
 
 def states_until_ready(server: ServerProcess, *ports: int) -> list[list[int]]:
-    """What `/ping` said on each port until it said 200, repetitions left out."""
+    """Return the statuses of `/ping` on each port up to the first 200, without repetitions."""
     seen: list[list[int]] = [[] for _ in ports]
     deadline = monotonic() + 120
     while not all(states and states[-1] == 200 for states in seen):
@@ -102,9 +102,9 @@ def test_a_pod_asks_for_its_token(tmp_path: Path) -> None:
     ("given", "says"),
     [
         (POD, "A pod's proxy address is public"),
-        ({}, "anyone on the network"),
+        ({}, "Anyone on the network"),
         # A client's settings, that lie about where a worker is started.
-        ({"RUNPOD_ENDPOINT_ID": "endpoint-1"}, "anyone on the network"),
+        ({"RUNPOD_ENDPOINT_ID": "endpoint-1"}, "Anyone on the network"),
     ],
 )
 def test_without_a_token_it_refuses_to_be_open_to_all(tmp_path: Path, given: dict[str, str], says: str) -> None:

@@ -1,4 +1,4 @@
-"""Ends sampling runs that nobody follows: their client is gone, and others may be waiting for the device."""
+"""The end of sampling runs that nobody follows: their client is gone, and others may wait for the device."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Grace:
-    """Seconds that a run goes on without anybody who follows it, for whom a lost connection is made again.
+    """Seconds for which a run continues without a follower, so that a client can come back after a lost connection.
 
     Attributes:
-        alone_s: while nobody else wants the device; as long as a client tries again.
-        others_wait_s: while others do.
+        alone_s: while no other call waits for the device; as long as a client keeps trying.
+        others_wait_s: while other calls wait.
     """
 
     alone_s: float = 120.0
@@ -30,10 +30,14 @@ class Grace:
 
 
 class AbandonedRuns:
-    """Looks after runs that are under way, on one thread while there are any. Thread-safe.
+    """The watch over runs under way, on one thread while there are any; abandoned ones are ended. Thread-safe.
 
     Args:
         interrupt: ends the running call of the backend.
+
+    The lock guards the table of runs and `_is_looking` together: a run that is added while the thread decides to
+    end must start another one. It is not held while a run is ended, which takes the run's, the store's and the
+    executor's locks one after the other.
     """
 
     def __init__(self, executor: Executor, interrupt: Callable[[], None], grace: Grace) -> None:
@@ -45,15 +49,15 @@ class AbandonedRuns:
         self._lock = threading.Lock()
 
     def watch(self, run: Run, turn: Turn, forget: Callable[[], None]) -> None:
-        """Look after a run until it ends. `forget` is called before one is ended that nobody follows."""
+        """Watch a run until it ends. `forget` is called before an abandoned run is ended."""
         with self._lock:
             self._runs[run] = turn, forget
             if self._is_looking:
                 return
             try:
                 threading.Thread(target=self._look, name="comfy-gpu-offload-abandoned", daemon=True).start()
-            except RuntimeError:  # no more threads: the next run tries again
-                logger.warning("run %s is not looked after: the system has no more threads", turn.name)
+            except RuntimeError:  # no thread can be started now; the next run tries again
+                logger.warning("run %s is not watched, since no thread can be started", turn.name)
             else:
                 self._is_looking = True
 
@@ -70,7 +74,7 @@ class AbandonedRuns:
                 if self._is_over(run) and run.abandon():
                     forget()
                     state = self._executor.cancel_turn(turn, self._interrupt)
-                    logger.info("run %s is ended: nobody has followed it for a while (%s)", turn.name, state)
+                    logger.info("run %s is ended because nobody follows it any more; it was %s", turn.name, state)
 
     def _is_over(self, run: Run) -> bool:
         alone_s = run.alone_s

@@ -1,4 +1,4 @@
-"""Uploaded tensors on disk, by digest, within a byte budget: what survives a restart of the worker."""
+"""The uploaded tensors on disk, by digest, within a budget of bytes: they survive a restart of the worker."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ..io.frame import Part, decode, encode
 logger = logging.getLogger(__name__)
 
 _SUFFIX, _UNFINISHED = ".frame", ".part"
-# A file still under its first name after so long is what a crash, or a full disk, has left.
+# A file that has its unfinished name for so long was left by a crash or a full disk.
 _ABANDONED_S = 3600.0
 _NAME = "tensor"
 
 
 class BlobFolder:
-    """Each tensor is a file of its own, a frame, that only this user can read. Thread-safe.
+    """A folder with a file for each tensor, a frame that only this user can read. Thread-safe.
 
-    Nothing here fails a call: a folder that cannot be written keeps nothing, and its log says so. Several workers
-    may share one folder.
+    Nothing here makes a call fail: a folder that cannot be written to keeps nothing, and the log says so. Several
+    workers may share one folder.
 
     Args:
-        path: made when the first tensor comes, for this user alone.
-        budget_bytes: what all files may take together; the ones not used for longest leave first.
+        path: the folder, which is made for this user alone when the first tensor comes.
+        budget_bytes: size of all files together; the least recently used are removed first.
     """
 
     def __init__(self, path: Path, budget_bytes: int) -> None:
@@ -42,7 +42,7 @@ class BlobFolder:
         self._lock = threading.Lock()
 
     def put(self, digest: bytes, tensor: torch.Tensor) -> None:
-        """Keeps the tensor, whose digest the caller has checked."""
+        """Keep the tensor, whose digest the caller has checked."""
         frame = encode({}, None, [Part(_NAME, tensor)])
         if frame.size_bytes > self.budget_bytes:
             return
@@ -56,10 +56,14 @@ class BlobFolder:
                 _write(file, frame.buffers)
                 self._used_bytes = (self._used_bytes or 0) + frame.size_bytes
             except OSError as error:
-                logger.warning("an upload is not kept in %s: %s", self._path, error.strerror)
+                logger.warning(
+                    "An upload is kept in memory only, because %s cannot be written to: %s",
+                    self._path,
+                    error.strerror,
+                )
 
     def get(self, digest: bytes) -> torch.Tensor | None:
-        """The tensor, or None. A file that is not what its name says is removed."""
+        """Return the tensor, or None. A file that does not match its name is removed."""
         file = self._file(digest)
         try:
             data = bytearray(file.read_bytes())
@@ -71,13 +75,13 @@ class BlobFolder:
         except (FrameError, ValueError):
             received = None
         if received is None or received.tensor is None or digest_of(received.tensor) != digest:
-            logger.warning("%s is damaged and is removed", file)
+            logger.warning("%s is damaged and is removed; its client sends it again", file)
             self.drop(digest)
             return None
         return received.tensor
 
     def drop(self, digest: bytes) -> None:
-        """Removes one, if it is there."""
+        """Remove the tensor, if it is there."""
         file = self._file(digest)
         with self._lock:
             try:
@@ -96,7 +100,7 @@ class BlobFolder:
         if self._used_bytes is not None and self._used_bytes + size <= self.budget_bytes:
             return
         self._remove_abandoned()
-        # Looked at anew, because other workers may write here too.
+        # Read from the disk each time, because other workers may write here too.
         files = sorted((_age(file) for file in self._path.glob(f"*{_SUFFIX}")), key=lambda entry: entry[0])
         used = sum(length for _, length, _ in files)
         for _, length, file in files:
@@ -114,14 +118,17 @@ class BlobFolder:
 
 
 def upload_folder(path: Path | None, budget_bytes: int) -> BlobFolder | None:
-    """A folder for uploads at `path`, or in the user's cache; none where it may hold nothing."""
+    """Return the folder for uploads at `path`, or in the user's cache; None if it has no budget or no place."""
     if not budget_bytes:
         return None
     if path is None:
         try:
             path = _user_cache() / "comfy-gpu-offload" / "uploads"
         except RuntimeError:
-            logger.warning("this user has no home: uploads do not survive a restart")
+            logger.warning(
+                "This user has no home folder, so uploads do not survive a restart of the worker: "
+                "set COMFY_GPU_OFFLOAD_UPLOAD_FOLDER"
+            )
             return None
     return BlobFolder(path, budget_bytes)
 
@@ -143,7 +150,7 @@ def _age(file: Path) -> tuple[float, int, Path]:
 
 
 def _write(file: Path, buffers: tuple[bytes | bytearray | memoryview, ...]) -> None:
-    """Whole or not at all: under another name first."""
+    """Write the file whole or not at all: first under another name."""
     unfinished = file.with_name(f"{secrets.token_hex(8)}{_UNFINISHED}")
     try:
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

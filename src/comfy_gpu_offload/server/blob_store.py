@@ -1,4 +1,4 @@
-"""The tensors a worker keeps between calls, by digest, within a byte budget."""
+"""The tensors that a worker keeps in memory between calls, by digest, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from ..io.strides import copied, memory_bytes
 
 
 class BlobStore:
-    """Least recently used tensors leave first. Thread-safe.
+    """Tensors by digest; the least recently used are dropped first. Thread-safe.
+
+    A stored tensor belongs to the store alone: `put` and `get` copy.
 
     Args:
-        budget_bytes: what all kept tensors may take together; one that is larger alone is not kept.
+        budget_bytes: size of all kept tensors together; a larger tensor is not kept.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -25,11 +27,11 @@ class BlobStore:
 
     @property
     def used_bytes(self) -> int:
-        """What the kept tensors take."""
+        """Return the size of the kept tensors."""
         return self._used_bytes
 
     def put(self, digest: bytes, tensor: torch.Tensor) -> None:
-        """Keeps a copy: the tensor given shares a whole frame's memory, and is the model's to change."""
+        """Keep a copy of the tensor: it shares the memory of a whole frame, and the model may write to it."""
         with self._lock:
             if digest in self._tensors:
                 self._tensors.move_to_end(digest)
@@ -44,7 +46,7 @@ class BlobStore:
                 self._used_bytes -= memory_bytes(evicted)
 
     def get(self, digest: bytes) -> torch.Tensor | None:
-        """A copy of the tensor, the caller's to change, or None."""
+        """Return a copy of the tensor, to which the caller may write, or None."""
         with self._lock:
             tensor = self._tensors.get(digest)
             if tensor is None:

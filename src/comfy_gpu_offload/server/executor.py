@@ -1,4 +1,4 @@
-"""One queue a device: one job at a time, and clients take turns."""
+"""The queue for the device: one job runs at a time, and clients take turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .waiting import PATIENT, Caller, Waiting
 ResultT = TypeVar("ResultT")
 JobState = Literal["queued", "running", "unknown"]
 
-# How often a job that waits looks after its caller.
+# How often a waiting job checks on its caller.
 _LOOK_EVERY_S = 0.5
 
 
@@ -23,11 +23,11 @@ class JobCancelledError(Exception):
 
 
 class ExecutorClosedError(Exception):
-    """The worker is stopping, and takes no more jobs."""
+    """The worker is stopping and takes no more jobs."""
 
 
 class ExecutorBusyError(Exception):
-    """The job cannot wait here, or not any longer: it may be asked for again. The message is for the user."""
+    """The job cannot wait here, or not any longer. It may be asked for again. The message is for the user."""
 
 
 class CallerGoneError(Exception):
@@ -36,12 +36,13 @@ class CallerGoneError(Exception):
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """Counts of waiting jobs, and seconds.
+    """Limits of the queue.
 
     Attributes:
-        waiting, waiting_each: at most so many in all, and of one client.
-        untold_s: how long a job waits whose caller may not have been told so; below the patience of any proxy in
-            use (nginx: 60 s). It keeps its place for `place_s`, to be asked for again.
+        waiting, waiting_each: the number of jobs that may wait, of all clients and of each.
+        untold_s: seconds after which a waiting job is refused as busy if its caller may not have been told why it
+            waits. Shorter than the time-out of any proxy in use (nginx: 60 s).
+        place_s: seconds for which such a job keeps its place in the queue, to be asked for again.
     """
 
     waiting: int = 128
@@ -51,15 +52,33 @@ class QueueLimits:
 
 
 class Executor:
-    """Lets one job at a time run, each on the thread that brought it.
+    """The queue of jobs for the device, of which one runs at a time, on the thread that brought it. Thread-safe.
 
-    A thread of the executor's own would cost two hand-overs a call, each of them more than a forward call's whole
-    frame takes to read (benchmarks/call_overhead.py). Clients with jobs waiting take turns, one job each; a
+    A thread of the executor's own would hand each call over twice, and each handover takes longer than reading a
+    forward call's whole frame (benchmarks/call_overhead.py). Clients with waiting jobs take turns, one job each; a
     client's own jobs keep their order. A job whose caller is gone leaves the queue.
+
+    Locking:
+        One lock guards the line, the running turn and `_closed` together, because every decision reads them
+        together: whether a job may start at once, who is next, whether a cancelled job waits or runs. It is held
+        for a few instructions only, never while a job runs or waits.
+
+        The backend's `interrupt` and `clear_interrupt` are called under it. Otherwise a job could end, and the next
+        one begin, between the check that the job to cancel is the running one and the interrupt, which would then
+        hit the wrong job. For the same reason `before_each` clears an interrupt that came too late, before the next
+        job begins and under the same lock. These two functions must not block or take the lock.
+
+        A caller is asked and told (`is_gone`, `tell`) without the lock, because it may use a socket or take locks
+        of its own (the reply cache's, a run's). So no thread waits for another lock while it holds this one. After
+        each such call the state is looked at again, since the job's turn may have come meanwhile.
     """
 
     def __init__(self, before_each: Callable[[], None] = lambda: None, limits: QueueLimits | None = None) -> None:
-        """`before_each` is called before each job, at a time when `cancel` cannot interrupt it yet."""
+        """Start with an empty queue.
+
+        Args:
+            before_each: called before each job begins, under the lock: `cancel` cannot interrupt the job yet.
+        """
         self.limits = limits or QueueLimits()
         self._line: WaitingLine[Turn] = WaitingLine()
         self._before_each = before_each
@@ -78,13 +97,14 @@ class Executor:
         *,
         place: str | None = None,
     ) -> Turn:
-        """Return a place in the queue, which must be run.
+        """Return a turn in the queue, whose `run` must be called.
 
         Args:
-            name: for `cancel`.
-            what: for people, such as ``loading x.safetensors``.
-            caller: whoever waits for it.
-            place: by which a job that could not wait finds its place again; None for its name.
+            client: whose job it is.
+            name: by which `cancel` finds the job.
+            what: the job in words for users, such as ``loading x.safetensors``.
+            caller: whoever waits for the job.
+            place: by which a job that was refused as busy finds its place again; None for `name`.
         """
         turn = Turn(self, client, name, what, caller)
         turn.place = place or name
@@ -113,9 +133,9 @@ class Executor:
         return None
 
     def cancel(self, name: str, interrupt: Callable[[], None]) -> JobState:
-        """Take the job out of the queue if it waits, interrupt it if it runs; return which it was.
+        """Take the job out of the queue if it waits, or interrupt it if it runs; return which it was.
 
-        `interrupt` is called while no other job can begin, so it cannot hit one that was not meant.
+        `interrupt` is called under the lock: no other job can begin meanwhile and be interrupted by mistake.
         """
         with self._lock:
             turn = self._running
@@ -124,7 +144,7 @@ class Executor:
             return "unknown" if turn is None else self._ended(turn, interrupt)
 
     def cancel_turn(self, turn: Turn, interrupt: Callable[[], None]) -> JobState:
-        """Do as `cancel`, for that very turn."""
+        """Cancel the job of this turn, as `cancel` does; another job of its name is left alone."""
         with self._lock:
             return self._ended(turn, interrupt)
 
@@ -138,12 +158,12 @@ class Executor:
         return "queued"
 
     def running(self) -> Waiting | None:
-        """Return what runs now, as one who came next would be told."""
+        """Return what is running, in the words for a job that would come next; None while nothing is."""
         with self._lock:
             return None if self._running is None else self._told(1, self._running)
 
     def stop_running(self, interrupt: Callable[[], None]) -> None:
-        """Interrupt the running job, whichever it is, as one that a worker which stops does not finish."""
+        """Interrupt the running job, because the worker stops: its client is told that it may ask elsewhere."""
         with self._lock:
             if self._running is not None:
                 self._running.is_stopped = True
@@ -155,7 +175,7 @@ class Executor:
             return len(self._line) > 0
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Refuse what waits, let the running job finish; False if it has not within `timeout_s`."""
+        """Refuse the waiting jobs and let the running one finish; return False if that takes over `timeout_s`."""
         deadline = None if timeout_s is None else monotonic() + timeout_s
         with self._lock:
             self._closed = True
@@ -169,11 +189,14 @@ class Executor:
         return True
 
     def look_after(self, turn: Turn) -> None:
-        """Tell a turn's caller what it waits for; take one out of the queue that need not, or cannot, wait on."""
+        """Tell a waiting turn's caller what it waits for; end the turn if it need not, or cannot, wait on.
+
+        Called on the thread that waits for the turn.
+        """
         is_gone = turn.caller.is_gone()
         with self._lock:
             if turn not in self._line or self._running is None:
-                return  # its turn has come meanwhile
+                return  # its turn has come, or it was cancelled
             if is_gone:
                 self._line.discard(turn)
                 turn.refuse(CallerGoneError("Nobody waits for this call any more."))
@@ -206,15 +229,15 @@ class Executor:
 
 
 class Turn:
-    """A place in an executor's queue.
+    """A job's turn in an executor's queue.
 
     Attributes:
-        client: whose it is.
-        name: what it is cancelled by.
-        what: it is, for people.
-        place: by which its place is found again.
-        caller: whoever waits for it.
-        is_stopped: whether the worker stops and does not finish it.
+        client: whose job it is.
+        name: by which the job is cancelled.
+        what: the job in words for users.
+        place: by which a job that was refused as busy finds its place again.
+        caller: whoever waits for the job.
+        is_stopped: whether the job was interrupted because the worker stops.
     """
 
     __slots__ = (
@@ -239,38 +262,38 @@ class Turn:
         self.place = name
         self._executor = executor
         self._refusal: Exception | None = None
-        # Held until the job may run or was refused: of all ways to wake one thread, the quickest.
+        # A lock that is held until the job may run or is refused: the quickest way to wake one thread.
         self._waiting: threading.Lock | None = None
         self._queued_at = perf_counter()
 
     @property
     def waited_s(self) -> float:
-        """Seconds since it was made."""
+        """Return the seconds since the turn was made."""
         return perf_counter() - self._queued_at
 
     def must_wait(self) -> None:
-        """Others come first: it is to be told when it may `begin`, or of its refusal."""
+        """Make `run` wait for `begin` or `refuse`. Called before any other thread can see the turn."""
         self._waiting = threading.Lock()
         self._waiting.acquire()
 
     def begin(self) -> None:
-        """Its turn has come."""
+        """Let the job run. Called under the executor's lock, once; it never blocks."""
         if self._waiting is not None:
             self._waiting.release()
 
     def refuse(self, refusal: Exception) -> None:
-        """It will not run."""
+        """Have `run` raise `refusal`. Called under the executor's lock, in place of `begin`."""
         self._refusal = refusal
         self.begin()
 
     def run(self, function: Callable[[float], ResultT]) -> ResultT:
-        """Wait for the turn, then call `function` with the seconds that took; once.
+        """Wait for the turn, then return what `function` returns, given the seconds of waiting. Call it once.
 
         Raises:
-            JobCancelledError: cancelled before it ran.
-            CallerGoneError: nobody waited for it any more.
-            ExecutorBusyError: it cannot wait, or not any longer.
-            ExecutorClosedError: the executor was closed before it ran, or did not let it finish.
+            JobCancelledError: the job was cancelled before it ran.
+            CallerGoneError: nobody waits for the job any more.
+            ExecutorBusyError: the job cannot wait, or not any longer.
+            ExecutorClosedError: the executor was closed before the job ran, or did not let it finish.
             Whatever `function` raises.
         """
         has_waited = self._waiting is not None
@@ -280,7 +303,7 @@ class Turn:
         if self._refusal is not None:
             raise self._refusal
         try:
-            # A caller that went while its job waited is noticed before the device is taken.
+            # Between two checks on the caller its turn may have come: look once more before the device is used.
             if has_waited and self.caller.is_gone():
                 raise CallerGoneError("Nobody waits for this call any more.")
             return function(self.waited_s)

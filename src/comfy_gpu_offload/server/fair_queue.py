@@ -1,4 +1,4 @@
-"""Whose turn is next: clients take turns, one job each, and a client's own jobs keep their order."""
+"""A fair order of waiting jobs: clients take turns, one job each, and a client's own jobs keep their order."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Job(Protocol):
-    """What waits."""
+    """A waiting job, as the line sees it."""
 
     @property
     def client(self) -> str:
-        """Whose it is."""
+        """Return the name of the client whose job it is."""
 
     @property
     def name(self) -> str:
-        """What it is cancelled by."""
+        """Return the name by which the job is cancelled."""
 
     @property
     def place(self) -> str:
-        """By which it finds a place that was kept for it."""
+        """Return the name by which the job finds a place that was kept for it."""
 
 
 JobT = TypeVar("JobT", bound=Job)
 
 
 class WaitingLine(Generic[JobT]):
-    """The jobs that wait, and places kept for jobs that will be asked for again. Used under its owner's lock."""
+    """The jobs that wait, and the places of jobs that left and may come back. Used under its owner's lock."""
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, deque[JobT]] = OrderedDict()
-        self._left: dict[JobT, float] = {}  # places without a job, and until when they are kept
+        self._left: dict[JobT, float] = {}  # jobs that left, and the time until which their places are kept
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -44,15 +44,15 @@ class WaitingLine(Generic[JobT]):
         return job not in self._left and job in self._clients.get(job.client, ())
 
     def count(self, client: str) -> int:
-        """Return how many jobs of that client wait."""
+        """Return the number of waiting jobs of a client."""
         return sum(job not in self._left for job in self._clients.get(client, ()))
 
     def has_place(self, client: str, place: str) -> bool:
-        """Return whether a place is kept for that job."""
+        """Return whether a place is kept for a job."""
         return any(job.client == client and job.place == place for job in self._left)
 
     def add(self, job: JobT) -> None:
-        """Put a job into the place that is kept for it, or behind its client's others."""
+        """Put a job into the place that is kept for it, or behind the others of its client."""
         jobs = self._clients.setdefault(job.client, deque())
         for position, each in enumerate(jobs):
             if each in self._left and each.place == job.place:
@@ -62,36 +62,37 @@ class WaitingLine(Generic[JobT]):
         jobs.append(job)
 
     def leave(self, job: JobT, kept_s: float) -> None:
-        """Keep the job's place for so long, for one that goes by it."""
+        """Let a waiting job leave, and keep its place for `kept_s` seconds."""
         self._left[job] = monotonic() + kept_s
 
     def find(self, name: str) -> JobT | None:
-        """Return the job of that name."""
+        """Return the waiting job of that name, or None."""
         return next((job for job in self if job.name == name), None)
 
     def discard(self, job: JobT) -> bool:
-        """Take the job out; False if it is not there."""
+        """Take the job out; return False if it does not wait."""
         if job not in self:
             return False
         self._take(job)
         return True
 
     def remove(self, client: str, place: str) -> None:
-        """Give up the place that is kept for that job."""
+        """Give up the place that is kept for a job."""
         for job in [job for job in self._left if job.client == client and job.place == place]:
             self._take(job)
 
     def ahead_of(self, job: JobT) -> int:
-        """Return how many jobs of the line run before that one, if none joins it or leaves."""
+        """Return how many waiting jobs run before `job`, if no other joins or leaves."""
         clients = list(self._clients)
         row, own = clients.index(job.client), self._clients[job.client].index(job)
         others = ((index, len(self._clients[client])) for index, client in enumerate(clients) if index != row)
         return own + sum(min(length, own + (index < row)) for index, length in others)
 
     def next(self) -> JobT | None:
-        """Take out the job whose turn it is. A kept place is passed over and stays where it is.
+        """Take out and return the job whose turn it is, or None. A kept place is passed over and stays.
 
-        It holds up its client's other jobs only while another client's can run: no job waits for nobody.
+        A kept place holds up the other jobs of its client only while another client has a job that can run:
+        the device is never idle for the sake of a place.
         """
         self._forget_old_places()
         first = (jobs[0] for jobs in self._clients.values() if jobs[0] not in self._left)
@@ -104,7 +105,7 @@ class WaitingLine(Generic[JobT]):
         return job
 
     def take_all(self) -> list[JobT]:
-        """Take out all jobs."""
+        """Take out and return all jobs, and give up all places."""
         jobs = list(self)
         self._clients.clear()
         self._left.clear()

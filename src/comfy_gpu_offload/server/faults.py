@@ -1,4 +1,4 @@
-"""What went wrong in a worker, as the fault to answer with."""
+"""Faults for the errors of a worker: which code, message and places in the code a client is told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .executor import CallerGoneError, ExecutorBusyError, ExecutorClosedError, J
 
 _MAX_MESSAGE = 4000
 
-# The first that matches counts.
+# The first class that matches decides.
 _CODES: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (ProtocolSkewError, FaultCode.UNSUPPORTED_PROTOCOL),
     (FrameError, FaultCode.BAD_FRAME),
@@ -43,7 +43,7 @@ _TOO_LARGE = {"frame_too_large", "header_too_large", "tensors_too_large", "too_m
 
 
 class RefusedError(Exception):
-    """A refusal that already is a fault."""
+    """A refusal that carries its fault."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
@@ -51,18 +51,18 @@ class RefusedError(Exception):
 
 
 def missing_tensors(digests: tuple[bytes, ...]) -> Fault:
-    """The fault that asks for tensors which the worker lacks."""
+    """Return the fault that asks for the tensors that the worker lacks."""
     text = f"The worker does not hold {len(digests)} of the tensors named by digest."
     return Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=digests)
 
 
 def wrong_digest(what: str) -> RefusedError:
-    """The refusal of what does not match its digest."""
+    """Return the refusal of data that does not match its digest. `what`: the subject of the sentence."""
     return RefusedError(Fault(code=FaultCode.WRONG_DIGEST, message=f"{what} does not match its digest."))
 
 
 def fault_of(error: BaseException) -> Fault:
-    """The fault for `error`. The unexpected is `internal`, by its type alone: its text may hold values."""
+    """Return the fault for `error`. An unexpected one is told by its type only, since its text may hold values."""
     if isinstance(error, RefusedError):
         return error.fault
     for kind, code in _CODES:
@@ -85,7 +85,7 @@ def _fault(code: FaultCode, message: str, error: BaseException) -> Fault:
 
 
 def places(error: BaseException) -> str:
-    """Where it was raised, and what caused it: files, lines, functions, types. No exception's text."""
+    """Return where `error` and its causes were raised: files, lines, functions and types, without their texts."""
     chain: list[str] = []
     link: BaseException | None = error
     while link is not None and len(chain) < 8:

@@ -22,7 +22,7 @@ __all__ = ["Handler", "HandlerOptions"]
 
 
 class Handler:
-    """Answers the frames of all clients for one backend. Thread-safe; every reply is a frame, faults included."""
+    """One worker, which answers the frames of all its clients. Thread-safe. A reply is always a frame."""
 
     def __init__(self, backend: Backend, options: HandlerOptions | None = None) -> None:
         self.options = options or HandlerOptions()

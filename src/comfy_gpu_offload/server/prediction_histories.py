@@ -1,4 +1,4 @@
-"""What this worker has seen of its clients' sampling runs, within limits."""
+"""The histories from which a worker predicts tensors of its clients' runs, within limits (docs/prediction.md)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Tracked:
-    """A call that a history follows."""
+    """A call with its place in a history."""
 
     key: _Key
     history: History
@@ -29,11 +29,16 @@ class Tracked:
 
 
 class Histories:
-    """The histories of all clients, each its own; the least recently used go first. Thread-safe.
+    """The histories of all clients; the least recently used are dropped first. Thread-safe.
 
     Args:
-        budget_bytes: what all may take together.
-        for_each: how many one client may have.
+        budget_bytes: size of all histories together.
+        for_each: number of histories of one client.
+
+    The lock guards the table only; a history needs none of its own. `take` only reads it, on the connection's
+    thread, and `finish` adds to it within a turn of the executor, so one call at a time. A client predicts a call
+    from the reply to the one before, so nobody reads a history while a call is added to it; a frame for any call
+    but the next one is refused.
     """
 
     def __init__(self, budget_bytes: int = 512 * 1024**2, for_each: int = 8) -> None:
@@ -43,21 +48,21 @@ class Histories:
         self._lock = threading.Lock()
 
     def knows(self, client: str, prediction: Prediction) -> bool:
-        """Whether the history is there that the call goes on with, or it begins one."""
+        """Return whether the call begins a history, or its history is here and expects this call."""
         with self._lock:
             return prediction.call == 0 or self._find((client, prediction.history), prediction) is not None
 
     def take(
         self, client: str, prediction: Prediction, tensors: tuple[torch.Tensor, ...]
     ) -> tuple[Tracked, tuple[torch.Tensor, ...]]:
-        """The call of a frame with these tensors, and its tensors as they are meant.
+        """Return the call in its history, and the frame's tensors with the first one restored if it is predicted.
 
         Raises:
-            MessageError: the frame is not of the form that its prediction says.
-            RefusedError: there is no such history, or it does not make of the frame what the client had.
+            MessageError: the frame does not have the form that `prediction` says.
+            RefusedError: there is no such history, or it gives another tensor than the client has.
         """
         if not tensors:
-            raise MessageError("a prediction for a call without tensors")
+            raise MessageError("a call without tensors cannot be predicted")
         key = (client, prediction.history)
         if prediction.coded is not None:
             history = self._known(key, prediction)
@@ -66,14 +71,19 @@ class Histories:
         seen = LatentBytes.of(tensors[0])
         layout = layout_of(seen, prediction.parts)
         if layout is None:
-            raise MessageError(f"a tensor that prediction does not know, in {prediction.parts} parts")
+            raise MessageError(f"this tensor cannot be predicted in {prediction.parts} parts")
         history = History(layout) if prediction.call == 0 else self._known(key, prediction)
         if history.layout != layout:
-            raise MessageError("a tensor that is not like its history's")
+            raise MessageError("the tensor has another dtype or shape than those of its history")
         return Tracked(key, history, history.take_input(seen)), tensors
 
     def finish(self, tracked: Tracked, parts: list[Part]) -> tuple[Coded | None, list[Part]]:
-        """The call gave these parts; how they are to travel. The call is in its history now."""
+        """Add the finished call to its history; return how its result's `parts` are to be sent.
+
+        Returns:
+            None and the same parts; or the description of the predicted first part, and the parts with its payloads
+            in its place.
+        """
         encoded = None
         if parts:
             encoded = tracked.history.encode_output(tracked.entry, LatentBytes.of(parts[0].tensor))
@@ -108,7 +118,7 @@ class Histories:
 
 
 def unknown_history(missing: tuple[bytes, ...] = ()) -> Fault:
-    """The fault, with what else the worker lacks for the call: that need not be asked for again."""
+    """Return the fault for a missing history. `missing`: digests of the tensors that the worker lacks besides."""
     text = "This worker does not have that history: it was restarted, has no room, or is another one."
     return Fault(code=FaultCode.UNKNOWN_HISTORY, message=text, retryable=True, missing=missing)
 

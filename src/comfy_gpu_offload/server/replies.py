@@ -1,4 +1,4 @@
-"""How whatever a frame asks for ends in a frame: the job's reply, or a fault."""
+"""Replies: a job's result, or the fault for its error, as the frame that answers the request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .faults import fault_of, places
 logger = logging.getLogger(__name__)
 
 Finish = Callable[[], EncodedFrame]
-"""Waits for what a frame asked for and gives the reply."""
+"""Waits for what a frame asked for and returns the reply."""
 
 _UNEXPECTED = {FaultCode.INTERNAL, FaultCode.MODEL_FAILED}
 
@@ -28,26 +28,29 @@ _UNEXPECTED = {FaultCode.INTERNAL, FaultCode.MODEL_FAILED}
 def answered(
     turn: Turn, job: Callable[[float], EncodedFrame], failed: Callable[[], None] = lambda: None
 ) -> EncodedFrame:
-    """The job's reply when its turn has come; one that fails or does not run is answered with a fault.
+    """Return the reply of `job`, run when its turn has come, or a fault if it fails or does not run.
 
-    `failed` is called before that.
+    Args:
+        job: is given the seconds that it has waited.
+        failed: called before a fault is returned.
     """
     try:
         return turn.run(job)
-    except Exception as error:  # the other of the two places: see `Handler`
+    except Exception as error:  # one of two places where every error becomes a fault; the other is in `Handler`
         failed()
         return refusal(error, turn.name)
 
 
 def refusal(error: BaseException, request: str | None = None) -> EncodedFrame:
-    """The fault that answers `error`; the log says of it what a client need not know.
+    """Return the frame of the fault for `error`, and log what a client need not know of it.
 
-    `request`: of what is answered, where that could be read.
+    Args:
+        request: the name of the request, if that could be read.
     """
     fault = fault_of(error)
     if fault.code in _UNEXPECTED:
         logger.error("answered with the fault %s:\n%s", fault.code.value, places(error))
-        if isinstance(error, ModelFileError):  # of a file, and of nothing that a client sent
+        if isinstance(error, ModelFileError):  # its text is about a file and holds nothing that a client sent
             logger.error("%s", error)
     else:
         logger.info("answered with the fault %s", fault.code.value)
@@ -55,9 +58,9 @@ def refusal(error: BaseException, request: str | None = None) -> EncodedFrame:
 
 
 def prepared(compute: Callable[[], Computed]) -> Computed:
-    """Return what `compute` gives, with all that it took besides computing as the time to get ready.
+    """Return what `compute` returns, with all time besides computing counted as loading.
 
-    A first run also imports and compiles: a client would take that for the network's time.
+    A first run also imports and compiles, which a client would otherwise take for the network's time.
     """
     started = perf_counter()
     done = compute()
@@ -71,7 +74,13 @@ def result_of(
     waited: tuple[float, float],
     coded: Coded | None = None,
 ) -> Result:
-    """What is said of a result. `waited`: seconds of reading the frame, and in the queue."""
+    """Return the message of a result.
+
+    Args:
+        instance: names this start of the worker.
+        waited: seconds of reading the frame, and in the queue.
+        coded: describes the first tensor if it is sent as a prediction's payloads.
+    """
     decode_s, queue_s = waited
     timings = WorkerTimings(decode_s=decode_s, queue_s=queue_s, load_s=done.load_s, compute_s=done.compute_s)
     if logger.isEnabledFor(logging.DEBUG):
@@ -81,10 +90,10 @@ def result_of(
 
 
 def reply_codec(name: str) -> codecs.Codec | codecs.Chooser:
-    """The codec that a reply is asked for by.
+    """Return the codec by which a client wants a reply to be stored.
 
     Raises:
-        MessageError: it is not known here.
+        MessageError: this side does not know it.
     """
     try:
         return codecs.wanted(name)
@@ -93,8 +102,8 @@ def reply_codec(name: str) -> codecs.Codec | codecs.Chooser:
 
 
 def on_a_thread(work: Callable[[], None], name: str) -> None:
-    """Does the work on a thread of its own; on this one where the system has no more."""
+    """Do the work on a thread of its own, or on this one if no thread can be started."""
     try:
         threading.Thread(target=work, name=f"comfy-gpu-offload-{name}", daemon=True).start()
-    except RuntimeError:  # a place in the queue that nobody takes would hold up all others
+    except RuntimeError:  # a turn that nobody takes would hold up all others
         work()

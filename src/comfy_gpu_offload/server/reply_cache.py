@@ -1,4 +1,4 @@
-"""The last replies, so that one the connection lost can be asked for again without computing it again."""
+"""The last replies of each client: one that the connection lost is sent again without computing it again."""
 
 from __future__ import annotations
 
@@ -9,56 +9,61 @@ from ..io.frame import EncodedFrame
 from .executor import CallerGoneError
 from .waiting import PATIENT, Caller
 
-# How often whoever waits for a reply that another makes looks whether it still has to.
+# How often a thread that waits for another's reply checks on its caller.
 _LOOK_EVERY_S = 0.5
 
 
 class PendingReply:
-    """A reply under way, for all who wait for it; made to be cheap where nobody does."""
+    """A reply under way, for all threads that wait for it. Costs one lock where nobody does."""
 
     __slots__ = ("_error", "_frame", "_made", "joined")
 
     def __init__(self) -> None:
-        self.joined = 0  # how many wait for it besides whoever makes it
+        self.joined = 0  # threads that wait, besides the one that makes it; guarded by the cache's lock
         self._frame: EncodedFrame | None = None
         self._error: BaseException | None = None
+        # Held until the reply is there. Each waiting thread takes it and gives it back, so that the next one wakes.
         self._made = threading.Lock()
         self._made.acquire()
 
     def set_result(self, frame: EncodedFrame) -> None:
-        """It is `frame`."""
+        """Give all who wait the reply `frame`. Called once, in place of `set_exception`."""
         self._frame = frame
         self._made.release()
 
     def set_exception(self, error: BaseException) -> None:
-        """There will be none."""
+        """Have all who wait raise `error`."""
         self._error = error
         self._made.release()
 
     def result(self, caller: Caller = PATIENT) -> EncodedFrame:
-        """Return the reply, waited for while `caller` is there.
+        """Wait for the reply and return it.
 
         Raises:
-            CallerGoneError: nobody waits here any more.
-            What kept it from being made.
+            CallerGoneError: `caller` is gone.
+            The error that was set in place of a reply.
         """
         while not self._made.acquire(timeout=_LOOK_EVERY_S):
             if caller.is_gone():
                 raise CallerGoneError("Nobody waits for this call any more.")
-        self._made.release()  # whoever waits besides comes next
+        self._made.release()  # wakes the next thread that waits
         if self._frame is None:
-            raise self._error or RuntimeError("a reply that is neither made nor failed")
+            raise self._error or RuntimeError("a pending reply was released without a frame or an error")
         return self._frame
 
 
 class ReplyCache:
-    """Replies under way and the last finished ones, by request. Thread-safe.
+    """The replies under way and the last finished ones, by the name of the request. Thread-safe.
 
     Args:
-        budget_bytes: what finished replies may take together.
-        count: how many at most.
-        for_each: how many of one client. A client's calls follow one another, so that it asks again for its last,
-            and each one more is memory that the next reply has to be written to with cold caches.
+        budget_bytes: size of all finished replies together.
+        count: number of all finished replies.
+        for_each: number of finished replies of one client. A client's calls follow one another, so it asks again
+            for its last ones only. With more of them, each reply is written to memory that no CPU cache holds.
+
+    The lock guards the table, the counts and each reply's `joined` together: whether a request is computed or joins
+    another one, and whether a reply that somebody joined may be given up, must be decided at once. It is not held
+    while a thread waits for a reply.
     """
 
     def __init__(self, budget_bytes: int = 256 * 1024**2, count: int = 64, for_each: int = 4) -> None:
@@ -66,14 +71,14 @@ class ReplyCache:
         self._count = count
         self._for_each = for_each
         self._replies: dict[str, PendingReply] = {}
-        self._finished: OrderedDict[str, tuple[str, int]] = OrderedDict()  # whose, and how many bytes
+        self._finished: OrderedDict[str, tuple[str, int]] = OrderedDict()  # the client, and the size in bytes
         self._clients: dict[str, deque[str]] = {}
         self._used_bytes = 0
         self._lock = threading.Lock()
 
     def join(self, request: str) -> PendingReply | None:
-        """Return the reply to that request, under way or finished, or None. Whoever joins one must `leave` it."""
-        if request not in self._replies:  # the usual case, without a lock
+        """Return the reply to that request, under way or finished, or None. Each one joined must be `leave`d."""
+        if request not in self._replies:  # the usual case, which needs no lock; `claim` decides
             return None
         with self._lock:
             reply = self._replies.get(request)
@@ -82,12 +87,12 @@ class ReplyCache:
             return reply
 
     def leave(self, reply: PendingReply) -> None:
-        """Note that somebody who joined it waits no more."""
+        """Note that a thread that joined the reply has what it waited for."""
         with self._lock:
             reply.joined -= 1
 
     def abandon(self, request: str, reply: PendingReply) -> bool:
-        """Forget a reply under way whose maker has nobody to make it for; False where somebody joined it."""
+        """Forget a reply under way, because its caller is gone; return False if another one has joined it."""
         with self._lock:
             if reply.joined:
                 return False
@@ -96,7 +101,7 @@ class ReplyCache:
             return True
 
     def claim(self, request: str) -> tuple[PendingReply, bool]:
-        """Return the reply to that request, and whether it is new: then it must be finished, else be left."""
+        """Return the reply to that request and whether it is new: a new one must be finished, another one left."""
         with self._lock:
             reply = self._replies.get(request)
             if reply is not None:
@@ -106,11 +111,11 @@ class ReplyCache:
             return reply, True
 
     def finish(self, client: str, request: str, reply: PendingReply, frame: EncodedFrame) -> None:
-        """The claimed `reply` is `frame`."""
+        """Give the claimed `reply` its `frame`, and keep it."""
         reply.set_result(frame)
         with self._lock:
             if self._replies.get(request) is not reply:
-                return  # forgotten
+                return  # it was forgotten meanwhile
             self._finished[request] = client, frame.size_bytes
             self._used_bytes += frame.size_bytes
             own = self._clients.setdefault(client, deque())
@@ -121,7 +126,7 @@ class ReplyCache:
                 self._drop(next(iter(self._finished)))
 
     def forget(self, request: str, reply: PendingReply) -> None:
-        """Asked for again, this request is to be computed again."""
+        """Have this request computed again when it is asked for again."""
         with self._lock:
             if self._replies.get(request) is reply:
                 self._drop(request)

@@ -1,4 +1,4 @@
-"""Sampling runs: each goes on whether or not somebody listens, and its result is kept until it is old."""
+"""The sampling runs of a worker: each continues without a listener, and its result is kept for a while."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from ..protocol.messages import Fault, FaultCode
 from .faults import RefusedError
 from .waiting import Waiting
 
-# Often enough for the shortest idle timeout of a proxy in use (nginx: 60 s), and for a client to notice a worker
-# that hangs: it gives a connection up after 15 s without a byte.
+# Shorter than the idle time-out of any proxy in use (nginx: 60 s), and than the 15 s after which a client gives a
+# silent connection up.
 HEARTBEAT_S = 5.0
-# How often one who follows a run that waits is told for how long.
+# How often the follower of a waiting run is told what it waits for.
 _WAITING_EVERY_S = 2.0
-# How often one who follows is looked after.
+# How often a follower is checked on.
 _LOOK_EVERY_S = 1.0
-# A picture of the run so far: often enough to look live, seldom enough not to slow the loop.
+# Between two previews: often enough to look live, seldom enough not to slow the run.
 _PREVIEW_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
 class Step:
-    """So many steps are done; with a picture of the run so far where one was made.
+    """The progress of a run: `step` of `of` steps are done.
 
-    `waiting`: what the run waits for, while it does.
+    Attributes:
+        preview: the run so far as JPEG bytes, if a preview was made at this step.
+        waiting: what the run waits for, while it waits.
     """
 
     step: int
@@ -41,7 +43,11 @@ class Step:
 class Run:
     """One sampling run: its steps as they are done, then its end. Thread-safe.
 
-    To the queue it is the caller, whoever follows it at the time.
+    To the queue the run is the caller (`Caller`), whoever follows it at the time.
+
+    The condition's lock guards all state. The run's thread reports under it and wakes the followers, which copy
+    what is new under it and send it without it: a slow connection never holds up the run. Whether the run may be
+    abandoned is decided under the lock that counts the followers, so nobody can follow a run that is being ended.
     """
 
     def __init__(self, of: int) -> None:
@@ -58,12 +64,12 @@ class Run:
 
     @property
     def end(self) -> EncodedFrame | None:
-        """The last frame, a result or a fault, once there is one."""
+        """Return the last frame, a result or a fault, once there is one."""
         return self._end
 
     @property
     def latest(self) -> Step | None:
-        """The last step that is done, with the newest picture."""
+        """Return the last step that is done, with the newest preview; None before the first one."""
         with self._changed:
             if not self._steps:
                 return None
@@ -73,46 +79,46 @@ class Run:
 
     @property
     def ended_at(self) -> float:
-        """When, by the monotonic clock."""
+        """Return when the run ended, in seconds of the monotonic clock."""
         return self._ended_at
 
     def report(self, step: int, of: int, preview: Callable[[], bytes | None]) -> None:
-        """A step is done. `preview` is called only when it is time for the next picture."""
+        """Record that a step is done. `preview` is called only when it is time for the next preview."""
         now = monotonic()
         picture = None
         if now - self._preview_at >= _PREVIEW_EVERY_S:
             picture = preview()
             self._preview_at = now
         with self._changed:
-            if picture is not None:  # only the newest is of use
+            if picture is not None:  # only the newest preview is kept
                 self._steps = [Step(done.step, done.of) for done in self._steps]
             self._steps.append(Step(step, of, picture))
             self._changed.notify_all()
 
     def is_gone(self) -> bool:
-        """See `Caller`."""
+        """Return whether the run was given up because nobody followed it; see `Caller`."""
         return self._is_abandoned
 
     def tell(self, waiting: Waiting) -> bool:
-        """See `Caller`."""
+        """Tell the followers what the run waits for; see `Caller`."""
         with self._changed:
             self._waiting = waiting
             self._changed.notify_all()
         return True
 
     def begins(self) -> None:
-        """Note that it waits no longer."""
+        """Record that the run waits no longer."""
         with self._changed:
             self._waiting = None
 
     @property
     def alone_s(self) -> float:
-        """For how many seconds nobody has followed it."""
+        """Return for how many seconds nobody has followed the run."""
         with self._changed:
             return 0.0 if self._followers else monotonic() - self._alone_since
 
     def abandon(self) -> bool:
-        """Have nobody follow it any more; False where somebody does, or it has ended."""
+        """Let nobody follow the run from now on; return False if somebody does, or the run has ended."""
         with self._changed:
             if self._followers or self._end is not None:
                 return False
@@ -133,17 +139,17 @@ class Run:
                 self._alone_since = monotonic()
 
     def finish(self, frame: EncodedFrame) -> None:
-        """The run has ended with this result or fault."""
+        """Record the end of the run, a result or a fault."""
         with self._changed:
             self._end = frame
             self._ended_at = monotonic()
             self._changed.notify_all()
 
     def wait(self) -> EncodedFrame:
-        """Return the run's end, waited for.
+        """Wait for the run's end and return it.
 
         Raises:
-            RefusedError: it was ended because nobody followed it.
+            RefusedError: the run was given up because nobody followed it.
         """
         with self._followed(), self._changed:
             while self._end is None:
@@ -151,19 +157,19 @@ class Run:
             return self._end
 
     def follow(self, after: int, is_gone: Callable[[], bool] = lambda: False) -> Iterator[Step | EncodedFrame]:
-        """Give every step after `after` as it is done, the last one again from time to time, and then the end.
+        """Yield every step after `after` as it is done, the last one again as a sign of life, and then the end.
 
-        Ends early when whoever follows `is_gone`.
+        Ends early once `is_gone` says that the follower is gone.
 
         Raises:
-            RefusedError: it was ended because nobody followed it.
+            RefusedError: the run was given up because nobody followed it.
         """
         with self._followed():
             yield from self._told(after, is_gone)
 
     def _told(self, after: int, is_gone: Callable[[], bool]) -> Iterator[Step | EncodedFrame]:
         told = self._waiting
-        yield Step(after, self._of, waiting=told)  # at once, so that whoever stands in between sees an answer
+        yield Step(after, self._of, waiting=told)  # at once, so that a proxy in between sees an answer
         position, told_at = 0, monotonic()
         while not is_gone():
             with self._changed:
@@ -186,17 +192,20 @@ class Run:
 
 
 def unknown_run() -> RefusedError:
-    """Return the refusal of a run that this worker does not have, or no longer."""
+    """Return the refusal for a run that this worker does not have, or no longer has."""
     text = "This worker does not have that run: it was restarted, or is another one, or nobody followed the run."
     return RefusedError(Fault(code=FaultCode.UNKNOWN_RUN, message=text, retryable=True))
 
 
 class RunStore:
-    """Runs by request. Finished ones leave when they are old, or too many bytes together. Thread-safe.
+    """The runs by the name of their request. Finished ones are dropped by age and by size. Thread-safe.
 
     Args:
-        kept_s: how long a finished run can be asked for again.
-        budget_bytes: what the results of finished runs may take.
+        kept_s: seconds for which a finished run can be asked for again.
+        budget_bytes: size of the results of all finished runs.
+
+    The lock guards the table, so that of two requests for one run only one begins it. A run's own lock is never
+    taken under it: `_drop_old` reads `end` and `ended_at`, which are set once.
     """
 
     def __init__(self, kept_s: float = 1800.0, budget_bytes: int = 512 * 1024**2) -> None:
@@ -206,13 +215,13 @@ class RunStore:
         self._lock = threading.Lock()
 
     def get(self, request: str) -> Run | None:
-        """The run of that name, under way or finished, or None."""
+        """Return the run of that name, under way or finished, or None."""
         with self._lock:
             self._drop_old()
             return self._runs.get(request)
 
     def claim(self, request: str, of: int) -> tuple[Run, bool]:
-        """The run of that name, and whether it is new: then the caller must finish it."""
+        """Return the run of that name and whether it is new: then the caller must finish it. `of`: its steps."""
         with self._lock:
             self._drop_old()
             run = self._runs.get(request)
@@ -222,7 +231,7 @@ class RunStore:
             return run, True
 
     def forget(self, request: str, run: Run) -> None:
-        """Asked for again, this run is to be computed again."""
+        """Have this run computed again when it is asked for again."""
         with self._lock:
             if self._runs.get(request) is run:
                 del self._runs[request]

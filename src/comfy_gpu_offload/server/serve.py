@@ -1,4 +1,4 @@
-"""Runs a worker's HTTP server until it is told to stop."""
+"""The life of a worker's process: listen, make the backend, serve, and stop in order."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..backends.base import Backend
 from ..config.address import HTTP, HTTPS, Address
 from .handler import Handler, HandlerOptions
 from .http.routes import Routes, WorkerState
-from .http.server import HttpServer
+from .http.server import HttpServer, listen
 from .malloc_tuning import keep_freed_memory
 from .signals import Signals
 
 logger = logging.getLogger(__name__)
 
-# The longest a platform waits between SIGTERM and SIGKILL is commonly 30 s; a call is worth more than that.
+# Platforms commonly wait 30 s between SIGTERM and SIGKILL. Where nobody kills the worker, a call may take longer.
 _DRAIN_S = 600.0
-# For replies that are on their way: a large one over a slow line.
+# For replies that are being sent: a large one over a slow line.
 _DELIVER_S = 30.0
 
 
@@ -33,7 +33,12 @@ class ListenError(OSError):
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how to listen. `announce` is called once with the address when the worker is ready."""
+    """The address to listen on, and the settings of what is served there.
+
+    Attributes:
+        port: 0 for any free port.
+        announce: called once with the address when the worker is ready.
+    """
 
     host: str
     port: int
@@ -45,7 +50,7 @@ class ServeOptions:
 async def serve_until_signalled(
     state: WorkerState, make_backend: Callable[[], Backend], options: ServeOptions
 ) -> bool:
-    """`serve` until `Signals` say stop. For a process of its own: it also tunes the process's memory."""
+    """Serve until a signal says stop (`Signals`). For a process of its own, whose malloc it also tunes."""
     keep_freed_memory()
     stopping = asyncio.Event()
     Signals(state, stopping).listen()
@@ -58,10 +63,10 @@ async def serve(
     options: ServeOptions,
     stopping: asyncio.Event,
 ) -> bool:
-    """Listens at once, answers `/ping` with 204 until the backend is made, and stops when `stopping` is set.
+    """Serve until `stopping` is set; listen at once, and answer `/ping` with 204 until the backend is made.
 
-    Stopping refuses new calls, lets the running one finish and its reply go out. False where a thread is still at
-    work: making the backend, or in a call that took too long.
+    Stopping refuses new calls, lets the running one finish, and sends its reply. Returns False if a thread is still
+    at work then: making the backend, or in a call that took too long.
 
     Raises:
         ListenError: the address cannot be listened on.
@@ -90,19 +95,19 @@ async def serve(
 def _listening(state: WorkerState, options: ServeOptions) -> HttpServer:
     try:
         routes = Routes(state, has_tls=options.tls is not None)
-        return HttpServer(routes, options.host, options.port, options.tls)
+        return HttpServer(routes, listen(options.host, options.port), options.tls)
     except OSError as error:
         raise ListenError(error.errno, error.strerror) from error
 
 
 def _begun(make_backend: Callable[[], Backend]) -> Future[Backend]:
-    """The backend, made on a thread of its own: asyncio would not end before one of its threads does."""
+    """Make the backend on a thread of its own: asyncio does not end before the threads that it started itself."""
     made: Future[Backend] = Future()
 
     def make() -> None:
         try:
             backend = make_backend()
-        except BaseException as error:  # for whoever waits for it
+        except BaseException as error:  # for whoever waits for the future
             made.set_exception(error)
         else:
             made.set_result(backend)

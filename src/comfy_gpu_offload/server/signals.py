@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C ask of a worker."""
+"""SIGTERM and Ctrl-C at a worker: stop after the running call, end it, or leave at once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from .http.routes import WorkerState
 
 logger = logging.getLogger(__name__)
 
-# As a shell has it: ended by SIGINT.
+# The exit status by which a shell knows a process that SIGINT ended.
 _INTERRUPTED = 130
 
 
 class Signals:
-    """SIGTERM stops after the running call; so does a first Ctrl-C, a second ends the call, a third the process.
+    """The handler of a worker's signals.
+
+    SIGTERM stops the worker after the running call, and so does the first Ctrl-C. The second Ctrl-C ends the call,
+    and the third one the process.
 
     Args:
         stopping: set when the worker is to stop.
@@ -29,7 +32,7 @@ class Signals:
         self._interrupts = 0
 
     def listen(self) -> None:
-        """Take the signals from now on, in the running event loop."""
+        """Handle the signals from now on, in the running event loop."""
         loop = asyncio.get_running_loop()
         for number, act in ((signal.SIGTERM, self._stopping.set), (signal.SIGINT, self.interrupted)):
             try:
@@ -38,19 +41,21 @@ class Signals:
                 signal.signal(number, lambda *_, act=act: loop.call_soon_threadsafe(act))
 
     def interrupted(self) -> None:
-        """Do what the next Ctrl-C asks for."""
+        """Do what this Ctrl-C asks for: the first, the second or the third."""
         self._interrupts += 1
         handler = self._state.handler
         running = None if handler is None else handler.running()
         if self._interrupts >= 3:
             _leave_at_once()
         if self._interrupts == 2 and handler is not None and running is not None:
-            logger.warning("%s is ended at the model's next block; Ctrl-C once more stops at once", running.running)
+            logger.warning(
+                "%s is ended at the model's next block; press Ctrl-C again to stop at once", running.running
+            )
             handler.stop_running()
         elif running is not None:
             logger.warning(
-                "stopping when %s has finished, which has run for %.0f s; Ctrl-C again ends it at the model's next "
-                "block, and a third time stops at once",
+                "stopping after %s, which has run for %.0f s; press Ctrl-C again to end it at the model's next "
+                "block, and a third time to stop at once",
                 running.running,
                 running.running_s,
             )

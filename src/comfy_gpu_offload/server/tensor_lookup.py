@@ -1,4 +1,4 @@
-"""The tensors of a call, of which some come with their data and others are only named."""
+"""The tensors of a call: those that come with their data, and those that are named by digest and looked up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .faults import RefusedError, missing_tensors, wrong_digest
 
 
 class TensorLookup:
-    """Finds a call's tensors, and keeps those that may come again. Thread-safe."""
+    """The lookup of a call's tensors in the store, which keeps those that come with a digest. Thread-safe."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -26,11 +26,18 @@ class TensorLookup:
         received: tuple[Received, ...],
         refusal: Callable[[tuple[bytes, ...]], Fault] = missing_tensors,
     ) -> tuple[torch.Tensor, ...]:
-        """Every tensor's data; those with a digest are kept, those that are only named are looked up.
+        """Return all tensors of a frame, in its order. The model may write to them.
+
+        Tensors that came with their data share the frame's memory; of those with a digest the store keeps copies.
+        Tensors that are only named are copies from the store.
+
+        Args:
+            received: the frame's tensors.
+            refusal: makes the fault that names the digests of missing tensors.
 
         Raises:
-            FrameError: one is not of the dtype, shape and strides that its digest is of.
-            RefusedError: one does not match its digest, or some are not there; `refusal` makes the fault of those.
+            FrameError: a named tensor has another dtype, shape or strides than the frame says.
+            RefusedError: a tensor does not match its digest, or some are missing.
         """
         given = tuple([entry.tensor for entry in received if entry.digest is None and entry.tensor is not None])
         if len(given) == len(received):
@@ -51,10 +58,13 @@ class TensorLookup:
             if held is None:
                 return None
             if (held.dtype, tuple(held.shape), strides_of(held)) != (entry.dtype, entry.shape, entry.strides):
-                raise FrameError("contradiction", f"{entry.name!r:.80} is not what its digest names")
+                raise FrameError(
+                    "contradiction",
+                    f"{entry.name!r:.80} has another dtype, shape or strides than the tensor of its digest",
+                )
             return held
         if entry.digest is not None:
-            # Checked, because other clients will be given this tensor by that name.
+            # Checked, because other clients that name this digest are given this tensor.
             if digest(entry.tensor) != entry.digest:
                 raise wrong_digest(f"{entry.name!r:.80}")
             self._store.put(entry.digest, entry.tensor)

@@ -1,4 +1,4 @@
-"""What clients upload to be used again and again: the tensors of weight patches, and the sets made of them."""
+"""The uploads of clients: tensors, and the sets of weight patches that name them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ _MAX_SETS = 16
 
 
 class Uploads:
-    """Uploaded tensors, in memory and then in a folder, and the patch sets that name them. Thread-safe.
+    """Uploaded tensors, in memory and in a folder, and the patch sets that name them. Thread-safe.
 
     Args:
-        store: the tensors kept in memory, shared with those that recur in calls.
-        folder: where they are kept besides, or None.
+        store: the tensors in memory, shared with those of calls.
+        folder: the tensors on disk, or None.
+
+    The lock guards the table of patch sets only. Tensors are hashed, joined, read and written without it, since
+    that takes long; the store and the folder have locks of their own.
     """
 
     def __init__(self, store: BlobStore, folder: BlobFolder | None) -> None:
@@ -40,33 +43,33 @@ class Uploads:
         self._lock = threading.Lock()
 
     def keep(self, received: tuple[Received, ...]) -> None:
-        """Keeps tensors that came with their data and digest.
+        """Keep tensors that came with their data and digest.
 
         Raises:
-            MessageError: one came without either.
-            RefusedError: one is not what its digest says.
+            MessageError: a tensor came without data or without a digest.
+            RefusedError: a tensor does not match its digest.
         """
         for entry in received:
             if entry.tensor is None or entry.digest is None:
-                raise MessageError("an upload's tensors come with their data and their digests")
+                raise MessageError("the tensors of an upload must come with their data and their digests")
             self._put(entry.digest, entry.tensor)
 
     def join(self, whole: WholeTensor) -> None:
-        """Makes one tensor of parts that were uploaded, and keeps it in their place.
+        """Join uploaded parts to one tensor, and keep it in their place.
 
         Raises:
-            MessageError: the parts are not as long as the whole.
-            RefusedError: a part is missing, or the whole is not what its digest says, or larger than what is kept.
+            MessageError: the parts are not as long as the whole, or its strides do not fit its shape.
+            RefusedError: a part is missing, or the whole does not match its digest or is too large to keep.
         """
         if self._get(whole.digest) is not None:
             return
         self._refuse_larger_than_kept(whole.size_bytes)
         parts = self._all(list(dict.fromkeys(whole.parts)))
-        # Before they are joined: a part may be named many times.
+        # Checked before the parts are joined, since one part may be named many times.
         if sum(parts[part].nbytes for part in whole.parts) != whole.size_bytes:
-            raise MessageError("the parts of a tensor are not as long as the tensor")
+            raise MessageError("the parts of an uploaded tensor do not have its size")
         if not _has_its_strides(whole):
-            raise MessageError("a tensor of parts has strides that are not of its shape")
+            raise MessageError("the strides of an uploaded tensor do not fit its shape")
         data = torch.cat([parts[part].flatten().view(torch.uint8) for part in whole.parts])
         made = tensor_from(tensor_bytes(data), TORCH_DTYPES[whole.dtype], whole.shape)
         self._put(whole.digest, with_strides(made, whole.strides))
@@ -75,13 +78,15 @@ class Uploads:
                 self._folder.drop(part)
 
     def define(self, name: bytes, skeleton: Any) -> None:
-        """Makes a patch set known: its template names tensors that were uploaded.
+        """Keep a patch set, whose template names uploaded tensors.
 
-        `skeleton`: the template's, or None to ask whether the set is known already.
+        Args:
+            name: the digest of `skeleton`.
+            skeleton: of the template's tree; None to ask whether the set is known.
 
         Raises:
             FrameError: the skeleton is malformed.
-            RefusedError: a tensor is missing, or the template; or the set is not what its name says.
+            RefusedError: a tensor is missing, or the template is; or the template does not match `name`.
         """
         if skeleton is None:
             self._refuse_unless_known(name)
@@ -102,8 +107,8 @@ class Uploads:
         room = self._store.budget_bytes if self._folder is None else self._folder.budget_bytes
         if size_bytes > max(room, self._store.budget_bytes):
             text = (
-                f"An uploaded tensor takes {size_bytes / 1e6:.0f} MB, and the worker keeps no such: give it "
-                "more room (COMFY_GPU_OFFLOAD_STORE_BYTES and COMFY_GPU_OFFLOAD_UPLOAD_BYTES there)."
+                f"An uploaded tensor takes {size_bytes / 1e6:.0f} MB, more than the worker keeps: raise "
+                "COMFY_GPU_OFFLOAD_STORE_BYTES or COMFY_GPU_OFFLOAD_UPLOAD_BYTES there."
             )
             raise RefusedError(Fault(code=FaultCode.TOO_LARGE, message=text))
 
@@ -116,10 +121,10 @@ class Uploads:
         raise RefusedError(Fault(code=FaultCode.MISSING_TENSORS, message=text, retryable=True, missing=(name,)))
 
     def patch_set(self, ref: PatchRef | None) -> PatchSet | None:
-        """The set that a call names.
+        """Return the patch set that a call names, or None for None.
 
         Raises:
-            RefusedError: it has not been defined here.
+            RefusedError: the set has not been defined here.
         """
         if ref is None:
             return None
@@ -133,10 +138,10 @@ class Uploads:
         return PatchSet(ref.template, template, ref.strengths, tensors)
 
     def hook_set(self, ref: HookRef | None) -> HookSet | None:
-        """The set of a call's hooks.
+        """Return the patches of a call's hooks, or None for None.
 
         Raises:
-            RefusedError: it has not been defined here.
+            RefusedError: their patch set has not been defined here.
         """
         return None if ref is None else HookSet(self.patch_set(ref.patches), ref.single, ref.group)
 
@@ -144,7 +149,7 @@ class Uploads:
         return sum(tensor.nbytes for _, tensors in self._sets.values() for tensor in tensors.values())
 
     def _put(self, name: bytes, tensor: torch.Tensor) -> None:
-        # Checked, because other clients will be given this tensor by that name.
+        # Checked, because other clients that name this digest are given this tensor.
         if digest(tensor) != name:
             raise wrong_digest("An uploaded tensor")
         self._store.put(name, tensor)
@@ -174,7 +179,7 @@ def _has_its_strides(whole: WholeTensor) -> bool:
 
 
 def _digests(value: Any) -> Iterator[bytes]:
-    """Every tensor that a template names: its leaves of that many bytes."""
+    """Yield the digest of every tensor that a template names: its leaves of the length of a digest."""
     if isinstance(value, bytes) and len(value) == DIGEST_BYTES:
         yield value
     elif isinstance(value, dict):

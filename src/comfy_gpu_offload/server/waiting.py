@@ -1,4 +1,4 @@
-"""Who waits for a job at the worker: whether it is still there, and what it can be told meanwhile."""
+"""The callers of jobs that wait in the queue: whether they are still there, and what they are told meanwhile."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a job waits for.
+    """The jobs that a waiting job waits for.
 
     Attributes:
-        ahead: how many jobs run before it, the running one among them.
-        running: what the running one is.
-        running_s: for how many seconds it has been running.
+        ahead: the number of jobs that run before it, including the running one.
+        running: the running job in words for users.
+        running_s: seconds for which that has been running.
     """
 
     ahead: int
@@ -21,7 +21,7 @@ class Waiting:
     running_s: float
 
     def is_like(self, other: Waiting | None) -> bool:
-        """Return whether the two differ in their seconds alone."""
+        """Return whether the two differ in their seconds only."""
         return other is not None and (self.ahead, self.running) == (other.ahead, other.running)
 
     def __str__(self) -> str:
@@ -30,24 +30,27 @@ class Waiting:
 
 
 class Caller(Protocol):
-    """Whoever waits for a job. Asked on the thread that waits, about once a second."""
+    """Whoever waits for a job. Its methods are called on the thread that waits, about twice a second."""
 
     def is_gone(self) -> bool:
-        """Return whether nobody waits any more, so that the job need not run."""
+        """Return whether nobody waits any more: then the job need not run."""
 
     def tell(self, waiting: Waiting) -> bool:
-        """Pass on what the job waits for; False where that may not arrive, so that it is asked to come again."""
+        """Pass on what the job waits for; return False if that may not arrive.
+
+        A caller that may not have been told is answered `busy` after a while, and asks again.
+        """
 
 
 class PatientCaller:
-    """One that stays until it is answered, and need not be told anything."""
+    """A caller that stays until it is answered and need not be told anything."""
 
     def is_gone(self) -> bool:
-        """See `Caller`."""
+        """Return False; see `Caller`."""
         return False
 
     def tell(self, _: Waiting) -> bool:
-        """See `Caller`."""
+        """Return True; see `Caller`."""
         return True
 
 

@@ -43,7 +43,7 @@ def worker(backend: FunctionBackend) -> Iterator[ThreadWorker]:
 def post(
     port: int, headers: dict[str, str], path: str = "/v1/forward", tls: ssl.SSLContext | None = None
 ) -> tuple[int, bytes]:
-    """The status and the whole reply of a call that is good but for these headers."""
+    """Return the status and the whole reply of a call that is good except for these headers."""
     body = bytes(forward_frame(torch.ones(2)).joined())
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "Connection: close", "", ""])
@@ -173,7 +173,7 @@ class Site(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site() -> Iterator[int]:
-    """The port of a site of somebody else's."""
+    """Serve a site of somebody else's; return its port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]

@@ -18,7 +18,7 @@ from comfy_gpu_offload.errors import UnauthorizedError
 from comfy_gpu_offload.server.http.connections import Connection, Connections
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
-from comfy_gpu_offload.server.http.server import HttpServer, ServerLimits
+from comfy_gpu_offload.server.http.server import HttpServer, ServerLimits, listen
 from comfy_gpu_offload.server.http.wrong_tokens import WrongTokens
 
 TOKEN = "0123456789abcdefghijklmnop"
@@ -96,7 +96,7 @@ def test_a_silent_connection_is_waited_for_no_longer_than_its_patience(ends: lis
         return Reply(401 if request.path == "/wrong" else 200)
 
     with ExitStack() as ending:
-        server = HttpServer(answer, "127.0.0.1", 0, limits=ServerLimits(first_s=0.2, idle_s=3600))
+        server = HttpServer(answer, listen("127.0.0.1", 0), limits=ServerLimits(first_s=0.2, idle_s=3600))
         ending.callback(server.close)
 
         def made(path: bytes = b"") -> socket.socket:
@@ -153,7 +153,7 @@ def test_a_wrong_token_that_waits_holds_up_neither_a_right_one_nor_the_end() -> 
     def answer(request: Request) -> Reply:
         return Reply(401, after_s=3600.0) if request.path == "/wrong" else Reply(200)
 
-    server = HttpServer(answer, "127.0.0.1", 0)
+    server = HttpServer(answer, listen("127.0.0.1", 0))
     with socket.create_connection(server.address, timeout=30) as slowed:
         slowed.sendall(b"GET /wrong HTTP/1.1\r\n\r\n")
         with socket.create_connection(server.address, timeout=30) as right:

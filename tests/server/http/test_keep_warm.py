@@ -13,7 +13,7 @@ INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
 def received(sock: socket.socket, least: int) -> bytes:
-    """What comes on `sock`, until it is so much or nothing comes for long."""
+    """Return what arrives on `sock`, until it is that much or nothing arrives for long."""
     sock.settimeout(5)
     whole = b""
     with suppress(TimeoutError):

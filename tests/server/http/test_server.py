@@ -4,16 +4,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
-from comfy_gpu_offload.server.http.server import HttpServer, ServerLimits
+from comfy_gpu_offload.server.http.server import HttpServer, ServerLimits, listen
 
 
 def echo(request: Request) -> Reply:
-    """Answers with what came: method, path, the header `x`, and the body, read in small pieces."""
+    """Answer with the method, the path, the header `x` and the body, which is read in small pieces."""
     whole, piece = bytearray(), memoryview(bytearray(7))
     while count := request.body.read_into(piece):
         whole += piece[:count]
@@ -27,7 +28,7 @@ def refuse(_: Request) -> Reply:
 
 @pytest.fixture
 def server() -> Iterator[HttpServer]:
-    made = HttpServer(echo, "127.0.0.1", 0)
+    made = HttpServer(echo, listen("127.0.0.1", 0))
     yield made
     made.close()
 
@@ -132,7 +133,7 @@ def test_a_client_that_goes_away_is_no_trouble(server: HttpServer, cut: bytes) -
 
 
 def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
-    server = HttpServer(refuse, "127.0.0.1", 0)
+    server = HttpServer(refuse, listen("127.0.0.1", 0))
     body = bytes(8 * 1024**2)
     answer = converse(server, b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body), body)
     server.close()
@@ -140,7 +141,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
 
 
 def test_a_client_that_stalls_holds_up_nobody_and_is_let_go() -> None:
-    server = HttpServer(echo, "127.0.0.1", 0, limits=ServerLimits(idle_s=0.5, progress_s=0.2))
+    server = HttpServer(echo, listen("127.0.0.1", 0), limits=ServerLimits(idle_s=0.5, progress_s=0.2))
     with socket.create_connection(server.address, timeout=60) as stalled:
         stalled.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
         assert status_of(converse(server, b"GET /b HTTP/1.1\r\n\r\n")) == 200
@@ -150,7 +151,7 @@ def test_a_client_that_stalls_holds_up_nobody_and_is_let_go() -> None:
 
 @pytest.mark.parametrize(("begun", "trickle"), [(b"", b"\r\n"), (b"GET / HTTP/1.1\r\n", b"a")])
 def test_a_client_that_trickles_no_request_is_let_go(begun: bytes, trickle: bytes) -> None:
-    server = HttpServer(echo, "127.0.0.1", 0, limits=ServerLimits(idle_s=0.5, progress_s=0.3))
+    server = HttpServer(echo, listen("127.0.0.1", 0), limits=ServerLimits(idle_s=0.5, progress_s=0.3))
     with socket.create_connection(server.address, timeout=0.1) as sock, suppress(ConnectionError):
         sock.sendall(begun)
         for _ in range(50):
@@ -169,7 +170,7 @@ def trusting(request: Request) -> Reply:
 
 
 def test_more_connections_than_allowed_are_refused() -> None:
-    server = HttpServer(trusting, "127.0.0.1", 0, limits=ServerLimits(connections=1))
+    server = HttpServer(trusting, listen("127.0.0.1", 0), limits=ServerLimits(connections=1))
     with socket.create_connection(server.address, timeout=60) as first:
         first.sendall(b"GET /1 HTTP/1.1\r\n\r\n")
         assert first.recv(1000)
@@ -187,7 +188,7 @@ def test_closing_lets_a_reply_on_its_way_finish_and_ends_idle_connections() -> N
             go_on.wait(60)
         return Reply(200, (b"done",))
 
-    server = HttpServer(slow, "127.0.0.1", 0)
+    server = HttpServer(slow, listen("127.0.0.1", 0))
     with (
         socket.create_connection(server.address, timeout=60) as busy,
         socket.create_connection(server.address, timeout=60) as idle,
@@ -219,7 +220,7 @@ def test_interim_responses_come_only_while_a_call_that_asked_for_them_is_compute
         threading.Event().wait(0.45)
         return Reply(200, (b"done",))
 
-    server = HttpServer(slow, "127.0.0.1", 0)
+    server = HttpServer(slow, listen("127.0.0.1", 0))
     asking = b"GET /a HTTP/1.1\r\nKeep-Warm: 102\r\n\r\n"
     warm, plain = converse(server, asking), converse(server, b"GET /a HTTP/1.1\r\n\r\n")
     server.close()
@@ -231,7 +232,7 @@ def test_interim_responses_come_only_while_a_call_that_asked_for_them_is_compute
 
 
 def small_buffered(server: HttpServer) -> socket.socket:
-    """A connection on which little is on its way at a time, as on a slow line."""
+    """Return a connection on which few bytes are under way at a time, as on a slow line."""
     server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
@@ -251,7 +252,7 @@ def read_slowly(sock: socket.socket) -> int:
 
 def test_a_reply_may_take_long_as_long_as_the_client_goes_on_taking_it() -> None:
     body = bytes(4 * 1024**2)
-    server = HttpServer(lambda _: Reply(200, (body,)), "127.0.0.1", 0, limits=ServerLimits(progress_s=1.0))
+    server = HttpServer(lambda _: Reply(200, (body,)), listen("127.0.0.1", 0), limits=ServerLimits(progress_s=1.0))
     with small_buffered(server) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
         assert read_slowly(sock) > len(body)
@@ -267,7 +268,7 @@ def test_the_last_reply_arrives_whole_though_empty_lines_came_meanwhile() -> Non
         go_on.wait(60)
         return Reply(200, (body,))
 
-    server = HttpServer(slow, "127.0.0.1", 0)
+    server = HttpServer(slow, listen("127.0.0.1", 0))
     with small_buffered(server) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nKeep-Warm: 102\r\n\r\n")
         assert begun.wait(60)
@@ -280,3 +281,28 @@ def test_the_last_reply_arrives_whole_though_empty_lines_came_meanwhile() -> Non
         assert read_slowly(sock) > len(body)
     closing.join(60)
     assert not closing.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_a_listening_socket_of_another_family_is_served(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "worker.sock"))
+    listener.listen()
+    peers: list[str] = []
+
+    def note(request: Request) -> Reply:
+        peers.append(request.connection.peer)
+        return Reply(200, (b"hello",))
+
+    server = HttpServer(note, listener)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(str(tmp_path / "worker.sock"))
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        reply = b""
+        while piece := sock.recv(4096):
+            reply += piece
+    server.close()
+    assert reply.startswith(b"HTTP/1.1 200")
+    assert reply.endswith(b"hello")
+    assert peers == [""]

@@ -1,8 +1,9 @@
-"""Refuses what a web page has a browser send: a page may reach a worker on its reader's own machine.
+"""The refusal of requests that a web page has a browser send to a worker on its reader's own machine.
 
-A page of any site can post to a worker without asking (`no-cors`), and one whose name is made to lead to this
-machine (DNS rebinding) reads the replies as well. Browsers mark both: with `Origin` and `Sec-Fetch-Site`, which no
-page can leave out, with a `Host` of the page's own, and with a content type that needs no leave of the server.
+A page of any site can post to a worker without asking (`no-cors`), and a page whose host name is made to point to
+this machine (DNS rebinding) can read the replies as well. Browsers mark both kinds of request: with `Origin` and
+`Sec-Fetch-Site`, which no page can leave out, with the page's own name as `Host`, and with a content type that
+needs no permission of the server.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:,\s]{1,253})(?::\d{1,5})?")
 
 @dataclass(frozen=True)
 class Refusal:
-    """The status and the sentence that refuse a request."""
+    """The status and the text that refuse a request."""
 
     status: HTTPStatus
     text: str
 
 
 class BrowserGuard:
-    """Says which requests are refused, by their headers.
+    """The rules by which requests are refused for their headers.
 
     Args:
-        any_host: whether a request may come under any name. Where a token is asked for, or TLS proves the name, a
-            rebound name opens nothing, and proxies have names of their own.
-        hosts: names that are taken besides those of the machine itself.
+        any_host: whether any host name is allowed. Where a token is required or TLS proves the name, a rebound name
+            gains nothing, and proxies have names of their own.
+        hosts: host names that are allowed besides those of the machine itself.
     """
 
     def __init__(self, *, any_host: bool = False, hosts: Iterable[str] = ()) -> None:
@@ -45,7 +46,7 @@ class BrowserGuard:
         """Return why a request with these headers is refused, or None."""
         for name in _SENT_BY_BROWSERS:
             if name in headers:
-                return Refusal(HTTPStatus.FORBIDDEN, "A worker takes no requests of web pages.")
+                return Refusal(HTTPStatus.FORBIDDEN, "A worker takes no requests from web pages.")
         if not self._any_host and not self._takes(headers.get("host", "")):
             return Refusal(HTTPStatus.MISDIRECTED_REQUEST, _FOREIGN_HOST)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
@@ -53,7 +54,7 @@ class BrowserGuard:
         return None
 
     def _takes(self, host: str) -> bool:
-        if host in self._known:  # the calls of one run have the same
+        if host in self._known:  # all calls of a run have the same one
             return True
         match = _HOST.fullmatch(host)
         name = "" if match is None else match[1].strip("[]").rstrip(".").lower()
@@ -64,6 +65,6 @@ class BrowserGuard:
 
 
 _FOREIGN_HOST = (
-    "This worker asks for no token, so it answers under this machine's own names alone (127.0.0.1, localhost). To "
+    "This worker requires no token, so it answers only under this machine's own names (127.0.0.1, localhost). To "
     "reach it by another name, start it with a token (COMFY_GPU_OFFLOAD_TOKEN), or with --allow-host NAME."
 )

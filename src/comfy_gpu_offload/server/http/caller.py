@@ -1,4 +1,4 @@
-"""Whoever sent a request over HTTP, as the queue sees it."""
+"""The sender of an HTTP request, as the queue sees it: gone once its connection is closed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from urllib.parse import quote
 from ..waiting import Waiting
 from .connections import Connection
 
-# The request header of a client that knows of progress which says what a run waits for.
+# The request header of a client that accepts progress which says what a run waits for.
 _HEADER = "takes-waiting"
-# How often it is told how long it has been, where nothing else changed.
+# How often a caller is told for how long it has waited, while nothing else changes.
 _TELL_EVERY_S = 1.0
 
 
 class HttpCaller:
-    """See `Caller`. Told by interim responses, where those are sent."""
+    """A caller over HTTP (`Caller`), which is told by interim responses where those are sent."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -24,11 +24,11 @@ class HttpCaller:
         self._told_at = 0.0
 
     def is_gone(self) -> bool:
-        """See `Caller`."""
+        """Return whether the connection is closed."""
         return self._connection.has_hung_up()
 
     def tell(self, waiting: Waiting) -> bool:
-        """See `Caller`. False in any case: a proxy may keep interim responses to itself, without a word."""
+        """Send an interim response; return False, since a proxy may drop those without a sign."""
         now = monotonic()
         is_news = not waiting.is_like(self._told) or now - self._told_at >= _TELL_EVERY_S
         if is_news and self._connection.say(f"Waiting: {quote(str(waiting)[:256])}\r\n"):
@@ -37,5 +37,5 @@ class HttpCaller:
 
 
 def takes_waiting(headers: Mapping[str, str]) -> bool:
-    """Return whether a client knows of progress that says what a run waits for."""
+    """Return whether a client accepts progress that says what a run waits for."""
     return headers.get(_HEADER) == "1"

@@ -1,4 +1,4 @@
-"""The connections that a worker's server has, and whose have to go when there are too many."""
+"""The connections of a worker's server, and the choice of those that are closed when there are too many."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Connection:
     """A client's connection.
 
     Attributes:
-        peer: the address that it comes from; of a proxy, where one stands in between.
-        is_trusted: whether a request of it was allowed.
-        is_patient: whether a request of it was answered well, with or without a token.
-        is_silent: whether it is waited for: for a request, or the rest of one.
-        closed: set when it has been closed from this side.
-        say: sends headers with the next interim response; False where none is sent.
+        peer: the host that it comes from, or that of a proxy in between; empty for a socket without one.
+        is_trusted: whether one of its requests was allowed.
+        is_patient: whether one of its requests was answered without an error, with or without a token.
+        is_silent: whether the server waits for it: for a request, or for the rest of one.
+        closed: set once this side has closed it.
+        say: sends header lines with the next interim response; returns False if none are sent.
     """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
@@ -39,31 +39,31 @@ class Connection:
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was made."""
+        """Return the seconds since it was accepted."""
         return monotonic() - self._since
 
     def trust(self) -> None:
-        """Note that a request of it was allowed: it stays as long as it likes."""
+        """Record that one of its requests was allowed: it may stay open from now on."""
         if not self.is_trusted:
             self.is_trusted = True
             self.on_trust()
 
     def has_hung_up(self) -> bool:
-        """Return whether the client has closed it, or this side has."""
+        """Return whether the client or this side has closed it."""
         return self.closed.is_set() or has_hung_up(self.sock)
 
     def close(self) -> None:
-        """End it, whatever its thread is at."""
+        """Close it, whatever its thread is doing."""
         self.closed.set()
         shut(self.sock)
 
 
 class Connections:
-    """All connections of one server. Those that may go are silent and have shown no token yet. Thread-safe.
+    """All connections of one server. Silent ones that have shown no token make room for others. Thread-safe.
 
     Args:
-        most: how many there may be.
-        untrusted_each: how many of one address that have not shown a token.
+        most: number of all connections.
+        untrusted_each: number of connections of one host that have not shown a token.
     """
 
     def __init__(self, most: int, untrusted_each: int) -> None:
@@ -74,7 +74,7 @@ class Connections:
         self._lock = threading.Lock()
 
     def admit(self, connection: Connection, thread: threading.Thread) -> bool:
-        """Keep a new one; another goes for it where there are too many. False where none may."""
+        """Keep a new connection, and close another one if there are too many; return False if there is no room."""
         with self._lock:
             going = self._in_its_place(connection)
             if going is connection:
@@ -87,7 +87,7 @@ class Connections:
         return True
 
     def _in_its_place(self, new: Connection) -> Connection | None:
-        """Return the one that has to go for `new`, itself where no other may; None where there is room."""
+        """Return the connection to close for `new`, which is `new` if no other may be; None if there is room."""
         untrusted = [each for each in self._threads if not each.is_trusted]
         own = [each for each in untrusted if each.peer == new.peer]
         if len(own) >= self._untrusted_each:
@@ -102,7 +102,7 @@ class Connections:
         self._let_go += 1
         if str(self._let_go).strip("0") == "1":  # the first, the tenth, the hundredth
             logger.warning(
-                "too many connections: one from %s that sent no allowed request for %.0f s was closed (%d so far)",
+                "too many connections: closed one from %s that had sent no allowed request for %.0f s (%d so far)",
                 connection.peer,
                 connection.age_s,
                 self._let_go,
@@ -110,23 +110,23 @@ class Connections:
         connection.close()
 
     def forget(self, connection: Connection) -> None:
-        """Let one go that has ended."""
+        """Remove a connection that has ended."""
         with self._lock:
             self._threads.pop(connection, None)
 
     def threads(self) -> list[threading.Thread]:
-        """Return the threads that serve them."""
+        """Return the threads that serve the connections."""
         with self._lock:
             return list(self._threads.values())
 
     def all(self) -> list[Connection]:
-        """Return those that are there now."""
+        """Return the connections that are open now."""
         with self._lock:
             return list(self._threads)
 
 
 def shut(sock: socket.socket) -> None:
-    """Shut both ways of a socket, whoever waits on it."""
+    """Shut down both directions of a socket; a thread that waits on it wakes up."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
@@ -136,4 +136,4 @@ def _unsaid(_: str) -> bool:
 
 
 def _nothing() -> None:
-    """Nobody to tell."""
+    """Do nothing."""

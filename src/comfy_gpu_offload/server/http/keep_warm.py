@@ -1,10 +1,10 @@
-"""Keeps connections warm while the model computes.
+"""Warm connections: a few bytes are sent while the model computes, so that TCP does not slow down.
 
 A TCP connection that is idle for longer than its retransmission timeout begins its next transfer slowly, as if it
-were new (RFC 2861; RFC 5681, 4.1). For a call of a second of compute over a home line that costs more than the
-transfer itself. A few bytes a tenth of a second keep the window open: downward interim responses (102, RFC 2518),
-which every HTTP/1.1 client passes over; upward empty lines, which a server passes over before a request line
-(RFC 9112, 2.2).
+were new (RFC 2861; RFC 5681, 4.1). For a call that computes for a second, over a home line, this costs more than
+the transfer itself. A few bytes every tenth of a second keep the congestion window open: downward interim responses
+(102, RFC 2518), which every HTTP/1.1 client ignores; upward empty lines, which a server ignores before a request
+line (RFC 9112, 2.2).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ...net.sockets import has_room
 
 logger = logging.getLogger(__name__)
 
-# The request header that asks for it, and the reply header that says that empty lines are welcome.
+# The request header that asks for interim responses, and the reply's value of it that asks for empty lines.
 _HEADER, _ASKED = "keep-warm", "102"
 OFFERED = "crlf"
-# What a proxy adds to a request that it passes on. Some take an interim response for the reply, and to one that
-# closes idle connections a trickle would look like work.
+# Headers that proxies add. Some proxies take an interim response for the reply, and one that closes idle
+# connections would take these bytes for work.
 _PASSED_ON = ("via", "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip")
 _INTERIM = "HTTP/1.1 102 Processing\r\n{}\r\n"
 _PLAIN = _INTERIM.format("").encode("ascii")
@@ -31,12 +31,17 @@ _EVERY_S = 0.1
 
 
 def is_asked_for(headers: Mapping[str, str]) -> bool:
-    """Whether a request with these headers asks for it, and comes without a proxy's having passed it on."""
+    """Return whether a request with these headers asks for interim responses, and no proxy has forwarded it."""
     return headers.get(_HEADER) == _ASKED and not any(name in headers for name in _PASSED_ON)
 
 
 class Warmth:
-    """One thread that sends interim responses to all connections whose calls are being computed."""
+    """A thread that sends interim responses on all connections whose calls are being computed. Thread-safe.
+
+    The lock guards the tables. Each connection has a lock besides, held while something is sent on it: by it the
+    connection's own thread waits for the interim response under way before it sends the reply, and no other comes
+    after that. The tables' lock may be taken while a connection's is held, never the other way round.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,7 +52,7 @@ class Warmth:
 
     @contextmanager
     def kept(self, sock: socket.socket, is_free: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Until the block ends; nothing is sent on `sock` after that, nor before `is_free`."""
+        """Send interim responses on `sock` until the block ends, while `is_free` allows it."""
         sending = threading.Lock()
         with self._lock:
             self._waiting[sock] = sending, is_free
@@ -61,10 +66,10 @@ class Warmth:
             with self._lock:
                 del self._waiting[sock]
                 self._said.pop(sock, None)
-            sending.acquire()  # whatever is on its way leaves whole; it is never given back
+            sending.acquire()  # waits for what is being sent; never released, so nothing more is sent
 
     def say(self, sock: socket.socket, headers: str) -> bool:
-        """Send these header lines once with the next interim response on `sock`; False where none are sent."""
+        """Send these header lines with the next interim response on `sock`; return False if none are sent."""
         with self._lock:
             if sock not in self._waiting:
                 return False
@@ -82,7 +87,7 @@ class Warmth:
                     self._wake.clear()
             for sock, (sending, is_free) in waiting:
                 if is_free() and sending.acquire(blocking=False):
-                    # A client that has stopped reading is not waited for: the others would cool down.
+                    # Never wait for a client that has stopped reading: the other connections would slow down.
                     with suppress(OSError, ValueError):  # closed meanwhile
                         if has_room(sock):
                             sock.sendall(self._next(sock))

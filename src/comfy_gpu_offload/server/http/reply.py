@@ -1,4 +1,4 @@
-"""Replies, and how they are sent: from their own memory, in as few pieces as may be."""
+"""HTTP replies, sent from their own memory in as few pieces as possible."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from typing import NamedTuple
 from ...io.buffers import Buffer
 
 _JOIN_BELOW_BYTES = 16 * 1024
-# What a client that makes progress takes in `progress_s`, at 17 KB/s and above.
+# In one piece: what a client takes within `progress_s`, at 17 KB/s or more.
 _SEND_BYTES = 1024 * 1024
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
 
 class Reply(NamedTuple):
-    """A status and a body, sent from its buffers' own memory; with `stream`, piece by piece as they come.
+    """A status and a body.
 
-    `stream` is closed when nobody takes it any more. `after_s`: how long it is kept back, on its connection alone.
+    Attributes:
+        buffers: the body, sent from their own memory.
+        stream: yields the body piece by piece, in place of `buffers`; closed when nobody takes it any more.
+        after_s: seconds for which the reply is held back, on its own connection only.
     """
 
     status: int
@@ -33,13 +36,13 @@ class Reply(NamedTuple):
 
 
 def send_reply(sock: socket.socket, reply: Reply, *, keep_alive: bool, head_only: bool = False) -> None:
-    """Send a reply that is there as a whole."""
+    """Send a reply whose body is in its buffers."""
     size = sum(map(len, reply.buffers))
     head = _head(reply.status, reply.media_type, size, tuple(reply.headers.items()), keep_alive)
     send_all(sock, [head] if head_only else [head, *reply.buffers])
 
 
-@lru_cache(maxsize=32)  # the replies of one run have the same head
+@lru_cache(maxsize=32)  # all replies of a run have the same head
 def _head(status: int, media_type: str, size: int, headers: tuple[tuple[str, str], ...], keep_alive: bool) -> bytes:
     lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
     if status != HTTPStatus.NO_CONTENT:
@@ -53,12 +56,12 @@ def _head(status: int, media_type: str, size: int, headers: tuple[tuple[str, str
 def send_stream(
     sock: socket.socket, reply: Reply, pieces: Iterator[Sequence[Buffer]], *, keep_alive: bool, chunked: bool
 ) -> None:
-    """Send the pieces as chunks, or to HTTP/1.0 until the connection ends."""
+    """Send the pieces as chunks; to an HTTP/1.0 client, up to the end of the connection."""
     lines = [
         f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}",
         f"Content-Type: {reply.media_type}",
     ]
-    # nginx holds back what it has not been told to let through.
+    # nginx buffers a reply unless it is told not to.
     lines += ["X-Accel-Buffering: no", "Cache-Control: no-store"]
     if chunked:
         lines.append("Transfer-Encoding: chunked")
@@ -74,7 +77,7 @@ def send_stream(
 
 
 def send_all(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
-    """Send all buffers; small neighbours leave in one piece, large ones from their own memory."""
+    """Send all buffers: adjacent small ones in one piece, large ones from their own memory."""
     small: list[Buffer] = []
     for buffer in buffers:
         if len(buffer) < _JOIN_BELOW_BYTES:
@@ -96,6 +99,6 @@ def _send_pair(sock: socket.socket, head: bytes, body: memoryview) -> None:
 
 
 def _send_whole(sock: socket.socket, view: memoryview) -> None:
-    """In pieces, each with the socket's timeout: `sendall` has to be done with all of it in that time."""
+    """Send in pieces, each within the socket's time-out: `sendall` would have to send everything in that time."""
     while view:
         view = view[sock.send(view[:_SEND_BYTES]) :]

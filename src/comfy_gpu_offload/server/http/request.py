@@ -1,4 +1,4 @@
-"""Reads HTTP/1.1 requests from a blocking socket (RFC 9112): strictly, and bodies into the caller's own buffers.
+"""HTTP/1.1 requests, read strictly (RFC 9112) from a blocking socket, with bodies into the caller's own buffers.
 
 Nothing of a body is read before the application asks for it, so a request can be refused by its head alone.
 """
@@ -28,10 +28,10 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[ -~\t]*)?")
 
 
 class BadRequestError(Exception):
-    """Not a request, or one this server does not take. The connection cannot be used any further.
+    """The bytes are no request, or one that this server does not take. The connection cannot be used any further.
 
     Attributes:
-        status: what to answer.
+        status: to answer with.
     """
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
@@ -44,7 +44,7 @@ class DisconnectedError(Exception):
 
 
 class Body:
-    """A request's body, read as it comes. `length`: in bytes, or None where the client does not say beforehand."""
+    """A request's body, read as it comes. `length`: in bytes; None if it comes in chunks."""
 
     __slots__ = ("_ended", "_expected", "_left", "_source", "length")
 
@@ -57,14 +57,14 @@ class Body:
 
     @property
     def ended(self) -> bool:
-        """Whether all of it has been read."""
+        """Return whether all of it has been read."""
         return self._ended
 
     def read_into(self, view: memoryview) -> int:
-        """Fills `view`, or less where the body ends before; says how much.
+        """Fill `view`, or less if the body ends before; return the number of bytes.
 
         Raises:
-            BadRequestError: malformed chunks.
+            BadRequestError: a chunk is malformed.
             DisconnectedError: the connection ended before the body did.
         """
         if self._expected:
@@ -85,7 +85,7 @@ class Body:
     def _begin_chunk(self) -> None:
         match = _CHUNK_SIZE.fullmatch(self._source.line(_MAX_CHUNK_LINE_BYTES))
         if match is None:
-            raise BadRequestError(HTTPStatus.BAD_REQUEST, "a chunk's length is malformed")
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "the length of a chunk is malformed")
         self._left = int(match[1], 16)
         if self._left == 0:
             while self._source.line(_MAX_HEAD_BYTES):
@@ -100,10 +100,7 @@ class Body:
 
 
 class Request(NamedTuple):
-    """A request whose body is still to be read. Header names are in lower case; `path` has no query.
-
-    `connection`: the one that it came by.
-    """
+    """A request whose body is still to be read. Header names are in lower case; `path` has no query."""
 
     method: str
     path: str
@@ -115,7 +112,7 @@ class Request(NamedTuple):
 
 
 class Source:
-    """A socket with what was received and not used yet, in `_buffer[_start:_end]`."""
+    """A socket, and the bytes in `_buffer[_start:_end]` that were received from it and are not used yet."""
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         self.sock = sock
@@ -123,18 +120,18 @@ class Source:
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._start = 0
         self._end = 0
-        # The calls of one run have the same head, byte for byte.
+        # All calls of a run have the same head, byte for byte, which is parsed once.
         self._last: tuple[bytes, _Head] | None = None
 
     def wait(self, idle_s: float) -> bool:
-        """Waits for a request to begin; False when the client closed the connection, or `idle_s` are over.
+        """Wait for a request to begin; return False if the client closed the connection, or after `idle_s` seconds.
 
-        In slices of the socket's own timeout, which setting anew would cost a system call a request.
+        Waits in slices of the socket's own time-out, since setting another would cost a system call each time.
         """
         deadline = monotonic() + idle_s
         while not self._has_begun():
             self._start = self._end = 0
-            if monotonic() >= deadline:  # whatever came meanwhile: empty lines are no request
+            if monotonic() >= deadline:  # also while empty lines come, which are no request
                 return False
             try:
                 self._end = self.sock.recv_into(self._buffer)
@@ -145,21 +142,21 @@ class Source:
         return True
 
     def _has_begun(self) -> bool:
-        # Empty lines keep the connection warm, and may come before any request: RFC 9112, 2.2.
+        # Empty lines keep the connection warm, and may come before any request (RFC 9112, 2.2).
         while self._start < self._end and self._buffer[self._start] in _LINE_END:
             self._start += 1
         return self._start < self._end
 
     def request(self) -> Request:
-        """The next request's head, once one has begun.
+        """Read the head of the request that has begun.
 
         Raises:
-            BadRequestError: no request, or one with a head of over 64 KB.
-            DisconnectedError: it ended in the middle of a head.
-            OSError: as sockets do, TimeoutError among them.
+            BadRequestError: it is no request, or its head takes over 64 KB.
+            DisconnectedError: the connection ended in the middle of the head.
+            OSError: as sockets raise, TimeoutError included.
         """
         if not _CAPITALS[0] <= self._buffer[self._start] <= _CAPITALS[-1]:
-            # At once: who begins with TLS sends no such end, and would wait for an answer in vain.
+            # Refused at once: a client that speaks TLS never sends the end of a head, and would wait in vain.
             raise BadRequestError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request line")
         text = self._until(b"\r\n\r\n", _MAX_HEAD_BYTES)
         if self._last is None or self._last[0] != text:
@@ -171,10 +168,10 @@ class Source:
         )
 
     def receive_into(self, view: memoryview) -> int:
-        """At least one byte, at most `len(view)`.
+        """Receive at least one byte into `view`; return the number of bytes.
 
         Raises:
-            DisconnectedError: no more will come.
+            DisconnectedError: the connection has ended.
         """
         have = self._end - self._start
         if have:
@@ -188,20 +185,22 @@ class Source:
         return count
 
     def line(self, most: int) -> bytes:
-        """The bytes before the next line end, which is passed over."""
+        """Return the bytes before the next line end, `most` at most, and skip the line end."""
         return self._until(b"\r\n", most)
 
     def _until(self, mark: bytes, most: int) -> bytes:
-        """The bytes before `mark`, `most` at most, which may take as long as one of the socket's own waits."""
+        """Return the bytes before `mark`, `most` at most, within the socket's own time-out; skip the mark."""
         deadline: float | None = None
         while (found := self._buffer.find(mark, self._start, self._end)) < 0 and self._end - self._start <= most:
-            if deadline is None:  # the usual head comes whole
+            if deadline is None:  # not before it is needed: the usual head comes whole
                 deadline = monotonic() + (self.sock.gettimeout() or math.inf)
             elif monotonic() > deadline:
                 raise TimeoutError
             self._receive()
         if found < 0 or found - self._start > most:
-            raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"over {most} bytes")
+            raise BadRequestError(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head, or a line of it, takes over {most} bytes"
+            )
         piece = bytes(memoryview(self._buffer)[self._start : found])
         self._start = found + len(mark)
         return piece
@@ -250,28 +249,30 @@ def _headers(lines: list[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
-        # A folded line has no name: RFC 9112, 5.2 has servers refuse it.
+        # This also refuses folded lines, which have no name (RFC 9112, 5.2).
         if not colon or not _TOKEN.fullmatch(name):
             raise BadRequestError(HTTPStatus.BAD_REQUEST, "a header is malformed")
         key = name.lower()
         if key == "host" and key in headers:
-            raise BadRequestError(HTTPStatus.BAD_REQUEST, "two hosts")
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "the request has two Host headers")
         headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
     return headers
 
 
 def _length(headers: Mapping[str, str]) -> int | None:
-    """The body's length in bytes, or None where it comes in chunks."""
+    """Return the length of the body in bytes, or None if it comes in chunks."""
     coding, length = headers.get("transfer-encoding"), headers.get("content-length")
     if coding is not None:
-        # Both together is how requests are smuggled past a proxy that reads the other one: RFC 9112, 6.3.
+        # Requests with both are smuggled past proxies that go by the other one (RFC 9112, 6.3).
         if length is not None:
-            raise BadRequestError(HTTPStatus.BAD_REQUEST, "both a length and a transfer encoding")
+            raise BadRequestError(
+                HTTPStatus.BAD_REQUEST, "the request has both Content-Length and Transfer-Encoding"
+            )
         if coding.lower() != "chunked":
-            raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "a transfer encoding other than chunked")
+            raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "the only Transfer-Encoding taken here is chunked")
         return None
     if length is None:
         return 0
     if not (length.isascii() and length.isdigit() and len(length) <= 15):
-        raise BadRequestError(HTTPStatus.BAD_REQUEST, "the length is no number")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "Content-Length is no number")
     return int(length)

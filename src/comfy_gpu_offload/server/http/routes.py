@@ -1,4 +1,4 @@
-"""The worker over HTTP: `/ping` and `/v1/…`, frames as octet streams. docs/protocol.md lists the routes."""
+"""The routes of a worker's HTTP server, `/ping` and `/v1/…`, with their checks (docs/protocol.md, "HTTP")."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ _STATUS: dict[FaultCode, int] = {
 
 @dataclass
 class WorkerState:
-    """What the routes serve.
+    """The worker behind the routes.
 
     Attributes:
-        token: what callers must send, or None.
+        token: that callers must send, or None.
         handler: None while the backend is being made.
-        hosts: names that a worker without a token is reached by, besides this machine's own.
-        is_behind_edge: whether an edge that asks for keys stands in front, under a name of its own.
+        hosts: host names by which a worker without a token may be reached, besides this machine's own.
+        is_behind_edge: whether a platform's edge with a name of its own is in front and lets in only its own users.
     """
 
     limits: FrameLimits
@@ -66,17 +66,21 @@ class WorkerState:
 
 
 class Routes:
-    """The worker's routes: a request in, a reply out, on the connection's own thread."""
+    """The function from a request to its reply. Called on the connection's own thread."""
 
     def __init__(self, state: WorkerState, *, has_tls: bool = False) -> None:
-        """`has_tls`: whether clients are shown a certificate of the name that they ask for."""
+        """Serve `state`.
+
+        Args:
+            has_tls: whether a certificate proves to clients the name that they ask for.
+        """
         self._state = state
         any_host = state.token is not None or state.is_behind_edge or has_tls
         self._guard = BrowserGuard(any_host=any_host, hosts=state.hosts)
         self._wrong = WrongTokens()
 
     def __call__(self, request: Request) -> Reply:
-        """The reply to any request."""
+        """Return the reply to any request."""
         if request.path == "/ping":
             return self._ping() if request.method in {"GET", "HEAD"} else _not_allowed("GET, HEAD")
         if request.path in _FRAME_PATHS:
@@ -84,13 +88,13 @@ class Routes:
         return Reply(HTTPStatus.NOT_FOUND, (b"There is nothing here. A worker answers /ping and /v1/.\n",))
 
     def _ping(self) -> Reply:
-        """200 when ready, 204 while warming: RunPod's contract. Needs no token, says nothing else."""
+        """Return 200 if the worker is ready and 204 while it starts, as RunPod requires. Needs no token."""
         if self._state.handler is None:
             return Reply(HTTPStatus.NO_CONTENT)
         return Reply(HTTPStatus.OK, (b'{"status": "ready"}',), "application/json")
 
     def _frame(self, request: Request) -> Reply:
-        """One frame in, one frame out."""
+        """Return the reply to a request with a frame."""
         refusal = self._guard.refusal(request.headers)
         if refusal is not None:
             return _refused(refusal)
@@ -125,11 +129,11 @@ class Routes:
 
 
 def _read(body: Body, limits: FrameLimits) -> memoryview:
-    """The frame, into one buffer that is allocated only once the frame's own lengths were found good."""
+    """Read the frame into one buffer, which is allocated after the lengths in its prelude have been checked."""
     prelude = bytearray(PRELUDE.size)
     have = body.read_into(memoryview(prelude))
     if have < PRELUDE.size:
-        raise FrameError("truncated", f"{have} bytes are no frame")
+        raise FrameError("truncated", f"the request has {have} bytes, fewer than the prelude of a frame")
     size = frame_size(prelude, limits)
     if body.length is not None and body.length != size:
         name = "truncated" if body.length < size else "trailing_bytes"
@@ -149,7 +153,7 @@ def _not_allowed(methods: str) -> Reply:
 
 
 def _refused(refusal: Refusal) -> Reply:
-    """The refusal: a frame where a client of ours can be told what to do, as of the name that it asked for."""
+    """Return the refusal: as a frame where it may be a client of ours, which shows the text to its user."""
     if refusal.status is HTTPStatus.MISDIRECTED_REQUEST:
         fault = Fault(code=FaultCode.UNAUTHORIZED, message=refusal.text)
         return _answer(seal(fault), refusal.status)
@@ -165,7 +169,7 @@ def _answer(frame: EncodedFrame, status: int) -> Reply:
 
 
 def _streamed(frames: Generator[EncodedFrame]) -> Reply:
-    """The frames as they come; a refusal, which comes first and alone, as any other reply."""
+    """Return a reply that streams the frames. A refusal, which is the only frame then, is an ordinary reply."""
     first = next(frames)
     status = _status_of(first)
     if status != 200:
@@ -174,14 +178,14 @@ def _streamed(frames: Generator[EncodedFrame]) -> Reply:
 
 
 def _pieces(first: EncodedFrame, frames: Generator[EncodedFrame]) -> Generator[Sequence[Buffer]]:
-    with closing(frames):  # when the client is gone, nobody follows the run
+    with closing(frames):  # a client that is gone no longer follows the run
         yield first.buffers
         for frame in frames:
             yield frame.buffers
 
 
 def _status_of(frame: EncodedFrame) -> int:
-    # A fault carries no tensors, so it is one small buffer; anything else is a success.
+    # A fault has no tensors, so it is one small buffer; anything larger is a success.
     if len(frame.buffers) > 1:
         return 200
     message = open_frame(frame.buffers[0]).message

@@ -1,8 +1,8 @@
-"""A worker's HTTP server: a thread a connection, which reads the request, runs the model and sends the reply.
+"""A worker's HTTP server: each connection has a thread, which reads requests, runs the model and sends replies.
 
-An event loop would hand each call to another thread and back; for a call of half a megabyte that alone cost as
-much as the network (benchmarks/call_overhead.py). A worker serves a few clients with long-lived connections, for
-which threads are no burden.
+An event loop would hand each call to another thread and back, which alone takes as long as the network for a call
+of half a megabyte (benchmarks/call_overhead.py). A worker has a few clients with long-lived connections, for which
+threads are no burden.
 """
 
 from __future__ import annotations
@@ -25,26 +25,25 @@ from .request import BadRequestError, DisconnectedError, Request, Source
 
 logger = logging.getLogger(__name__)
 
-
 Application = Callable[[Request], Reply]
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """Seconds and counts.
+    """Limits of the server: times in seconds, and numbers of connections.
 
     Attributes:
-        idle_s: an unused connection is closed after that; longer than any load balancer's own, so that it is
-            never this side that closes one in use.
-        first_s: the same before a first request was answered well, and the longest wait for the bytes of one that
-            nobody has allowed yet.
-        progress_s: the longest wait for the next bytes of a request, and for the client to take those of a reply;
-            one whose system is silent for that long, as a machine that sleeps, is gone.
-        handshake_s: for TLS.
-        linger_s: how long a refused request's remaining bytes are thrown away, so that its sender, who is still
-            sending, gets to read why. After the last reply of any other connection it is `progress_s`.
-        connections: at most so many at a time; beyond that a silent one that has shown no token goes.
-        untrusted_each: at most so many of one address that have shown no token.
+        idle_s: after which an unused connection is closed. Longer than any load balancer's own limit, so that never
+            this side closes a connection that the balancer is about to use.
+        first_s: the same for a connection before one of its requests was answered without an error; also the
+            longest wait for bytes of a request that has not been allowed yet.
+        progress_s: the longest wait for the next bytes of a request, and for the client to take bytes of a reply. A
+            client whose system is silent for so long, as a machine that sleeps, is gone.
+        handshake_s: for the handshake of TLS.
+        linger_s: for which the remaining bytes of a refused request are read and dropped, so that its sender, who
+            is still sending, can read the refusal. After the last reply of any other connection it is `progress_s`.
+        connections: of all clients; beyond it a silent one that has shown no token is closed.
+        untrusted_each: of one host that have shown no token.
     """
 
     idle_s: float = 650.0
@@ -63,39 +62,58 @@ _SPEAKS_TLS = Reply(
 )
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that listens on `host` and `port`; 0 for any free port.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.create_server((str(address[0]), port), family=family, backlog=128)
+    prefer_bbr(listener)
+    return listener
+
+
 class HttpServer:
-    """Listens from the start; `close` ends it."""
+    """A server on a socket that listens already, from its making to its `close`."""
 
     def __init__(
         self,
         application: Application,
-        host: str,
-        port: int,
+        listener: socket.socket,
         tls: ssl.SSLContext | None = None,
         limits: ServerLimits | None = None,
     ) -> None:
-        """Listens on `host` and `port`; 0 for any free port.
+        """Begin to accept connections.
 
-        Raises:
-            OSError: the address cannot be listened on.
+        Args:
+            application: returns the reply to a request; called on the connection's thread.
+            listener: a listening stream socket of any family, which belongs to the server from now on.
+            tls: the certificate; None to serve without TLS.
         """
         self._application = application
         self._tls = tls
         self._limits = limits or ServerLimits()
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._listener = socket.create_server((str(address[0]), port), family=family, backlog=128)
+        self._listener = listener
+        self._name = listener.getsockname()
         self._listener.settimeout(_ACCEPT_S)
-        prefer_bbr(self._listener)
-        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        self._is_tcp = listener.family in {socket.AF_INET, socket.AF_INET6}
         self._stopping = False
         self._warmth = Warmth()
         self._connections = Connections(self._limits.connections, self._limits.untrusted_each)
-        self._idle: set[Connection] = set()  # of which each thread adds and takes out its own alone
+        # Without a lock: each thread adds and removes its own connection only, and `close` reads a copy.
+        self._idle: set[Connection] = set()
         self._thread = threading.Thread(target=self._accept, name="comfy-gpu-offload-accept", daemon=True)
         self._thread.start()
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Return the host and the port of a server on a TCP socket."""
+        host, port = self._name[:2]
+        return host, port
+
     def close(self, timeout_s: float = 5.0) -> None:
-        """Takes no more connections, closes the idle ones, and waits for replies that are on their way."""
+        """Accept no more connections, close the idle ones, and wait for the replies that are being sent."""
         deadline = monotonic() + timeout_s
         self._stopping = True
         self._thread.join()
@@ -114,17 +132,17 @@ class HttpServer:
             except TimeoutError:
                 continue
             except OSError as error:
-                logger.warning("a connection could not be taken: %s", type(error).__name__)
+                logger.warning("a connection could not be accepted: %s", type(error).__name__)
                 threading.Event().wait(_ACCEPT_S)  # out of file descriptors, most likely
                 continue
-            self._begin(Connection(sock, str(address[0])))
+            self._begin(Connection(sock, str(address[0]) if self._is_tcp else ""))
 
     def _begin(self, connection: Connection) -> None:
         thread = threading.Thread(
             target=self._serve, args=(connection,), name="comfy-gpu-offload-connection", daemon=True
         )
         if not self._connections.admit(connection, thread):
-            logger.warning("refused a connection from %s: there are too many that are in use", connection.peer)
+            logger.warning("refused a connection from %s: too many are in use", connection.peer)
             connection.sock.close()
             return
         try:
@@ -138,8 +156,9 @@ class HttpServer:
 
     def _serve(self, connection: Connection) -> None:
         try:
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            notice_loss(connection.sock, max(1, round(self._limits.progress_s)))
+            if self._is_tcp:
+                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                notice_loss(connection.sock, max(1, round(self._limits.progress_s)))
             if self._tls is not None and self._is_plain(connection.sock):
                 send_reply(connection.sock, _SPEAKS_TLS, keep_alive=False)
                 self._linger(connection.sock, self._limits.linger_s)
@@ -157,7 +176,7 @@ class HttpServer:
             self._forget(connection)
 
     def _is_plain(self, sock: socket.socket) -> bool:
-        """Return whether the other side begins with something else than a TLS record."""
+        """Return whether the first byte of the other side is not that of a TLS record."""
         sock.settimeout(self._limits.handshake_s)
         return sock.recv(1, socket.MSG_PEEK) not in {b"", _TLS_HANDSHAKE}
 
@@ -165,7 +184,7 @@ class HttpServer:
         if self._tls is None:
             return sock
         sock.settimeout(self._limits.handshake_s)
-        # On a duplicate: wrapping takes the descriptor away from the socket that `close` knows.
+        # Wraps a duplicate, because wrapping takes the descriptor away from the socket that `close` knows.
         return self._tls.wrap_socket(sock.dup(), server_side=True)
 
     def _converse(self, connection: Connection, sock: socket.socket) -> None:
@@ -193,7 +212,7 @@ class HttpServer:
             return None
 
     def _answer(self, sock: socket.socket, request: Request) -> bool:
-        """Whether the connection can be used again."""
+        """Answer a request; return whether the connection can be used again."""
         connection = request.connection
         connection.is_silent = False
         asks_for_warmth = is_asked_for(request.headers) and request.is_http_1_1
@@ -221,7 +240,7 @@ class HttpServer:
             return _refusal(error)
 
     def _warmly(self, sock: socket.socket, request: Request) -> Reply:
-        # Two threads must not use one TLS connection at a time: while a body is read, nothing else is sent.
+        # Two threads must not use one TLS connection at a time: nothing is sent while a body is read.
         is_free = (lambda: request.body.ended) if isinstance(sock, ssl.SSLSocket) else (lambda: True)
         request.connection.say = lambda headers: self._warmth.say(sock, headers)
         with self._warmth.kept(sock, is_free):
@@ -229,10 +248,10 @@ class HttpServer:
         return reply._replace(headers={**reply.headers, "Keep-Warm": OFFERED})
 
     def _linger(self, sock: socket.socket, seconds: float) -> None:
-        """Waits for the client to close, so long at most.
+        """Wait up to `seconds` for the client to close the connection.
 
-        Closing with bytes unread, as those of a request or an empty line, resets the connection: what is still on
-        its way of the reply would be lost.
+        To close it with bytes unread, such as those of a request or an empty line, would reset it, and the part of
+        the reply that is still under way would be lost.
         """
         with suppress(OSError):
             sock.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""Counts wrong tokens by where they come from, logs them, and says how long each is kept waiting."""
+"""Wrong tokens: counted by the host that they come from, logged, and answered with a delay."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LONGEST_WAIT_S = 2.0
 
 
 class WrongTokens:
-    """Counts by peer address; the ones that were not heard of for longest are forgotten first. Thread-safe."""
+    """The counts of wrong tokens by host; those not heard of for longest are forgotten first. Thread-safe."""
 
     def __init__(self) -> None:
         self._counts: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
     def note(self, peer: str, *, is_missing: bool) -> float:
-        """Count one from `peer`; return the seconds that its answer is kept back for."""
+        """Count a wrong or missing token from `peer`; return the seconds by which its answer is delayed."""
         with self._lock:
             count = self._counts.pop(peer, 0) + 1
             self._counts[peer] = count
