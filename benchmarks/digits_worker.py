@@ -71,7 +71,7 @@ def _serve(ready: Connection, kind: str) -> None:
     if kind == OTHER_PREDICTION:
         arithmetic.predict = predict_in_float64
     backend = LastBitBackend if kind == OTHER_MODEL else DiffusersBackend
-    options = ServeOptions("127.0.0.1", 0, HandlerOptions(), ready.send)
+    options = ServeOptions("127.0.0.1", 0, HandlerOptions(), lambda address: ready.send(str(address)))
     asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), backend, options))
 
 

@@ -79,7 +79,7 @@ def _serve(
     ready: Connection, kind: type[EchoBackend] = EchoBackend, pace_s: float = 0.0, uploads: Path | None = None
 ) -> None:
     folder = None if uploads is None else BlobFolder(uploads, _UPLOAD_BYTES)
-    options = ServeOptions("127.0.0.1", 0, HandlerOptions(uploads=folder), ready.send)
+    options = ServeOptions("127.0.0.1", 0, HandlerOptions(uploads=folder), lambda address: ready.send(str(address)))
     asyncio.run(serve_until_signalled(WorkerState(FrameLimits()), lambda: kind(pace_s), options))
 
 
