@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from tests.support.backend import FINGERPRINT, FunctionBackend
 
+from comfy_gpu_offload.client.model_call import ModelCall, ModelRun
 from comfy_gpu_offload.client.retry import RetryPolicy
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.weight_patches import WeightPatches
@@ -60,9 +61,8 @@ def converse(transport: Transport) -> dict[str, list[Any]]:
         steps: list[tuple[int, int, bytes | None]] = []
         fields = {"sampler": "double", "scheduler": "normal", "seed": 3, "steps": STEPS, "cfg": 1.0}
         job = {"latent": LATENTS[0].float(), "positive": CONTEXT, "negative": CONTEXT}
-        result, _ = session.sample(
-            ModelRef(name="echo"), FINGERPRINT, fields, job, lambda *step: steps.append(step)
-        )
+        run = ModelRun(ModelRef(name="echo"), FINGERPRINT, fields, job, lambda *step: steps.append(step))
+        result, _ = session.sample(run)
         got["sample"], got["steps"] = [result], list(steps)
         give_up(session)
     with Session(transport, SessionOptions(codec=codecs.AUTO, predict=True, retry=retry)) as session:
@@ -72,8 +72,8 @@ def converse(transport: Transport) -> dict[str, list[Any]]:
 
 def forward(session: Session, latent: torch.Tensor, name: str, patches: WeightPatches | None = None) -> Any:
     """Return the model's answer to one call."""
-    call = ((latent,), {"context": CONTEXT})
-    return session.forward(ModelRef(name=name), FINGERPRINT, *call, patches=patches)[0]
+    call = ModelCall(ModelRef(name=name), FINGERPRINT, (latent,), {"context": CONTEXT}, patches=patches)
+    return session.forward(call)[0]
 
 
 def patches() -> WeightPatches:
@@ -93,7 +93,7 @@ def give_up(session: Session) -> None:
             raise GivenUpError
 
     try:
-        session.forward(ModelRef(name=GIVEN_UP), FINGERPRINT, (LATENTS[0],), {}, check=check)
+        session.forward(ModelCall(ModelRef(name=GIVEN_UP), FINGERPRINT, (LATENTS[0],), {}), check)
     except GivenUpError:
         for thread in threading.enumerate():  # the worker is told on a thread of its own
             if thread.name == "comfy-gpu-offload-cancel":
