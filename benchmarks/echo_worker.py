@@ -13,7 +13,16 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from comfy_gpu_offload.backends.base import BackendInfo, Computed, Described, HookSet, Listing, PatchSet, Report
+from comfy_gpu_offload.backends.base import (
+    Backend,
+    BackendInfo,
+    Computed,
+    Described,
+    HookSet,
+    Listing,
+    PatchSet,
+    Report,
+)
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.blob_folder import BlobFolder
@@ -26,7 +35,7 @@ _FINGERPRINT = "echo" * 8
 _UPLOAD_BYTES = 4 * 1024**3
 
 
-class EchoBackend:
+class EchoBackend(Backend):
     """See `backends.base.Backend`. Computes nothing, and takes `pace_s` for each call of it."""
 
     def __init__(self, pace_s: float = 0.0) -> None:
@@ -64,15 +73,6 @@ class EchoBackend:
             sleep(self._pace_s)
             report(step, job.steps, lambda: None)
         return Computed(tensors["latent"], 0.0, self._pace_s * job.steps)
-
-    def interrupt(self) -> None:
-        pass
-
-    def clear_interrupt(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def _serve(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from comfy_gpu_offload.backends.base import (
+    Backend,
     BackendInfo,
     Computed,
     Described,
@@ -29,7 +30,7 @@ FINGERPRINT = "f" * 16
 Function = Callable[..., Any]
 
 
-class FunctionBackend:
+class FunctionBackend(Backend):
     """See `Backend`. `calls` holds the arguments of every call that began, `patches` and `hooks` its weights'."""
 
     def __init__(self, **functions: Function) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -138,21 +139,25 @@ class InterruptedCallError(BackendError):
     """The call was interrupted by `Backend.interrupt`."""
 
 
-class Backend(Protocol):
-    """The interface of a backend.
+class Backend(ABC):
+    """The base of all backends.
 
-    All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread.
+    All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread. A method that
+    not every backend has gets a default here, which refuses what it cannot do by a `BackendError` that says so.
     """
 
+    @abstractmethod
     def info(self) -> BackendInfo:
         """Return what the handshake says of this backend."""
 
+    @abstractmethod
     def listing(self) -> Listing:
         """Return every model that can be loaded, and what was passed over; cheap, and loads nothing.
 
         A bad entry in a folder of models is passed over, and never raises.
         """
 
+    @abstractmethod
     def describe(self, ref: ModelRef) -> Described:
         """Load the model if it is not loaded, and describe it.
 
@@ -162,6 +167,7 @@ class Backend(Protocol):
             OutOfMemoryError: it does not fit.
         """
 
+    @abstractmethod
     def forward(
         self,
         ref: ModelRef,
@@ -177,7 +183,7 @@ class Backend(Protocol):
 
         Args:
             ref, fingerprint: of the model.
-            args, kwargs: trees of tensors, on the CPU. Not to be written to: some are kept for other calls.
+            args, kwargs: trees of tensors on the CPU, to which the model may write.
             patches: changes to the weights for this call alone.
             hooks: changes over those of `patches`.
             autocast: is on around the model, for the backend's own device.
@@ -192,7 +198,7 @@ class Backend(Protocol):
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None
     ) -> Computed:
-        """Run a whole sampling loop; the result is the final latent, on the CPU.
+        """Run a whole sampling loop; the result is the final latent, on the CPU. By default refused.
 
         `tensors` is the job's tree. `report` is called after each step. `patches` as in `forward`.
 
@@ -201,15 +207,22 @@ class Backend(Protocol):
             InterruptedCallError: `interrupt` was called meanwhile; at most one model call later.
             BackendError: as `forward`.
         """
+        raise ModelRunError(
+            f"This worker's backend ({self.info().name}) runs no whole loops: run each step instead (Remote "
+            "Sampler, offload: each step)."
+        )
 
-    def interrupt(self) -> None:
-        """Ask the running call to end soon. Called from any thread, and only while a call runs."""
+    def interrupt(self) -> None:  # noqa: B027  # a default, not a part that is missing
+        """Ask the running call to end soon; by default it runs to its end.
 
-    def clear_interrupt(self) -> None:
-        """Take `interrupt` back: called before each call, never while one runs."""
+        Called from any thread, under the executor's lock and only while a call runs: it must not block.
+        """
 
-    def close(self) -> None:
-        """Free all weights."""
+    def clear_interrupt(self) -> None:  # noqa: B027
+        """Take `interrupt` back. Called before each call, under the executor's lock, never while a call runs."""
+
+    def close(self) -> None:  # noqa: B027
+        """Free all weights; by default there is nothing to free."""
 
 
 def on_device(tree: Any, device: torch.device) -> Any:

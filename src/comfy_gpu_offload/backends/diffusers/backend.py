@@ -16,6 +16,7 @@ import torch
 from ...io.tree import map_tensors
 from ...protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
 from ..base import (
+    Backend,
     BackendInfo,
     BadPatchesError,
     Computed,
@@ -66,7 +67,7 @@ def _bundled_folder() -> Path | None:
     return FOLDER
 
 
-class DiffusersBackend:
+class DiffusersBackend(Backend):
     """See `Backend`.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ...backends.base import (
+    Backend,
     BackendInfo,
     Computed,
     Described,
@@ -34,7 +35,7 @@ from .module_pool import ModulePool
 from .modules.runnable_module import MethodCall, RunnableModule
 
 
-class ComfyUIBackend:
+class ComfyUIBackend(Backend):
     """See `Backend`.
 
     Args:
