@@ -1,6 +1,6 @@
 # Two commands from a clean clone, on a machine with Python alone:
 #   make demo    samples pictures through a worker on this machine
-#   make test    checks and tests everything
+#   make test    checks and tests everything, of older ComfyUI releases what differs between them
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,12 +12,15 @@ SDK := $(VENV)-runpod
 # Spinning OpenMP threads of one process starve those of another.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test check lint types security unit bench matrix pictures clean
+.PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/comfy-gpu-offload demo
 
 test: check unit
+
+# Every test on every ComfyUI found here.
+test-all: check unit-all
 
 check: lint types security
 
@@ -32,7 +35,10 @@ security: $(VENV)/.dev
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src __init__.py
 
 unit: $(VENV)/.dev $(SDK)/.done
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --releases=newest
+
+unit-all: $(VENV)/.dev $(SDK)/.done
+	$(BIN)/pytest -n 2 --releases=all
 
 # Writes docs/compatibility.md, with every ComfyUI found here; takes half an hour.
 matrix: $(VENV)/.dev

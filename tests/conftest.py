@@ -5,36 +5,80 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.comfyui.harness import checkouts
 from tests.web.harness import chromium
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["tests.comfyui.harness.fixtures", "tests.support.comfy_stand_in.fixtures"]
-_IN_COMFYUI = ("tests/comfyui/", "tests/web/")
-# The first parameter of a test that runs in a ComfyUI.
-_VERSION = re.compile(r"\[(\d+(?:\.\d+)+)[-\]]")
+pytest_plugins = [
+    "tests.comfyui.harness.fixtures",
+    "tests.comfyui.harness.releases",
+    "tests.support.comfy_stand_in.fixtures",
+]
+# The parameter of a test that runs in a ComfyUI.
+_VERSION = re.compile(r"[\[-](\d+\.\d+\.\d+)[-\]]")
+# Tests of one release share what takes long to start: a ComfyUI with a worker, a ComfyUI for pages, or small models
+# for scripts.
+_SCRIPTS = frozenset(
+    f"tests/comfyui/test_{name}.py"
+    for name in (
+        "changed_network",
+        "matrix",
+        "own_code",
+        "patch_forms",
+        "requirements",
+        "sampling_jobs",
+        "two_releases",
+        "weight_readers",
+        "worker_interpreter",
+    )
+)
+_PAGES = ("tests/web/", "tests/comfyui/test_worker_sessions.py", "tests/comfyui/test_waiting.py")
+_OF_COMFYUI = ("prompts", "scripts", "page")  # by how long they take
 
 
 def pytest_report_header() -> list[str]:
-    return [checkouts.report(os.environ, Path.home()), chromium.report(os.environ)]
+    return [chromium.report(os.environ)]
+
+
+def scope_of(nodeid: str) -> str:
+    """Return the name of the tests that run in one process with that one, one after the other."""
+    path, _, test = nodeid.partition("::")
+    version = _VERSION.search(test)
+    if version is None or not path.startswith(("tests/comfyui/", "tests/web/")):
+        return path
+    shared = "scripts" if path in _SCRIPTS else "page" if path.startswith(_PAGES) else "prompts"
+    return f"ComfyUI {version[1]}: {shared}"
+
+
+def _order(scope: str, number: int) -> tuple[list[int], int]:
+    """Return a sorting key that puts first what takes longest: the newest ComfyUI's, then files with many tests."""
+    release, _, shared = scope.removeprefix("ComfyUI ").partition(": ")
+    if not shared:
+        return [1], -number
+    return [-int(part) for part in release.split(".")], _OF_COMFYUI.index(shared)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of pytest-xdist's processes
+        numbers = Counter(scope_of(item.nodeid) for item in items)
+        items.sort(key=lambda item: _order(scope := scope_of(item.nodeid), numbers[scope]))
 
 
 class SharedOut(LoadScopeScheduling):  # type: ignore[misc]
-    """A file's tests share servers and models, and all on one ComfyUI share that: each kind stays together."""
+    """Tests that share servers or models run in one process, and what takes longest begins first."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path, _, test = nodeid.partition("::")
-        version = _VERSION.search(test)
-        return f"ComfyUI {version[1]}" if version and path.startswith(_IN_COMFYUI) else path
+        return scope_of(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedOut:
+    config.option.loadscopereorder = False  # by number of tests alone
     return SharedOut(config, log)
 
 

@@ -17,7 +17,7 @@ PROMPTS = 3
 NAMED = ("UnsupportedPatchError", "RemoteWeightError")
 
 
-@pytest.fixture(scope="session", params=["DiT", "UNet"])
+@pytest.fixture(scope="session", params=["DiT", pytest.param("UNet", marks=pytest.mark.oldest_release)])
 def found(request: pytest.FixtureRequest, checkout: Checkout, python: Path, models_yaml: Path) -> Found:
     """Return the findings of scripts/jobs/changed_network.py."""
     output = run_script(python, "jobs/changed_network.py", checkout.root, models_yaml.parent, str(request.param))

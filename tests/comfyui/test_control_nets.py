@@ -147,6 +147,7 @@ def here(applying: Applying) -> Applying:
     return lambda scene, _: applying(scene, stock)
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize(
     ("model", "applying"), [(TINY, one), (THREE_BLOCKS, adapter)], ids=["ControlNet", "T2I adapter"]
 )
@@ -177,6 +178,7 @@ def test_the_whole_loop_is_refused_with_one_that_runs_here(
     assert proxy.exchanges("sample") == proxy.exchanges("forward") == []
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("applying", [one, a_while, two, different_ones])
 def test_at_the_worker(comfyui: ComfyUI, listed: Callable[[Model], str], applying: Applying) -> None:
     told = residuals_told(comfyui)
@@ -190,6 +192,7 @@ def test_at_the_worker(comfyui: ComfyUI, listed: Callable[[Model], str], applyin
     assert (expected - comfyui.saved("without")).abs().max() > 0.05
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize(
     ("model", "applying"),
     [(DIT, with_vae), (THREE_BLOCKS, adapter), (TINY, control_lora)],
@@ -284,6 +287,7 @@ def test_what_the_workers_comfyui_warns_of_is_shown_on_the_loader(comfyui: Comfy
     assert warned in shown[net[0]].texts
 
 
+@pytest.mark.each_release
 def test_the_loader_can_load_here(comfyui: ComfyUI) -> None:
     def loaded_here(scene: Scene, _: Load) -> None:
         one(

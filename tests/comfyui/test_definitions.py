@@ -9,7 +9,7 @@ from .harness.api import PromptRejectedError
 from .harness.site import ComfyUI
 from .harness.workflow import DIGITS, MODELS, Sampling, Scene
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 NODES = {
     "RemoteModelLoader": "Remote Model Loader",

@@ -24,6 +24,7 @@ ODD_WAN = replace(WAN, latent=(1, 16, 3, 7, 9))
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "euler_ancestral", "dpmpp_sde")
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_every_model_with_every_sampler(comfyui: ComfyUI, listed: Callable[[Model], str], model: Model) -> None:
     samplings = {name: Sampling(sampler_name=name) for name in SAMPLERS}
@@ -90,6 +91,7 @@ def test_a_masked_latent(comfyui: ComfyUI, listed: Callable[[Model], str], model
     assert_remote_equals_local(comfyui, scene, listed(model), {"masked": Sampling(denoise=0.8)})
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("model", [MMDIT, UNET], ids=str)
 def test_conditioning_by_area_and_time(comfyui: ComfyUI, listed: Callable[[Model], str], model: Model) -> None:
     scene = Scene.of(model)
@@ -111,6 +113,7 @@ def test_conditioning_by_area_and_time(comfyui: ComfyUI, listed: Callable[[Model
     assert_remote_equals_local(comfyui, scene, listed(model), {"regional": Sampling(steps=4)})
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("weight_dtype", ["fp8_e4m3fn", "fp8_e5m2"])
 def test_weights_in_fp8(comfyui: ComfyUI, listed: Callable[[Model], str], weight_dtype: str) -> None:
     assert_remote_equals_local(
@@ -144,6 +147,7 @@ def test_easycache_does_nothing_where_it_does_nothing_locally(
     assert len(proxy.exchanges("forward")) == 2 * 4
 
 
+@pytest.mark.each_release
 def test_a_custom_sampler_and_guider(comfyui: ComfyUI, listed: Callable[[Model], str]) -> None:
     scene = Scene.of(DIGITS)
     workflow = scene.workflow
@@ -165,6 +169,7 @@ def test_a_custom_sampler_and_guider(comfyui: ComfyUI, listed: Callable[[Model],
     assert_worth_comparing({"local": local}, {"local": Sampling(seed=3)})
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("model", [DIGITS, MODELS[-1]], ids=str)
 def test_use_runpod_off_loads_the_same_file_here(
     comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy, model: Model
@@ -189,6 +194,7 @@ def test_the_remote_sampler_is_ksampler_to_a_local_model(comfyui: ComfyUI, proxy
     assert proxy.exchanges("forward") == []
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize(("offload", "calls", "jobs"), [("each step", 4, 0), ("whole loop", 0, 1), ("auto", 0, 1)])
 def test_each_way_of_the_remote_sampler(
     comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy, offload: str, calls: int, jobs: int

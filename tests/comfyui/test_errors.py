@@ -48,6 +48,7 @@ def test_a_worker_that_is_not_there_yet_is_waited_for(site: Site, listed: Callab
     assert "COMFY_GPU_OFFLOAD_RETRY_S" in waiting[1]
 
 
+@pytest.mark.each_release
 def test_an_unknown_model(site: Site) -> None:
     message = failure(site.comfyui, "no-such-model.safetensors")
     assert "no-such-model.safetensors" in message

@@ -52,6 +52,7 @@ def test_a_waiting_call_ends_and_the_worker_is_told(site: Site, listed: Callable
     assert_identical(site.comfyui.saved("stock"), site.comfyui.saved("ours"))
 
 
+@pytest.mark.each_release
 def test_a_call_that_is_computed_ends_at_the_worker_too(site: Site, listed: Callable[[Model], str]) -> None:
     # Seconds of work in one call, for one thread.
     large = replace(UNET, latent=(1, 4, 48, 48))

@@ -8,7 +8,7 @@ import pytest
 
 from .harness.site import REPOSITORY, ComfyUI
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 LANGUAGES = sorted(folder.name for folder in (REPOSITORY / "locales").iterdir())
 MODULE = "custom_nodes.comfy-gpu-offload"

@@ -11,7 +11,7 @@ from .harness.compatibility import Found, kind_of
 from .harness.fixtures import run_script
 from .harness.site import REPOSITORY
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 _QUICK = (
     "SD3",

@@ -105,6 +105,7 @@ MERGES = [
 ]
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize(("model", "merge"), MERGES)
 @pytest.mark.parametrize("offload", ["each step", WHOLE])
 def test_merges(

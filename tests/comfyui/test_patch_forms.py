@@ -10,7 +10,7 @@ import pytest
 from .harness.checkouts import Checkout
 from .harness.fixtures import run_script
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 Found = dict[str, Any]
 _LAYER = "joint_blocks.0.x_block.attn.proj"

@@ -58,6 +58,7 @@ def test_a_patched_remote_model_is_refused(
     assert proxy.exchanges("forward") == []
 
 
+@pytest.mark.each_release
 def test_everything_is_listed_at_once(comfyui: ComfyUI, listed: Callable[[Model], str], proxy: Proxy) -> None:
     scene = Scene.of(MMDIT)
     workflow = scene.workflow

@@ -34,6 +34,7 @@ def test_what_is_installed_is_the_archive(site: Site, tmp_path: Path) -> None:
     assert installed == archive | set(new_files())
 
 
+@pytest.mark.each_release
 def test_its_nodes_are_there(site: Site) -> None:
     every = site.comfyui.api.get("/object_info")
     ours = {name for name, each in every.items() if each["python_module"] == f"custom_nodes.{PACK}"}
@@ -41,6 +42,7 @@ def test_its_nodes_are_there(site: Site) -> None:
     assert "IMPORT FAILED" not in site.comfyui.process.output
 
 
+@pytest.mark.each_release
 def test_its_templates_scripts_help_pages_and_translations_are_there(site: Site) -> None:
     api, folder = site.comfyui.api, site.comfyui.pack
     templates = {path.stem for path in (folder / "example_workflows").glob("*.json")}
@@ -57,6 +59,7 @@ def test_its_templates_scripts_help_pages_and_translations_are_there(site: Site)
         assert api.get("/i18n")[language.name]["nodeDefs"] == nodes
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("offload", ["each step", "whole loop"])
 def test_a_prompt_runs_on_a_worker_out_of_it(site: Site, proxy: Proxy, offload: str) -> None:
     assert site.worker.source == site.comfyui.pack / "src"

@@ -6,10 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from .harness.checkouts import Checkout
 from .harness.site import REPOSITORY
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 _VERSIONS = """
 import json, sys

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.comfyui
 PROMPT = "a-prompt-nobody-else-should-read"
 
 
+@pytest.mark.each_release
 def test_no_token_prompt_or_tensor_in_any_log(site: Site, listed: Callable[[Model], str]) -> None:
     scene = Scene.of(DIGITS, seed=400)
     marked = scene.workflow.graph[scene.positive[0]]["inputs"]

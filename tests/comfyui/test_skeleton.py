@@ -29,6 +29,7 @@ def run(site: Site, *arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize(("name", "parameters"), [("qwen-image-20b", 20e9), ("wan-14b", 14e9)])
 def test_a_large_models_stand_in_is_small(site: Site, tmp_path: Path, name: str, parameters: float) -> None:
     frame = tmp_path / "description.bin"

@@ -60,6 +60,7 @@ NODES = (
 )
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("node", NODES, ids=str)
 def test_a_whole_run_with_it(comfyui: ComfyUI, proxy: Proxy, listed: Callable[[Model], str], node: Node) -> None:
     if not node.is_in(comfyui):

@@ -12,7 +12,7 @@ from .harness.proxy import Proxy
 from .harness.site import ComfyUI
 from .harness.workflow import MMDIT, UNET, WAN, Link, Model, Sampling, Scene
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 _DEFAULTS = {"INT": 1, "FLOAT": 1.0, "BOOLEAN": False, "STRING": ""}
 # Compiling takes ten seconds and more; test_refusals has it.

@@ -77,6 +77,7 @@ def skip_unless_known(comfyui: ComfyUI, node: Node) -> None:
         pytest.skip(f"this ComfyUI has no {node.name}")
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("node", NODES, ids=str)
 def test_each_step(comfyui: ComfyUI, listed: Callable[[Model], str], node: Node) -> None:
     skip_unless_known(comfyui, node)

@@ -10,7 +10,7 @@ from .harness.checkouts import Checkout, install_requirements
 from .harness.fixtures import CHECKOUTS, run_script
 from .harness.site import REPOSITORY, Worker, new_token
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 Found = dict[str, Any]
 _RUNS = ("MMDiT", "a batch", "regional", "masked", "drawing noise", "with LoRAs", "UNet", "video")

@@ -33,6 +33,7 @@ def found(checkout: Checkout, python: Any, models_yaml: Any) -> Found:
     return found
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_way_to_use_hooks_gives_what_it_gives_here(found: Found, dtype: str) -> None:
     runs = found["ways"][dtype]
@@ -134,6 +135,7 @@ def test_a_device_without_room_for_the_weights_gives_what_such_a_one_gives_here(
     assert len({tuple(run["first"]) for run in runs.values()}) == len(runs)
 
 
+@pytest.mark.each_release
 def test_weights_with_a_scale_are_what_comfyui_gives_where_it_keeps_none(found: Found) -> None:
     scaled = found["scaled"]
     assert scaled["plain"]

@@ -47,6 +47,7 @@ def upload_bytes(proxy: Proxy) -> int:
     return sum(exchange.up_bytes for exchange in proxy.exchanges("hello"))
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_at_two_strengths(comfyui: ComfyUI, listed: Callable[[Model], str], kind: str) -> None:
     latents = {}
@@ -194,6 +195,7 @@ def test_a_lora_for_another_model_is_refused(
     assert proxy.exchanges("forward") == []
 
 
+@pytest.mark.each_release
 def test_what_is_left_out_of_a_file_is_shown_by_its_name(comfyui: ComfyUI, listed: Callable[[Model], str]) -> None:
     scene = Scene.of(MMDIT)
     workflow = scene.workflow

@@ -23,6 +23,7 @@ SAMPLINGS = (
 )
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_every_model(comfyui: ComfyUI, proxy: Proxy, listed: Callable[[Model], str], model: Model) -> None:
     assert_whole_is_stock(comfyui, proxy, Scene.of(model), listed(model), SAMPLINGS)
@@ -141,6 +142,7 @@ def _models(scene: Scene, listed: str) -> tuple[Link, Link]:
     return scene.workflow.local(scene.model), scene.workflow.remote(listed)
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize(
     ("node", "inputs", "model", "error", "named"),
     [
@@ -196,6 +198,7 @@ def test_auto_runs_such_a_model_step_by_step(
     assert (len(proxy.exchanges("sample")), len(proxy.exchanges("forward"))) == (0, 3)
 
 
+@pytest.mark.each_release
 def test_progress_and_previews_are_shown_as_ksamplers_are(comfyui: ComfyUI, listed: Callable[[Model], str]) -> None:
     scene = Scene.of(UNET)
     steps = 5
@@ -217,6 +220,7 @@ def test_progress_and_previews_are_shown_as_ksamplers_are(comfyui: ComfyUI, list
 LARGE = replace(UNET, latent=(1, 4, 24, 24))
 
 
+@pytest.mark.each_release
 def test_stop_ends_the_run_at_the_worker_and_the_next_one_runs(site: Site, listed: Callable[[Model], str]) -> None:
     scene = Scene.of(LARGE, seed=471)
     # Some minutes of work.

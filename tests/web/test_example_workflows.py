@@ -8,6 +8,7 @@ import pytest
 import requests
 from tests.comfyui.harness.fixtures import CHECKOUTS
 from tests.comfyui.harness.installation import Installation
+from tests.comfyui.harness.releases import by_age
 from tests.comfyui.harness.site import Worker
 
 from .harness.screen import Screen
@@ -18,11 +19,7 @@ pytestmark = pytest.mark.comfyui
 # Every one runs in the newest release, these in all of them: a run takes half a minute, and a Flux that 0.3.64
 # recognises has a gigabyte.
 RUN_IN_ALL = ("remote_control_net",)
-NEWEST = max(
-    (checkout.version or "" for checkout in CHECKOUTS),
-    default="",
-    key=lambda text: [int(part) for part in text.split(".") if part],
-)
+NEWEST = by_age(CHECKOUTS)[-1].version if CHECKOUTS else None
 
 
 @pytest.fixture(params=NAMES)
@@ -35,6 +32,7 @@ def template(request: pytest.FixtureRequest, installation: Installation, worker:
         yield found
 
 
+@pytest.mark.each_release
 def test_a_template_opens_as_it_was_written(template: Template, screen: Screen) -> None:
     screen.open()
     screen.load(template.workflow)
@@ -47,6 +45,7 @@ def test_a_template_opens_as_it_was_written(template: Template, screen: Screen) 
     screen.picture(template.name)
 
 
+@pytest.mark.each_release
 def test_a_template_runs(template: Template, worker: Worker, screen: Screen) -> None:
     if worker.checkout.version != NEWEST and template.name not in RUN_IN_ALL:
         pytest.skip(f"runs in {NEWEST}")

@@ -14,6 +14,7 @@ from .harness.screen import Screen
 pytestmark = pytest.mark.comfyui
 
 
+@pytest.mark.each_release
 def test_a_page_opens_without_an_error(screen: Screen) -> None:
     screen.open()
     node = screen.add("RemoteModelLoader")

@@ -58,6 +58,7 @@ def test_nodes_speak_the_pages_language(page: Screen, language: str) -> None:
     assert page.own_errors == []
 
 
+@pytest.mark.each_release
 def test_help_is_in_the_pages_language(page: Screen, language: str) -> None:
     for number, kind in enumerate(NODES, 1):
         page.page.evaluate("id => window.app.canvas.selectItems([offloadTest.node(id)])", number)

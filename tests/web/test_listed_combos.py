@@ -61,6 +61,7 @@ def settled(screen: Screen) -> str:
     return screen.button()
 
 
+@pytest.mark.each_release
 def test_a_new_node_offers_the_workers_list(listing: ThreadWorker, screen: Screen) -> None:
     screen.open()
     node = screen.add(LOADER)
@@ -73,6 +74,7 @@ def test_a_new_node_offers_the_workers_list(listing: ThreadWorker, screen: Scree
     screen.picture("listed")
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("values", EARLIER, ids=["toggle first", "button first", "bare"])
 def test_a_workflow_of_before_opens_with_each_value_in_its_place(
     listing: ThreadWorker, screen: Screen, values: list[Any]
@@ -88,6 +90,7 @@ def test_a_workflow_of_before_opens_with_each_value_in_its_place(
     screen.assert_calm()
 
 
+@pytest.mark.each_release
 def test_a_name_stays_while_its_worker_is_down(way: Proxy, screen: Screen) -> None:
     with way.down():
         screen.open()
@@ -151,6 +154,7 @@ def test_what_was_saved_in_a_names_place_is_none(listing: ThreadWorker, screen: 
     screen.assert_calm()
 
 
+@pytest.mark.each_release
 def test_several_lists_in_one_node(listing: ThreadWorker, screen: Screen) -> None:
     screen.open()
     values = ["c.safetensors", 0.5, "gone.safetensors", "edges.safetensors", "other"]
@@ -232,6 +236,7 @@ def test_the_examples_open_with_their_names(way: Proxy, screen: Screen, example:
     screen.picture("example")
 
 
+@pytest.mark.each_release
 def test_a_name_that_is_shown_on_a_subgraph_stays(way: Proxy, screen: Screen) -> None:
     with way.down():
         screen.open()
@@ -263,6 +268,7 @@ def test_a_name_that_is_shown_on_a_subgraph_stays(way: Proxy, screen: Screen) ->
     assert screen.values(outer)["model_name"] == "gone.safetensors"
 
 
+@pytest.mark.each_release
 def test_a_name_in_a_primitive_node_stays(way: Proxy, screen: Screen) -> None:
     with way.down():
         screen.open()

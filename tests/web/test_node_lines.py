@@ -88,6 +88,7 @@ def stuck(proxy: Proxy, route: str, number: int) -> Iterator[None]:
             release.set()
 
 
+@pytest.mark.each_release
 def test_a_run_says_what_it_was(proxy: Proxy, screen: Screen) -> None:
     scene(screen, 301)
     assert screen.queue().succeeded
@@ -133,6 +134,7 @@ def test_a_cancelled_run_says_so(
     assert screen.own_errors == []
 
 
+@pytest.mark.each_release
 def test_a_lost_worker_is_told_of_in_subgraphs_and_under_any_sampler(
     installation: Installation, proxy: Proxy, screen: Screen
 ) -> None:
@@ -174,6 +176,7 @@ def enter(screen: Screen, node: int) -> None:
     )
 
 
+@pytest.mark.each_release
 def test_a_failed_load_says_so_under_the_node_and_first_of_all(
     installation: Installation, worker: Worker, proxy: Proxy, screen: Screen
 ) -> None:

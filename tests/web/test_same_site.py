@@ -101,6 +101,7 @@ def test_a_page_whose_name_is_rebound_to_this_machine(
     assert backend.listings == before
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
     ("headers", "status"),

@@ -36,6 +36,7 @@ def add_line(installation: Installation, line: str) -> None:
         file.write(line + "\n")
 
 
+@pytest.mark.each_release
 def test_each_finding_is_shown_once_and_a_new_one_after_a_run(
     installation: Installation, worker: Worker, screen: Screen
 ) -> None:

@@ -69,11 +69,6 @@ def find_checkouts(environ: Mapping[str, str], home: Path) -> list[Checkout]:
     return list(found.values())
 
 
-def report(environ: Mapping[str, str], home: Path) -> str:
-    """Return a line that names the checkouts that the tests run on."""
-    return f"ComfyUI: {', '.join(map(str, find_checkouts(environ, home))) or NONE_FOUND}"
-
-
 def _candidates(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
     named = environ.get("COMFYUI_PATH")
     default = home / "comfy" / "ComfyUI"
