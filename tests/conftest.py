@@ -1,4 +1,4 @@
-"""What holds for every test, and how they are shared out between pytest-xdist's processes."""
+"""Fixtures for every test, and the distribution of tests among pytest-xdist's processes."""
 
 from __future__ import annotations
 

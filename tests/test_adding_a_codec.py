@@ -57,7 +57,7 @@ def checklist() -> Checklist:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The code with the example added: its module, its line, and a row in the specification."""
+    """Copy the code and add the example: its module, its line, and a row in the specification."""
     for name in COPIED:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -17,7 +17,7 @@ diffusers = pytest.importorskip("diffusers")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of small models with random weights."""
+    """Make a folder of small models with random weights."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
@@ -87,7 +87,7 @@ def test_every_way_to_call_a_network_gives_what_the_local_one_gives(session: Ses
 
 @torch.inference_mode()
 def picture_from_picture(unet: Any, vae: Any, dtype: torch.dtype) -> torch.Tensor:
-    """What a pipeline does from a picture: `[1, 3, 32, 32]`, encoded, half noised, denoised and decoded.
+    """Encode a picture `[1, 3, 32, 32]`, add half the noise, denoise and decode it, as a pipeline does.
 
     A picture as Pillow has it lies with its channels last in memory, and so then does its latent.
     """

@@ -1,4 +1,4 @@
-"""What has to agree between files of this repository."""
+"""Facts that several files of this repository state must agree."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lines_of(name: str) -> list[str]:
 
 
 def without_pips_settings() -> dict[str, str]:
-    """This environment without constraints of this machine's own."""
+    """Return this environment without its settings of pip."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     return {**kept, "PIP_CONFIG_FILE": os.devnull}
 

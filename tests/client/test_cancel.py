@@ -12,7 +12,7 @@ from comfy_gpu_offload.errors import CallCancelledError, TransportError
 
 
 class StopError(BaseException):
-    """As ComfyUI's interrupt."""
+    """Stand for ComfyUI's interrupt."""
 
 
 def test_an_interrupt_ends_the_call_at_once_and_tells_the_worker(

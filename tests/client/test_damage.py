@@ -1,4 +1,4 @@
-"""What a connection loses or alters once ends nothing: not the first hello, not an upload, a probe or a cancel."""
+"""A single loss or damage on a connection ends nothing: no first hello, no upload, no probe and no cancel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ X = torch.randn(1000)
 
 
 class StopError(BaseException):
-    """As ComfyUI's interrupt."""
+    """Stand for ComfyUI's interrupt."""
 
 
 FAULTS = ["break_after_up", "break_after_down", "alter_after_up", "alter_after_down"]
@@ -94,7 +94,7 @@ def test_a_cancel(proxy: BreakingProxy, backend: FunctionBackend, fault: str) ->
 
 @pytest.mark.parametrize("status", [400, 404, 405, 500, 501, 503])
 def test_a_status_without_a_frame_is_believed_when_it_comes_twice(worker: ThreadWorker, status: int) -> None:
-    """As a head that was altered on its way leads to, and a proxy before a replica that died."""
+    """The answer after a head that was damaged on its way, and of a proxy before a replica that died."""
     with LoadBalancerEdge(worker.url) as edge:
         for route in ("/v1/hello", "/v1/forward", "/v1/sample"):
             edge.faults.add(route, Fault(status=status, body="<html>no</html>"))

@@ -98,7 +98,7 @@ def test_what_is_captured_in_a_child_has_names_of_its_own(tmp_path: Path) -> Non
 
 
 def test_a_capture_folder_that_is_gone_leaves_no_session_of_a_child_half_made(tmp_path: Path) -> None:
-    """As after a server gave up its rights before it forked."""
+    """The case of a server that gave up its rights before it forked."""
     folder = tmp_path / "captured"
     handler = Handler(FunctionBackend())
     session = Session(LoopbackTransport(handler), SessionOptions(capture=Capture(folder, 10**6)))

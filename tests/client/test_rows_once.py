@@ -1,4 +1,4 @@
-"""What is equal crosses once: rows of a batch, and channels as they were in the call before. In exact bytes."""
+"""Equal data is sent once: rows of a batch, and channels that are as in the call before. In exact bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def worker() -> Iterator[ThreadWorker]:
 def bytes_up(
     worker: ThreadWorker, codec: codecs.Codec | codecs.Chooser, rows: int, context: torch.Tensor, *, predict: bool
 ) -> list[int]:
-    """Of each call that sends a walk of noise and beside it, in further channels, the same context every time."""
+    """Return the bytes of each call that sends changing noise and, in further channels, always the same context."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 16, 32, 32, generator=generator)
     options = SessionOptions(codec=codec, predict=predict)

@@ -43,7 +43,7 @@ def expected(steps: int = 5, seed: int = 3) -> torch.Tensor:
 
 
 def paced(backend: FunctionBackend, pause_s: float = 0.05) -> Callable[[], None]:
-    """Makes each step take its time."""
+    """Make each step take its time."""
 
     def slow(x: torch.Tensor) -> torch.Tensor:
         sleep(pause_s)

@@ -51,7 +51,7 @@ def test_a_result_has_the_dtype_that_the_model_gave_it(session: Session, dtype: 
 def test_a_raw_latent_is_not_copied_between_a_socket_and_a_tensor(
     worker: ThreadWorker, backend: FunctionBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What either side computes with lies where its socket has put it, and leaves from where it lies."""
+    """Either side computes with tensors where its socket has put them, and sends them from where they lie."""
     received: list[tuple[int, int]] = []
 
     def noted(size_bytes: int) -> memoryview:

@@ -1,4 +1,4 @@
-"""What a remote model computes from, and gives, has the strides that a local one's has."""
+"""Inputs and outputs of a remote model have the strides of a local one's."""
 
 from __future__ import annotations
 

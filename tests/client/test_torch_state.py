@@ -24,7 +24,7 @@ def product(x: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def autocast_on(device_type: str) -> Iterator[None]:
-    """As `torch.autocast`, which turns itself off for a device that is not there."""
+    """Stand for `torch.autocast`, which turns itself off for a device that is not there."""
     torch.set_autocast_enabled(device_type, True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the frontend is told of the nodes."""
+"""The nodes' definitions as the frontend gets them."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def inputs(comfyui: ComfyUI, node: str) -> dict[str, Any]:
 
 
 def choices(definition: Any) -> list[str]:
-    """Of a combo, in the older or the newer form."""
+    """Return the options of a combo, in the older or the newer form."""
     options: list[str] = definition[0] if isinstance(definition[0], list) else definition[1]["options"]
     return options
 
@@ -95,7 +95,7 @@ def test_a_model_has_to_be_chosen(comfyui: ComfyUI) -> None:
 
 
 def test_a_choice_may_come_from_a_node_whose_output_is_a_list_of_choices(comfyui: ComfyUI) -> None:
-    """As some packs' sampler selectors have it."""
+    """The form that some packs' sampler selectors have."""
     scene = Scene.of(DIGITS)
     model = scene.workflow.remote(DIGITS.file)
     name = scene.workflow.add("OffloadTestSamplerName", sampler_name="heun")

@@ -40,7 +40,7 @@ COMFYUIS = ("comfy", "comfy_api", "execution", "folder_paths", "latent_preview",
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to import the package from, without the digits."""
+    """Make a folder to import the package from, without the digits."""
     folder = tmp_path_factory.mktemp("source")
     ignored = shutil.ignore_patterns("digits", "__pycache__")
     shutil.copytree(Path(comfy_gpu_offload.__file__).parent, folder / "comfy_gpu_offload", ignore=ignored)
@@ -49,7 +49,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def worker(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    """A diffusers worker of that package, with a model of its own."""
+    """Start a diffusers worker of that package, with a model of its own."""
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(FOLDER, folder / "mine")
     arguments = ("--backend", "diffusers", "--port", "0", "--cpu", "--models", str(folder))

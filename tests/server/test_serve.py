@@ -1,4 +1,4 @@
-"""How a worker ends."""
+"""The end of a worker: signals, running calls, and its exit status."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def test_who_waits_long_is_asked_to_come_again_and_keeps_its_place(
 
 
 def test_a_kept_place_that_nobody_comes_back_to_holds_up_nobody(backend: FunctionBackend) -> None:
-    """As when a prompt is cancelled between two attempts, and the same session's next one waits behind it."""
+    """A prompt is cancelled between two attempts, and the same session's next one waits behind it."""
     with ThreadWorker(backend, queue=QueueLimits(untold_s=0.1)) as worker, begin(worker, backend):
         with send(worker.port, call(request="request-first")) as first:
             assert isinstance(read_reply(first), Fault)

@@ -32,7 +32,7 @@ class EdgeWorker:
 
 
 class EdgeWorkers:
-    """Not thread-safe.
+    """The workers of an edge. Not thread-safe.
 
     Args:
         wake_s: how long after the first request there are workers; None for always.

@@ -19,7 +19,7 @@ def seen(tensor: torch.Tensor) -> LatentBytes:
 
 
 def layout(tensor: torch.Tensor) -> Layout:
-    """Of an input that has one."""
+    """Return the layout of an input that has one."""
     found = layout_of(seen(tensor))
     assert found is not None
     return found

@@ -39,7 +39,7 @@ async def count(job: Job) -> AsyncIterator[Any]:
 
 
 async def _wait(note: str) -> None:
-    """Until it is cancelled; says so in a file."""
+    """Run until it is cancelled, and note that in a file."""
     Path(note).write_text("begun")
     try:
         await asyncio.sleep(600)

@@ -41,7 +41,7 @@ def ask(
     endpoint: str = ENDPOINT,
     timeout: float = 20.0,
 ) -> requests.Response:
-    """As a client asks."""
+    """Ask the gateway as a client does."""
     headers = {"Authorization": f"Bearer {key or gateway.key}", "Content-Type": "application/json"}
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     url = f"{gateway.base_url}/{endpoint}/{path}"
@@ -61,7 +61,7 @@ def status(gateway: RunPodGateway, job_id: str) -> dict[str, Any]:
 
 
 def from_worker(gateway: RunPodGateway, method: str, path: str, body: Any = None) -> requests.Response:
-    """As the SDK asks: no key, and a query that goes on."""
+    """Ask the gateway as the SDK does: without a key, and with a query."""
     url = f"{gateway.base_url}/{ENDPOINT}/{path}&job_in_progress=0"
     return requests.request(method, url, data=json.dumps(body), timeout=60)
 

@@ -38,7 +38,7 @@ def worker(gateway: RunPodGateway) -> Iterator[SdkWorker]:
 
 @pytest.fixture
 def apart() -> Iterator[RunPodGateway]:
-    """A gateway without a worker yet."""
+    """Start a gateway that has no worker yet."""
     with RunPodGateway(limits=BRIEF) as made:
         yield made
 
@@ -60,7 +60,7 @@ def run_sync(gateway: RunPodGateway, **job_input: Any) -> dict[str, Any]:
 
 
 def says(note: Path, text: str) -> bool:
-    """Whether the file comes to hold that."""
+    """Return whether the file comes to hold that text."""
     until = monotonic() + 20
     while monotonic() < until:
         if note.exists() and note.read_text() == text:

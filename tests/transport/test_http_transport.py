@@ -238,7 +238,7 @@ class StopError(BaseException):
 
 @pytest.mark.skipif(not deaf_socket.POSSIBLE, reason="this system cannot be made to lose what arrives")
 def test_a_worker_that_is_gone_without_a_word_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the call is made again, and does not end with the time for an exchange."""
+    """The call is made again, and does not end with the time for an exchange."""
     monkeypatch.setattr(http_transport, "notice_loss", partial(notice_loss, gone_s=1))
 
     def lost(connection: socket.socket) -> None:
@@ -265,7 +265,7 @@ def test_a_check_ends_the_wait_and_the_connection_is_not_used_again(worker: Thre
 
 
 def test_nothing_of_a_call_that_failed_is_kept() -> None:
-    """Not even until Python looks for cycles, which can take long: a frame may be large."""
+    """A frame may be large, and Python may take long to look for cycles."""
     given = torch.zeros(100_000)
     frame = forward_frame(given)
     kept = weakref.ref(given)

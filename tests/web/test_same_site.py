@@ -53,7 +53,7 @@ class Counted(FunctionBackend):
 
 @pytest.fixture
 def backend(installation: Installation) -> Iterator[Counted]:
-    """Of the worker in the settings."""
+    """Serve the worker that the settings name, and count how often it is asked for its list."""
     counted = Counted()
     with ThreadWorker(counted) as worker:
         installation.configure(COMFY_GPU_OFFLOAD_URL=worker.url)

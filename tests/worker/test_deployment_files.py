@@ -67,7 +67,7 @@ def variables(kind: str) -> dict[str, str]:
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore keeps `path` out; the last pattern that matches counts."""
+    """Return whether .dockerignore keeps `path` out; the last pattern that matches counts."""
     answer = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.strip()

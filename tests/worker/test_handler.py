@@ -97,7 +97,7 @@ def test_the_sdks_log_level_never_shows_frames(asked: str | None, level: str) ->
 
 
 def test_importing_it_starts_nothing_and_needs_no_sdk(tmp_path: Path) -> None:
-    """As `import handler` from its own folder, and as a part of the package."""
+    """Import it as `handler` from its own folder, and as a part of the package."""
     code = "import sys, handler; print(callable(handler.main), 'runpod' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -38,7 +38,7 @@ class Exchanges:
 
     @property
     def carries_cancel(self) -> bool:
-        """Whether a call is cancelled by a message of its own."""
+        """True if a call is cancelled by a message of its own."""
         return self._transport.carries_cancel
 
     def ask(

@@ -31,7 +31,7 @@ _FAULTS_OF_UNREAD_FRAMES = {FaultCode.BAD_FRAME, FaultCode.TOO_LARGE, FaultCode.
 
 
 class Again(Enum):
-    """What follows an attempt that failed."""
+    """The verdict on a failed attempt: what follows it."""
 
     NO = "no"
     ONCE = "once"
@@ -91,7 +91,7 @@ def _may_be_damage(error: OffloadError) -> bool:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to retry. The n-th wait is drawn evenly from 0.5 to 1 times ``first_s * 2**n`` seconds.
+    """The duration of retries. The n-th wait is drawn evenly from 0.5 to 1 times ``first_s * 2**n`` seconds.
 
     Attributes:
         total_s: seconds from the first failure to the last attempt.

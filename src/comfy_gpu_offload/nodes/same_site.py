@@ -1,4 +1,4 @@
-"""Which requests come from ComfyUI's own pages: a page of another site must not use the pack's routes."""
+"""A check that requests come from ComfyUI's own pages: pages of other sites must not use the pack's routes."""
 
 from __future__ import annotations
 

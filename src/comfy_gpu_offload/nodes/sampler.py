@@ -1,4 +1,4 @@
-"""Remote Sampler."""
+"""The node Remote Sampler: a KSampler that can send the whole sampling loop to the worker."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _TIMEOUT_S = 120.0
 
 @dataclass
 class Shown:
-    """What was shown of one node: pairs of steps done and in all, sizes of previews, lines of text."""
+    """The output shown on one node: pairs of steps done and in all, sizes of previews, lines of text."""
 
     progress: list[tuple[int, int]] = field(default_factory=list)
     previews: list[tuple[int, int]] = field(default_factory=list)

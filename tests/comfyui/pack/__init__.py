@@ -187,7 +187,7 @@ comfy.model_management.throw_exception_if_processing_interrupted = _looks
 
 @PromptServer.instance.routes.get("/offload_test/looks")
 async def looks(_: web.Request) -> web.Response:
-    """How often anything has looked for the stop button so far."""
+    """Return how often anything has looked for the stop button so far."""
     return web.json_response(_looks.count)
 
 

@@ -1,4 +1,4 @@
-"""What a web page can do to a worker on its reader's machine: nothing. By raw sockets, and by a real browser."""
+"""A web page can do nothing to a worker on its reader's machine: by raw sockets, and in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has to go when a worker has more connections than it takes, and wrong tokens."""
+"""Connections that are closed when a worker has more than it takes, and wrong tokens."""
 
 from __future__ import annotations
 

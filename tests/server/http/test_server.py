@@ -242,7 +242,7 @@ def small_buffered(server: HttpServer) -> socket.socket:
 
 
 def read_slowly(sock: socket.socket) -> int:
-    """How many bytes come, 64 KB every 25 ms, until the connection ends."""
+    """Read 64 KB every 25 ms until the connection ends; return the number of bytes."""
     whole = 0
     while count := len(sock.recv(64 * 1024)):
         whole += count

@@ -145,7 +145,7 @@ def test_a_call_that_waits_for_another_says_so_in_lines(setup: Setup) -> None:
 
 
 def test_errors_of_the_worker_come_as_replies(setup: Setup, transport: Transport) -> None:
-    """Not as errors of the transport: the session knows what to make of them."""
+    """They are no errors of the transport: the session knows what to make of them."""
     setup.backend.functions["raises"] = _raises
     with Session(transport) as session, pytest.raises(OffloadError, match="over and out") as caught:
         session.model("raises")(torch.ones(2))

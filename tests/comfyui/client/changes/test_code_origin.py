@@ -1,4 +1,4 @@
-"""Whose a piece of code is: a node pack's, ComfyUI's, torch's or a library's, through whatever wraps it."""
+"""The owner of a piece of code, through its wrappers: a node pack, ComfyUI, torch or a library."""
 
 from __future__ import annotations
 

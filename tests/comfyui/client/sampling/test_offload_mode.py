@@ -1,4 +1,4 @@
-"""Where a run of Remote Sampler's loop runs, and the reason that the log gives."""
+"""The place where Remote Sampler's loop runs, and the reason that the log gives."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class RunHooks:
 
     @property
     def keeps(self) -> bool:
-        """Whether the worker is to keep the weights that a group has changed, as ComfyUI would here (MaxSpeed)."""
+        """True if the worker keeps the weights that a group has changed, as ComfyUI would here (MaxSpeed)."""
         return bool(self._patcher.hook_mode == comfy.hooks.EnumHookMode.MaxSpeed)
 
     @property

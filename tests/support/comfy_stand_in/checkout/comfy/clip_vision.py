@@ -2,4 +2,4 @@
 
 
 class Output:
-    """What CLIP vision made of a picture."""
+    """The output of CLIP vision for a picture."""

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 
 
 class ControlBase:
-    """What all ControlNets have."""
+    """The base of all ControlNets."""
 
     def __init__(self) -> None:
         self.cond_hint_original: Any = None

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class EnumHookMode(enum.Enum):
-    """Whether weights that hooks have changed are kept."""
+    """The choice whether weights that hooks have changed are kept."""
 
     MinVram = "minvram"
     MaxSpeed = "maxspeed"

@@ -1,4 +1,4 @@
-"""What ComfyUI detects of a model's file."""
+"""The facts that ComfyUI detects in a model's file."""
 
 from __future__ import annotations
 
