@@ -152,7 +152,7 @@ def test_weights_with_a_scale_are_what_comfyui_gives_where_it_keeps_none(found: 
         ("missing tensor", "BadPatchesError: .*was not uploaded"),
         ("unknown kind", "BadPatchesError: .*'Popen', which is not known"),
         ("a merge", "BadPatchesError: .*a model that is not listed"),
-        ("no such strength", "BadPatchesError: .*strength is named that is not there"),
+        ("no such strength", "BadPatchesError: .*name a strength that is not there"),
         ("a right one", "nothing"),
     ],
 )

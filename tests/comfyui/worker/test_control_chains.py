@@ -103,6 +103,8 @@ def test_one_whose_preparation_of_pictures_is_not_known_is_refused(nets: StandIn
 def test_residuals_are_the_nets_times_the_strength(nets: StandIn, backend: Any) -> None:
     assert_adds(backend, {KEY: applied(backend)}, MEAN)
     assert_adds(backend, {KEY: applied(backend, "depth.safetensors", strength=0.5)}, 5 * MEAN)
+    # The copy for that picture is used again.
+    assert_adds(backend, {KEY: applied(backend, strength=0.25)}, MEAN / 4)
 
 
 def test_a_chain_is_computed_from_its_end(nets: StandIn, backend: Any) -> None:
