@@ -1,4 +1,4 @@
-"""`python -m comfy_gpu_offload`."""
+"""The command line, as `python -m comfy_gpu_offload`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remote ControlNet Loader."""
+"""The node Remote ControlNet Loader: a CONTROL_NET whose network runs on the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remote Model Loader."""
+"""The node Remote Model Loader: a MODEL whose network runs on the worker."""
 
 from __future__ import annotations
 
