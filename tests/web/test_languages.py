@@ -62,7 +62,7 @@ def test_nodes_speak_the_pages_language(page: Screen, language: str) -> None:
 def test_help_is_in_the_pages_language(page: Screen, language: str) -> None:
     for number, kind in enumerate(NODES, 1):
         page.page.evaluate("id => window.app.canvas.selectItems([offloadTest.node(id)])", number)
-        page.locate("[data-testid=info-button]").click()
+        page.page.locator("[data-testid=info-button]").click()
         end = end_of_help(kind, language)
         page.wait(lambda end=end: end in page.text(), f"the help page of {kind}, down to {end!r}")  # type: ignore[misc]
         page.picture(f"help-{kind}-{language}")
