@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -69,13 +69,16 @@ def test_a_pack_of_one_file_is_named_by_it(origin: Any, comfy_stand_in: StandIn)
     assert origin.name_of(single.wraps) == "single_file: wraps"
 
 
-def test_a_wrapper_counts_more_than_what_it_wraps_either_way(origin: Any, pack: ModuleType) -> None:
+def test_a_packs_code_counts_more_than_what_it_wraps_or_is_wrapped_by(origin: Any, pack: ModuleType) -> None:
     import comfy.sample
 
     assert origin.name_of(pack.wraps(comfy.sample.sample)) == "comfyui-nice: wraps.wrapper"
     partial = functools.partial(pack.wraps(torch.nn.functional.linear), 1)
     assert origin.packs_name_of(partial) == "comfyui-nice: wraps.wrapper"
     assert origin.module_of(pack.wraps(comfy.sample.sample)) == "comfy.sample"
+    outer = FunctionType(comfy.sample.sample.__code__, vars(comfy.sample))
+    outer.__wrapped__ = pack.calls  # type: ignore[attr-defined]
+    assert origin.name_of(outer) == origin.packs_name_of(outer) == "comfyui-nice: calls"
 
 
 def test_comfyuis_own_nodes_and_code(origin: Any) -> None:

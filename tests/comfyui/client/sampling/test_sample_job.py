@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -143,9 +144,11 @@ def test_a_sampler_that_a_pack_put_in_a_stock_ones_place_is_named(
     import comfy.k_diffusion.sampling
     import comfy.samplers
 
-    monkeypatch.setattr(comfy.k_diffusion.sampling, "sample_euler", runs_in_the_loop)
-    assert obstacle(sides.remote) == "the sampler euler, which is a node pack's own and not ComfyUI's"
-    monkeypatch.undo()
+    own = comfy.k_diffusion.sampling.sample_euler
+    for replacement in (runs_in_the_loop, functools.wraps(own)(lambda *_: None)):
+        monkeypatch.setattr(comfy.k_diffusion.sampling, "sample_euler", replacement)
+        assert obstacle(sides.remote) == "the sampler euler, which is a node pack's own and not ComfyUI's"
+    monkeypatch.setattr(comfy.k_diffusion.sampling, "sample_euler", own)
     monkeypatch.setitem(comfy.samplers.SCHEDULER_HANDLERS, "normal", SimpleNamespace(handler=runs_in_the_loop))
     assert obstacle(sides.remote) == "the scheduler normal, which is a node pack's own and not ComfyUI's"
 
