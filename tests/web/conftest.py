@@ -49,12 +49,44 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+@pytest.fixture(scope="module")
+def _kept() -> dict[str, Screen]:
+    """Return the open page that a file's tests share, by its ComfyUI's address."""
+    return {}
+
+
 @pytest.fixture
-def screen(installation: Installation, context: BrowserContext, tmp_path: Path) -> Iterator[Screen]:
-    """Give a page of its own, with no memory of another test's; `open` it first."""
+def screen(
+    request: pytest.FixtureRequest,
+    installation: Installation,
+    context: BrowserContext,
+    tmp_path: Path,
+    _kept: dict[str, Screen],
+) -> Iterator[Screen]:
+    """Give a page with no memory of another test's; `open` it first.
+
+    A page takes seconds to open. Tests marked `shared_page` use the one of the test before, emptied, unless they
+    are marked `new_page` too, that one failed, or they open it with other settings.
+    """
+    marked = {marker.name for marker in request.node.iter_markers()}
+    shared = _kept.pop(installation.url, None)
+    if shared is None or "shared_page" not in marked or "new_page" in marked:
+        shared = _new_screen(context, installation, tmp_path)
+    else:
+        shared.reuse(tmp_path)
+    failed = request.session.testsfailed
+    yield shared
+    if "shared_page" in marked and request.session.testsfailed == failed:
+        _kept[installation.url] = shared
+    for page in context.pages:
+        if all(page != each.page for each in _kept.values()):
+            page.close()
+
+
+def _new_screen(context: BrowserContext, installation: Installation, pictures: Path) -> Screen:
+    for page in context.pages:
+        page.close()  # it would ask, and show, what this test alone is to
     page = context.new_page()
     forget = {"origin": installation.url, "storageTypes": "cookies,local_storage,indexeddb"}
     context.new_cdp_session(page).send("Storage.clearDataForOrigin", forget)
-    yield Screen(page, installation, tmp_path)
-    for each in context.pages:
-        each.close()
+    return Screen(page, installation, pictures)

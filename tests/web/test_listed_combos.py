@@ -18,7 +18,7 @@ from tests.support.worker import ThreadWorker
 from .harness.screen import Screen
 from .harness.workflows import saved_node, saved_workflow
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.shared_page]
 
 LOADER = "RemoteModelLoader"
 NAMES = ["a.safetensors", "b.safetensors", "c.safetensors"]
@@ -172,6 +172,7 @@ def test_several_lists_in_one_node(listing: ThreadWorker, screen: Screen) -> Non
     screen.assert_calm()
 
 
+@pytest.mark.new_page
 def test_the_worker_is_asked_once_and_not_polled(way: Proxy, screen: Screen) -> None:
     screen.open()
     screen.load(saved_workflow(loader("b.safetensors", 1), loader("c.safetensors", 2)))
@@ -180,6 +181,7 @@ def test_the_worker_is_asked_once_and_not_polled(way: Proxy, screen: Screen) -> 
     assert len(way.exchanges("hello")) == 1
 
 
+@pytest.mark.new_page
 def test_a_page_without_our_nodes_asks_nobody(way: Proxy, screen: Screen) -> None:
     screen.open()
     screen.add("KSampler")

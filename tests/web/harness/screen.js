@@ -17,6 +17,18 @@
     listen() {
       for (const kind of ENDS) window.app.api.addEventListener(kind, ({ detail }) => told.push({ kind, detail: plain(detail) }));
     },
+    // Puts a page on which an empty workflow is open back into the state of one that was just opened.
+    async forget() {
+      const { worker, offer } = await import("/extensions/comfy-gpu-offload/worker_lists.js");
+      Object.assign(worker, { lists: {}, state: "unknown", text: "" });
+      offer(new Map());
+      const { toast, workflow } = window.app.extensionManager;
+      toast.removeAll();
+      for (const other of [...workflow.openWorkflows]) {
+        if (other !== workflow.activeWorkflow) await workflow.closeWorkflow(other);
+      }
+      for (const close of document.querySelectorAll(".p-dialog-close-button")) close.click();
+    },
     ended: (prompt) => told.find(({ detail }) => detail.prompt_id === prompt) ?? null,
     node: (id) => window.app.graph.getNodeById(id),
     widgets: (id) =>

@@ -53,6 +53,7 @@ class Screen:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._pictures = pictures
+        self._opened: dict[str, Any] | None = None  # with these settings
         page.set_default_timeout(_STEP_MS)
         page.add_init_script(path=_SCRIPT)
         page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
@@ -63,6 +64,12 @@ class Screen:
         """Errors out of the pack's own scripts: ComfyUI has some of its own."""
         return [error for error in self.errors if "comfy-gpu-offload" in error]
 
+    def reuse(self, pictures: Path) -> None:
+        """Forget what an earlier test recorded; the page itself is emptied by `open`."""
+        self.errors.clear()
+        self.requests.clear()
+        self._pictures = pictures
+
     def _note(self, request: Request) -> None:
         self.requests.append(request.url)
 
@@ -72,8 +79,13 @@ class Screen:
         `settings`: the frontend's, e.g. ``{"Comfy.VueNodes.Enabled": True}``.
         """
         self.installation.reset_user(**settings)
-        self._go(lambda: self.page.goto(self.installation.url, timeout=_START_MS))
-        self.load(_EMPTY)
+        if self._opened == settings:
+            self.load(_EMPTY)
+            self.page.evaluate("offloadTest.forget()")
+        else:
+            self._go(lambda: self.page.goto(self.installation.url, timeout=_START_MS))
+            self.load(_EMPTY)
+        self._opened = settings
 
     def reload(self) -> None:
         """Reload the page, as F5 does."""

@@ -1,4 +1,4 @@
-"""Workflows whose node changes a remote network by itself: three prompts in a row, then one without the node.
+"""Workflows whose node changes a remote network by itself: prompts in a row with it, then one without the node.
 
     PYTHON changed_network.py COMFYUI_ROOT MODELS_FOLDER DiT|UNet
 
@@ -28,7 +28,7 @@ from comfy_gpu_offload.comfyui.installation import diffusion_model_files
 from comfy_gpu_offload.errors import OffloadError
 
 _KINDS = {"DiT": WAN, "UNet": replace(UNET, latent=(1, 4, 8, 6))}
-_PROMPTS = 3
+_PROMPTS = {"each step": 3, "whole loop": 2}  # with the node, in a row
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class Workflow:
         return self._loaded[1]
 
 
-def _prompts(kind: Kind, way: Way, change: Change, count: int = _PROMPTS) -> list[torch.Tensor | str]:
-    """Run prompts with the node in one workflow, and one without it."""
+def _prompts(kind: Kind, way: Way, change: Change, count: int, plain: bool = True) -> list[torch.Tensor | str]:
+    """Run prompts with the node in one workflow, and, with `plain`, one without it."""
     workflow = Workflow(kind, way)
     with changing(change) as patch:
         outcomes = [workflow.run(patch) for _ in range(count)]
-    return [*outcomes, workflow.run()]
+    return [*outcomes, workflow.run()] if plain else outcomes
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -92,7 +92,7 @@ def compared(kind: Kind, change: Change, plain: Any, here: list[Any]) -> dict[st
     """Compare the results of prompts with the node, each way, with those of a local model."""
     found: dict[str, Any] = {"mattered": not _alike(here[0], plain)}
     for name, way in _WAYS.items():
-        outcomes = _prompts(kind, way, change)
+        outcomes = _prompts(kind, way, change, _PROMPTS[name])
         found[name] = {
             "said": [each if isinstance(each, str) else "" for each in outcomes],
             "as here": [_alike(one, other) for one, other in zip(outcomes, here, strict=False)],
@@ -108,11 +108,11 @@ def main(kind: Kind) -> dict[str, Any]:
     plain = Workflow(kind, _HERE).run()
     found: dict[str, Any] = {}
     # What is refused need be run here once, to see that it matters.
-    for group, changes, prompts in (("refused", REFUSED, 1), ("local", LOCAL, _PROMPTS)):
-        found[group] = {
-            name: {**compared(kind, change, plain, _prompts(kind, _HERE, change, prompts)), "to say": said}
-            for name, (change, said) in changes.items()
-        }
+    for group, changes, prompts in (("refused", REFUSED, 1), ("local", LOCAL, _PROMPTS["each step"])):
+        found[group] = {}
+        for name, (change, said) in changes.items():
+            here = _prompts(kind, _HERE, change, prompts, plain=changes is LOCAL)
+            found[group][name] = {**compared(kind, change, plain, here), "to say": said}
     return found
 
 
