@@ -16,7 +16,7 @@ from .harness.proxy import Proxy
 from .harness.site import Site
 from .harness.workflow import DIGITS, Sampling, Scene
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 NODES = {"RemoteModelLoader", "RemoteControlNetLoader", "RemoteSampler"}
 PACK = "comfy-gpu-offload"
