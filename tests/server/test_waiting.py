@@ -90,7 +90,7 @@ def begin(worker: ThreadWorker, backend: FunctionBackend) -> socket.socket:
 
 
 def waiting(worker: ThreadWorker) -> int:
-    return len(worker.handler._executor._line)
+    return len(worker.handler._parts.executor._line)
 
 
 @needs_hang_ups
@@ -147,7 +147,7 @@ def test_a_call_that_is_asked_for_again_by_another_connection_is_kept(backend: F
         first = send(worker.port, call(request="request-twice"))
         until(lambda: waiting(worker) == 1)
         second = send(worker.port, call(request="request-twice"))
-        replies = worker.handler._calls._replies
+        replies = worker.handler._parts.calls._replies
         until(lambda: replies._replies["request-twice"].joined == 1)
         first.close()
         sleep(1.5)  # so long that it would have been noticed
@@ -160,7 +160,7 @@ def test_a_call_that_is_asked_for_again_by_another_connection_is_kept(backend: F
 def test_a_call_that_was_dropped_is_computed_when_it_is_asked_for_again(backend: FunctionBackend) -> None:
     with ThreadWorker(backend) as worker, begin(worker, backend):
         send(worker.port, call(request="request-again")).close()
-        until(lambda: not worker.handler._calls._replies._replies.keys() - {"request-wait"})
+        until(lambda: not worker.handler._parts.calls._replies._replies.keys() - {"request-wait"})
         again = send(worker.port, call(request="request-again"))
         until(lambda: waiting(worker) == 1)
         backend.release.set()
@@ -195,13 +195,13 @@ def test_who_waits_long_is_asked_to_come_again_and_keeps_its_place(
 ) -> None:
     """Also who asks for interim responses, which a proxy may keep to itself."""
     with ThreadWorker(backend, queue=QueueLimits(untold_s=0.1)) as worker, begin(worker, backend):
-        line = worker.handler._executor._line
+        line = worker.handler._parts.executor._line
         with send(worker.port, call(request="request-first", client="client-b"), **headers) as first:
             fault = read_reply(first)
         assert isinstance(fault, Fault)
         assert fault.code is FaultCode.BUSY
         assert "behind 1 other: a call of wait" in fault.message
-        worker.handler._executor.limits = QueueLimits()
+        worker.handler._parts.executor.limits = QueueLimits()
         # It came later, and comes later.
         other = send(worker.port, call("echo", "request-other", "client-c"))
         until(lambda: len(line) == 1)
@@ -219,7 +219,7 @@ def test_a_kept_place_that_nobody_comes_back_to_holds_up_nobody(backend: Functio
     with ThreadWorker(backend, queue=QueueLimits(untold_s=0.1)) as worker, begin(worker, backend):
         with send(worker.port, call(request="request-first")) as first:
             assert isinstance(read_reply(first), Fault)
-        worker.handler._executor.limits = QueueLimits()
+        worker.handler._parts.executor.limits = QueueLimits()
         with send(worker.port, call(request="request-second")) as second:
             until(lambda: waiting(worker) == 1)
             backend.release.set()
@@ -314,7 +314,7 @@ def test_a_run_that_is_followed_goes_on_and_a_reconnect_resumes_it(backend: Func
         first = send(worker.port, job(), "sample")
         assert backend.started.wait(60)
         first.close()
-        (run,) = worker.handler._runs._runs._runs.values()
+        (run,) = worker.handler._parts.runs._runs._runs.values()
         until(lambda: run._followers == 0)
         other = threads.submit(lambda: read_reply(send(worker.port, call(), keep_warm="102")))
         with send(worker.port, bytes(seal(Follow(request="run-00001", after=0)).joined()), "sample") as again:
@@ -333,7 +333,7 @@ def test_a_run_that_waits_tells_a_client_that_knows_of_it(backend: FunctionBacke
 
         def first_words(**headers: str) -> list[Progress]:
             with send(worker.port, job(f"run-{len(headers)}0000", model="echo"), "sample", **headers) as sock:
-                runs = worker.handler._runs._runs._runs
+                runs = worker.handler._parts.runs._runs._runs
                 until(lambda: any(run._waiting is not None and run._followers for run in runs.values()))
                 sleep(1.5)  # so long that it would have been told
                 data = sock.recv(65536)
