@@ -11,6 +11,8 @@ PIP := $(BIN)/python -m pip $(INSTALL)
 SDK := $(VENV)-runpod
 # Spinning OpenMP threads of one process starve those of another.
 export OMP_WAIT_POLICY := passive
+# That run tests side by side. Those of one ComfyUI share a server, so more than four help little.
+PROCESSES ?= 2
 
 .PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures clean
 
@@ -35,10 +37,10 @@ security: $(VENV)/.dev
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src __init__.py
 
 unit: $(VENV)/.dev $(SDK)/.done
-	$(BIN)/pytest -n 2 --releases=newest
+	$(BIN)/pytest -n $(PROCESSES) --releases=newest
 
 unit-all: $(VENV)/.dev $(SDK)/.done
-	$(BIN)/pytest -n 2 --releases=all
+	$(BIN)/pytest -n $(PROCESSES) --releases=all
 
 # Writes docs/compatibility.md, with every ComfyUI found here; takes half an hour.
 matrix: $(VENV)/.dev
