@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip $(INSTALL)
 SDK := $(VENV)-runpod
 # Spinning OpenMP threads of one process starve those of another.
 export OMP_WAIT_POLICY := passive
-# That run tests side by side. Those of one ComfyUI share a server, so more than four help little.
+# Test processes that run side by side.
 PROCESSES ?= 2
 
 .PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures clean
