@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, TypedDict
 
 from ..io import codecs
-from .messages import Hello, Welcome
+from .messages import KINDS, ClientMessage, Hello, Welcome
 
 PREDICTED: Final = "predicted"
 """The side predicts latents of a run from earlier calls (docs/prediction.md)."""
@@ -19,7 +19,9 @@ STRIDES: Final = "strides"
 AUTOCAST: Final = "autocast"
 """The worker computes under the client's `torch.autocast` (docs/protocol.md, "Torch's state")."""
 
-CAPABILITIES: Final = (PREDICTED, STRIDES, AUTOCAST)
+_OF_MESSAGES = {kind.capability for kind in KINDS.values() if issubclass(kind, ClientMessage)}
+CAPABILITIES: Final = (PREDICTED, STRIDES, AUTOCAST, *sorted(name for name in _OF_MESSAGES if name is not None))
+"""All capabilities of this release, those of single messages included (`ClientMessage.capability`)."""
 
 
 class Announcement(TypedDict):

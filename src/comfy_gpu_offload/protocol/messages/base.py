@@ -58,7 +58,14 @@ class Message(BaseModel):
 
 
 class ClientMessage(Message):
-    """Base of the messages that a client sends. Each has a function in `server/answers/` that answers it."""
+    """Base of the messages that a client sends. Each has a function in `server/answers/` that answers it.
+
+    Attributes:
+        capability: that a worker must have announced before it is sent the message; None for the messages that
+            every worker of this version of the protocol takes.
+    """
+
+    capability: ClassVar[str | None] = None
 
 
 class WorkerMessage(Message):
