@@ -81,7 +81,7 @@ def files_in(
 
 
 def is_offerable(name: str, skips: Skips) -> bool:
-    """Return whether `name` can travel as a model's name; `skips` is told where it cannot."""
+    """Return whether `name` can be sent as a model's name; `skips` is told where it cannot."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -45,7 +45,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _summary() -> str:
-    return "Run ComfyUI's big models on somebody else's GPU: only the diffusion model's forward pass travels."
+    return "Run ComfyUI's big models on somebody else's GPU: only the diffusion model's forward pass runs there."
 
 
 def _load(command: str) -> Any:

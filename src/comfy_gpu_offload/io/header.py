@@ -289,7 +289,7 @@ def _read_shape(name: str, shape: Any, max_rank: int) -> tuple[int, ...]:
 def _read_strides(name: str, strides: Any, shape: tuple[int, ...], itemsize: int) -> Strides:
     whole = isinstance(strides, list) and all(type(stride) is int for stride in strides)
     if not whole or 0 in shape or not are_strides(shape, strides, itemsize):
-        raise FrameError("bad_strides", f"{name!r:.80} has strides that no tensor of its shape travels with")
+        raise FrameError("bad_strides", f"{name!r:.80} has strides that no tensor of its shape can have")
     return tuple(strides)
 
 

@@ -7,7 +7,7 @@ has the exact rules.
 
 Both ends must hold the same history bit for bit, or the receiver restores another tensor than the sender had. Three
 things see to that. The order of a basis follows from the history alone (`_input_basis`, `_output_basis`). Only the
-sender fits coefficients, and they travel. A call enters the history when both ends are done with it (`add`), and
+sender fits coefficients, which are sent. A call enters the history when both ends are done with it (`add`), and
 never out of order.
 
 What is worth trying is decided by the sender alone (`sender_choices`); the receiver need not know why.

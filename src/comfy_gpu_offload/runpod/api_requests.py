@@ -137,7 +137,7 @@ class ApiHttp:
                 data=None if request.body is None else _Upload(request.body, meter),
                 headers={} if request.body is None else {"Content-Type": "application/json"},
                 timeout=(self._connect_timeout_s, request.timeout_s),
-                allow_redirects=False,  # the key must not travel elsewhere
+                allow_redirects=False,  # the key must not be sent elsewhere
                 stream=True,
             ) as response:
                 body = self._body(response, request, meter)

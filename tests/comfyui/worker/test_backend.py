@@ -109,7 +109,7 @@ def test_a_config_that_cannot_travel_is_named(models: StandIn, backend: Any) -> 
     known = comfy.sd.StandInConfig.unet_config
     comfy.sd.StandInConfig.unet_config = {"operations": object()}
     try:
-        with pytest.raises(ModelRunError, match=r"configuration of 'one.safetensors' cannot travel.*operations"):
+        with pytest.raises(ModelRunError, match=r"configuration of 'one.safetensors' cannot be sent.*operations"):
             backend.describe(ONE)
     finally:
         comfy.sd.StandInConfig.unet_config = known

@@ -81,7 +81,7 @@ class RemoteDiffusionModel(nn.Module):
             kwargs: the same, by name: conditioning, `control`, `transformer_options`.
 
         Raises:
-            UnsupportedPatchError: the call carries code that cannot travel.
+            UnsupportedPatchError: the call carries code that cannot be sent.
         """
         if not state_of(self).runs_wrappers:
             return self._call(x, timesteps, *args, **kwargs)

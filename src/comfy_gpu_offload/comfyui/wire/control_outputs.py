@@ -65,7 +65,7 @@ class _Packer:
 
     def _packed(self, tensor: torch.Tensor) -> Any:
         if tensor.layout is not torch.strided or tensor.device.type == "meta":
-            return tensor  # cannot travel: refused when the call is packed, by its place there
+            return tensor  # cannot be sent: refused when the call is packed, by its place there
         tensor = on_host(tensor)
         if tensor.is_floating_point() and self._dtype is not None and tensor.itemsize > self._dtype.itemsize:
             tensor = with_strides(tensor.to(self._dtype), tensor.stride())

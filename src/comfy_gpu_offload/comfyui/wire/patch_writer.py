@@ -1,4 +1,4 @@
-"""The client's writer of weight patches, which finds those that cannot travel; `wire.patch_form` is their form."""
+"""The client's writer of weight patches, which finds those that cannot be sent; `wire.patch_form` is their form."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Examined:
     """The findings among weight patches.
 
     Attributes:
-        refused: each kind of patch that cannot travel, and the number of layers that it is on.
+        refused: each kind of patch that cannot be sent, and the number of layers that it is on.
         left_out: as in `PatchData`.
     """
 
@@ -133,7 +133,7 @@ def examine_patches(
     weight_of: WeightOf,
     shape_if_skipped: ShapeIfSkipped = nothing_is_skipped,
 ) -> Examined:
-    """Return what among weight patches cannot travel, and what ComfyUI passes over."""
+    """Return what among weight patches cannot be sent, and what ComfyUI passes over."""
     writer = _Writer(lambda _: b"", weight_of, shape_if_skipped)
     found: Counter[str] = Counter()
     first: dict[str, NotDataError] = {}
@@ -163,7 +163,7 @@ class _Writer:
         """Return entries for the patches of a weight of that shape, and its shape after them.
 
         Raises:
-            NotDataError: one cannot travel.
+            NotDataError: one cannot be sent.
         """
         made: list[list[Any]] = []
         for patch in listed:

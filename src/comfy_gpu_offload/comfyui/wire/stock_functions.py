@@ -2,7 +2,7 @@
 
 Such a function (FreeU's `output_block_patch`, RescaleCFG's `rescale_cfg`) consists of code in the node's module and
 of the inputs of the node that it reads. Both ends have ComfyUI's nodes, so its name and those values are enough. A
-table lists the functions that travel; no other is found by its name.
+table lists the functions that can be sent; no other is found by its name.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _content(cell: CellType) -> Any:
 
 
 def _without_set(value: Any) -> Any:
-    """Return a set of numbers as a tuple, which travels and serves the functions as well."""
+    """Return a set of numbers as a tuple, which can be sent and serves the functions as well."""
     return (
         tuple(sorted(value)) if isinstance(value, frozenset) and all(type(each) is int for each in value) else value
     )

@@ -27,7 +27,7 @@ _MAX_PATCHES = 4096
 
 
 def is_known(patch: Any) -> bool:
-    """Return whether a patch can travel."""
+    """Return whether a patch can be sent."""
     return describe_function(patch, PATCHES) is not None
 
 

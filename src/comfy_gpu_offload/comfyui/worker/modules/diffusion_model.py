@@ -147,7 +147,7 @@ def details_of(model: Any, name: str) -> dict[str, Any]:
         model: a ComfyUI `BaseModel`.
 
     Raises:
-        ModelRunError: the config holds what cannot travel.
+        ModelRunError: the config holds what cannot be sent.
     """
     config = model.model_config
     details = {
@@ -166,5 +166,5 @@ def details_of(model: Any, name: str) -> dict[str, Any]:
     try:
         tree.pack(details, "details")
     except UnsupportedValueError as error:
-        raise ModelRunError(f"The configuration of {name!r} cannot travel: {error}") from error
+        raise ModelRunError(f"The configuration of {name!r} cannot be sent: {error}") from error
     return details

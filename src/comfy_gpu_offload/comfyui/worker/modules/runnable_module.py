@@ -141,7 +141,7 @@ class RunnableModule(ABC):
         """Return what a client has to know of the module `name`, as a tree.
 
         Raises:
-            ModelRunError: something of it cannot travel.
+            ModelRunError: something of it cannot be sent.
         """
 
     def release(self) -> None:
