@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from comfy_gpu_offload import Session
+from comfy_gpu_offload.client.encoding.digest_cache import DigestCache
+from comfy_gpu_offload.io.tree import pack
 
 CONTEXT = torch.randn(2, 77, 64)
 
@@ -44,3 +46,25 @@ def test_a_tensor_changed_in_place_is_a_new_one(session: Session) -> None:
     for _ in range(4):
         x[5, 5] += 1  # between the pieces that the cheap sample looks at, or not
         assert torch.equal(model(x), x)
+
+
+def digested(cache: DigestCache, name: str, calls: int) -> list[bool]:
+    """Return for each of so many calls with a new tensor under `name` whether it was given a digest."""
+    found = []
+    for _ in range(calls):
+        packed = pack({name: torch.randn(64, 64)}, "kwargs")
+        (part,) = cache.parts("model", packed, packed.tensors)
+        found.append(part.digest is not None)
+    return found
+
+
+def test_an_argument_that_is_always_new_is_hashed_no_more() -> None:
+    assert digested(DigestCache(2**30), "x", 6) == [True, True, False, False, False, False]
+
+
+def test_a_control_nets_picture_is_hashed_each_time_for_the_next_run() -> None:
+    assert digested(DigestCache(2**30), "hint", 6) == [True] * 6
+
+
+def test_a_tensor_larger_than_the_workers_store_is_not_hashed() -> None:
+    assert digested(DigestCache(64), "x", 1) == [False]
