@@ -1,3 +1,5 @@
+"""Replies that are kept for a connection that was lost, and threads that wait for another's reply."""
+
 from __future__ import annotations
 
 import threading
@@ -5,7 +7,9 @@ import threading
 import pytest
 
 from comfy_gpu_offload.io.frame import EncodedFrame
-from comfy_gpu_offload.server.reply_cache import ReplyCache
+from comfy_gpu_offload.server.executor import CallerGoneError
+from comfy_gpu_offload.server.reply_cache import PendingReply, ReplyCache
+from comfy_gpu_offload.server.waiting import PatientCaller
 
 
 def put(cache: ReplyCache, client: str, request: str, size_bytes: int = 1) -> EncodedFrame:
@@ -66,3 +70,25 @@ def test_whoever_waits_gets_the_reply_or_what_kept_it_from_being_made() -> None:
         cache.forget("request", reply)
     with pytest.raises(ValueError, match="not today"):
         reply.result()
+
+
+class GoneCaller(PatientCaller):
+    """A caller whose connection has ended."""
+
+    def is_gone(self) -> bool:
+        return True
+
+
+def test_who_has_gone_does_not_wait_for_anothers_reply() -> None:
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            PendingReply().result(GoneCaller())
+        except CallerGoneError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert len(raised) == 1

@@ -252,3 +252,12 @@ def test_a_call_that_torch_would_have_to_follow_is_refused(sides: Sides, what: s
 def test_a_mode_of_torchs_own_is_no_reason(sides: Sides) -> None:
     with torch.device("cpu"):
         assert sides.same()
+
+
+def test_each_run_is_warned_of_its_control_nets_once(sides: Sides) -> None:
+    from comfy_gpu_offload.comfyui.client.remote_state import state_of
+
+    state = state_of(sides.network)
+    assert [state.first_control_warning() for _ in range(2)] == [True, False]
+    state.begin_run(None)
+    assert [state.first_control_warning() for _ in range(2)] == [True, False]
