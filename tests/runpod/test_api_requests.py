@@ -142,7 +142,6 @@ def test_a_proxy_that_refuses_was_not_submitted(monkeypatch: pytest.MonkeyPatch)
         api.url = "https://nowhere.invalid/v2"
         with pytest.raises(RunPodNetworkError, match="HTTPS_PROXY") as caught:
             api.client(clock=FakeClock().clock).submit_job(PAYLOAD)
-        thread.join(60)
     assert not caught.value.connected
     assert not caught.value.maybe_submitted
 

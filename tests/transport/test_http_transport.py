@@ -47,6 +47,7 @@ def canned(reply: bytes | Callable[[socket.socket], None]) -> Iterator[str]:
             connection, _ = listener.accept()
         except OSError:
             return
+        listener.close()  # a further connection is refused at once, in place of waiting for an answer
         with connection:
             connection.recv(65536)
             if callable(reply):
