@@ -16,9 +16,27 @@ _ASKED_AFTER_S, _ASKED_EVERY_S = 10, 5
 
 def has_room(sock: socket.socket) -> bool:
     """Return whether a few bytes can be sent without waiting: the send buffer has room for them."""
+    return wait_writable(sock, 0)
+
+
+def wait_writable(sock: socket.socket, seconds: float) -> bool:
+    """Wait until something can be sent on `sock`, or it has ended; return False after `seconds`."""
+    return _wait(sock, selectors.EVENT_WRITE, seconds)
+
+
+def wait_readable(sock: socket.socket, seconds: float) -> bool:
+    """Wait until there is something to read on `sock`, or it has ended; return False after `seconds`."""
+    return _wait(sock, selectors.EVENT_READ, seconds)
+
+
+def _wait(sock: socket.socket, event: int, seconds: float) -> bool:
+    if hasattr(select, "poll"):  # not on Windows; a selector costs several times as much
+        poll = select.poll()
+        poll.register(sock, select.POLLIN if event == selectors.EVENT_READ else select.POLLOUT)
+        return bool(poll.poll(max(0, 1000 * seconds)))
     with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
-        return bool(selector.select(0))
+        selector.register(sock, event)
+        return bool(selector.select(seconds))
 
 
 def has_hung_up(sock: socket.socket) -> bool:

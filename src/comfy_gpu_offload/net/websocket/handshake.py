@@ -1,0 +1,137 @@
+"""The opening handshake of a WebSocket, for both ends (RFC 6455, 4)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.http11 import Request, Response
+from websockets.protocol import Protocol, Side, State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from .pieces import MAX_MESSAGE_BYTES, SUBPROTOCOL
+
+_SUBPROTOCOLS = [Subprotocol(SUBPROTOCOL)]
+_RECEIVE_BYTES = 16 * 1024
+
+# The library logs headers and messages at its debug level: a token and tensors.
+_silent = logging.getLogger(f"{__name__}.silent")
+_silent.setLevel(logging.CRITICAL + 1)
+
+
+class UpgradeRefusedError(Exception):
+    """The answer to an upgrade opened no WebSocket.
+
+    Attributes:
+        status: the answer's; 0 where what came is no HTTP.
+        headers: the answer's; names in lower case.
+        body: the beginning of the answer's body.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Upgrade:
+    """A client's upgrade: the request to send, and the answer as it comes."""
+
+    def __init__(self, authority: str, path: str, headers: Iterable[tuple[str, str]]) -> None:
+        # The library asks for the parts of the authority only to write `Host`, which is replaced.
+        uri = WebSocketURI(False, "worker", 80, path, "")
+        self._protocol = ClientProtocol(uri, subprotocols=_SUBPROTOCOLS, max_size=MAX_MESSAGE_BYTES, logger=_silent)
+        request = self._protocol.connect()
+        del request.headers["Host"]
+        request.headers["Host"] = authority
+        for name, value in headers:
+            request.headers[name] = value
+        self._protocol.send_request(request)
+        self.request = b"".join(self._protocol.data_to_send())
+
+    def receive(self, data: bytes) -> Protocol | None:
+        """Take bytes of the answer, empty at its end; return the open protocol once it is whole.
+
+        The protocol may hold messages that came with the answer.
+
+        Raises:
+            UpgradeRefusedError: the answer opens no WebSocket.
+        """
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+        if self._protocol.state is State.OPEN:
+            return self._opened()
+        error = self._protocol.handshake_exc
+        if error is not None:
+            raise self._refused(error)
+        return None
+
+    def _opened(self) -> Protocol:
+        if self._protocol.subprotocol != SUBPROTOCOL:
+            raise UpgradeRefusedError(101, {}, b"", f"the server does not speak {SUBPROTOCOL}")
+        self._protocol.events = [event for event in self._protocol.events if not isinstance(event, Response)]
+        return self._protocol
+
+    def _refused(self, error: Exception) -> UpgradeRefusedError:
+        response = next((each for each in self._protocol.events_received() if isinstance(each, Response)), None)
+        if response is None:
+            return UpgradeRefusedError(0, {}, b"", str(error.__cause__ or error))
+        headers = {name.lower(): value for name, value in response.headers.raw_items()}
+        return UpgradeRefusedError(response.status_code, headers, bytes(response.body or b""), str(error))
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The worker's answer to an upgrade: the bytes of the answer, and the open protocol."""
+
+    answer: bytes
+    protocol: Protocol
+
+
+def accept(path: str, headers: Mapping[str, str], *, method: str, is_http_1_1: bool) -> Accepted:
+    """Return the answer to a client's request for a WebSocket.
+
+    Args:
+        headers: names in lower case; several of one name are joined by commas.
+
+    Raises:
+        UpgradeRefusedError: the request is none that can be accepted; its status, headers and body are to be sent.
+    """
+    handshake = ServerProtocol(subprotocols=_SUBPROTOCOLS, logger=_silent)
+    request = Request(path, Headers(headers), method, "HTTP/1.1" if is_http_1_1 else "HTTP/1.0")
+    response = handshake.accept(request)
+    if response.status_code != 101:
+        raise _refusal(response, handshake.handshake_exc)
+    protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=MAX_MESSAGE_BYTES, logger=_silent)
+    return Accepted(response.serialize(), protocol)
+
+
+def _refusal(response: Response, error: Exception | None) -> UpgradeRefusedError:
+    status, headers = response.status_code, {name.lower(): value for name, value in response.headers.raw_items()}
+    if isinstance(error, InvalidHandshake) and "Sec-WebSocket-Version" in str(error):
+        status, headers["sec-websocket-version"] = 426, "13"  # RFC 6455, 4.2.2
+    return UpgradeRefusedError(status, headers, bytes(response.body), str(error))
+
+
+def upgraded(sock: socket.socket, upgrade: Upgrade) -> Protocol:
+    """Send the request of `upgrade` on a blocking socket, and return the open protocol once the answer has come.
+
+    Raises:
+        UpgradeRefusedError: the answer opens no WebSocket.
+        OSError: as sockets raise, TimeoutError included.
+    """
+    sock.sendall(upgrade.request)
+    while True:
+        protocol = upgrade.receive(sock.recv(_RECEIVE_BYTES))
+        if protocol is not None:
+            return protocol
