@@ -30,6 +30,7 @@ class AiohttpServer:
         self._turn = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._runner: web.AppRunner | None = None
         self._listening = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
@@ -47,7 +48,9 @@ class AiohttpServer:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         # A request whose client has gone is given up, as a real server would.
-        runner = web.AppRunner(self._app, handler_cancellation=True, shutdown_timeout=0.5, access_log=None)
+        self._runner = runner = web.AppRunner(
+            self._app, handler_cancellation=True, shutdown_timeout=0.5, access_log=None
+        )
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
@@ -67,6 +70,14 @@ class AiohttpServer:
         self._turn = asyncio.Event()
         with self._changed:
             self._changed.notify_all()
+
+    def _drop_connections(self) -> None:
+        """End every connection without a word. For the loop's thread."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        for connection in self._runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
 
     async def _until(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
         """Return whether `predicate` becomes true in time, and before the server ends."""

@@ -11,7 +11,28 @@ from typing import Literal
 
 import aiohttp
 
+from .edge_sockets import Spliced
+
+WORKER_HEADER = "X-Runpod-Worker-Id"
 State = Literal["initializing", "ready", "unhealthy"]
+
+
+@dataclass(eq=False)
+class EdgeRequest:
+    """A request that arrived at the edge. `status` is None where the connection ended before a reply began.
+
+    Of a WebSocket, bytes are counted when it has ended.
+    """
+
+    method: str
+    path: str
+    authorization: str | None
+    affinity: str | None
+    at: float
+    status: int | None = None
+    worker_id: str | None = None
+    request_bytes: int = 0
+    reply_bytes: int = 0
 
 
 @dataclass(eq=False)
@@ -19,16 +40,42 @@ class EdgeWorker:
     """A worker, as its `/ping` shows it.
 
     Attributes:
-        running: requests that it has now.
         served: requests that it was given.
+        requests: those that it has now. A WebSocket is one until it is open.
+        asked_at: when the last of them came or was done.
+        sockets: the WebSockets that are open to it.
     """
 
     id: str
     url: str
     state: State = "initializing"
-    running: int = 0
     served: int = 0
+    requests: set[EdgeRequest] = field(default_factory=set)
+    asked_at: float = field(default_factory=monotonic)
+    sockets: set[Spliced] = field(default_factory=set)
     pinged: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def running(self) -> int:
+        """The number of requests that it has now."""
+        return len(self.requests)
+
+    def begin(self, request: EdgeRequest) -> None:
+        """Give it a request."""
+        self.served += 1
+        self.requests.add(request)
+        self.asked_at = monotonic()
+
+    def end(self, request: EdgeRequest) -> None:
+        """Note that a request is done, or has become a WebSocket."""
+        if request in self.requests:
+            self.requests.remove(request)
+            self.asked_at = monotonic()
+
+    def cut(self) -> None:
+        """End its WebSockets without a word."""
+        for socket in self.sockets:
+            socket.cut()
 
 
 class EdgeWorkers:
@@ -36,11 +83,16 @@ class EdgeWorkers:
 
     Args:
         wake_s: how long after the first request there are workers; None for always.
+
+    Attributes:
+        stopped: ids of workers that had nothing to do, in order. The next request starts others in their places.
     """
 
     def __init__(self, wake_s: float | None) -> None:
         self.wake_s = wake_s
         self.by_id: dict[str, EdgeWorker] = {}
+        self.stopped: list[str] = []
+        self._places: list[str] = []
         self._asked_at: float | None = None
 
     def add(self, url: str, worker_id: str | None) -> EdgeWorker:
@@ -52,10 +104,27 @@ class EdgeWorkers:
     def asked(self) -> None:
         """Note a request, for which workers are started."""
         self._asked_at = self._asked_at or monotonic()
+        while self._places and not self.by_id:
+            self.add(self._places.pop(0), None)
 
     def fall_asleep(self) -> None:
         """Stop all workers until a request comes."""
         self._asked_at = None
+        for worker in self.by_id.values():
+            worker.cut()
+
+    def remove(self, worker_id: str) -> EdgeWorker:
+        """Take that worker away, in the middle of whatever it does over WebSockets."""
+        worker = self.by_id.pop(worker_id)
+        worker.cut()
+        return worker
+
+    def stop_idle(self, idle_s: float) -> None:
+        """Stop workers that had no request for so long. Their open WebSockets are none."""
+        for worker in self.ready():
+            if not worker.running and monotonic() - worker.asked_at >= idle_s:
+                self._places.append(self.remove(worker.id).url)
+                self.stopped.append(worker.id)
 
     @property
     def are_awake(self) -> bool:

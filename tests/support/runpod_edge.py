@@ -1,14 +1,14 @@
 """The edge of a RunPod load-balancing endpoint on this machine: a reverse proxy before real workers of ours.
 
-It streams either way, has the endpoint's key, limits and affinity, and says what the edge says where there is no
-worker. What no document settles can be set. WebSockets are not passed on.
+It streams either way, passes WebSockets on, has the endpoint's key, limits and affinity, and says what the edge
+says where there is no worker. What no document settles can be set.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -16,31 +16,17 @@ from typing import Literal
 
 import aiohttp
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 from .aiohttp_server import AiohttpServer
-from .edge_workers import EdgeWorker, EdgeWorkers
+from .edge_forwarding import Forwarding, drain
+from .edge_workers import WORKER_HEADER, EdgeRequest, EdgeWorker, EdgeWorkers
 from .faults import Fault, Faults, drop_request
 from .runpod_gateway import ENDPOINT, KEY, UNAUTHORIZED, WRONG_KIND
 from .runpod_worker_routes import error_reply
 
-WORKER_HEADER = "X-Runpod-Worker-Id"
 NO_WORKERS = "no workers available"
 TIMED_OUT = "timed out waiting for worker"
-_PIECE_BYTES = 65536
 _STATES = ("idle", "initializing", "ready", "running", "throttled", "unhealthy")
-# RFC 9110, 7.6.1; aiohttp sets its own.
-_HOP_BY_HOP = {
-    "connection",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,9 @@ class EdgeLimits:
         hold_s: how long a request waits for a worker; no_worker is what it is told then.
         strict_hold_s: the same for one that asks for one worker and no other.
         processing_s: how long a worker may take until its reply begins.
+        message_bytes: of a message in a WebSocket, either way; a larger one ends the connection with 1009.
+        connection_s: how long a WebSocket may last; it ends without a word.
+        idle_s: how long a worker runs on without a request. An open WebSocket is none. None for ever.
         ping_s: how often the workers are asked how they are.
     """
 
@@ -62,22 +51,10 @@ class EdgeLimits:
     no_worker: str = NO_WORKERS
     strict_hold_s: float = 300.0
     processing_s: float = 330.0
+    message_bytes: int = 30_000_000
+    connection_s: float = 330.0
+    idle_s: float | None = None
     ping_s: float = 0.05
-
-
-@dataclass
-class EdgeRequest:
-    """A request that arrived. `status` is None where the connection ended before a reply began."""
-
-    method: str
-    path: str
-    authorization: str | None
-    affinity: str | None
-    at: float
-    status: int | None = None
-    worker_id: str | None = None
-    request_bytes: int = 0
-    reply_bytes: int = 0
 
 
 class LoadBalancerEdge(AiohttpServer):
@@ -118,6 +95,8 @@ class LoadBalancerEdge(AiohttpServer):
         self.other_workers: Mapping[str, int] = {}
         self.requests: list[EdgeRequest] = []
         self.health_polls = 0
+        self._refuses_until = 0.0
+        self._refusal_status = 502
         self._workers = EdgeWorkers(wake_s)
         if worker is not None:
             self._workers.add(worker, None)
@@ -141,8 +120,8 @@ class LoadBalancerEdge(AiohttpServer):
         return self._on_loop(lambda: self._workers.add(url, worker_id))
 
     def remove_worker(self, worker_id: str) -> None:
-        """Take that worker away."""
-        self._on_loop(lambda: self._workers.by_id.pop(worker_id))
+        """Take that worker away, and end its WebSockets."""
+        self._on_loop(lambda: self._workers.remove(worker_id))
 
     def fall_asleep(self, wake_s: float = 0.0) -> None:
         """Stop all workers; they run again `wake_s` after the next request."""
@@ -153,6 +132,25 @@ class LoadBalancerEdge(AiohttpServer):
 
         self._on_loop(sleep)
 
+    def start_again(self, down_s: float, status: int = 502) -> None:
+        """Drop every connection, and answer everything with `status` for so long."""
+
+        def restart() -> None:
+            self._refuses_until, self._refusal_status = monotonic() + down_s, status
+            self._drop_connections()
+
+        self._on_loop(restart)
+
+    @property
+    def stopped(self) -> list[str]:
+        """The ids of workers that were stopped because they had no requests, in order."""
+        return list(self._workers.stopped)
+
+    @property
+    def sockets(self) -> int:
+        """The number of WebSockets that are open."""
+        return self._on_loop(lambda: sum(len(worker.sockets) for worker in self._workers.by_id.values()))
+
     def wait_until_ready(self, count: int = 1, timeout_s: float = 30.0) -> bool:
         """Return whether so many workers are ready in time, without a request to them."""
         return self.wait_for(lambda: len(self._workers.ready()) >= count, timeout_s)
@@ -160,6 +158,10 @@ class LoadBalancerEdge(AiohttpServer):
     def count(self, path: str) -> int:
         """Return how many requests came to `path`."""
         return sum(request.path == path for request in list(self.requests))
+
+    def changed(self) -> None:
+        """Wake whoever waits for a change. For the loop's thread."""
+        self._notify()
 
     async def _begun(self) -> None:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -180,6 +182,8 @@ class LoadBalancerEdge(AiohttpServer):
         assert self._session is not None
         while True:
             await self._workers.ping(self._session)
+            if self.limits.idle_s is not None:
+                self._workers.stop_idle(self.limits.idle_s)
             self._notify()
             await asyncio.sleep(self.limits.ping_s)
 
@@ -227,26 +231,27 @@ class LoadBalancerEdge(AiohttpServer):
         if fault.drop == "request" and fault.after_bytes is None:
             return await drop_request(request, None)
         if fault.status is not None:
-            seen.request_bytes = await _drain(request)
+            seen.request_bytes = await drain(request)
             return fault.answer()
         refusal = self._refusal(request)
         if refusal is not None:
-            seen.request_bytes = await _drain(request)
+            seen.request_bytes = await drain(request)
             return refusal
         worker = await self._worker_for(seen.affinity)
         if isinstance(worker, web.Response):
-            seen.request_bytes = await _drain(request)
+            seen.request_bytes = await drain(request)
             return worker
         seen.worker_id = worker.id
-        worker.running += 1
-        worker.served += 1
+        worker.begin(seen)
         try:
-            return await _Forwarding(self, request, worker, seen, fault).run()
+            return await Forwarding(self, request, worker, seen, fault).run()
         finally:
-            worker.running -= 1
+            worker.end(seen)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """Return the refusal that does not depend on workers, if there is one."""
+        if monotonic() < self._refuses_until:
+            return web.Response(status=self._refusal_status, text="<html><title>Bad Gateway</title></html>")
         if self._is_refused(request):
             return web.json_response(UNAUTHORIZED, status=401)
         if self.kind == "queue":
@@ -282,111 +287,3 @@ class LoadBalancerEdge(AiohttpServer):
         """The HTTP client for requests to workers."""
         assert self._session is not None
         return self._session
-
-
-class _BrokenOffError(Exception):
-    """The connection was closed on demand."""
-
-
-class _TooLargeError(Exception):
-    """The request turned out larger than allowed."""
-
-
-class _Forwarding:
-    """One request on its way to a worker, and the reply on its way back."""
-
-    def __init__(
-        self, edge: LoadBalancerEdge, request: web.Request, worker: EdgeWorker, seen: EdgeRequest, fault: Fault
-    ) -> None:
-        self._edge = edge
-        self._request = request
-        self._worker = worker
-        self._seen = seen
-        self._fault = fault
-
-    async def run(self) -> web.StreamResponse:
-        """Forward the request; return the reply that reached the client."""
-        has_body = self._request.can_read_body
-        try:
-            async with asyncio.timeout(self._edge.limits.processing_s) as begins:
-                async with self._edge.session.request(
-                    self._request.method,
-                    self._worker.url + self._request.path_qs,
-                    headers=_end_to_end(self._request.headers),
-                    data=self._upload() if has_body else None,
-                    allow_redirects=False,
-                    skip_auto_headers=(hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT),
-                ) as upstream:
-                    begins.reschedule(None)
-                    return await self._pass_back(upstream)
-        except TimeoutError:
-            return web.Response(status=524, text="<html><title>524: A timeout occurred</title></html>")
-        except _BrokenOffError:
-            return self._cut(abort=True)
-        except (aiohttp.ClientError, ConnectionError) as error:
-            return self._failed(error)
-
-    def _failed(self, error: Exception) -> web.StreamResponse:
-        causes = (error, error.__cause__, error.__context__)
-        if any(isinstance(cause, _BrokenOffError) for cause in causes):
-            return self._cut(abort=True)
-        if any(isinstance(cause, _TooLargeError) for cause in causes):
-            return self._edge.too_large("body", self._edge.limits.request_bytes)
-        if self._seen.status is not None:  # the reply has begun: it can only be cut
-            return self._cut(abort=True)
-        return web.Response(status=502, text="<html><title>502 Bad Gateway</title></html>")
-
-    async def _upload(self) -> AsyncIterator[bytes]:
-        """Yield the request's body as it comes."""
-        cut = self._fault.after_bytes or 0 if self._fault.drop == "request" else None
-        async for piece in self._request.content.iter_chunked(_PIECE_BYTES):
-            if cut is not None and self._seen.request_bytes + len(piece) > cut:
-                yield piece[: cut - self._seen.request_bytes]
-                raise _BrokenOffError
-            self._seen.request_bytes += len(piece)
-            if self._seen.request_bytes > self._edge.limits.request_bytes:
-                raise _TooLargeError
-            yield piece
-
-    async def _pass_back(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-        limit = self._edge.limits.reply_bytes
-        if (upstream.content_length or 0) > limit:
-            return self._edge.too_large("response", limit)
-        await asyncio.sleep(self._fault.reply_delay_s)
-        cut = self._fault.after_bytes if self._fault.drop == "reply" else limit
-        if cut is None:
-            await upstream.read()
-            return self._cut(abort=False)
-        reply = web.StreamResponse(status=upstream.status, headers=_end_to_end(upstream.headers))
-        reply.headers[WORKER_HEADER] = self._worker.id
-        if upstream.content_length is None and upstream.status not in {204, 304}:
-            reply.enable_chunked_encoding()
-        await reply.prepare(self._request)
-        self._seen.status = upstream.status
-        async for piece in upstream.content.iter_chunked(_PIECE_BYTES):
-            self._seen.reply_bytes += len(piece)
-            if self._seen.reply_bytes > cut:
-                await reply.write(piece[: len(piece) - (self._seen.reply_bytes - cut)])
-                return self._cut(abort=False)
-            await reply.write(piece)
-        await reply.write_eof()
-        return reply
-
-    def _cut(self, *, abort: bool) -> web.StreamResponse:
-        """End the client's connection without more of a reply."""
-        transport = self._request.transport
-        if transport is not None:
-            transport.abort() if abort else transport.close()
-        return web.Response(status=499)
-
-
-def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in _HOP_BY_HOP)
-
-
-async def _drain(request: web.Request) -> int:
-    """Read the body and drop it, so that a client that still sends sees the reply; return its size in bytes."""
-    size = 0
-    async for piece in request.content.iter_chunked(_PIECE_BYTES):
-        size += len(piece)
-    return size

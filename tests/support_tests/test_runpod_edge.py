@@ -11,9 +11,10 @@ import requests
 import torch
 from pydantic import SecretStr
 from tests.support.backend import FunctionBackend
+from tests.support.edge_workers import WORKER_HEADER
 from tests.support.faults import Fault, bad_gateway, edge_timeout, rate_limited
 from tests.support.frames import forward_frame
-from tests.support.runpod_edge import NO_WORKERS, TIMED_OUT, WORKER_HEADER, EdgeLimits, LoadBalancerEdge
+from tests.support.runpod_edge import NO_WORKERS, TIMED_OUT, EdgeLimits, LoadBalancerEdge
 from tests.support.runpod_gateway import ENDPOINT, KEY, RunPodGateway
 from tests.support.worker import ThreadWorker
 
