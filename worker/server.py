@@ -26,6 +26,7 @@ from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
 from comfy_gpu_offload.server.http.routes import Routes, WorkerState
 from comfy_gpu_offload.server.http.server import HttpServer, listen
+from comfy_gpu_offload.server.http.tokens import Tokens
 from comfy_gpu_offload.server.serve import ServeOptions
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def _run() -> None:
     options = handler_options(settings)
     token = _token(worker, settings)
     # Without a token only the platform's edge can reach the worker, under names that the platform chooses.
-    state = WorkerState(options.limits, token, is_behind_edge=token is None)
+    state = WorkerState(options.limits, Tokens(token), is_behind_edge=token is None)
     serving = ServeOptions(
         host=_HOST,
         port=worker.port,

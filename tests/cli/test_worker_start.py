@@ -14,6 +14,7 @@ from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
+from comfy_gpu_offload.server.http.tokens import Tokens
 from comfy_gpu_offload.server.serve import ServeOptions
 
 
@@ -26,6 +27,6 @@ def test_a_backend_that_the_disk_fails_is_not_told_as_a_port(tmp_path: Path, num
 
     serving = ServeOptions("127.0.0.1", 0, HandlerOptions(), announce=lambda _: None)
     with pytest.raises(ConfigError) as raised:
-        serve_process(WorkerState(FrameLimits(), SecretStr("t")), make, serving)
+        serve_process(WorkerState(FrameLimits(), Tokens(SecretStr("t"))), make, serving)
     assert "listen" not in str(raised.value).lower()
     assert str(broken) in str(raised.value)

@@ -16,6 +16,7 @@ from comfy_gpu_offload.server.abandoned_runs import Grace
 from comfy_gpu_offload.server.executor import QueueLimits
 from comfy_gpu_offload.server.handler import Handler, HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
+from comfy_gpu_offload.server.http.tokens import Tokens
 from comfy_gpu_offload.server.serve import ServeOptions, serve
 
 
@@ -27,6 +28,7 @@ class ThreadWorker:
         backend: Backend,
         *,
         token: str | None = None,
+        tokens: Tokens | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         limits: FrameLimits | None = None,
@@ -39,8 +41,8 @@ class ThreadWorker:
     ) -> None:
         self._backend = backend
         self._limits = limits or FrameLimits()
-        secret = None if token is None else SecretStr(token)
-        self._state = WorkerState(self._limits, secret, hosts=hosts, is_behind_edge=is_behind_edge)
+        tokens = tokens or Tokens(None if token is None else SecretStr(token))
+        self._state = WorkerState(self._limits, tokens, hosts=hosts, is_behind_edge=is_behind_edge)
         handler = HandlerOptions(self._limits, store_bytes, queue=queue or QueueLimits(), grace=grace or Grace())
         self._options = ServeOptions(host, port, handler, self._announced, tls)
         self._ready = threading.Event()

@@ -22,6 +22,7 @@ from ..io.frame import FrameLimits
 from ..server.blob_folder import upload_folder
 from ..server.handler import HandlerOptions
 from ..server.http.routes import WorkerState
+from ..server.http.tokens import Tokens
 from ..server.serve import ListenError, ServeOptions, serve_until_signalled
 from .arguments import existing_file, whole_number
 from .backend_factory import BackendOptions, make_backend
@@ -106,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         tls=tls,
     )
     backend = _backend(options, settings)
-    state = WorkerState(limits, settings.token, hosts=tuple(options.allow_host))
+    state = WorkerState(limits, Tokens(settings.token), hosts=tuple(options.allow_host))
     serve_process(state, lambda: _made(backend), serving)
     return 0
 

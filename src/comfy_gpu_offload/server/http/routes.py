@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-
-from pydantic import SecretStr
 
 from ...errors import FrameError
 from ...io.buffers import Buffer, allocate
@@ -21,6 +18,7 @@ from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
 from .caller import HttpCaller, takes_waiting
 from .reply import Reply
 from .request import Body, Request
+from .tokens import Tokens
 from .wrong_tokens import WrongTokens
 
 _FRAME_PATHS = frozenset({"/v1/hello", "/v1/forward", "/v1/cancel", "/v1/sample"})
@@ -52,14 +50,14 @@ class WorkerState:
     """The worker behind the routes.
 
     Attributes:
-        token: that callers must send, or None.
+        tokens: that callers must send.
         handler: None while the backend is being made.
         hosts: host names by which a worker without a token may be reached, besides this machine's own.
         is_behind_edge: whether a platform's edge with a name of its own is in front and lets in only its own users.
     """
 
     limits: FrameLimits
-    token: SecretStr | None = None
+    tokens: Tokens = field(default_factory=Tokens)
     handler: Handler | None = None
     hosts: tuple[str, ...] = ()
     is_behind_edge: bool = False
@@ -75,7 +73,7 @@ class Routes:
             has_tls: whether a certificate proves to clients the name that they ask for.
         """
         self._state = state
-        any_host = state.token is not None or state.is_behind_edge or has_tls
+        any_host = state.tokens.are_required or state.is_behind_edge or has_tls
         self._guard = BrowserGuard(any_host=any_host, hosts=state.hosts)
         self._wrong = WrongTokens()
 
@@ -98,7 +96,7 @@ class Routes:
         refusal = self._guard.refusal(request.headers)
         if refusal is not None:
             return _refused(refusal)
-        if not self._authorized(request):
+        if not self._state.tokens.allow(request.headers.get("authorization")):
             return self._unauthorized(request)
         request.connection.trust()
         handler = self._state.handler
@@ -119,13 +117,6 @@ class Routes:
         after_s = self._wrong.note(request.connection.peer, is_missing="authorization" not in request.headers)
         text = "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's."
         return _answer_fault(Fault(code=FaultCode.UNAUTHORIZED, message=text))._replace(after_s=after_s)
-
-    def _authorized(self, request: Request) -> bool:
-        if self._state.token is None:
-            return True
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        wanted = self._state.token.get_secret_value().encode()
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted)
 
 
 def _read(body: Body, limits: FrameLimits) -> memoryview:
