@@ -15,6 +15,7 @@ from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.digits.sampling import sample
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.dtypes import NAMES
+from synthetic_pictures import picture, video
 
 # Smaller tensors are ids, timesteps and the like, which take no time with any codec.
 _FEWEST_BYTES = 4096
@@ -37,6 +38,20 @@ def generated(seed: int) -> Iterator[Case]:
     context = torch.zeros(1, 512, 4096)
     context[:, :20] = torch.randn(1, 20, 4096, generator=generator)
     yield Case("generated", "padded T5 BF16", [context.bfloat16()])
+
+
+def decoded_pictures(seed: int) -> Iterator[Case]:
+    """Yield pictures and a video as VAEs decode them, -1 to 1: `[1, 3, 1024, 1024]` and `[1, 3, 9, 240, 416]`.
+
+    The case named U8 is the same picture as 8-bit values with its channels last.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    still = picture(1024, 1024, generator)[None]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        yield Case("decoded pictures", f"1024² {NAMES[dtype]}", [still.to(dtype)])
+    levels = ((still + 1) * 127.5).to(torch.uint8).movedim(1, -1).contiguous()
+    yield Case("decoded pictures", "1024² U8", [levels])
+    yield Case("decoded pictures", "video BF16", [video(9, 240, 416, generator)[None].bfloat16()])
 
 
 def digits(seed: int, dtype: torch.dtype = torch.bfloat16, batch: int = 64, steps: int = 10) -> Iterator[Case]:

@@ -26,7 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import codec_report
-from codec_cases import Case, captured, digits, generated
+from codec_cases import Case, captured, decoded_pictures, digits, generated
 from codec_measure import Row, by_codec, by_peer
 from codec_peers import Peer, peers
 from comfy_gpu_offload.io import codecs
@@ -75,6 +75,7 @@ def _options() -> argparse.Namespace:
 
 def _cases(options: argparse.Namespace) -> Iterator[Case]:
     yield from generated(options.seed)
+    yield from decoded_pictures(options.seed)
     if options.digits:
         yield from digits(options.seed)
     if options.captured:

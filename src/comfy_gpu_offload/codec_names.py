@@ -15,6 +15,7 @@ CODECS: Final[Mapping[str, str]] = MappingProxyType(
         "raw": "raw:Raw",
         "zstd": "zstd:Zstd",
         "planes": "planes:Planes",
+        "picture": "picture:Picture",
         "int8-block": "int8_block:Int8Block",
         "int4-block": "int4_block:Int4Block",
     }

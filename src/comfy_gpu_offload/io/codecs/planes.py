@@ -49,7 +49,7 @@ class Planes:
         if len(data) < _SMALLEST_WORTHWHILE_BYTES:
             return None
         count = copies_in(data, shape)
-        words, rotate = _words(data[: len(data) // count], dtype)
+        words, rotate = words_of(data[: len(data) // count], dtype)
         writer = PlaneWriter()
         for block in _blocks(words):
             writer.add(block, rotate=rotate)
@@ -60,7 +60,7 @@ class Planes:
     def decode(self, payload: memoryview, size_bytes: int, dtype: str, shape: tuple[int, ...]) -> memoryview:
         count, _ = read_head(payload, size_bytes, shape)
         out = allocate(size_bytes)
-        words, rotate = _words(out[: size_bytes // count], dtype)
+        words, rotate = words_of(out[: size_bytes // count], dtype)
         reader = PlaneReader(payload, HEAD_BYTES)
         for block in _blocks(words):
             reader.read_into(block, rotate=rotate)
@@ -69,7 +69,8 @@ class Planes:
         return out
 
 
-def _words(data: memoryview, dtype: str) -> tuple[Words, bool]:
+def words_of(data: memoryview, dtype: str) -> tuple[Words, bool]:
+    """Return the words of a tensor, which share the memory of `data`, and whether their sign is rotated."""
     kind, rotate = _WORDS.get(dtype, ("<u1", False))
     return np.frombuffer(data, kind), rotate
 
