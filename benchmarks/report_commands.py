@@ -28,6 +28,7 @@ COMMANDS = (
     Command("whole_loop", ("--steps", "10")),
     Command("http_clients"),
     Command("call_overhead"),
+    Command("websocket_libraries", ("--exchanges", "30")),
     Command("codecs", ("--repeats", "7")),
     Command("quality", ("--per-class", "4", "--steps", "5", "20")),
     Command("upload", ("--size-mb", "60", "--what", "lora")),
