@@ -50,6 +50,7 @@ ONLY_IN = {
     "folder_paths": ("comfyui", "nodes"),
     "diffusers": ("backends/diffusers", "digits"),
     "aiohttp": ("nodes",),
+    "h11": ("net",),
     "runpod": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

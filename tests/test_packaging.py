@@ -31,6 +31,7 @@ SECURE_FROM = {
     "urllib3": "2.6.3",  # CVE-2025-66418, CVE-2025-66471, CVE-2026-21441: unbounded decompression
     "certifi": "2024.7.4",  # CVE-2024-39689: trusts an authority that no longer may be
     "pydantic": "2.4.0",  # CVE-2024-3772: a regular expression without end
+    "h11": "0.16.0",  # CVE-2025-43859: takes malformed chunks
     "python-dotenv": "1.2.2",  # CVE-2026-28684: writes through a link
     "pillow": "12.1.1",  # CVE-2024-28219, CVE-2026-25990: writes beyond a buffer
     "tqdm": "4.66.3",  # CVE-2024-34062: runs its command line's arguments

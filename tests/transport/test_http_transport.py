@@ -167,26 +167,40 @@ def test_a_reply_that_comes_byte_by_byte_is_read() -> None:
         assert bytes(exchange(url)) == frame
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"",
-        b"HTTP/1.1 200 OK\r\nContent-Type: appl",
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 100\r\n\r\nshort",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n\r\n",
-        b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 902 Processing\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Type: a\x00b\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
-    ],
-)
+OK = b"HTTP/1.1 200 OK\r\n"
+NO_WHOLE_REPLY = {
+    "nothing": b"",
+    "half a head": OK + b"Content-Type: appl",
+    "half a body": OK + b"Content-Type: application/octet-stream\r\nContent-Length: 100\r\n\r\nshort",
+    "another protocol": b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n\r\n",
+    "HTTP/2.0": b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "a status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+    "a status of two digits": b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
+    "a status below 100": b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
+    "a status over 599": b"HTTP/1.1 902 Processing\r\n\r\n",
+    "NUL in the reason": b"HTTP/1.1 200 O\x00K\r\nContent-Length: 0\r\n\r\n",
+    "no colon": OK + b"Content-Length 0\r\n\r\n",
+    "no name": OK + b": 0\r\n\r\n",
+    "a space before the colon": OK + b"Content-Length : 0\r\n\r\n",
+    "a space before the first header": OK + b" Content-Length: 0\r\n\r\n",
+    "a folded line": OK + b"A: b\r\n folded\r\nContent-Length: 0\r\n\r\n",
+    "NUL in a value": OK + b"Content-Type: a\x00b\r\nContent-Length: 0\r\n\r\n",
+    "a bare CR in a value": OK + b"A: b\rc\r\nContent-Length: 0\r\n\r\n",
+    "a bare LF in a value": OK + b"A: b\nc: d\r\nContent-Length: 0\r\n\r\n",
+    "a length below 0": OK + b"Content-Length: -5\r\n\r\n",
+    "no length": OK + b"Content-Length:\r\n\r\n",
+    "two lengths": OK + b"Content-Length: 0\r\nContent-Length: 1\r\n\r\n",
+    "two lengths in one line": OK + b"Content-Length: 0, 1\r\n\r\n",
+    "a length and chunks": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks of HTTP/1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "another coding": OK + b"Transfer-Encoding: gzip\r\n\r\n",
+    "a chunk's length that is none": OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a chunk that is too long": OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+    "a head over 64 KB": OK + b"X: y\r\n" * 20_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("reply", NO_WHOLE_REPLY.values(), ids=NO_WHOLE_REPLY)
 def test_a_reply_that_is_no_whole_one_is_a_lost_connection(reply: bytes) -> None:
     with canned(reply) as url, pytest.raises(ConnectionLostError):
         exchange(url)

@@ -62,7 +62,7 @@ def test_nothing_is_sent_on_a_connection_while_a_request_is_read_from_it(
         socket.create_connection(worker.address, timeout=60) as plain,
         trusting.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
     ):
-        sock.sendall(b"POST / HTTP/1.1\r\nKeep-Warm: 102\r\nContent-Length: 2\r\n\r\na")
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nKeep-Warm: 102\r\nContent-Length: 2\r\n\r\na")
         sock.settimeout(0.5)
         with pytest.raises(TimeoutError):
             sock.recv(1000)

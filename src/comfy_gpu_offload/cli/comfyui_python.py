@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _ENTERED_VARIABLE = "COMFYUI_PYTHON_ENTERED"
 NEEDED = (
     *("torch", "numpy", "safetensors", "msgpack", "zstandard", "xxhash", "requests", "urllib3", "certifi"),
-    *("pydantic", "pydantic_settings", "dotenv", "psutil"),
+    *("pydantic", "pydantic_settings", "dotenv", "h11", "websockets", "psutil"),
 )
 """Import names of requirements.txt, and of psutil, which ComfyUI brings."""
 _REMEDY = "set COMFYUI_PYTHON to the interpreter that this ComfyUI runs under"

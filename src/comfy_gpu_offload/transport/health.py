@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 
 from pydantic import SecretStr
 
 from ..config.address import Address
 from ..errors import TransportError
 from .connector import Connector, connector_to
+from .http_response import Response
+from .interruptible_socket import PolledSocket
 
 
 class Health(StrEnum):
@@ -38,11 +40,15 @@ def ping(
 
 def health_of(connector: Connector, *, bearer: SecretStr | None = None, timeout_s: float = 5.0) -> Health:
     """Return how the worker there is: see `ping`."""
-    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer.get_secret_value()}"}
+    address = connector.address
+    lines = [f"GET {address.path}/ping HTTP/1.1", f"Host: {address.authority}", "Connection: close"]
+    if bearer is not None:
+        lines.append(f"Authorization: Bearer {bearer.get_secret_value()}")
     try:
         with closing(connector.connect(timeout_s)) as connection:
-            connection.request("GET", f"{connector.address.path}/ping", headers=headers)
-            status = connection.getresponse().status
-    except (TransportError, OSError, http.client.HTTPException):
+            polled = PolledSocket(connection.sock, monotonic() + timeout_s, check=None)
+            polled.send(["".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii")])
+            status = Response(polled).status
+    except (TransportError, OSError):
         return Health.UNREACHABLE
     return {200: Health.READY, 204: Health.WARMING}.get(status, Health.UNHEALTHY)

@@ -10,8 +10,8 @@ import http.client
 import logging
 import socket
 import threading
-from collections.abc import Generator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -31,14 +31,13 @@ from ..errors import (
     SilentConnectionError,
     TlsError,
 )
-from ..io.buffers import allocate
-from ..io.frame import DEFAULT_LIMITS, PRELUDE, EncodedFrame, frame_size
+from ..io.frame import DEFAULT_LIMITS, EncodedFrame
 from ..net.sockets import notice_loss, prefer_bbr
 from ..version import __version__
 from .base import Check, Notify, Route, Timeouts
 from .connector import Connector, connector_to, has_ended
 from .health import Health, health_of
-from .http_response import Response, StreamedResponse, read_response
+from .http_response import Response
 from .intermediary import Intermediary
 from .interruptible_socket import PolledSocket
 from .silence_watch import SilenceWatch
@@ -49,7 +48,6 @@ MEDIA_TYPE = "application/octet-stream"
 # A proxy may have dropped a connection that was idle for longer, without closing it; opening a new one is cheaper
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
-_MAX_TEXT_BYTES = 2048
 _MAX_WAITING = 256
 # A worker reports on a run every 5 s, whatever `silence_s` is; one report may be late.
 _RUN_SILENCE_S = 12.0
@@ -129,43 +127,44 @@ class HttpTransport:
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
-        """See `Transport`. A connection that failed in any way is closed and never used again."""
-        connection = self._take() or self._connect(timeouts.connect_s, check)
-        polled = self._polled(connection, timeouts, check)
-        try:
-            reply = self._converse(polled, route, frame)
-        except BaseException as error:
-            connection.http.close()
-            self._raise_ours(error, timeouts)
-            raise
-        self._was_answered = True
-        self._gives_signs, self._is_silenced = reply.headers.get("keep-warm") == "crlf", False
-        connection.warming = _EMPTY_LINE if self._gives_signs else b""
-        if reply.kept_alive:
-            self._give_back(connection)
-        else:
-            connection.http.close()
-        return self._frame_of(reply)
+        """See `Transport`. A connection whose reply was not read to its end is never used again."""
+        with self._asked(route, frame, timeouts, check) as (connection, _, response):
+            reply = self._only_frame(response)
+            self._gives_signs, self._is_silenced = response.headers.get("keep-warm") == "crlf", False
+            connection.warming = _EMPTY_LINE if self._gives_signs else b""
+        return reply
 
     def stream(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
         """See `Transport`."""
-        connection = self._take() or self._connect(timeouts.connect_s, check)
         timeouts = replace(timeouts, silence_s=max(timeouts.silence_s, _RUN_SILENCE_S))
-        polled = self._polled(connection, timeouts, check)
-        response: StreamedResponse | None = None
-        try:
-            self._send(polled, route, frame)
-            response = StreamedResponse(polled, self._limits.frame_bytes)
-            self._intermediary.replied(response.headers)
-            if response.media_type != MEDIA_TYPE:
-                raise self._intermediary.refusal(self.url, response.status, _said(response))
+        with self._asked(route, frame, timeouts, check) as (_, polled, response):
             while (reply := self._next_frame(response)) is not None:
                 yield reply
                 polled.extend(timeouts.exchange_s)
+
+    @contextmanager
+    def _asked(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None
+    ) -> Iterator[tuple[_Connection, PolledSocket, Response]]:
+        """Send the request and give the response, whose body is to be read in the block.
+
+        Raises:
+            TransportError: the response has no frame, or as the block raises.
+        """
+        connection = self._take() or self._connect(timeouts.connect_s, check)
+        polled = self._polled(connection, timeouts, check)
+        response: Response | None = None
+        try:
+            self._send(polled, route, frame)
+            response = Response(polled, lambda headers: self._wait_on(headers, polled))
+            self._was_answered = True
+            self._intermediary.replied(response.headers)
+            if response.media_type != MEDIA_TYPE:
+                raise self._intermediary.refusal(self.url, response.status, response.text())
+            yield connection, polled, response
         except BaseException as error:
-            response = None
             self._raise_ours(error, timeouts)
             raise
         finally:
@@ -174,20 +173,30 @@ class HttpTransport:
             else:
                 connection.http.close()
 
-    def _next_frame(self, response: StreamedResponse) -> memoryview | None:
-        prelude = bytearray(PRELUDE.size)
-        have = response.read_into(memoryview(prelude))
-        if not have:
-            return None
+    def _only_frame(self, response: Response) -> memoryview:
         try:
-            size = frame_size(prelude[:have], self._limits)
+            frame = response.frame(self._limits)
+        except FrameError as error:
+            raise self._no_frame(response, str(error)) from error
+        if frame is None:
+            raise self._no_frame(response, "it is empty")
+        if response.has_more():
+            raise ConnectionLostError(f"the reply is longer than its frame of {len(frame)} bytes")
+        return frame
+
+    def _no_frame(self, response: Response, why: str) -> HttpStatusError:
+        return HttpStatusError(
+            f"{self.url} answered {response.status} with something that is no frame ({why}). "
+            "Is this a worker's address?",
+            response.status,
+            retryable=response.status >= 500,
+        )
+
+    def _next_frame(self, response: Response) -> memoryview | None:
+        try:
+            return response.frame(self._limits)
         except FrameError as error:
             raise ConnectionLostError(f"{self.url} sent something that is no frame ({error})") from error
-        frame = allocate(size)
-        frame[: PRELUDE.size] = prelude
-        if PRELUDE.size + response.read_into(frame[PRELUDE.size :]) < size:
-            raise ConnectionLostError("the reply ended in the middle of a frame")
-        return frame
 
     def close(self) -> None:
         """See `Transport`."""
@@ -271,10 +280,6 @@ class HttpTransport:
         if self._connector.speaks_tls(_TLS_LOOK_S):
             raise TlsError(f"{self.url} speaks TLS: write https:// in place of http:// in its address.")
 
-    def _converse(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> Response:
-        self._send(polled, route, frame)
-        return read_response(polled, self._limits.frame_bytes, lambda headers: self._wait_on(headers, polled))
-
     def _wait_on(self, headers: Mapping[str, str], polled: PolledSocket) -> None:
         """Pass on what the call waits for. Time in which others' calls run is none that this one takes."""
         text = unquote(headers.get("waiting", ""))[:_MAX_WAITING]
@@ -290,21 +295,6 @@ class HttpTransport:
         # A refusal may arrive, and the connection close, before all is sent. Then the refusal is to be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             polled.send([head, *frame.buffers])
-
-    def _frame_of(self, reply: Response) -> memoryview:
-        self._intermediary.replied(reply.headers)
-        if reply.media_type != MEDIA_TYPE:
-            raise self._intermediary.refusal(self.url, reply.status, _beginning(reply.body))
-        try:
-            frame_size(reply.body[: PRELUDE.size], self._limits)
-        except FrameError as error:
-            raise HttpStatusError(
-                f"{self.url} answered {reply.status} with something that is no frame ({error}). "
-                "Is this a worker's address?",
-                reply.status,
-                retryable=reply.status >= 500,
-            ) from error
-        return reply.body
 
 
 def _log(text: str) -> None:
@@ -325,12 +315,3 @@ def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> st
     if token is not None:
         lines.append(f"Authorization: Bearer {token.get_secret_value()}")
     return "".join(f"{line}\r\n" for line in lines)
-
-
-def _said(response: StreamedResponse) -> str:
-    text = memoryview(bytearray(_MAX_TEXT_BYTES))
-    return _beginning(text[: response.read_into(text)])
-
-
-def _beginning(body: memoryview) -> str:
-    return bytes(body[:_MAX_TEXT_BYTES]).decode("utf-8", "replace")

@@ -6,22 +6,16 @@ The check runs by the clock and not only when a slice ends empty: bytes that tri
 from __future__ import annotations
 
 import socket
-import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import ETIMEDOUT
 from time import monotonic
-from typing import Any
 
 from ..errors import ExchangeTimeoutError
 from ..io.buffers import Buffer
+from ..net.gathered_send import send_gathered
 from ..net.sockets import has_room
 from .base import CHECK_INTERVAL_S, Check
 from .silence_watch import SilenceWatch
-
-# Smaller buffers are joined: one system call, and one packet, for headers and a small body.
-_JOIN_BELOW_BYTES = 16 * 1024
-# Writing a few hundred KB at once lets a slow uplink fill its window and still notice an interrupt.
-_SEND_BYTES = 1024 * 1024
 
 
 class PolledSocket:
@@ -70,29 +64,7 @@ class PolledSocket:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all buffers, small neighbours in one piece, large ones from their own memory."""
-        small: list[Buffer] = []
-        for buffer in buffers:
-            if len(buffer) < _JOIN_BELOW_BYTES:
-                small.append(buffer)
-                continue
-            self._send_pair(b"".join(small), memoryview(buffer))
-            small = []
-        if small:
-            self._send_all(memoryview(b"".join(small)))
-
-    def _send_pair(self, head: bytes, body: memoryview) -> None:
-        sent = 0
-        if head and hasattr(self._sock, "sendmsg") and not isinstance(self._sock, ssl.SSLSocket):
-            sent = self._sliced(lambda: self._sock.sendmsg([head, body[:_SEND_BYTES]]))
-        if sent < len(head):
-            self._send_all(memoryview(head)[sent:])
-        self._send_all(body[max(0, sent - len(head)) :])
-
-    def _send_all(self, view: memoryview) -> None:
-        position = 0
-        while position < len(view):
-            piece = view[position : position + _SEND_BYTES]
-            position += self._sliced(lambda piece=piece: self._sock.send(piece))
+        send_gathered(self._sock, buffers, self._sliced)
 
     def receive_into(self, view: memoryview) -> int:
         """Receive up to `len(view)` bytes; return how many, 0 only if the other side has closed."""
@@ -100,12 +72,12 @@ class PolledSocket:
         self._was_heard = True
         return count
 
-    def _sliced(self, operation: Any, warming: bytes = b"", *, awaits_reply: bool = False) -> int:
+    def _sliced(self, operation: Callable[[], int], warming: bytes = b"", *, awaits_reply: bool = False) -> int:
         while True:
             if monotonic() - self._tended_at >= CHECK_INTERVAL_S:
                 self._tend(warming)
             try:
-                count = int(operation())
+                count = operation()
             except TimeoutError as error:
                 if error.errno == ETIMEDOUT:  # the system's word: the other side is gone
                     raise

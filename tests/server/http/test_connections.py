@@ -103,7 +103,7 @@ def test_a_silent_connection_is_waited_for_no_longer_than_its_patience(ends: lis
             sock = socket.create_connection(server.address, timeout=30)
             ends.append(sock)
             if path:
-                sock.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
+                sock.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert sock.recv(1000).startswith(b"HTTP/1.1 ")
             return sock
 
@@ -111,10 +111,10 @@ def test_a_silent_connection_is_waited_for_no_longer_than_its_patience(ends: lis
         assert made().recv(10) == b""
         assert made(b"/wrong").recv(10) == b""
         slow = made()
-        slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
         assert slow.recv(10) == b""
         for sock in stay:
-            sock.sendall(b"GET /mine HTTP/1.1\r\n\r\n")
+            sock.sendall(b"GET /mine HTTP/1.1\r\nHost: x\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.1 200")
 
 
@@ -155,9 +155,9 @@ def test_a_wrong_token_that_waits_holds_up_neither_a_right_one_nor_the_end() -> 
 
     server = HttpServer(answer, listen("127.0.0.1", 0))
     with socket.create_connection(server.address, timeout=30) as slowed:
-        slowed.sendall(b"GET /wrong HTTP/1.1\r\n\r\n")
+        slowed.sendall(b"GET /wrong HTTP/1.1\r\nHost: x\r\n\r\n")
         with socket.create_connection(server.address, timeout=30) as right:
-            right.sendall(b"GET /right HTTP/1.1\r\n\r\n")
+            right.sendall(b"GET /right HTTP/1.1\r\nHost: x\r\n\r\n")
             assert right.recv(1000).startswith(b"HTTP/1.1 200")
         closing = threading.Thread(target=lambda: (server.close(1.0), released.set()))
         closing.start()

@@ -51,22 +51,22 @@ def status_of(answer: bytes) -> int:
 
 def test_a_body_of_known_length_arrives_whole(server: HttpServer) -> None:
     answer = converse(
-        server, b"POST /a HTTP/1.1\r\nX: y\r\nContent-Length: 20\r\n\r\n", b"01234567", b"890123456789"
+        server, b"POST /a HTTP/1.1\r\nHost: x\r\nX: y\r\nContent-Length: 20\r\n\r\n", b"01234567", b"890123456789"
     )
     assert answer.endswith(b"\r\n\r\nPOST /a y 01234567890123456789")
     assert b"Content-Length: 30\r\n" in answer
 
 
 def test_a_chunked_body_arrives_whole(server: HttpServer) -> None:
-    head = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = converse(server, head, b"3\r\nabc\r\n", b"A;name=value\r\n0123456789\r", b"\n0\r\nTrailer: t\r\n\r\n")
     assert answer.endswith(b"POST /a - abc0123456789")
 
 
 def test_requests_one_after_another_are_answered_in_order(server: HttpServer) -> None:
-    one = b"POST /1 HTTP/1.1\r\nContent-Length: 2\r\n\r\nab"
-    two = b"GET /2 HTTP/1.1\r\nConnection: close\r\n\r\n"
-    three = b"GET /3 HTTP/1.1\r\n\r\n"
+    one = b"POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
+    two = b"GET /2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    three = b"GET /3 HTTP/1.1\r\nHost: x\r\n\r\n"
     answer = converse(server, one + two + three)
     assert answer.index(b"POST /1 - ab") < answer.index(b"GET /2 - ")
     assert b"/3" not in answer  # the client asked for the connection to end before
@@ -74,7 +74,7 @@ def test_requests_one_after_another_are_answered_in_order(server: HttpServer) ->
 
 def test_a_client_that_waits_to_be_asked_for_the_body_is_asked(server: HttpServer) -> None:
     with socket.create_connection(server.address, timeout=60) as sock:
-        sock.sendall(b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        sock.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
         assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"abc")
         assert sock.recv(1000).endswith(b"abc")
@@ -90,52 +90,71 @@ def test_http_1_0_gets_one_answer_and_a_closed_connection(server: HttpServer) ->
 
 
 def test_a_head_request_gets_no_body(server: HttpServer) -> None:
-    answer = converse(server, b"HEAD /a HTTP/1.1\r\n\r\n")
+    answer = converse(server, b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n")
     assert answer.endswith(b"\r\n\r\n")
     assert b"Content-Length: 10" in answer
 
 
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (b"\x16\x03\x01 TLS to a plain port\r\n\r\n", 400),
-        (b"get / HTTP/1.1\r\n\r\n", 400),
-        (b"GET http://elsewhere/ HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/2.0\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nSpace : before colon\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nA: \xff\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nA: " + b"a" * 70_000 + b"\r\n\r\n", 431),
-    ],
-)
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
+NOT_TAKEN = {
+    "TLS to a plain port": (b"\x16\x03\x01 TLS\r\n\r\n", 400),
+    "a method in small letters": (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a target that is no path": (b"GET http://elsewhere/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a target with a space": (b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "HTTP/2.0": (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 400),
+    "no version": (b"GET /\r\nHost: x\r\n\r\n", 400),
+    "no Host": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 400),
+    "two Hosts": (HEAD + b"Host: y\r\n\r\n", 400),
+    "twice the same Host": (HEAD + b"Host: x\r\n\r\n", 400),
+    "no colon": (HEAD + b"no colon\r\n\r\n", 400),
+    "no name": (HEAD + b": value\r\n\r\n", 400),
+    "a space before the colon": (HEAD + b"Content-Length : 0\r\n\r\n", 400),
+    "a space before the first header": (b"POST / HTTP/1.1\r\n Host: x\r\n\r\n", 400),
+    "a folded line": (HEAD + b"A: b\r\n folded\r\n\r\n", 400),
+    "a line folded by a tab": (HEAD + b"A: b\r\n\tfolded\r\n\r\n", 400),
+    "a value that is not ASCII": (HEAD + b"A: \xff\r\n\r\n", 400),
+    "NUL in a value": (HEAD + b"A: b\x00c\r\n\r\n", 400),
+    "a bare CR in a value": (HEAD + b"A: b\rTransfer-Encoding: chunked\r\n\r\n", 400),
+    "a bare LF in a value": (HEAD + b"A: b\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    "an empty line of bare LF": (HEAD + b"A: b\n\nGET /smuggled HTTP/1.1\r\n\r\n", 400),
+    "a length below 0": (HEAD + b"Content-Length: -1\r\n\r\n", 400),
+    "a length with a sign": (HEAD + b"Content-Length: +1\r\n\r\n", 400),
+    "a length in hexadecimal": (HEAD + b"Content-Length: 0x1\r\n\r\n", 400),
+    "no length": (HEAD + b"Content-Length:\r\n\r\n", 400),
+    "two lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
+    "two lengths in one line": (HEAD + b"Content-Length: 1, 2\r\n\r\nab", 400),
+    "a length and chunks": (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "chunks of HTTP/1.0": (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "another coding": (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+    "twice chunked": (HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+    "a chunk's length that is none": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    "a chunk's length below 0": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
+    "a chunk that is too long": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n", 400),
+    "a bare LF in a trailer": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\nC: d\r\n\r\n", 400),
+    "a head over 64 KB": (HEAD + b"A: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+}
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), NOT_TAKEN.values(), ids=NOT_TAKEN)
 def test_what_is_no_request_is_refused_and_the_connection_closed(
     server: HttpServer, request_bytes: bytes, status: int
 ) -> None:
     answer = converse(server, request_bytes)
     assert status_of(answer) == status
     assert b"Connection: close" in answer
-    assert status_of(converse(server, b"GET /after HTTP/1.1\r\n\r\n")) == 200
+    assert status_of(converse(server, b"GET /after HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
 
 
-@pytest.mark.parametrize("cut", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"])
+@pytest.mark.parametrize("cut", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc"])
 def test_a_client_that_goes_away_is_no_trouble(server: HttpServer, cut: bytes) -> None:
     assert converse(server, cut) == b""
-    assert status_of(converse(server, b"GET /after HTTP/1.1\r\n\r\n")) == 200
+    assert status_of(converse(server, b"GET /after HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
 
 
 def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
     server = HttpServer(refuse, listen("127.0.0.1", 0))
     body = bytes(8 * 1024**2)
-    answer = converse(server, b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    answer = converse(server, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body), body)
     server.close()
     assert status_of(answer) == 401
 
@@ -143,13 +162,13 @@ def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
 def test_a_client_that_stalls_holds_up_nobody_and_is_let_go() -> None:
     server = HttpServer(echo, listen("127.0.0.1", 0), limits=ServerLimits(idle_s=0.5, progress_s=0.2))
     with socket.create_connection(server.address, timeout=60) as stalled:
-        stalled.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
-        assert status_of(converse(server, b"GET /b HTTP/1.1\r\n\r\n")) == 200
+        stalled.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+        assert status_of(converse(server, b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
         assert stalled.recv(10) == b""
     server.close()
 
 
-@pytest.mark.parametrize(("begun", "trickle"), [(b"", b"\r\n"), (b"GET / HTTP/1.1\r\n", b"a")])
+@pytest.mark.parametrize(("begun", "trickle"), [(b"", b"\r\n"), (b"GET / HTTP/1.1\r\nHost: x\r\n", b"a")])
 def test_a_client_that_trickles_no_request_is_let_go(begun: bytes, trickle: bytes) -> None:
     server = HttpServer(echo, listen("127.0.0.1", 0), limits=ServerLimits(idle_s=0.5, progress_s=0.3))
     with socket.create_connection(server.address, timeout=0.1) as sock, suppress(ConnectionError):
@@ -172,7 +191,7 @@ def trusting(request: Request) -> Reply:
 def test_more_connections_than_allowed_are_refused() -> None:
     server = HttpServer(trusting, listen("127.0.0.1", 0), limits=ServerLimits(connections=1))
     with socket.create_connection(server.address, timeout=60) as first:
-        first.sendall(b"GET /1 HTTP/1.1\r\n\r\n")
+        first.sendall(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert first.recv(1000)
         with socket.create_connection(server.address, timeout=60) as second:
             assert second.recv(10) == b""
@@ -193,9 +212,9 @@ def test_closing_lets_a_reply_on_its_way_finish_and_ends_idle_connections() -> N
         socket.create_connection(server.address, timeout=60) as busy,
         socket.create_connection(server.address, timeout=60) as idle,
     ):
-        idle.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.recv(1000)
-        busy.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+        busy.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         assert begun.wait(60)
         closing = threading.Thread(target=server.close)
         closing.start()
@@ -210,7 +229,7 @@ def test_closing_lets_a_reply_on_its_way_finish_and_ends_idle_connections() -> N
 
 
 def test_empty_lines_before_a_request_are_passed_over(server: HttpServer) -> None:
-    answer = converse(server, b"\r\n\r\n", b"\r", b"\nGET /a HTTP/1.1\r\n\r\n", b"\r\n" * 10)
+    answer = converse(server, b"\r\n\r\n", b"\r", b"\nGET /a HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n" * 10)
     assert answer.endswith(b"GET /a - ")
     assert answer.count(b"HTTP/1.1 ") == 1
 
@@ -221,8 +240,8 @@ def test_interim_responses_come_only_while_a_call_that_asked_for_them_is_compute
         return Reply(200, (b"done",))
 
     server = HttpServer(slow, listen("127.0.0.1", 0))
-    asking = b"GET /a HTTP/1.1\r\nKeep-Warm: 102\r\n\r\n"
-    warm, plain = converse(server, asking), converse(server, b"GET /a HTTP/1.1\r\n\r\n")
+    asking = b"GET /a HTTP/1.1\r\nHost: x\r\nKeep-Warm: 102\r\n\r\n"
+    warm, plain = converse(server, asking), converse(server, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
     server.close()
     assert 2 <= warm.count(b"HTTP/1.1 102 Processing\r\n\r\n") <= 5
     assert warm.index(b"HTTP/1.1 200") > warm.rindex(b"102 Processing")
@@ -254,7 +273,7 @@ def test_a_reply_may_take_long_as_long_as_the_client_goes_on_taking_it() -> None
     body = bytes(4 * 1024**2)
     server = HttpServer(lambda _: Reply(200, (body,)), listen("127.0.0.1", 0), limits=ServerLimits(progress_s=1.0))
     with small_buffered(server) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert read_slowly(sock) > len(body)
     server.close()
 
@@ -270,7 +289,7 @@ def test_the_last_reply_arrives_whole_though_empty_lines_came_meanwhile() -> Non
 
     server = HttpServer(slow, listen("127.0.0.1", 0))
     with small_buffered(server) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nKeep-Warm: 102\r\n\r\n")
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nKeep-Warm: 102\r\n\r\n")
         assert begun.wait(60)
         sock.sendall(b"\r\n")
         closing = threading.Thread(target=server.close)

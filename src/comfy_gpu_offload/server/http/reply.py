@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -11,10 +10,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ...io.buffers import Buffer
+from ...net.gathered_send import send_gathered
 
-_JOIN_BELOW_BYTES = 16 * 1024
-# In one piece: what a client takes within `progress_s`, at 17 KB/s or more.
-_SEND_BYTES = 1024 * 1024
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
 
@@ -39,7 +36,7 @@ def send_reply(sock: socket.socket, reply: Reply, *, keep_alive: bool, head_only
     """Send a reply whose body is in its buffers."""
     size = sum(map(len, reply.buffers))
     head = _head(reply.status, reply.media_type, size, tuple(reply.headers.items()), keep_alive)
-    send_all(sock, [head] if head_only else [head, *reply.buffers])
+    send_gathered(sock, [head] if head_only else [head, *reply.buffers])
 
 
 @lru_cache(maxsize=32)  # all replies of a run have the same head
@@ -71,34 +68,6 @@ def send_stream(
     for buffers in pieces:
         size = sum(len(buffer) for buffer in buffers)
         around = (f"{size:x}\r\n".encode(), b"\r\n") if chunked else (b"", b"")
-        send_all(sock, [head, around[0], *buffers, around[1]])
+        send_gathered(sock, [head, around[0], *buffers, around[1]])
         head = b""
-    send_all(sock, [head, b"0\r\n\r\n" if chunked else b""])
-
-
-def send_all(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
-    """Send all buffers: adjacent small ones in one piece, large ones from their own memory."""
-    small: list[Buffer] = []
-    for buffer in buffers:
-        if len(buffer) < _JOIN_BELOW_BYTES:
-            small.append(buffer)
-            continue
-        _send_pair(sock, b"".join(small), memoryview(buffer))
-        small = []
-    if small:
-        _send_whole(sock, memoryview(b"".join(small)))
-
-
-def _send_pair(sock: socket.socket, head: bytes, body: memoryview) -> None:
-    sent = 0
-    if head and hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket):
-        sent = sock.sendmsg([head, body])
-    if sent < len(head):
-        _send_whole(sock, memoryview(head)[sent:])
-    _send_whole(sock, body[max(0, sent - len(head)) :])
-
-
-def _send_whole(sock: socket.socket, view: memoryview) -> None:
-    """Send in pieces, each within the socket's time-out: `sendall` would have to send everything in that time."""
-    while view:
-        view = view[sock.send(view[:_SEND_BYTES]) :]
+    send_gathered(sock, [head, b"0\r\n\r\n" if chunked else b""])

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from ...errors import FrameError
 from ...io.buffers import Buffer, allocate
 from ...io.frame import PRELUDE, EncodedFrame, FrameLimits, frame_size
+from ...net.http_reader import Body
 from ...protocol.envelope import open_frame, seal
 from ...protocol.messages import Fault, FaultCode
 from ..faults import fault_of
@@ -17,7 +18,7 @@ from ..handler import Handler
 from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
 from .caller import HttpCaller, takes_waiting
 from .reply import Reply
-from .request import Body, Request
+from .request import Request
 from .tokens import Tokens
 from .wrong_tokens import WrongTokens
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
 
+from ...net.http_heads import BadHttpError
+from ...net.http_reader import DisconnectedError
 from ...net.sockets import notice_loss, prefer_bbr
 from .connections import Connection, Connections
 from .keep_warm import OFFERED, Warmth, is_asked_for
 from .reply import Reply, send_reply, send_stream
-from .request import BadRequestError, DisconnectedError, Request, Source
+from .request import Request, Source
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +208,7 @@ class HttpServer:
             self._idle.discard(connection)
         try:
             return source.request() if begun else None
-        except BadRequestError as error:
+        except BadHttpError as error:
             send_reply(source.sock, _refusal(error), keep_alive=False)
             self._linger(source.sock, self._limits.linger_s)
             return None
@@ -236,7 +238,7 @@ class HttpServer:
     def _reply(self, request: Request) -> Reply:
         try:
             return self._application(request)
-        except BadRequestError as error:
+        except BadHttpError as error:
             return _refusal(error)
 
     def _warmly(self, sock: socket.socket, request: Request) -> Reply:
@@ -262,5 +264,5 @@ class HttpServer:
                 pass
 
 
-def _refusal(error: BadRequestError) -> Reply:
+def _refusal(error: BadHttpError) -> Reply:
     return Reply(error.status, (f"{error}\n".encode("ascii", "replace"),))
