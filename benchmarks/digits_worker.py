@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 import torch
 
-from comfy_gpu_offload.backends.base import Computed, HookSet, PatchSet
+from comfy_gpu_offload.backends.base import Computed, ModuleCall
 from comfy_gpu_offload.backends.diffusers.backend import DiffusersBackend
 from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.io.tree import map_tensors
 from comfy_gpu_offload.prediction import arithmetic
 from comfy_gpu_offload.prediction.arithmetic import Column, Floats
-from comfy_gpu_offload.protocol.messages import Autocast, ModelRef
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
@@ -27,19 +25,9 @@ from worker_process import worker_process
 class LastBitBackend(DiffusersBackend):
     """The digits backend, with about half of its results off by the last bit, always alike for the same input."""
 
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        patches: PatchSet | None = None,
-        hooks: HookSet | None = None,
-        autocast: Autocast | None = None,
-    ) -> Computed:
+    def forward(self, call: ModuleCall) -> Computed:
         """See `Backend`."""
-        done = super().forward(ref, fingerprint, args, kwargs, patches=patches, hooks=hooks, autocast=autocast)
+        done = super().forward(call)
         return Computed(map_tensors(done.result, _last_bit_off), done.load_s, done.compute_s)
 
 

@@ -18,13 +18,13 @@ from comfy_gpu_offload.backends.base import (
     BackendInfo,
     Computed,
     Described,
-    HookSet,
     Listing,
+    ModuleCall,
     PatchSet,
     Report,
 )
 from comfy_gpu_offload.io.frame import FrameLimits
-from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
+from comfy_gpu_offload.protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from comfy_gpu_offload.server.blob_folder import BlobFolder
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
@@ -50,21 +50,11 @@ class EchoBackend(Backend):
     def describe(self, ref: ModelRef) -> Described:
         return Described(ModelDescription(ref=ref, fingerprint=_FINGERPRINT, compute_dtype="float32"), None)
 
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        patches: PatchSet | None = None,
-        hooks: HookSet | None = None,
-        autocast: Autocast | None = None,
-    ) -> Computed:
+    def forward(self, call: ModuleCall) -> Computed:
         if self._pace_s:
             sleep(self._pace_s)
-        copies = kwargs.get("copies", 1)
-        return Computed(args[0] if copies == 1 else args[0].repeat(copies), 0.0, self._pace_s)
+        copies, value = call.kwargs.get("copies", 1), call.args[0]
+        return Computed(value if copies == 1 else value.repeat(copies), 0.0, self._pace_s)
 
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None

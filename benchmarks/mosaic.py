@@ -14,21 +14,20 @@ of which the network's own time is part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import pairwise
 from time import perf_counter, sleep
-from typing import Any
 
 import torch
 
-from comfy_gpu_offload.backends.base import Computed, Described, HookSet, PatchSet
+from comfy_gpu_offload.backends.base import Computed, Described, ModuleCall
 from comfy_gpu_offload.digits.conditioning import conditioning, unconditional
 from comfy_gpu_offload.digits.latent import CHANNELS, LATENT_SIZE
 from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.digits.sampling import TIMESTEPS, schedule
-from comfy_gpu_offload.protocol.messages import Autocast, ModelRef
+from comfy_gpu_offload.protocol.messages import ModelRef
 from echo_worker import EchoBackend, worker_of
 
 _TILE = (CHANNELS, LATENT_SIZE, LATENT_SIZE)
@@ -74,20 +73,10 @@ class MosaicBackend(EchoBackend):
         _ = self._networks
         return super().describe(ref)
 
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        patches: PatchSet | None = None,
-        hooks: HookSet | None = None,
-        autocast: Autocast | None = None,
-    ) -> Computed:
-        """`args`: a latent and a timestep. See `backends.base.Backend`."""
+    def forward(self, call: ModuleCall) -> Computed:
+        """See `Backend`. The call's `args` are a latent and a timestep."""
         started = perf_counter()
-        latent, timestep = args
+        latent, timestep = call.args
         value = torch.cat(
             [
                 self._velocity(half, float(timestep[0]), wanted=index == 0)

@@ -5,6 +5,7 @@ OffloadError
 ├── UnsupportedValueError  a value that cannot be sent to the worker; names its place and its type
 ├── UnsupportedStateError  torch's state around a call, which the worker does not follow; says what to do
 ├── UnsupportedPatchError  a model with patches that cannot be sent to the worker; lists all of them
+├── UnsupportedModuleError the worker's release has no modules besides models
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
 ├── UnsupportedCodecError  the worker cannot decode the compression that is set; names those that it can
 ├── RemoteMergeError       a merge of a model at the worker into a model on this machine
@@ -132,6 +133,16 @@ class UnsupportedPatchError(OffloadError):
             f"To load the model here, use {_RUN_HERE}."
         )
         self.obstacles = obstacles
+
+
+class UnsupportedModuleError(OffloadError):
+    """The worker is of a release that has no modules besides models, and calls nothing but their forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The worker's comfy-gpu-offload lacks the capability 'modules': it runs diffusion models and "
+            "ControlNets alone. Update it there, or switch off use_runpod in the loader."
+        )
 
 
 class UnsupportedRunError(OffloadError):

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from tests.support.frames import CLIENT, forward_frame
 
-from comfy_gpu_offload.backends.base import Backend, BackendInfo, Computed, Described, Listing
+from comfy_gpu_offload.backends.base import Backend, BackendInfo, Computed, Described, Listing, ModuleCall
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import Fault, FaultCode, ModelDescription, ModelRef, SampleJob
@@ -25,10 +22,8 @@ class Smallest(Backend):
     def describe(self, ref: ModelRef) -> Described:
         return Described(ModelDescription(ref=ref, fingerprint="f" * 16, compute_dtype="float32"), None)
 
-    def forward(
-        self, ref: ModelRef, fingerprint: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **_: Any
-    ) -> Computed:
-        return Computed(args[0], 0.0, 0.0)
+    def forward(self, call: ModuleCall) -> Computed:
+        return Computed(call.args[0], 0.0, 0.0)
 
 
 def test_a_backend_of_four_methods_serves_forward_calls() -> None:

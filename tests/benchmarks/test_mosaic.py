@@ -12,6 +12,7 @@ def mean_square(tensor: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("shape", "dtype"), [((1, 16, 16, 24), torch.bfloat16), ((2, 4, 20, 20), torch.float16)])
 def test_a_run_of_any_shape_follows_the_trained_flow(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    from comfy_gpu_offload.backends.base import ModuleCall
     from comfy_gpu_offload.protocol.messages import ModelRef
     from mosaic import MosaicBackend, run
 
@@ -20,7 +21,7 @@ def test_a_run_of_any_shape_follows_the_trained_flow(shape: tuple[int, ...], dty
 
     def call(latent: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         calls.append(latent)
-        result = backend.forward(ref, "", (latent, timestep), {}).result
+        result = backend.forward(ModuleCall(ref, "", (latent, timestep))).result
         assert isinstance(result, torch.Tensor)
         assert (result.shape, result.dtype) == (latent.shape, latent.dtype)
         return result

@@ -40,6 +40,7 @@ from comfy_gpu_offload.protocol.messages import (
 )
 
 REF = ModelRef(name="model.safetensors")
+MODULE = ModelRef(name="encoder:a.safetensors", files=("b.safetensors",), options=(("type", "flux"),))
 REQUEST, CLIENT, INSTANCE, FINGERPRINT = "r" * 8, "c" * 8, "i" * 8, "f" * 8
 PATCHES = PatchRef(template=bytes(32), strengths=((0.5, 1.0), (0.25, 1.0)))
 CODED = Coded(
@@ -83,7 +84,7 @@ _ALL: tuple[Message, ...] = (
     Forward(
         request=REQUEST,
         client=CLIENT,
-        model=REF,
+        model=MODULE,
         fingerprint=FINGERPRINT,
         reply_codec="raw",
         patches=PATCHES,
@@ -91,6 +92,7 @@ _ALL: tuple[Message, ...] = (
         prediction=Prediction(history="h" * 8, call=1, parts=2, coded=CODED),
         reply_strides=True,
         autocast=Autocast(dtype="float16", caches=True, gradients="off"),
+        method="encode",
     ),
     Result(request=REQUEST, instance=INSTANCE, timings=WorkerTimings(compute_s=0.5), prediction=CODED),
     SampleJob(

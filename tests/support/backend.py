@@ -18,20 +18,26 @@ from comfy_gpu_offload.backends.base import (
     Listing,
     ModelMismatchError,
     ModelNotFoundError,
+    ModuleCall,
     PatchSet,
     Report,
     casting,
     model_errors,
     on_device,
 )
-from comfy_gpu_offload.protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
+from comfy_gpu_offload.protocol.messages import FORWARD, ModelDescription, ModelEntry, ModelRef, SampleJob
 
 FINGERPRINT = "f" * 16
 Function = Callable[..., Any]
 
 
 class FunctionBackend(Backend):
-    """See `Backend`. `calls` holds the arguments of every call that began, `patches` and `hooks` its weights'."""
+    """See `Backend`. `calls` holds the arguments of every call that began, `patches` and `hooks` its weights'.
+
+    A function ``name.method`` is another method of the model `name`.
+    """
+
+    has_modules = True
 
     def __init__(self, **functions: Function) -> None:
         self.functions: dict[str, Function] = {
@@ -70,27 +76,18 @@ class FunctionBackend(Backend):
         description = ModelDescription(ref=ref, fingerprint=self.fingerprint, compute_dtype="float32")
         return Described(description, {"config": {"in_channels": 4}})
 
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        patches: PatchSet | None = None,
-        hooks: HookSet | None = None,
-        autocast: Autocast | None = None,
-    ) -> Computed:
-        if fingerprint != self.fingerprint:
+    def forward(self, call: ModuleCall) -> Computed:
+        if call.fingerprint != self.fingerprint:
             raise ModelMismatchError("The model has changed.")
-        self.describe(ref)
-        self.calls.append((ref.name, args, dict(kwargs)))
-        self.patches.append(patches)
-        self.hooks.append(hooks)
-        with model_errors(ref.name, lambda: None):
-            placed = on_device((args, dict(kwargs)), torch.device("cpu"))
-            with casting(torch.device("cpu"), autocast):
-                return Computed(self.functions[ref.name](*placed[0], **placed[1]), 0.0, 1e-5)
+        name = call.ref.name if call.method == FORWARD else f"{call.ref.name}.{call.method}"
+        self.describe(call.ref)
+        self.calls.append((name, call.args, dict(call.kwargs)))
+        self.patches.append(call.patches)
+        self.hooks.append(call.hooks)
+        with model_errors(name, lambda: None):
+            placed = on_device((call.args, dict(call.kwargs)), torch.device("cpu"))
+            with casting(torch.device("cpu"), call.autocast):
+                return Computed(self.functions[name](*placed[0], **placed[1]), 0.0, 1e-5)
 
     def sample(
         self, job: SampleJob, tensors: Mapping[str, Any], report: Report, *, patches: PatchSet | None = None

@@ -6,16 +6,16 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from ..io.buffers import aligned
 from ..io.strides import moved
 from ..io.tree import map_tensors
-from ..protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob, SkippedEntry
+from ..protocol.messages import FORWARD, Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob, SkippedEntry
 
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 
@@ -37,10 +37,16 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class Listing:
-    """The models that a backend can load, and the files that it passed over, with reasons."""
+    """The files that a backend can load, and those that it passed over, with reasons.
+
+    Attributes:
+        models: every client is told of these.
+        modules: further kinds of modules. Clients of older releases would take them for models.
+    """
 
     models: tuple[ModelEntry, ...]
     skipped: tuple[SkippedEntry, ...] = ()
+    modules: tuple[ModelEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,29 @@ class HookSet:
     group: int | None = None
 
 
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module (a diffusion model, a text encoder, a VAE), as a client asked for it.
+
+    Attributes:
+        ref, fingerprint: of the module.
+        args, kwargs: trees of tensors on the CPU, to which the module may write.
+        method: the name of the method that is called.
+        patches: changes to the weights for this call alone.
+        hooks: changes over those of `patches`.
+        autocast: is on around the module, for the backend's own device.
+    """
+
+    ref: ModelRef
+    fingerprint: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    method: str = FORWARD
+    patches: PatchSet | None = None
+    hooks: HookSet | None = None
+    autocast: Autocast | None = None
+
+
 class Report(Protocol):
     """A function that is told of a run's progress, on the thread that runs it."""
 
@@ -144,7 +173,13 @@ class Backend(ABC):
 
     All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread. A method that
     not every backend has gets a default here, which refuses what it cannot do by a `BackendError` that says so.
+
+    Attributes:
+        has_modules: whether it takes `ModelRef`s with further files and options, and calls of other methods than
+            ``forward``. Elsewhere such requests are refused before they get here.
     """
+
+    has_modules: ClassVar[bool] = False
 
     @abstractmethod
     def info(self) -> BackendInfo:
@@ -168,28 +203,11 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        patches: PatchSet | None = None,
-        hooks: HookSet | None = None,
-        autocast: Autocast | None = None,
-    ) -> Computed:
-        """Run the model; load it first if need be.
-
-        Args:
-            ref, fingerprint: of the model.
-            args, kwargs: trees of tensors on the CPU, to which the model may write.
-            patches: changes to the weights for this call alone.
-            hooks: changes over those of `patches`.
-            autocast: is on around the model, for the backend's own device.
+    def forward(self, call: ModuleCall) -> Computed:
+        """Call a method of the module; load it first if need be.
 
         Raises:
-            BadPatchesError: `patches` or `hooks` do not fit it; the model is as it was.
+            BadPatchesError: the call's patches or hooks do not fit the module, which is as it was.
             ModelMismatchError: the model has another fingerprint.
             InterruptedCallError: `interrupt` was called meanwhile.
             BackendError: as `describe`, or the model raised.
@@ -211,6 +229,18 @@ class Backend(ABC):
             f"This worker's backend ({self.info().name}) runs no whole loops: run each step instead (Remote "
             "Sampler, offload: each step)."
         )
+
+    def refuse_modules(self, ref: ModelRef, method: str | None = None) -> None:
+        """Refuse a request of a form that only backends with modules of several kinds take.
+
+        Raises:
+            ModelRunError: this backend has none, and would ignore a part of the request.
+        """
+        if not self.has_modules and (ref.has_later_fields or method not in {None, FORWARD}):
+            raise ModelRunError(
+                f"This worker's backend ({self.info().name}) has models alone, and calls nothing but their forward "
+                "pass: start the worker with --backend comfyui."
+            )
 
     def interrupt(self) -> None:  # noqa: B027  # a default, not a part that is missing
         """Ask the running call to end soon; by default it runs to its end.

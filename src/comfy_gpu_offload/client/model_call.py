@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..io.tree import Tree
-from ..protocol.messages import ModelRef
+from ..protocol.messages import FORWARD, ModelRef
 from .weight_patches import HookPatches, WeightPatches
 
 OnProgress = Callable[[int, int, bytes | None], None]
@@ -20,7 +20,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, eq=False)
 class ModelCall:
-    """One forward call.
+    """One call of a model or another module.
 
     Attributes:
         ref: the model.
@@ -29,6 +29,7 @@ class ModelCall:
         device: of the result's tensors.
         patches: on the model's weights during this call; None for none.
         hooks: what hooks put on them over `patches`; None for none.
+        method: the name of the method; a worker has a list of those that may be called.
     """
 
     ref: ModelRef
@@ -38,6 +39,7 @@ class ModelCall:
     device: torch.device = _CPU
     patches: WeightPatches | None = None
     hooks: HookPatches | None = None
+    method: str = FORWARD
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import RemoteWeightsError
 from ..io.tree import Record, Tree, first_tensor
-from ..protocol.messages import ModelDescription
+from ..protocol.messages import FORWARD, ModelDescription
 from ..transport.base import Check
 from .model_call import ModelCall, ModelRun, OnProgress
 from .offload_estimate import OffloadEstimate, RunShape, compute_of
@@ -71,17 +71,25 @@ class RemoteModel(nn.Module):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         hooks: HookPatches | None = None,
+        *,
+        method: str = FORWARD,
+        device: torch.device | None = None,
     ) -> Any:
         """Return the same as `forward`, with patches and hooks on the model's weights for this call alone.
+
+        Args:
+            method: the name of the method to call.
+            device: of the result's tensors; None for that of the first tensor among the arguments.
 
         Raises:
             OffloadError: as `forward`.
         """
-        first = first_tensor(args)
-        first = first if first is not None else first_tensor(kwargs)
-        device = self.device if first is None else first.device
+        if device is None:
+            first = first_tensor(args)
+            first = first if first is not None else first_tensor(kwargs)
+            device = self.device if first is None else first.device
         described = self.description
-        call = ModelCall(described.ref, described.fingerprint, args, kwargs, device, patches, hooks)
+        call = ModelCall(described.ref, described.fingerprint, args, kwargs, device, patches, hooks, method)
         value, timings = self._session.forward(call, self._check)
         self.timings.append(timings)
         object.__setattr__(self, "calls", self.calls + 1)  # nn.Module's own way would look for parameters first
@@ -103,6 +111,11 @@ class RemoteModel(nn.Module):
         described = self.description
         run = ModelRun(described.ref, described.fingerprint, fields, job, on_progress, self.device, patches)
         return self._session.sample(run, self._check)
+
+    @property
+    def knows_modules(self) -> bool:
+        """The same as `Session.knows_modules`."""
+        return self._session.knows_modules
 
     def shares_worker_with(self, other: RemoteModel) -> bool:
         """Return whether the calls of both are sent to the same worker."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from ..errors import ExchangeTimeoutError, MessageError, OffloadError, UnsupportedRunError
+from ..errors import ExchangeTimeoutError, MessageError, OffloadError, UnsupportedModuleError, UnsupportedRunError
 from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
-from ..protocol.capabilities import AUTOCAST, STRIDES
-from ..protocol.messages import Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
+from ..protocol.capabilities import AUTOCAST, MODULES, STRIDES
+from ..protocol.messages import FORWARD, Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
 from .call_meter import CallMeter
@@ -121,6 +121,18 @@ class Session:
         )
         return RemoteModel(self, description, details, check=check)
 
+    def module(self, ref: ModelRef, *, check: Check | None = None) -> RemoteModel:
+        """Return the worker's module of that reference: a text encoder, a VAE or another kind; as `model`.
+
+        Raises:
+            UnsupportedModuleError: the worker is of a release without modules.
+            OffloadError: as `model`.
+        """
+        if not self.knows_modules:
+            raise UnsupportedModuleError
+        description, details = self._handshake.load(ref, check)
+        return RemoteModel(self, description, details, check=check)
+
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
         """Return the seconds that so many bytes of noise take to the worker and back, without the worker's time.
 
@@ -149,6 +161,11 @@ class Session:
         """Return the shares of a call's latent and of its reply that are sent in a deterministic run, roughly."""
         return self._policy.call_shares
 
+    @property
+    def knows_modules(self) -> bool:
+        """Return whether the worker has modules besides models, and calls other methods than ``forward``."""
+        return MODULES in self._handshake.capabilities
+
     def close(self) -> None:
         """Close the session's connections."""
         self._transport.close()
@@ -160,7 +177,7 @@ class Session:
         self.close()
 
     def forward(self, call: ModelCall, check: Check | None = None) -> tuple[Tree, CallTimings]:
-        """Return the result of one forward call, and its timings.
+        """Return the result of one call of a module's method, and its timings.
 
         A call that the connection lost is sent again under its own name, so it is computed once if the worker still
         knows it, and again if the worker was restarted.
@@ -172,16 +189,19 @@ class Session:
         Raises:
             UnsupportedValueError: an argument cannot be sent; names it.
             UnsupportedStateError: torch's state around the call cannot be sent.
+            UnsupportedModuleError: the worker's release calls ``forward`` alone, and this is another method.
             TransportError: the worker could not be reached for as long as the retry policy says.
             WorkerFaultError: the worker refused, or the model failed.
         """
+        if call.method != FORWARD and not self.knows_modules:
+            raise UnsupportedModuleError
         self._policy.probe_link_if_due(check)
         started = perf_counter()
         packed, host = self._on_host(pack_call(call.args, call.kwargs))
         autocast = autocast_on(call.device, None if AUTOCAST in self._handshake.capabilities else _NO_AUTOCAST)
         encoding = self._policy.begin(call.ref, host)
         fields = self._common_fields(call, encoding) | {"hooks": None if call.hooks is None else call.hooks.ref}
-        message = Forward(**fields, autocast=autocast)
+        message = Forward(**fields, autocast=autocast, method=None if call.method == FORWARD else call.method)
         meter = CallMeter(started)
         under_way = Call(message, packed, host, call.device, encoding, meter, call.patches, call.hooks)
         try:

@@ -19,8 +19,17 @@ STRIDES: Final = "strides"
 AUTOCAST: Final = "autocast"
 """The worker computes under the client's `torch.autocast` (docs/protocol.md, "Torch's state")."""
 
+MODULES: Final = "modules"
+"""The worker has modules of several kinds, and calls their listed methods (docs/protocol.md, "Modules")."""
+
 _OF_MESSAGES = {kind.capability for kind in KINDS.values() if issubclass(kind, ClientMessage)}
-CAPABILITIES: Final = (PREDICTED, STRIDES, AUTOCAST, *sorted(name for name in _OF_MESSAGES if name is not None))
+CAPABILITIES: Final = (
+    PREDICTED,
+    STRIDES,
+    AUTOCAST,
+    MODULES,
+    *sorted(name for name in _OF_MESSAGES if name is not None),
+)
 """All capabilities of this release, those of single messages included (`ClientMessage.capability`)."""
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from comfy_gpu_offload.backends.base import ModelMismatchError, ModelNotFoundError
+from comfy_gpu_offload.backends.base import ModelMismatchError, ModelNotFoundError, ModuleCall
 from comfy_gpu_offload.backends.diffusers.backend import DiffusersBackend
 from comfy_gpu_offload.backends.diffusers.weight_choice import taken
 from comfy_gpu_offload.digits.model import WEIGHTS
 from comfy_gpu_offload.protocol.messages import ModelRef
 
-MINE = ModelRef(name="mine", weight_dtype="float32")
+MINE, DEFAULT = ModelRef(name="mine", weight_dtype="float32"), ModelRef(name="mine")
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def call() -> dict[str, torch.Tensor]:
 def test_a_file_that_was_changed_is_another_model(folder: Path) -> None:
     backend = DiffusersBackend(folder, device=torch.device("cpu"))
     before = backend.describe(MINE).description.fingerprint
-    first = backend.forward(MINE, before, (), call()).result.sample
+    first = backend.forward(ModuleCall(MINE, before, (), call())).result.sample
     file = folder / "mine" / WEIGHTS.name
     save_file({name: tensor * 1.5 for name, tensor in load_file(file).items()}, file)
     with pytest.raises(ModelMismatchError, match="load the model again"):
-        backend.forward(MINE, before, (), call())
+        backend.forward(ModuleCall(MINE, before, (), call()))
     after = backend.describe(MINE).description.fingerprint
     assert after != before
-    assert not torch.equal(backend.forward(MINE, after, (), call()).result.sample, first)
+    assert not torch.equal(backend.forward(ModuleCall(MINE, after, (), call())).result.sample, first)
 
 
 def test_a_file_that_is_gone_is_named_with_where_it_was_looked_for(folder: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_file_that_is_gone_is_named_with_where_it_was_looked_for(folder: Path)
     fingerprint = backend.describe(MINE).description.fingerprint
     shutil.rmtree(folder / "mine")
     with pytest.raises(ModelNotFoundError, match=str(folder)):
-        backend.forward(MINE, fingerprint, (), call())
+        backend.forward(ModuleCall(MINE, fingerprint, (), call()))
     assert [entry.name for entry in backend.listing().models] == ["digits"]
 
 
@@ -73,7 +73,7 @@ def test_a_file_of_another_name_is_loaded_where_links_are_not_allowed(
     named = ModelRef(name="odd", weight_dtype="float32")
     whole = ModelRef(name="digits", weight_dtype="float32")
     found, expected = (
-        backend.forward(ref, backend.describe(ref).description.fingerprint, (), call()).result.sample
+        backend.forward(ModuleCall(ref, backend.describe(ref).description.fingerprint, (), call())).result.sample
         for ref in (named, whole)
     )
     assert torch.equal(found, expected)
@@ -97,18 +97,18 @@ def test_a_folder_with_files_of_two_dtypes_has_the_dtype_of_the_one_that_is_load
     assert found.description.compute_dtype == "float32"
     (entry,) = (entry for entry in backend.listing().models if entry.name == "mine")
     assert entry.size_bytes == (mine / "diffusion_pytorch_model.safetensors").stat().st_size
-    both = backend.forward(ModelRef(name="mine"), found.description.fingerprint, (), call()).result.sample
+    both = backend.forward(ModuleCall(DEFAULT, found.description.fingerprint, (), call())).result.sample
     (mine / "diffusion_pytorch_model.fp16.safetensors").unlink()
     alone = DiffusersBackend(folder, device=torch.device("cpu"))
     fingerprint = alone.describe(ModelRef(name="mine")).description.fingerprint
     assert fingerprint == found.description.fingerprint
-    assert torch.equal(alone.forward(ModelRef(name="mine"), fingerprint, (), call()).result.sample, both)
+    assert torch.equal(alone.forward(ModuleCall(DEFAULT, fingerprint, (), call())).result.sample, both)
 
 
 def test_a_sharded_model_beside_another_file_has_the_dtype_of_its_shards(folder: Path) -> None:
     whole = DiffusersBackend(folder, device=torch.device("cpu"))
     expected = whole.describe(MINE).description.fingerprint
-    result = whole.forward(MINE, expected, (), call()).result.sample
+    result = whole.forward(ModuleCall(MINE, expected, (), call())).result.sample
     mine = folder / "mine"
     loaded = whole._load(MINE)[0].module
     (mine / WEIGHTS.name).unlink()
@@ -119,7 +119,7 @@ def test_a_sharded_model_beside_another_file_has_the_dtype_of_its_shards(folder:
     found = backend.describe(ModelRef(name="mine"))
     assert found.description.compute_dtype == "float32"
     fingerprint = found.description.fingerprint
-    assert torch.equal(backend.forward(ModelRef(name="mine"), fingerprint, (), call()).result.sample, result)
+    assert torch.equal(backend.forward(ModuleCall(DEFAULT, fingerprint, (), call())).result.sample, result)
 
 
 @pytest.mark.parametrize("index", ["[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])

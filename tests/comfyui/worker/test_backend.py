@@ -20,6 +20,7 @@ from comfy_gpu_offload.backends.base import (
     ModelMismatchError,
     ModelNotFoundError,
     ModelRunError,
+    ModuleCall,
     OutOfMemoryError,
     PatchSet,
 )
@@ -43,7 +44,7 @@ def models(comfy_stand_in: StandIn) -> StandIn:
 def called(backend: Any, ref: ModelRef = ONE, args: tuple[Any, ...] = (LATENT, TIMES), **further: Any) -> Any:
     kwargs = further.pop("kwargs", {})
     fingerprint = backend.describe(ref).description.fingerprint
-    return backend.forward(ref, fingerprint, args, kwargs, **further).result
+    return backend.forward(ModuleCall(ref, fingerprint, args, kwargs, **further)).result
 
 
 def linear(path: Path, change: torch.Tensor | None = None, factor: float = 1.0) -> torch.Tensor:
@@ -125,7 +126,7 @@ def test_a_model_is_loaded_once_and_again_when_its_file_changed(models: StandIn,
     assert comfy.sd.loaded == [ONE.name]
     models.write_model(ONE.name, scale=3.0)
     with pytest.raises(ModelMismatchError, match="changed since it was loaded"):
-        backend.forward(ONE, fingerprint, (LATENT, TIMES), {})
+        backend.forward(ModuleCall(ONE, fingerprint, (LATENT, TIMES)))
     assert torch.equal(called(backend), linear(path))
     assert comfy.sd.loaded == [ONE.name, ONE.name]
 
@@ -138,8 +139,10 @@ def test_a_file_outside_the_lists_is_not_found(models: StandIn, backend: Any, na
 
 
 def test_a_listed_method_of_the_network_is_called(models: StandIn, backend: Any) -> None:
-    kwargs = {METHOD: "preprocess_text_embeds"}
-    assert torch.equal(called(backend, args=(torch.zeros(3),), kwargs=kwargs), torch.ones(3))
+    given = {"args": (torch.zeros(3),)}
+    assert torch.equal(called(backend, **given, method="preprocess_text_embeds"), torch.ones(3))
+    # As a client of a release without the capability names it.
+    assert torch.equal(called(backend, **given, kwargs={METHOD: "preprocess_text_embeds"}), torch.ones(3))
 
 
 @pytest.mark.parametrize("name", ["load_state_dict", "zero_grad", "__init__", 3, None, ["forward"]])
@@ -388,7 +391,7 @@ def test_models_leave_by_their_size_the_least_used_first(models: StandIn, new_ba
     models.write_model("third.safetensors")
     for name in (ONE.name, OTHER.name, ONE.name, "third.safetensors"):
         backend.describe(ModelRef(name=name))
-    assert {each.path.name for each in backend.pool.residents} == {ONE.name, "third.safetensors"}
+    assert {each.paths[0].name for each in backend.pool.residents} == {ONE.name, "third.safetensors"}
 
 
 @pytest.mark.parametrize("weight_dtype", ["int2", "float16"])

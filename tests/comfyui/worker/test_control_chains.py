@@ -14,6 +14,7 @@ from comfy_gpu_offload.backends.base import (
     ModelMismatchError,
     ModelNotFoundError,
     ModelRunError,
+    ModuleCall,
     OutOfMemoryError,
 )
 from comfy_gpu_offload.comfyui.wire.control_data import KEY, PREFIX
@@ -61,7 +62,7 @@ def applied(backend: Any, name: str = "edges.safetensors", **changes: Any) -> di
 def called(backend: Any, control: Any, **further: Any) -> torch.Tensor:
     fingerprint = backend.describe(MODEL).description.fingerprint
     args = (LATENT, torch.ones(2))
-    return backend.forward(MODEL, fingerprint, args, {"control": control}, **further).result
+    return backend.forward(ModuleCall(MODEL, fingerprint, args, {"control": control}, **further)).result
 
 
 def added(backend: Any, control: Any) -> torch.Tensor:

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from ...io.tree import map_tensors
-from ...protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from ..base import (
     Backend,
     BackendInfo,
@@ -26,6 +26,7 @@ from ..base import (
     ModelMismatchError,
     ModelNotFoundError,
     ModelRunError,
+    ModuleCall,
     PatchSet,
     Report,
     computing_for,
@@ -119,23 +120,13 @@ class DiffusersBackend(Backend):
         public = {key: value for key, value in config.items() if key != "_name_or_path"}
         return Described(description, {"class": type(loaded.module).__name__, "config": public})
 
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        patches: PatchSet | None = None,
-        hooks: HookSet | None = None,
-        autocast: Autocast | None = None,
-    ) -> Computed:
+    def forward(self, call: ModuleCall) -> Computed:
         """See `Backend`."""
-        _refuse_patches(patches, hooks)
-        loaded, load_s = self._current(ref, fingerprint)
+        _refuse_patches(call.patches, call.hooks)
+        loaded, load_s = self._current(call.ref, call.fingerprint)
         started = perf_counter()
-        with computing_for(self._device, autocast), model_errors(ref.name, torch.cuda.empty_cache):
-            moved = on_device((args, dict(kwargs)), self._device)
+        with computing_for(self._device, call.autocast), model_errors(call.ref.name, torch.cuda.empty_cache):
+            moved = on_device((call.args, dict(call.kwargs)), self._device)
             result = _on_cpu(loaded.module(*moved[0], **moved[1]))
         return Computed(result, load_s, perf_counter() - started)
 

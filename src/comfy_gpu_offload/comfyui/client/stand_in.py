@@ -15,6 +15,7 @@ from torch import nn
 
 from ...client.remote_model import RemoteModel
 from ...errors import ModelChangedError, Obstacle, RemoteWeightsError, UnsupportedPatchError
+from ...protocol.messages import FORWARD
 from ..wire.network_methods import METHOD, METHODS
 from . import loader_epoch, refusals
 from .changes import code_origin, loaded_code, tainted_models
@@ -131,7 +132,7 @@ class RemoteDiffusionModel(nn.Module):
         obstacle = refusals.of_network(part, value, code_origin.caller())
         raise UnsupportedPatchError((self._mark_unusable(obstacle),))
 
-    def _call(self, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, *args: Any, _method: str = FORWARD, **kwargs: Any) -> Any:
         # Some nodes put their own code into the network for the length of a call only.
         found = self.found_change()
         if found is not None:
@@ -143,10 +144,17 @@ class RemoteDiffusionModel(nn.Module):
         if kwargs.get("control") is not None:
             kwargs = {**kwargs, "control": _control(state, args, kwargs)}
         try:
-            return state.remote.patched(state.weight_patches, args, without_recomputable(kwargs), state.hooks)
+            sent = without_recomputable(kwargs)
+            return state.remote.patched(state.weight_patches, args, sent, state.hooks, method=_method)
         except ModelChangedError:
             loader_epoch.advance()
             raise
+
+    def _call_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call another method of the network than its forward pass."""
+        if state_of(self).remote.knows_modules:
+            return self._call(*args, _method=name, **kwargs)
+        return self._call(*args, **{**kwargs, METHOD: name})
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return stand-ins for the weights by the worker's keys, which LoRA key maps are made of.
@@ -249,7 +257,7 @@ class RemoteDiffusionModel(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             found = getattr(state_of(self).skeleton, name)
-            return partial(self._call, **{METHOD: name}) if name in METHODS else found
+            return partial(self._call_method, name) if name in METHODS else found
 
 
 def _control(state: RemoteState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

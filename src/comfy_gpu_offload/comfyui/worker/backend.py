@@ -16,9 +16,9 @@ from ...backends.base import (
     BackendInfo,
     Computed,
     Described,
-    HookSet,
     Listing,
     ModelRunError,
+    ModuleCall,
     PatchSet,
     Report,
     casting,
@@ -27,9 +27,9 @@ from ...backends.base import (
     on_device,
 )
 from ...backends.model_folders import SkipLog, Skips
-from ...protocol.messages import Autocast, ModelDescription, ModelEntry, ModelRef, SampleJob
+from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
 from ..installation import import_comfyui
-from ..wire.network_methods import FORWARD, METHOD
+from ..wire.network_methods import METHOD
 from .loaded_module import LoadedModule
 from .module_pool import ModulePool
 from .modules.runnable_module import MethodCall, RunnableModule
@@ -45,6 +45,8 @@ class ComfyUIBackend(Backend):
         cpu: use no GPU.
         model_bytes: what loaded models may take of this machine's memory; 0 for as much as it has.
     """
+
+    has_modules = True
 
     def __init__(
         self,
@@ -74,11 +76,17 @@ class ComfyUIBackend(Backend):
     def listing(self) -> Listing:
         """See `Backend`."""
         skips = Skips()
-        files = [file for kind in self._kinds.KINDS for file in kind.files.list_files(skips)]
+        models: dict[tuple[str, str], ModelEntry] = {}
+        modules: dict[tuple[str, str], ModelEntry] = {}
+        for kind in self._kinds.KINDS:
+            for file in kind.files.list_files(skips):
+                entry = ModelEntry(name=file.name, folder=file.folder, size_bytes=file.size_bytes)
+                found = models if kind in self._kinds.KNOWN_TO_ALL else modules
+                found.setdefault((file.folder, str(file.path)), entry)
         skipped = tuple(skips.entries.values())
         self._skip_log.log(skipped)
-        entries = (ModelEntry(name=file.name, folder=file.folder, size_bytes=file.size_bytes) for file in files)
-        return Listing(tuple(entries), skipped)
+        further = (entry for key, entry in modules.items() if key not in models)
+        return Listing(tuple(models.values()), skipped, tuple(further))
 
     def describe(self, ref: ModelRef) -> Described:
         """See `Backend`. For the details see `describe` of the module's kind."""
@@ -91,31 +99,24 @@ class ComfyUIBackend(Backend):
         )
         return Described(description, loaded.module.describe(ref.name))
 
-    def forward(
-        self,
-        ref: ModelRef,
-        fingerprint: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        patches: PatchSet | None = None,
-        hooks: HookSet | None = None,
-        autocast: Autocast | None = None,
-    ) -> Computed:
-        """See `Backend`. In `kwargs`, `METHOD` names the method to call, where it is another than ``forward``."""
-        method = self._kinds.listed_method(ref, kwargs.get(METHOD, FORWARD))
-        kwargs = {name: value for name, value in kwargs.items() if name != METHOD}
+    def forward(self, call: ModuleCall) -> Computed:
+        """See `Backend`."""
+        ref, method, kwargs = call.ref, call.method, call.kwargs
+        if METHOD in kwargs:  # of a client of an older release
+            method = kwargs[METHOD]
+            kwargs = {name: value for name, value in kwargs.items() if name != METHOD}
+        method = self._kinds.listed_method(ref, method)
         started = perf_counter()
-        kind = self._kinds.kind_of(ref)
-        call = kind.prepare(method, args, kwargs, self._load_module, autocast=autocast is not None)
+        kind, autocast = self._kinds.kind_of(ref), call.autocast
+        prepared = kind.prepare(method, call.args, kwargs, self._load_module, autocast=autocast is not None)
         prepared_s = perf_counter() - started
         with torch.inference_mode(), model_errors(ref.name, self.pool.free_memory):
-            loaded, patcher, load_s = self.pool.load_patched(ref, fingerprint, patches)
+            loaded, patcher, load_s = self.pool.load_patched(ref, call.fingerprint, call.patches)
             started = perf_counter()
-            loaded.hooks.place(patcher, hooks, lambda: self._place(patcher, call))
-            moved = on_device((call.args, dict(call.kwargs)), patcher.load_device)
+            loaded.hooks.place(patcher, call.hooks, lambda: self._place(patcher, prepared))
+            moved = prepared.moved(patcher.load_device)
             placed = perf_counter()
-            bound = call.bind(loaded.module, patcher, *moved)
+            bound = prepared.bind(loaded.module, patcher, *moved)
             # Around the module alone: weights patched under autocast would stay for calls without it.
             with casting(patcher.load_device, autocast):
                 result = bound()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,10 @@ _MORE = " …"
 class _Warnings(logging.Handler):
     """A handler that keeps the warnings of one thread, without folders: those are the worker's business alone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(logging.WARNING)
         self.texts: list[str] = []
-        self._path = path
+        self._paths = paths
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -34,16 +34,17 @@ class _Warnings(logging.Handler):
             text = record.getMessage()
         except Exception:  # of a record whose arguments do not fit its text
             return
-        text = _FOLDERS.sub("", text.replace(str(self._path), self._path.name))
-        text = " ".join(text.split())
+        for path in self._paths:
+            text = text.replace(str(path), path.name)
+        text = " ".join(_FOLDERS.sub("", text).split())
         if text and text not in self.texts:
             self.texts.append(_shortened(text))
 
 
 @contextmanager
-def warnings_while_loading(path: Path) -> Iterator[list[str]]:
-    """Collect warnings and errors that this thread logs while `path` is loaded, bounded in number and size."""
-    handler, root = _Warnings(path), logging.getLogger()
+def warnings_while_loading(*paths: Path) -> Iterator[list[str]]:
+    """Collect warnings and errors that this thread logs while `paths` are loaded, bounded in number and size."""
+    handler, root = _Warnings(paths), logging.getLogger()
     root.addHandler(handler)
     try:
         yield handler.texts

@@ -28,15 +28,16 @@ class _Clone:
 
 @dataclass(eq=False)
 class LoadedModule:
-    """A module in memory, of one file.
+    """A module in memory.
 
     Attributes:
-        warnings: what ComfyUI warned of when it loaded the file.
+        paths: of its files.
+        warnings: what ComfyUI warned of when it loaded them.
         hooks: hooks on the weights over their patches; of the module's patcher or of one of its clones.
     """
 
     module: RunnableModule
-    path: Path
+    paths: tuple[Path, ...]
     fingerprint: str
     warnings: tuple[str, ...] = ()
     hooks: HookedWeights = field(init=False)
@@ -51,9 +52,9 @@ class LoadedModule:
         return self.module.patcher
 
     def is_current(self) -> bool:
-        """Return whether the file is still the one that was loaded."""
+        """Return whether the files are still those that were loaded."""
         try:
-            return fingerprint([self.path]) == self.fingerprint
+            return fingerprint(self.paths) == self.fingerprint
         except OSError:
             return False
 

@@ -18,6 +18,7 @@ from ...protocol.messages import ModelRef
 from ..wire.patch_reader import merged_models
 from .load_warnings import warnings_while_loading
 from .loaded_module import LoadedModule
+from .modules.runnable_module import ModuleFiles
 
 logger = logging.getLogger(__name__)
 
@@ -43,21 +44,21 @@ class ModulePool:
             in_use: references to modules that may not leave memory for it.
 
         Raises:
-            ModelNotFoundError: there is no such file.
+            ModelNotFoundError: there is no such file, or this kind of module has no such form.
             ModelRunError: it cannot be loaded.
             OutOfMemoryError: it does not fit.
         """
         kind = self._kinds.kind_of(ref)
 
-        def make(file: Any) -> LoadedModule:
-            with warnings_while_loading(file.path) as warnings:
-                module = kind.load(file, ref.weight_dtype)
+        def make(found: ModuleFiles) -> LoadedModule:
+            with warnings_while_loading(*found.paths) as warnings:
+                module = kind.load(found)
             network = module.network()
             if network is not None:
                 stop_at_blocks(network, self._interrupted)
-            return LoadedModule(module, file.path, fingerprint([file.path]), tuple(warnings))
+            return LoadedModule(module, found.paths, fingerprint(found.paths), tuple(warnings))
 
-        return self.residents.load(ref, lambda: kind.files.find_file(self._kinds.file_name(ref)), make, in_use)
+        return self.residents.load(ref, lambda: kind.find(ref), make, in_use)
 
     def load_same(
         self, ref: ModelRef, expected: str, in_use: Collection[Hashable] = ()
@@ -122,7 +123,7 @@ class ModulePool:
                 other.hooks.remove()
 
     def _unload(self, loaded: LoadedModule) -> None:
-        logger.info("%s leaves memory", loaded.path.name)
+        logger.info("%s leaves memory", ", ".join(path.name for path in loaded.paths))
         for other in self.residents:
             other.forget(loaded)
         loaded.release()

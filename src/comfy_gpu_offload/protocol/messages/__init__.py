@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 
 from .base import KINDS, LONGEST_PATH, PROTOCOL_VERSION, ClientMessage, Message, MessageT, WorkerMessage
 from .calls import (
+    FORWARD,
     MAX_STEPS,
     Autocast,
     Cancel,
@@ -25,6 +26,7 @@ from .calls import (
 )
 from .faults import Fault, FaultCode
 from .hello import (
+    MAX_FURTHER_FILES,
     MAX_SKIPPED,
     MAX_WARNINGS,
     WARNING_CHARACTERS,
@@ -43,8 +45,10 @@ from .prediction import Coded, Prediction
 from .probe import Probe, Probed
 
 __all__ = [
+    "FORWARD",
     "KINDS",
     "LONGEST_PATH",
+    "MAX_FURTHER_FILES",
     "MAX_HOOK_GROUPS",
     "MAX_SKIPPED",
     "MAX_STEPS",

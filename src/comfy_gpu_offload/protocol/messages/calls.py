@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import torch
 from pydantic import Field
@@ -33,8 +33,12 @@ class Autocast(Message):
         return TORCH_DTYPES[self.dtype]
 
 
+FORWARD: Final = "forward"
+"""The method of a call that names none."""
+
+
 class Forward(ClientMessage):
-    """A request for one forward call. The frame's tree holds ``(args, kwargs)``.
+    """A request for one call of a model or another module. The frame's tree holds ``(args, kwargs)``.
 
     Attributes:
         request: names the call; asked again under the same name, the worker answers without computing again.
@@ -43,6 +47,8 @@ class Forward(ClientMessage):
         reply_codec: by which the reply's tensors are stored.
         reply_strides: True if the reply's tensors are to keep their strides.
         autocast: None while it is off.
+        method: the name of the method to call, one that the worker lists for this kind of module; None for the
+            forward pass.
     """
 
     type: Literal["forward"] = "forward"
@@ -56,6 +62,7 @@ class Forward(ClientMessage):
     prediction: Annotated[Prediction | None, LATER] = None
     reply_strides: Annotated[bool | None, LATER] = None
     autocast: Annotated[Autocast | None, LATER] = None
+    method: Annotated[ShortText | None, LATER] = None
 
 
 # The limit of ComfyUI's samplers; a mistyped number would occupy the device for days.

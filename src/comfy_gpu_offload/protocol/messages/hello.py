@@ -28,11 +28,35 @@ from .base import (
 Names = Annotated[tuple[ShortText, ...], ANY_SEQUENCE]
 
 
-class ModelRef(Message):
-    """A model by name, and how it is loaded: `weight_dtype` as in ComfyUI's loader, or a torch dtype's name."""
+# ComfyUI's loaders take up to four.
+MAX_FURTHER_FILES = 7
+_MAX_OPTIONS = 16
+
+
+class ModelRef(MessagePart):
+    """A model or another module by name, and how it is loaded.
+
+    Attributes:
+        name: of its file, after the prefix of its kind (`comfyui.worker.modules`).
+        weight_dtype: as in ComfyUI's loader, or a torch dtype's name.
+        files: further files that are loaded together with the first one, in this order.
+        options: choices of the module's loader, by name.
+    """
 
     name: ShortText
     weight_dtype: ShortText = "default"
+    files: Annotated[tuple[ShortText, ...], ANY_SEQUENCE, Field(max_length=MAX_FURTHER_FILES), LATER] = ()
+    options: Annotated[
+        tuple[Annotated[tuple[ShortText, ShortText], ANY_SEQUENCE], ...],
+        ANY_SEQUENCE,
+        Field(max_length=_MAX_OPTIONS),
+        LATER,
+    ] = ()
+
+    @property
+    def has_later_fields(self) -> bool:
+        """Return whether only a worker with the capability ``modules`` understands it."""
+        return bool(self.files or self.options)
 
 
 class ModelEntry(Message, extra="ignore"):

@@ -9,12 +9,12 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ...backends.base import Backend, Computed
+from ...backends.base import Backend, Computed, ModuleCall
 from ...errors import MessageError
 from ...io import codecs, tree
 from ...io.frame import EncodedFrame
 from ...protocol.envelope import Envelope, parts_of, seal_parts
-from ...protocol.messages import Forward
+from ...protocol.messages import FORWARD, Forward
 from ..executor import Executor, Turn
 from ..faults import missing_tensors
 from ..prediction_histories import Histories, Tracked, unknown_history
@@ -71,19 +71,25 @@ class ForwardCalls:
         if known is not None:
             logger.debug("request %s asked for again", message.request)
             return partial(self._joined, known, asked.caller)
+        self._backend.refuse_modules(message.model, message.method)
         codec = reply_codec(message.reply_codec)
         patches, hooks = self._uploads.patch_set(message.patches), self._uploads.hook_set(message.hooks)
         (args, kwargs), tracked = self._call_of(message, asked.envelope)
+        call = ModuleCall(
+            ref=message.model,
+            fingerprint=message.fingerprint,
+            args=args,
+            kwargs=kwargs,
+            method=message.method or FORWARD,
+            patches=patches,
+            hooks=hooks,
+            autocast=message.autocast,
+        )
         decode_s = perf_counter() - asked.started
 
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
-            named = (message.model, message.fingerprint)
-            done = prepared(
-                lambda: self._backend.forward(
-                    *named, args, kwargs, patches=patches, hooks=hooks, autocast=message.autocast
-                )
-            )
+            done = prepared(lambda: self._backend.forward(call))
             return self._result(message, codec, done, (decode_s, queue_s), tracked)
 
         # Asked for again while this thread was reading: only one of the two may compute.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...backends.base import Described, Listing
+from ...backends.base import Described
 from ...io import tree
 from ...io.frame import EncodedFrame
-from ...protocol.capabilities import CAPABILITIES, STRIDES, announcement, knows
+from ...protocol.capabilities import CAPABILITIES, MODULES, STRIDES, announcement, knows
 from ...protocol.envelope import parts_of, seal, seal_parts
 from ...protocol.messages import LONGEST_PATH, MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome
 from ...version import __version__
@@ -31,6 +31,7 @@ def begin_hello(worker: WorkerParts, message: Hello, asked: Asked) -> Finish:
     if ref is None:
         welcome = seal(_welcome(worker, message, None))
         return lambda: welcome
+    worker.backend.refuse_modules(ref)
     logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
 
     def describe(_: float) -> EncodedFrame:
@@ -55,17 +56,13 @@ def _welcome(worker: WorkerParts, hello: Hello, described: Described | None) -> 
         backend=info.name,
         device=info.device,
         limits=worker.limits,
-        models=listing.models,
+        models=listing.models + (listing.modules if knows(hello, MODULES) else ()),
         skipped=_skipped(listing.skipped),
-        folders=None if _has_models(listing) else tuple(path[:LONGEST_PATH] for path in info.folders),
+        folders=None if listing.models else tuple(path[:LONGEST_PATH] for path in info.folders),
         model=None if described is None else described.description,
         request=hello.request,
         **announcement(CAPABILITIES, among_codecs=hello.capabilities is None),
     )
-
-
-def _has_models(listing: Listing) -> bool:
-    return any(entry.folder != "controlnet" for entry in listing.models)
 
 
 def _skipped(entries: tuple[SkippedEntry, ...]) -> Skipped | None:

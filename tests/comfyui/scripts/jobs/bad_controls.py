@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from sides import BACKEND, UNET, job_of, noise, settings
 
-from comfy_gpu_offload.backends.base import BackendError
+from comfy_gpu_offload.backends.base import BackendError, ModuleCall
 from comfy_gpu_offload.comfyui.wire.control_data import KEY, PREFIX
 from comfy_gpu_offload.protocol.messages import ModelRef
 
@@ -43,7 +43,7 @@ def _forward(control: Any) -> torch.Tensor:
     args = (noise(_LATENT, 90).to(dtype), torch.full((2,), 500.0))
     context = noise((2, 6, UNET.width), 91).to(dtype)
     kwargs = {"context": context, "control": control, "transformer_options": {}}
-    result = BACKEND.forward(ref, description.fingerprint, args, kwargs).result
+    result = BACKEND.forward(ModuleCall(ref, description.fingerprint, args, kwargs)).result
     assert isinstance(result, torch.Tensor)
     return result
 

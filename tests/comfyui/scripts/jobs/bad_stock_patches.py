@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from sides import BACKEND, UNET, job_of, noise, settings
 
-from comfy_gpu_offload.backends.base import BackendError
+from comfy_gpu_offload.backends.base import BackendError, ModuleCall
 from comfy_gpu_offload.protocol.messages import ModelRef
 
 _RIGHT = {
@@ -34,7 +34,7 @@ def _forward(options: dict[str, Any]) -> torch.Tensor:
     dtype = getattr(torch, description.compute_dtype)
     args = (noise((2, *UNET.latent[1:]), 90).to(dtype), torch.full((2,), 500.0))
     kwargs = {"context": noise((2, 6, UNET.width), 91).to(dtype), "transformer_options": options}
-    result = BACKEND.forward(ref, description.fingerprint, args, kwargs).result
+    result = BACKEND.forward(ModuleCall(ref, description.fingerprint, args, kwargs)).result
     assert isinstance(result, torch.Tensor)
     return result
 

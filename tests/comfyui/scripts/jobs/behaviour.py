@@ -31,7 +31,7 @@ from sides import (
     settings,
 )
 
-from comfy_gpu_offload.backends.base import BackendError, HookSet, PatchSet
+from comfy_gpu_offload.backends.base import BackendError, HookSet, ModuleCall, PatchSet
 from comfy_gpu_offload.comfyui.client.sampling.sample_job import job_tree
 from comfy_gpu_offload.comfyui.client.sampling.whole_loop import run_whole_loop
 from comfy_gpu_offload.comfyui.wire import model_sampling
@@ -47,8 +47,8 @@ def forward_once(patches: PatchSet | None = None, hooks: HookSet | None = None) 
     args = (noise(MMDIT.latent, 72).to(dtype), torch.tensor([500.0]))
     kwargs = {"context": context, "y": pooled, "transformer_options": {}}
     result: torch.Tensor
-    named = (description.ref, description.fingerprint)
-    result = BACKEND.forward(*named, args, kwargs, patches=patches, hooks=hooks).result
+    call = ModuleCall(description.ref, description.fingerprint, args, kwargs, patches=patches, hooks=hooks)
+    result = BACKEND.forward(call).result
     return result
 
 

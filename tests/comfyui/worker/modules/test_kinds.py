@@ -10,8 +10,7 @@ import pytest
 import torch
 from tests.support.comfy_stand_in.fixtures import StandIn
 
-from comfy_gpu_offload.backends.base import HookSet, ModelNotFoundError, ModelRunError, PatchSet
-from comfy_gpu_offload.comfyui.wire.network_methods import METHOD
+from comfy_gpu_offload.backends.base import HookSet, ModelNotFoundError, ModelRunError, ModuleCall, PatchSet
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.protocol.messages import ModelRef, SampleJob
 
@@ -47,8 +46,8 @@ def new_kind() -> type[Any]:
     import comfy.utils
     from comfy.model_patcher import ModelPatcher
 
-    from comfy_gpu_offload.comfyui.installation.model_files import FileKind, ModelFile
-    from comfy_gpu_offload.comfyui.worker.modules.runnable_module import RunnableModule
+    from comfy_gpu_offload.comfyui.installation.model_files import FileKind
+    from comfy_gpu_offload.comfyui.worker.modules.runnable_module import ModuleFiles, RunnableModule
 
     class Encoder(RunnableModule):
         prefix = "encoder:"
@@ -60,8 +59,8 @@ def new_kind() -> type[Any]:
             self._patcher = ModelPatcher(Network(weights["table"]), device, device)
 
         @classmethod
-        def load(cls, file: ModelFile, weight_dtype: str) -> Self:
-            return cls(comfy.utils.load_torch_file(str(file.path)))
+        def load(cls, found: ModuleFiles) -> Self:
+            return cls(comfy.utils.load_torch_file(str(found.files[0].path)))
 
         def patchers(self) -> list[Any]:
             return [self._patcher]
@@ -99,8 +98,7 @@ def backend(new: Callable[..., Any]) -> Any:
 
 def encoded(backend: Any, tokens: Any = (2, 0), method: Any = "encode", **further: Any) -> Any:
     fingerprint = backend.describe(REF).description.fingerprint
-    kwargs = {METHOD: method, **further.pop("kwargs", {})}
-    return backend.forward(REF, fingerprint, (list(tokens),), kwargs, **further).result
+    return backend.forward(ModuleCall(REF, fingerprint, (list(tokens),), method=method, **further)).result
 
 
 def difference() -> PatchSet:
@@ -122,17 +120,19 @@ def test_contributing_names_all_that_a_kind_has_and_every_file_is_a_kind(comfy_s
 
 
 def test_it_is_listed_in_its_folder(backend: Any) -> None:
-    assert [(entry.name, entry.folder) for entry in backend.listing().models] == [
-        ("words.safetensors", "text_encoders")
-    ]
+    listing = backend.listing()
+    # Clients of earlier releases are told of no such kinds.
+    assert listing.models == ()
+    assert [(entry.name, entry.folder) for entry in listing.modules] == [("words.safetensors", "text_encoders")]
 
 
 def test_a_models_folder_has_its_subfolders(new: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "more" / "clip").mkdir(parents=True)
     (tmp_path / "more" / "clip" / "further.safetensors").touch()
-    names = [entry.name for entry in new(models_dir=tmp_path / "more").listing().models]
+    listing = new(models_dir=tmp_path / "more").listing()
     # The folder itself holds diffusion models, since it has no subfolder for those.
-    assert names == ["clip/further.safetensors", "further.safetensors", "words.safetensors"]
+    assert [entry.name for entry in listing.models] == ["clip/further.safetensors"]
+    assert [entry.name for entry in listing.modules] == ["further.safetensors", "words.safetensors"]
 
 
 def test_it_is_described(backend: Any) -> None:
@@ -143,6 +143,14 @@ def test_it_is_described(backend: Any) -> None:
 def test_one_that_is_not_there_is_named(backend: Any) -> None:
     with pytest.raises(ModelNotFoundError, match=r"There is no text encoder 'none\.safetensors'"):
         backend.describe(ModelRef(name="encoder:none.safetensors"))
+
+
+@pytest.mark.parametrize("further", [{"files": ("more.safetensors",)}, {"options": (("type", "flux"),)}])
+def test_further_files_and_options_are_refused_by_a_kind_without_them(
+    backend: Any, further: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelRunError, match=r"The text encoder .* is loaded from one file and without options"):
+        backend.describe(ModelRef(name=REF.name, **further))
 
 
 def test_a_listed_method_is_called(backend: Any) -> None:
@@ -160,7 +168,7 @@ def test_an_unlisted_one_is_refused_by_name(backend: Any, method: Any) -> None:
 
 def test_a_call_that_names_none_is_refused(backend: Any) -> None:
     with pytest.raises(ModelRunError, match="'forward'"):
-        backend.forward(REF, backend.describe(REF).description.fingerprint, ([1],), {})
+        backend.forward(ModuleCall(REF, backend.describe(REF).description.fingerprint, ([1],)))
 
 
 def test_arguments_are_checked(backend: Any) -> None:

@@ -9,9 +9,8 @@ import torch
 
 from ....backends.base import ModelRunError
 from ...installation.control_net_files import CONTROL_NETS, load_control_net
-from ...installation.model_files import ModelFile
 from ...wire.control_data import PREFIX, PREPROCESSING, AppliedNet
-from .runnable_module import RunnableModule
+from .runnable_module import ModuleFiles, RunnableModule
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,10 @@ class ControlNet(RunnableModule):
         self.prepared: list[PreparedNet] = []
 
     @classmethod
-    def load(cls, file: ModelFile, weight_dtype: str) -> Self:
+    def load(cls, found: ModuleFiles) -> Self:
         """See `RunnableModule`."""
-        if weight_dtype != "default":
-            raise ModelRunError(f"weight_dtype {weight_dtype!r} is unknown for ControlNets: choose default.")
-        return cls(load_control_net(file))
+        found.refuse_weight_dtype("ControlNets")
+        return cls(load_control_net(found.files[0]))
 
     def patchers(self) -> list[Any]:
         """See `RunnableModule`. One that is made of a model's own weights (Control-LoRA) has none."""

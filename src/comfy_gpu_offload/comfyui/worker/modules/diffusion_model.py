@@ -13,7 +13,6 @@ from ....errors import UnsupportedValueError
 from ....io import tree
 from ....protocol.messages import ModelRef
 from ...installation.diffusion_model_files import DIFFUSION_MODELS, load_patcher
-from ...installation.model_files import ModelFile
 from ...wire.auxiliary_weights import auxiliary_weights
 from ...wire.control_data import PREFIX, remote_net_fields
 from ...wire.control_outputs import unpack_residuals
@@ -22,7 +21,7 @@ from ...wire.patch_form import NETWORK
 from ...wire.stock_patches import unpack_options
 from ..control_chains import Chain, LoadNet, read_chain
 from .control_net import ControlNet
-from .runnable_module import LoadModule, MethodCall, RunnableModule
+from .runnable_module import LoadModule, MethodCall, ModuleFiles, RunnableModule
 
 
 class DiffusionModel(RunnableModule):
@@ -39,9 +38,9 @@ class DiffusionModel(RunnableModule):
         self._patcher = patcher
 
     @classmethod
-    def load(cls, file: ModelFile, weight_dtype: str) -> Self:
+    def load(cls, found: ModuleFiles) -> Self:
         """See `RunnableModule`."""
-        return cls(load_patcher(file, weight_dtype))
+        return cls(load_patcher(found.files[0], found.ref.weight_dtype))
 
     @classmethod
     def prepare(

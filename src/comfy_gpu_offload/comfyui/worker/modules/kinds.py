@@ -14,14 +14,13 @@ KINDS: tuple[type[RunnableModule], ...] = (
 )
 
 
+# Clients of the first releases know these, and would take files of all others for models.
+KNOWN_TO_ALL = (DiffusionModel, ControlNet)
+
+
 def kind_of(ref: ModelRef) -> type[RunnableModule]:
     """Return the kind of module that a request names, by the prefix of the name; no prefix is a diffusion model."""
     return next((kind for kind in KINDS if kind.prefix and ref.name.startswith(kind.prefix)), DiffusionModel)
-
-
-def file_name(ref: ModelRef) -> str:
-    """Return the name of the file that a request names, without the prefix of its kind."""
-    return ref.name.removeprefix(kind_of(ref).prefix)
 
 
 def listed_method(ref: ModelRef, name: object) -> str:

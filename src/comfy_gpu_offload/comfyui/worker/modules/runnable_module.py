@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from ....backends.base import ModelRunError
-from ....protocol.messages import ModelRef
-from ...wire.network_methods import FORWARD
+from ....backends.base import ModelRunError, on_device
+from ....protocol.messages import FORWARD, ModelRef
 
 if TYPE_CHECKING:  # it imports ComfyUI
     from ...installation.model_files import FileKind, ModelFile
@@ -20,6 +20,40 @@ if TYPE_CHECKING:  # it imports ComfyUI
 Check = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
 # Loads another module that a call names, if its fingerprint is this one.
 LoadModule = Callable[[ModelRef, str], "RunnableModule"]
+
+
+@dataclass(frozen=True)
+class ModuleFiles:
+    """The files that a request for a module names, as they were found.
+
+    Attributes:
+        ref: the request's reference to the module.
+        files: at least one.
+        size_bytes: of memory that the module will take, roughly.
+    """
+
+    ref: ModelRef
+    files: tuple[ModelFile, ...]
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The module's name, for messages."""
+        return self.ref.name
+
+    def refuse_weight_dtype(self, things: str) -> None:
+        """Refuse a choice of weight dtype where ComfyUI's loader has none.
+
+        Raises:
+            ModelRunError: another than the default was chosen.
+        """
+        if self.ref.weight_dtype != "default":
+            raise ModelRunError(f"weight_dtype {self.ref.weight_dtype!r} is unknown for {things}: choose default.")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths of the files."""
+        return tuple(file.path for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -34,6 +68,11 @@ class MethodCall:
     method: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    def moved(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with their tensors where the method wants them: by default on the device."""
+        args, kwargs = on_device((self.args, dict(self.kwargs)), device)
+        return args, kwargs
 
     def companions(self) -> Sequence[Any]:
         """Return the patchers of other modules whose weights have to be on the device in this call."""
@@ -50,7 +89,7 @@ class MethodCall:
 
         Args:
             patcher: the module's, or a clone of that with weight patches; its weights are on the device.
-            args, kwargs: those of the call, with their tensors on the device.
+            args, kwargs: those of the call, as `moved` returns them.
 
         Raises:
             ModelRunError: this module lacks the method, or something does not fit the module.
@@ -82,9 +121,25 @@ class RunnableModule(ABC):
     can_sample: ClassVar[bool] = False
 
     @classmethod
+    def find(cls, ref: ModelRef) -> ModuleFiles:
+        """Return the files that a request names; by default one, without options.
+
+        Raises:
+            ModelNotFoundError: there is no such file.
+            ModelRunError: this kind of module is not loaded in that way.
+        """
+        if ref.has_later_fields:
+            raise ModelRunError(
+                f"The {cls.files.noun} {ref.name!r:.260} is loaded from one file and without options: use the same "
+                "release on both sides."
+            )
+        file = cls.files.find_file(ref.name.removeprefix(cls.prefix))
+        return ModuleFiles(ref, (file,), file.size_bytes)
+
+    @classmethod
     @abstractmethod
-    def load(cls, file: ModelFile, weight_dtype: str) -> Self:
-        """Load the file by ComfyUI's own loader.
+    def load(cls, found: ModuleFiles) -> Self:
+        """Load the files by ComfyUI's own loader.
 
         Raises:
             ModelRunError: ComfyUI does not load this kind in that weight dtype.
