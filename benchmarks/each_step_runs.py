@@ -22,6 +22,7 @@ from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.transport.http_transport import HttpTransport
 from emulated_link import Kind, Link, emulated
 from mosaic import mosaic_worker, run
+from proxied import DIRECT, proxied
 
 # Calls of the naive stack: each is like the first, since it keeps nothing.
 _NAIVE_CALLS = 2
@@ -35,6 +36,8 @@ WAYS: dict[str, SessionOptions] = {
     "auto": SessionOptions(codec=codecs.AUTO, begin_with=EncodingKind.PREDICTED),
 }
 """Each codec without prediction (which no lossy one has), and two ways with it; `auto` as over a network."""
+
+PROXIED_WAYS = ("raw", "auto")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Run:
     """The figures of one encoding over one link: seconds and bytes; of steps, medians after the run has settled.
 
     Attributes:
+        through: the reverse proxy before the worker.
         first_s: the first step, which brings the conditioning.
         step_s: compute and `network_s`.
         whole_s: the whole run; None for the naive stack, of which only some calls are made.
@@ -66,6 +70,7 @@ class Run:
 
     model: str
     link: str
+    through: str
     way: str
     lossless: bool
     steps: int
@@ -89,6 +94,7 @@ class Plan:
 
     Attributes:
         compute_s: of a call.
+        through: reverse proxies that stand before the worker afterwards, one at a time, in runs of `PROXIED_WAYS`.
         longest_pause_s: the worker takes no longer than that; what the model takes beyond is added to the figures.
             To a connection a longer pause is no other.
     """
@@ -101,6 +107,7 @@ class Plan:
     steps: int
     seed: int
     kind: Kind
+    through: Sequence[str] = ()
     longest_pause_s: float = 1.0
 
     @property
@@ -123,34 +130,39 @@ class Calls:
 
 def measure(plan: Plan) -> Iterator[Run]:
     """Yield the runs of one model; for each link the naive stack first."""
-    count = len(plan.links) * (len(plan.ways) + len(plan.naive))
+    proxied_ways = [name for name in PROXIED_WAYS if name in plan.ways]
+    legs = [(DIRECT, plan.ways), *((name, proxied_ways) for name in plan.through)]
+    count = len(plan.links) * (len(plan.naive) + sum(len(ways) for _, ways in legs))
     progress = arguments.progress(total=count, unit="run")
     with ExitStack() as stack:
         stack.enter_context(progress)
         worker = _port(stack.enter_context(mosaic_worker(plan.pause_s)))
         naive = stack.enter_context(naive_stack.naive_server(plan.pause_s))
+        served = [(DIRECT, plan.naive, naive, _naive)]
+        served += [(name, ways, stack.enter_context(proxied(name, worker)), _ours) for name, ways in legs]
         for link in plan.links:
-            made: dict[str, Calls] = {}
-            for names, served, measured in ((plan.naive, naive, _naive), (plan.ways, worker, _ours)):
-                with emulated(link, served, plan.kind) as port:
+            made: dict[tuple[str, str], Calls] = {}
+            for through, names, target, measured in served:
+                with emulated(link, target, plan.kind) as port:
                     for name in names:
-                        progress.set_description(f"{plan.model.title}, {link}, {name}")
-                        made[name] = measured(port, name, plan)
+                        progress.set_description(f"{plan.model.title}, {link}, {through}, {name}")
+                        made[through, name] = measured(port, name, plan)
                         progress.update()
             yield from _runs(made, link, plan)
 
 
-def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
-    medians = {name: statistics.median(calls.network_s[calls.settling :]) for name, calls in made.items()}
-    naive_s = max((medians[name] for name in plan.naive), default=None)
-    plain = made["raw"].result if "raw" in made else None
-    for name, calls in made.items():
+def _runs(made: Mapping[tuple[str, str], Calls], link: Link, plan: Plan) -> Iterator[Run]:
+    medians = {key: statistics.median(calls.network_s[calls.settling :]) for key, calls in made.items()}
+    naive_s = max((medians[DIRECT, name] for name in plan.naive), default=None)
+    plain = next((calls.result for (_, name), calls in made.items() if name == "raw"), None)
+    for (through, name), calls in made.items():
         limit_s = plan.compute_s + link.ideal_s(calls.bytes_up, calls.bytes_down)
-        step_s = plan.compute_s + medians[name]
+        step_s = plan.compute_s + medians[through, name]
         count, is_ours = len(calls.network_s), name in WAYS
         yield Run(
             model=plan.model.title,
             link=str(link),
+            through=through,
             way=name,
             lossless=not is_ours or WAYS[name].codec.lossless,
             steps=count,
@@ -158,13 +170,13 @@ def _runs(made: Mapping[str, Calls], link: Link, plan: Plan) -> Iterator[Run]:
             first_s=plan.compute_s + calls.network_s[0],
             step_s=step_s,
             whole_s=count * plan.compute_s + sum(calls.network_s) if is_ours else None,
-            network_s=medians[name],
+            network_s=medians[through, name],
             coding_s=calls.coding_s,
             bytes_up=calls.bytes_up,
             bytes_down=calls.bytes_down,
             limit_s=limit_s,
             ratio=step_s / limit_s,
-            gain=None if naive_s is None else naive_s / medians[name],
+            gain=None if naive_s is None else naive_s / medians[through, name],
             equal=calls.result == plain if is_ours and plain else None,
         )
 

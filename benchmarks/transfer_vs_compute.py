@@ -2,7 +2,7 @@
 
     python benchmarks/transfer_vs_compute.py --check
     python benchmarks/transfer_vs_compute.py --model sdxl flux --link 40/20/100 50/100/100 --output DIR
-    python benchmarks/transfer_vs_compute.py --compute flux=0.4 --way raw auto
+    python benchmarks/transfer_vs_compute.py --compute flux=0.4 --way raw auto --through nginx
 
 Beside the naive stack (see naive_stack.py), and the limit: compute + round trip + bytes / bandwidth, with the
 bytes of that way. The runs are those of a trained model in each model's shapes (see mosaic.py); their compute is
@@ -10,8 +10,9 @@ given, by default as rough figures for an RTX 4090. Links are emulated with real
 emulated_link.py), and the output says which.
 
 `--check` exits with 1 unless the network's part of a Flux step over 40 ms and 20/100 Mbit/s with 0.6 s of compute
-is at least 30 times below the naive stack's, and at most two round trips + what the reply takes at line rate, and
-unless every lossless way ends in the uncompressed run's latent, bit for bit.
+is at least 30 times below the naive stack's, and at most two round trips + what the reply takes at line rate,
+unless such a step takes at most 5 % longer through each proxy, and unless every lossless way ends in the
+uncompressed run's latent, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import naive_stack
 import plots
-from each_step_runs import WAYS, Model, Plan, Run, measure
+from each_step_runs import PROXIED_WAYS, WAYS, Model, Plan, Run, measure
 from emulated_link import Link, best_kind, described
+from proxied import DIRECT, NAMES, available, skipped
 from results import Bound, Results, Table, conclude
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ MODELS = {
 # The link and the run for which bounds are held.
 _HELD_LINK, _HELD_MODEL, _HELD_WAY, _HELD_COMPUTE_S = "40/20/100", "flux", "auto", 0.6
 _LEAST_GAIN = 30.0
+_MOST_OF_DIRECT = 1.05
 _COLUMNS = {
+    "through": "through",
     "way": "way",
     "1st step ms": "first_s 1e3 .0f",
     "step ms": "step_s 1e3 .0f",
@@ -83,6 +87,7 @@ def main() -> int:
                 steps=options.steps,
                 seed=options.seed,
                 kind=options.kind,
+                through=available(options.through),
             )
         )
     ]
@@ -94,6 +99,7 @@ def main() -> int:
         {"transfer_vs_compute": lambda: _figure(runs)},
         [
             described(options.kind),
+            *skipped(options.through),
             "Medians of steps after the third, KB of 1000 bytes. limit: compute + round trip + these bytes / "
             "bandwidth; network: of a step beyond its compute; equal: whether the final latent is the raw run's, "
             "bit for bit.",
@@ -109,6 +115,13 @@ def _options() -> argparse.Namespace:
         "--link", nargs="+", default=[_HELD_LINK], help="MS/MBIT/MBIT: round trip, up, down (default: %(default)s)"
     )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
+    parser.add_argument(
+        "--through",
+        nargs="*",
+        choices=NAMES[1:],
+        default=[],
+        help=f"reverse proxies, through which {' and '.join(PROXIED_WAYS)} are measured beside the direct runs",
+    )
     parser.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS), help="to store tensors")
     parser.add_argument(
         "--naive",
@@ -169,14 +182,29 @@ def _bounds(runs: list[Run]) -> list[Bound]:
     link = Link.of(_HELD_LINK)
     held = [run for run in runs if (run.model, run.link) == (MODELS[_HELD_MODEL].title, str(link))]
     for run in held:
-        if run.way != _HELD_WAY or run.compute_s != _HELD_COMPUTE_S:
+        if (run.way, run.through, run.compute_s) != (_HELD_WAY, DIRECT, _HELD_COMPUTE_S):
             continue
         most_ms = 1e3 * (2 * link.round_trip_s + run.bytes_down / link.down)
         what = f"{run.model} over {run.link}, {run.way}"
         bounds.append(Bound.at_most(f"{what}, network ms of a step", 1e3 * run.network_s, most_ms, ".0f"))
         if run.gain is not None:
             bounds.append(Bound.at_least(f"{what}, naive network / this", run.gain, _LEAST_GAIN, ".1f"))
+        bounds += [
+            Bound.at_most(
+                f"{what}, a step through {other.through} / direct",
+                other.step_s / run.step_s,
+                _MOST_OF_DIRECT,
+                ".3f",
+            )
+            for other in held
+            if other.way == run.way and other.through != run.through
+        ]
     return bounds
+
+
+def _label(run: Run) -> str:
+    through = "" if run.through == DIRECT else f", {run.through}"
+    return run.way + through + ("" if run.lossless else " *")
 
 
 def _figure(runs: list[Run]) -> Figure:
@@ -185,7 +213,7 @@ def _figure(runs: list[Run]) -> Figure:
     figure, axes = plots.panels(len(places) // links, links, height=2.8)
     for axis, place in zip(axes, places, strict=True):
         shown = [run for run in runs if (run.model, run.link) == place]
-        names = [run.way + ("" if run.lossless else " *") for run in shown]
+        names = [_label(run) for run in shown]
         for label, part, colour in (
             ("beyond the limit", lambda run: run.step_s, plots.RED),
             ("limit of the link", lambda run: run.limit_s, plots.YELLOW),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 
-def held(**changes: Any) -> list[bool]:
+def held(*others: dict[str, Any], **changes: Any) -> list[bool]:
     import transfer_vs_compute
     from each_step_runs import Run
     from emulated_link import Link
@@ -13,6 +13,7 @@ def held(**changes: Any) -> list[bool]:
     row = Run(
         model=transfer_vs_compute.MODELS["flux"].title,
         link=str(link),
+        through="direct",
         way="auto",
         lossless=True,
         steps=10,
@@ -29,7 +30,8 @@ def held(**changes: Any) -> list[bool]:
         gain=40.0,
         equal=True,
     )
-    return [bound.held for bound in transfer_vs_compute._bounds([replace(row, **changes)])]
+    row = replace(row, **changes)
+    return [bound.held for bound in transfer_vs_compute._bounds([row, *(replace(row, **each) for each in others)])]
 
 
 def test_a_flux_step_is_held_to_two_round_trips_and_the_reply_and_to_the_naive_stack() -> None:
@@ -41,6 +43,12 @@ def test_a_flux_step_is_held_to_two_round_trips_and_the_reply_and_to_the_naive_s
 
 def test_a_lossless_run_that_ends_elsewhere_holds_nothing() -> None:
     assert held(equal=False)[0] is False
+
+
+def test_a_step_through_a_proxy_is_held_to_five_percent_of_a_direct_one() -> None:
+    assert held({"through": "nginx", "step_s": 0.713})[3] is True
+    assert held({"through": "nginx", "step_s": 0.715})[3] is False
+    assert len(held({"through": "nginx", "way": "raw"})) == 3
 
 
 def test_other_links_ways_and_compute_are_held_to_nothing() -> None:
