@@ -90,5 +90,6 @@ def test_health_has_both_tables_and_defaults_for_what_is_left_out() -> None:
     assert (health.jobs.in_progress, health.jobs.in_queue, health.jobs.retried) == (2, 4, 5)
     workers = health.workers
     assert (workers.idle, workers.initializing, workers.ready) == (1, 2, 3)
+    assert workers.up == 5
     assert (workers.running, workers.throttled, workers.unhealthy) == (4, 5, 6)
-    assert parsed(EndpointHealth, {"jobs": {}, "workers": {"running": 1}}).workers.ready == 0
+    assert parsed(EndpointHealth, {"jobs": {}, "workers": {"running": 1}}).workers.up == 1

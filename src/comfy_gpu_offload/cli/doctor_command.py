@@ -172,14 +172,14 @@ def _platform(target: Serverless, settings: Settings) -> None:
         health = _checked("RunPod", api.health)
         kind = target.kind if target.kind != "auto" else _checked("RunPod", lambda: kind_of(api))
     _say("RunPod", f"the key is accepted; a {kind} endpoint; {_counts(health)}")
-    if not health.workers.ready + health.workers.idle + health.workers.running:
+    if not health.workers.up:
         print(f"      no worker runs: starting one, for up to {settings.wake_timeout_s:.0f} s", flush=True)
 
 
 def _counts(health: EndpointHealth) -> str:
     workers, jobs = health.workers, health.jobs
     return (
-        f"workers: {workers.ready + workers.idle} ready, {workers.running} running, {workers.initializing} "
+        f"workers: {workers.up} ready, {workers.running} of them running, {workers.initializing} "
         f"starting, {workers.throttled} throttled, {workers.unhealthy} unhealthy; jobs: {jobs.in_queue} waiting, "
         f"{jobs.in_progress} running, {jobs.failed} failed"
     )

@@ -85,7 +85,7 @@ class JobCounts(_Reply):
 
 
 class WorkerCounts(_Reply):
-    """An endpoint's workers. `ready` ones can take a job at once."""
+    """An endpoint's workers. `ready` ones can take a job at once; they are counted as `idle` or `running` too."""
 
     idle: Count = 0
     initializing: Count = 0
@@ -93,6 +93,11 @@ class WorkerCounts(_Reply):
     running: Count = 0
     throttled: Count = 0
     unhealthy: Count = 0
+
+    @property
+    def up(self) -> int:
+        """The number of workers that have started."""
+        return max(self.ready, self.idle + self.running)
 
 
 class EndpointHealth(_Reply):

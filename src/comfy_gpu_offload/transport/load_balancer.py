@@ -233,7 +233,7 @@ class LoadBalancerTransport:
             return type(error).__name__
         counts = {
             "starting": workers.initializing,
-            "ready": workers.ready + workers.idle + workers.running,
+            "ready": workers.up,
             "throttled": workers.throttled,
             "unhealthy": workers.unhealthy,
         }
