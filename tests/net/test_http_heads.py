@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+
 import pytest
 
-from comfy_gpu_offload.net.http_heads import BadHttpError, request_head, response_head
+from comfy_gpu_offload.net.http_heads import BadHttpError, RequestHead, ResponseHead, request_head, response_head
+
+Head = RequestHead | ResponseHead
+REQUEST = b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: TE\r\nExpect: 100-continue\r\nContent-Length: 15"
+RESPONSE = b"HTTP/1.1 200 OK\r\nConnection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked"
+TROUBLE = [
+    *(b"", b"\r\n", b"\n", b"\r", b"\0", b" ", b":", b"\t", b",", b"\xff", b"1.0", b"101", b"999", b"CONNECT"),
+    *(b"Content-Length: 1\r\n", b"Transfer-Encoding: chunked\r\n", b"Host:\r\n", b"HTTP/"),
+]
 
 
 def test_a_request_is_told_by_its_parts() -> None:
@@ -87,3 +99,16 @@ def test_heads_cannot_be_changed_since_they_are_shared() -> None:
     assert request_head(head) is request_head(bytes(bytearray(head)))
     with pytest.raises(TypeError):
         request_head(head).headers["host"] = "y"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("parse", "head"), [(request_head, REQUEST), (response_head, RESPONSE)])
+def test_altered_heads_raise_nothing_else(parse: Callable[[bytes], Head], head: bytes) -> None:
+    chance = Random(0)
+    for _ in range(2000):
+        altered = bytearray(head)
+        for _ in range(chance.randint(1, 4)):
+            place, length = chance.randrange(len(altered)), chance.choice([0, 0, 1, 3, 20])
+            altered[place : place + length] = chance.choice(TROUBLE)
+        with suppress(BadHttpError):
+            stated = parse(bytes(altered)).length
+            assert stated is None or stated >= 0
