@@ -244,7 +244,7 @@ def _versions(session: Session, comfyui_here: str | None) -> None:
 
 
 def _models(session: Session, wanted: str | None) -> None:
-    names = [entry.name for entry in session.welcome.models if entry.folder != "controlnet"]
+    names = [entry.name for entry in session.welcome.models if entry.is_model]
     if not names:
         print("FAIL  models", flush=True)
         raise OffloadError(f"The worker has no models: {where_models_belong(session.welcome.folders)}.")

@@ -127,11 +127,29 @@ def test_the_models_to_merge_are_those_listed() -> None:
     assert merged_models(patch_set({"models": [MODEL]})) == [(ModelRef(name=MODEL[0]), MODEL[2])]
 
 
+def test_a_module_of_several_files_is_merged_by_all_of_them() -> None:
+    further = {"files": ["clip_g.safetensors"], "options": [["type", "sdxl"]]}
+    ref = ModelRef(name="text_encoder:l", files=("clip_g.safetensors",), options=(("type", "sdxl"),))
+    weight = ModelWeight(ref, "f" * 32, "layer.weight", (8, 4))
+    merge = {"layer.weight": [(0.5, [("weight", None)], 1.0, None, None)]}
+    data = write_patches(merge, {"layer.weight": (8, 4)}, digest, lambda _: weight, prefix="")
+    assert data.template["models"] == [["text_encoder:l", "default", "f" * 32, further]]
+    assert merged_models(patch_set(data.template)) == [(ref, "f" * 32)]
+
+
+@pytest.mark.parametrize("further", [{"name": "x"}, [], {"files": "x"}, {"options": [["type"]]}, {"files": [3]}])
+def test_further_fields_of_a_model_to_merge_are_checked(further: Any) -> None:
+    with pytest.raises(BadPatchesError, match="refused"):
+        merged_models(patch_set({"models": [[*MODEL, further]]}))
+
+
+SECOND_MODEL = ModelRef(name="second.safetensors")
+THIRD_MODEL = ModelRef(name="third.safetensors", weight_dtype="fp8_e5m2")
 # What write_patches is given: ComfyUI's own form of a merge of merges, with strings for weights.
 STANDS_FOR = {
-    "here": ModelWeight(("second.safetensors", "default", "f" * 32), KEY, (8, 4)),
-    "elsewhere": ModelWeight(("third.safetensors", "fp8_e5m2", "e" * 32), KEY, (8, 4)),
-    "smaller": ModelWeight(("second.safetensors", "default", "f" * 32), "diffusion_model.odd", (3,)),
+    "here": ModelWeight(SECOND_MODEL, "f" * 32, KEY, (8, 4)),
+    "elsewhere": ModelWeight(THIRD_MODEL, "e" * 32, KEY, (8, 4)),
+    "smaller": ModelWeight(SECOND_MODEL, "f" * 32, "diffusion_model.odd", (3,)),
 }
 
 

@@ -29,8 +29,13 @@ State = Literal["listed", "kept", "here", "unasked", "failed"]
 
 MODELS = "models"
 CONTROL_NETS = "control_nets"
-# The list that a worker's folder belongs to; the files of all other folders are models.
-_LIST_OF = {CONTROL_NET_FOLDER: CONTROL_NETS}
+# The lists that the files of a worker's folder are in; those of folders that are not known here are in none.
+_LISTS_OF: Mapping[str, tuple[str, ...]] = {
+    "diffusion_models": (MODELS,),
+    "checkpoints": (MODELS,),
+    "diffusers": (MODELS,),
+    CONTROL_NET_FOLDER: (CONTROL_NETS,),
+}
 KINDS = (MODELS, CONTROL_NETS)
 
 # Shorter than a run's, because a user waits for the list.
@@ -131,7 +136,8 @@ class WorkerLists:
 def _by_kind(entries: Iterable[ModelEntry]) -> Lists:
     lists: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for entry in entries:
-        lists[_LIST_OF.get(entry.folder, MODELS)].append(entry.name)
+        for kind in _LISTS_OF.get(entry.folder, ()):
+            lists[kind].append(entry.name)
     return {kind: tuple(names) for kind, names in lists.items()}
 
 

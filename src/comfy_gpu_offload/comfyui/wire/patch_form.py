@@ -10,9 +10,9 @@ or None.
 A `diff` without a tensor scales its weight by the second strength and adds nothing: the first is 0. So does a
 `pad`, which makes the weight larger, as ComfyUI does before it passes over a patch that does not fit.
 
-The values of a merge are ``[model, key, patches]``: the position of a second model among those under `MODELS`,
-each ``[name, weight_dtype, fingerprint]``; the key of its weight, None for the same; and the patches that are on
-that weight before it is merged, in the same form.
+The values of a merge are ``[model, key, patches]``: the position of a second model among those under `MODELS`; the
+key of its weight, None for the same; and the patches that are on that weight before it is merged, in the same form.
+A model is ``[name, weight_dtype, fingerprint]``, and a dict of the further fields of its `ModelRef` if it has some.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FORMS: Mapping[str, str] = {
 TUPLES = ("diff", "set", "model_as_lora")
 # A merge, in ComfyUI a list: another model's weight with the function that converts it, and the patches on it.
 MERGE = "model"
-# The key of the list of second models, beside the keys of weights, which all begin with `NETWORK`.
+# The key of the list of second models, beside the keys of weights, each of which has a dot in it.
 MODELS = "models"
 MAX_MODELS = 16
 # The deepest nesting of merges.

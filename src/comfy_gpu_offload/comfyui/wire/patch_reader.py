@@ -44,7 +44,10 @@ def merged_models(patches: PatchSet) -> list[tuple[ModelRef, str]]:
     if not isinstance(listed, list) or len(listed) > MAX_MODELS or not all(map(_is_model, listed)):
         raise BadPatchesError("The weight patches are refused: the list of models to merge is malformed.")
     try:
-        return [(ModelRef(name=name, weight_dtype=dtype), fingerprint) for name, dtype, fingerprint in listed]
+        return [
+            (ModelRef(name=name, weight_dtype=dtype, **(further[0] if further else {})), fingerprint)
+            for name, dtype, fingerprint, *further in listed
+        ]
     except ValidationError as error:
         raise BadPatchesError(
             "The weight patches are refused: the name of a model to merge is malformed."
@@ -149,7 +152,12 @@ class _Reader:
 
 
 def _is_model(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)
+    if not isinstance(entry, list) or len(entry) not in {3, 4}:
+        return False
+    further = entry[3] if len(entry) == 4 else {}
+    return all(isinstance(part, str) for part in entry[:3]) and (
+        isinstance(further, dict) and set(further) <= {"files", "options"}
+    )
 
 
 def _shapes(patcher: Any) -> dict[str, Shape]:

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from ...protocol.messages import ModelRef
 from .patch_form import (
     FORMS,
     FUNCTIONS,
     MAX_MODELS,
     MERGE,
     MODELS,
+    NETWORK,
     NOTHING,
     TUPLES,
     check_strength,
@@ -32,11 +34,12 @@ class ModelWeight:
     """A reference to the weight of a second model in a merge.
 
     Attributes:
-        model: its name, weight dtype and fingerprint.
+        model, fingerprint: the model's.
         key, shape: the weight's there.
     """
 
-    model: tuple[str, str, str]
+    model: ModelRef
+    fingerprint: str
     key: str
     shape: Shape
 
@@ -106,6 +109,8 @@ def write_patches(
     digest: Digest,
     weight_of: WeightOf,
     shape_if_skipped: ShapeIfSkipped = nothing_is_skipped,
+    *,
+    prefix: str = NETWORK,
 ) -> PatchData:
     """Return `patcher.patches` as data. Call it where `examine_patches` finds nothing to refuse.
 
@@ -113,16 +118,17 @@ def write_patches(
         shapes: of each of the model's keys.
         digest: names a tensor by its content.
         weight_of, shape_if_skipped: see there.
+        prefix: with what the keys of weights begin that may be patched.
     """
     writer = _Writer(digest, weight_of, shape_if_skipped)
     data = writer.data
     for key, listed in patches.items():
-        was = shape_of(key, shapes)
+        was = shape_of(key, shapes, prefix)
         data.template[key], shape = writer.entries(key, listed, was)
         if shape != was:
             data.grown[key] = shape
     if writer.models:
-        data.template[MODELS] = [list(model) for model in writer.models]
+        data.template[MODELS] = [_model_entry(*model) for model in writer.models]
     data.strengths = list(writer.positions)
     return data
 
@@ -132,14 +138,16 @@ def examine_patches(
     shapes: Mapping[str, Shape],
     weight_of: WeightOf,
     shape_if_skipped: ShapeIfSkipped = nothing_is_skipped,
+    *,
+    prefix: str = NETWORK,
 ) -> Examined:
-    """Return what among weight patches cannot be sent, and what ComfyUI passes over."""
+    """Return what among weight patches cannot be sent, and what ComfyUI passes over; see `write_patches`."""
     writer = _Writer(lambda _: b"", weight_of, shape_if_skipped)
     found: Counter[str] = Counter()
     first: dict[str, NotDataError] = {}
     for key, listed in patches.items():
         try:
-            writer.entries(key, listed, shape_of(key, shapes))
+            writer.entries(key, listed, shape_of(key, shapes, prefix))
         except NotDataError as error:
             found[str(error)] += 1
             first.setdefault(str(error), error)
@@ -151,7 +159,7 @@ class _Writer:
 
     def __init__(self, digest: Digest, weight_of: WeightOf, shape_if_skipped: ShapeIfSkipped) -> None:
         self.data = PatchData()
-        self.models: dict[tuple[str, str, str], int] = {}
+        self.models: dict[tuple[ModelRef, str], int] = {}
         self.positions: dict[tuple[float, float], int] = {}
         self._digest = digest
         self._weight_of = weight_of
@@ -199,12 +207,19 @@ class _Writer:
         if not value or not isinstance(value[0], tuple) or len(value[0]) != 2:
             raise NotDataError("a model merge of a form that is not known")
         weight = self._weight_of(value[0][0])
-        number = self.models.setdefault(weight.model, len(self.models))
+        number = self.models.setdefault((weight.model, weight.fingerprint), len(self.models))
         if number >= MAX_MODELS:
             raise NotDataError(f"a merge of over {MAX_MODELS} models")
         nested, shape = self.entries(weight.key, value[1:], weight.shape, depth + 1)
         self.data.unlike += shape != into
         return [number, None if weight.key == key else weight.key, nested]
+
+
+def _model_entry(model: ModelRef, fingerprint: str) -> list[Any]:
+    entry: list[Any] = [model.name, model.weight_dtype, fingerprint]
+    if model.has_later_fields:
+        entry.append({"files": list(model.files), "options": [list(option) for option in model.options]})
+    return entry
 
 
 def _parts(patch: Any) -> tuple[tuple[float, float], Any, Offset | None, str | None]:

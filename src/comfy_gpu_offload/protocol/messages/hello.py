@@ -59,12 +59,21 @@ class ModelRef(MessagePart):
         return bool(self.files or self.options)
 
 
+# ComfyUI's names of folders whose files are no diffusion models.
+MODULE_FOLDERS = frozenset({"controlnet", "text_encoders", "vae", "vae_approx", "clip_vision"})
+
+
 class ModelEntry(Message, extra="ignore"):
     """A model that a worker can load. `folder`: the kind of folder that it lies in; `size_bytes`: of its files."""
 
     name: ShortText
     folder: ShortText
     size_bytes: Annotated[int, Field(ge=0)]
+
+    @property
+    def is_model(self) -> bool:
+        """Return whether its folder is one of models, and not of modules of another kind."""
+        return self.folder not in MODULE_FOLDERS
 
 
 class SkippedEntry(Message, extra="ignore"):

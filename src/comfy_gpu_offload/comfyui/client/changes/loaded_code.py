@@ -35,6 +35,8 @@ from .source_names import names_in_source, stored_names
 # The modules that networks, their layers, and the patches on their weights are made of. The last two are always
 # used, the others if the network's own code takes names from them.
 _PREFIXES = ("comfy.ldm.", "comfy.ops", "comfy.rmsnorm", "comfy.quant_ops", "comfy.lora", "comfy.weight_adapter")
+# Text encoders have these too.
+ENCODERS = ("comfy.sd1_clip", "comfy.sdxl_clip", "comfy.clip_model", "comfy.text_encoders.")
 _SAMPLING = frozenset(
     {
         "comfy.model_base",
@@ -192,14 +194,15 @@ class UsedCode:
         return list(chain.from_iterable(map(_VALUES, self._spaces)))
 
 
-def of_network(network: nn.Module, *further: type) -> UsedCode:
+def of_network(network: nn.Module, *further: type, prefixes: tuple[str, ...] = ()) -> UsedCode:
     """Return the code that a network runs.
 
     Args:
         network: the skeleton's network.
         further: this package's classes in its place, which packs may replace methods of as well.
+        prefixes: of the names of modules that this kind of network is made of, besides those of all kinds.
     """
-    return UsedCode((*_owners(network), *further))
+    return UsedCode((*_owners(network, (*_PREFIXES, *prefixes)), *further))
 
 
 def of_sampling(model: Any) -> UsedCode:
@@ -215,7 +218,7 @@ def remember() -> None:
     To be called when all packs have been imported and no node has run: later changes are a node's.
     """
     for name, module in list(sys.modules.items()):
-        if (name.startswith(_PREFIXES) or name in _SAMPLING) and isinstance(module, ModuleType):
+        if (name.startswith((*_PREFIXES, *ENCODERS)) or name in _SAMPLING) and isinstance(module, ModuleType):
             _namespace(module)
             for kind in _classes_of(module):
                 _namespace(kind)
@@ -259,7 +262,7 @@ def _namespace(owner: ModuleType | type) -> _Namespace:
         return found
 
 
-def _owners(network: nn.Module) -> Iterator[ModuleType | type]:
+def _owners(network: nn.Module, prefixes: tuple[str, ...]) -> Iterator[ModuleType | type]:
     """Yield the classes of a network's parts, their modules, the modules that these use, and torch's own."""
     kinds = dict.fromkeys(kind for part in network.modules() for kind in type(part).__mro__ if kind is not object)
     yield from kinds
@@ -267,7 +270,7 @@ def _owners(network: nn.Module) -> Iterator[ModuleType | type]:
     seen: set[str] = set()
     while waiting:
         module = waiting.pop()
-        if module.__name__ in seen or not f"{module.__name__}.".startswith(_PREFIXES):
+        if module.__name__ in seen or not f"{module.__name__}.".startswith(prefixes):
             continue
         seen.add(module.__name__)
         yield module

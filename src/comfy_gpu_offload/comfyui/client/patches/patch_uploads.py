@@ -15,8 +15,10 @@ from ....client.weight_patches import OnUpload, WeightPatches
 from ....errors import Obstacle
 from ....io.buffers import on_host
 from ....io.digests import digest, sample
+from ....protocol.messages import ModelRef
+from ...wire.file_contents import keys_of
 from ...wire.patch_shapes import NotDataError
-from ...wire.patch_writer import ModelWeight, PatchData, examine_patches, write_patches
+from ...wire.patch_writer import Examined, ModelWeight, PatchData, examine_patches, write_patches
 from ..refusals import LORA_NODES, LORA_REMEDY
 from ..remote_state import state_of
 from ..remote_weight import RemoteWeight
@@ -74,7 +76,9 @@ def patch_data(patches: Mapping[str, Sequence[Any]], patcher: Any) -> PatchData:
         patches: by the weight's key, ComfyUI's patches on it.
         patcher: the remote model's patcher.
     """
-    return write_patches(patches, _shapes(patcher), _digest, _weight_of(patcher), shape_if_skipped)
+    return write_patches(
+        patches, _shapes(patcher), _digest, _weight_of(patcher), shape_if_skipped, prefix=patcher.weight_prefix
+    )
 
 
 def report_skipped(data: PatchData, patcher: Any) -> None:
@@ -97,7 +101,7 @@ def report_added(patches: Mapping[Any, Any], patcher: Any) -> None:
     keys = {key if isinstance(key, str) else key[0] for key in patches}
     listed = {key: patcher.patches[key] for key in keys if key in patcher.patches}
     added = {id(value) for value in patches.values()}
-    found = examine_patches(listed, _shapes(patcher), _weight_of(patcher), shape_if_skipped)
+    found = _examined(listed, patcher)
     skipped_patches.report([each for each in found.left_out if id(each.value) in added], listed, patcher.origins)
 
 
@@ -124,7 +128,7 @@ def patch_obstacles(
         nodes: the nodes that usually add such patches.
         weight_of: finds the weight that a merge names (`wire.patch_writer`); None for weights at the same worker.
     """
-    found = examine_patches(patches, _shapes(patcher), weight_of or _weight_of(patcher), shape_if_skipped)
+    found = _examined(patches, patcher, weight_of)
     for error, count in found.refused:
         what = f"{error}, {skipped_patches.on_layers(count)}"
         yield Obstacle(what, error.nodes or nodes, error.remedy or LORA_REMEDY)
@@ -132,9 +136,16 @@ def patch_obstacles(
         yield Obstacle(what, nodes, LORA_REMEDY)
 
 
+def _examined(
+    patches: Mapping[str, Sequence[Any]], patcher: Any, weight_of: Callable[[Any], ModelWeight] | None = None
+) -> Examined:
+    find = weight_of or _weight_of(patcher)
+    return examine_patches(patches, _shapes(patcher), find, shape_if_skipped, prefix=patcher.weight_prefix)
+
+
 def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
     """Return a function that finds the worker's weight for a stand-in in a merge into this model."""
-    known: dict[int, tuple[str, str, str]] = {}
+    known: dict[int, tuple[ModelRef, str]] = {}
 
     def weight_of(weight: Any) -> ModelWeight:
         if not isinstance(weight, RemoteWeight):
@@ -146,31 +157,31 @@ def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
         number = id(weight.remote)
         if number not in known:
             known[number] = _second(patcher, weight)
-        return ModelWeight(known[number], weight.key, tuple(weight.shape))
+        return ModelWeight(*known[number], weight.key, tuple(weight.shape))
 
     return weight_of
 
 
-def _second(patcher: Any, weight: RemoteWeight) -> tuple[str, str, str]:
-    """Return name, weight dtype and fingerprint of the model that a stand-in belongs to."""
+def _second(patcher: Any, weight: RemoteWeight) -> tuple[ModelRef, str]:
+    """Return reference and fingerprint of the model that a stand-in belongs to."""
     if not weight.remote.shares_worker_with(patcher.remote):
         raise NotDataError(
             "a model merge whose second model is at another worker",
             _MERGES,
             "Load both models from the same worker.",
         )
-    if any(key.endswith(_QUANTISED) for key in weight.remote.details["keys"]):
+    if any(key.endswith(_QUANTISED) for key in keys_of(weight.remote.details)):
         raise NotDataError(
             "a model merge whose second model has quantised weights, which ComfyUI does not merge",
             _MERGES,
             "Use a file of that model that is not quantised.",
         )
     described = weight.remote.description
-    return described.ref.name, described.ref.weight_dtype, described.fingerprint
+    return described.ref, described.fingerprint
 
 
 def _shapes(patcher: Any) -> Mapping[str, tuple[int, ...]]:
-    return state_of(patcher.model.diffusion_model).file_shapes
+    return state_of(patcher.network).file_shapes
 
 
 def upload_bar() -> OnUpload:
