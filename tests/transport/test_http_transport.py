@@ -228,6 +228,15 @@ def test_a_proxys_own_page_is_named_by_its_status(status: int, retryable: bool) 
     assert (caught.value.status, caught.value.retryable) == (status, retryable)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: %d\r\n\r\n", b"Connection: close\r\n\r\n"])
+def test_a_reply_that_is_longer_than_its_frame_was_altered_on_the_way(framing: bytes) -> None:
+    body = bytes(seal(Cancelled(request="nothing-1", state="unknown")).joined()) + b"!"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+    framing = framing.replace(b"%d", str(len(body)).encode())
+    with canned(head + framing + body) as url, pytest.raises(ConnectionLostError, match="longer"):
+        exchange(url)
+
+
 def test_another_programs_octets_are_no_frame() -> None:
     body = b"x" * 100
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 100\r\n\r\n"
