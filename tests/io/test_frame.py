@@ -22,7 +22,7 @@ from comfy_gpu_offload.errors import FrameError
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.buffers import ALIGNMENT, allocate, tensor_bytes
 from comfy_gpu_offload.io.dtypes import DTYPES
-from comfy_gpu_offload.io.frame import MAGIC, PRELUDE, FrameLimits, Part, decode, encode, frame_size
+from comfy_gpu_offload.io.frame import MAGIC, PRELUDE, EncodedFrame, FrameLimits, Part, decode, encode, frame_size
 
 GOLDEN = Path(__file__).parent / "golden"
 LIMITS = FrameLimits(frame_bytes=1 << 20, header_bytes=1 << 16, tensor_bytes=1 << 20, tensors=16, rank=8)
@@ -467,3 +467,10 @@ def test_a_frames_size_is_known_from_its_first_bytes() -> None:
     assert frame_size(frame[: PRELUDE.size]) == len(frame)
     with pytest.raises(FrameError, match="truncated"):
         frame_size(frame[:10])
+
+
+@given(sizes=st.lists(st.integers(0, 9), max_size=5), begin=st.integers(0, 40), size=st.integers(0, 40))
+def test_a_part_of_a_frame_is_a_copy_of_its_bytes(sizes: list[int], begin: int, size: int) -> None:
+    buffers = tuple(bytes(range(10 * number, 10 * number + size)) for number, size in enumerate(sizes))
+    frame = EncodedFrame(buffers)
+    assert bytes(frame.part(begin, size)) == b"".join(buffers)[begin : begin + size]

@@ -92,3 +92,26 @@ def test_who_has_gone_does_not_wait_for_anothers_reply() -> None:
     thread.start()
     thread.join(20)
     assert len(raised) == 1
+
+
+def test_a_reply_that_is_fetched_in_parts_is_kept_beyond_the_budget_until_the_next_one() -> None:
+    cache = ReplyCache(budget_bytes=100)
+    put(cache, "a", "small", 50)
+    large = EncodedFrame((bytes(1000),))
+    reply, _ = cache.claim("large")
+    cache.finish("a", "large", reply, large, awaited=True)
+    assert cache.finished("large") is large
+    assert cache.finished("small") is None
+    put(cache, "b", "next", 1)
+    assert cache.finished("large") is None
+    assert cache.finished("next") is not None
+
+
+def test_a_reply_that_was_asked_for_last_leaves_last() -> None:
+    cache = ReplyCache(budget_bytes=100)
+    put(cache, "a", "first", 40)
+    put(cache, "b", "second", 40)
+    assert cache.finished("first") is not None
+    put(cache, "c", "third", 40)
+    assert cache.finished("second") is None
+    assert cache.finished("first") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,7 @@ class Call:
         encoding: of its tensors, both ways.
         meter: counts its times and bytes.
         patches, hooks: on the model's weights; None for none.
+        on_received: told of a large reply's bytes as they come: those that have, and all.
     """
 
     message: Forward | SampleJob
@@ -40,6 +42,7 @@ class Call:
     meter: CallMeter
     patches: WeightPatches | None = None
     hooks: HookPatches | None = None
+    on_received: Callable[[int, int], None] = lambda done, of: None
 
     @property
     def next_message(self) -> Forward | SampleJob:

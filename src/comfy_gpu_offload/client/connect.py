@@ -19,6 +19,8 @@ from .session import Session, SessionOptions
 
 # RunPod's proxy before a pod ends a request after 100 s.
 _POD_EXCHANGE_S = 95.0
+# As base64 within the 9.5 MB that a queue job's output may take.
+_SERVERLESS_REPLY_BYTES = 6 * 1024**2
 
 
 def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> Session:
@@ -77,6 +79,9 @@ def connect_from(
         comfyui=comfyui,
         # At an endpoint each upload could start a worker of its own, and be sent to another one.
         uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
+        most_reply_bytes=(
+            SessionOptions.most_reply_bytes if isinstance(target, Direct) else _SERVERLESS_REPLY_BYTES
+        ),
         capture=Capture(settings.capture_dir, settings.capture_bytes) if settings.capture_dir else None,
         await_worker=await_worker,
         notify=notify,

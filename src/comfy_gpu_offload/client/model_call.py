@@ -15,6 +15,9 @@ from .weight_patches import HookPatches, WeightPatches
 OnProgress = Callable[[int, int, bytes | None], None]
 """Takes a run's progress: steps done, steps in all, and now and then an encoded picture of the run so far."""
 
+OnReceived = Callable[[int, int], None]
+"""Takes the bytes of a large reply that have come, and all of its bytes."""
+
 _CPU = torch.device("cpu")
 
 
@@ -30,6 +33,7 @@ class ModelCall:
         patches: on the model's weights during this call; None for none.
         hooks: what hooks put on them over `patches`; None for none.
         method: the name of the method; a worker has a list of those that may be called.
+        on_received: told of a large reply as it comes in parts.
     """
 
     ref: ModelRef
@@ -40,6 +44,7 @@ class ModelCall:
     patches: WeightPatches | None = None
     hooks: HookPatches | None = None
     method: str = FORWARD
+    on_received: OnReceived = lambda done, of: None
 
 
 @dataclass(frozen=True, eq=False)

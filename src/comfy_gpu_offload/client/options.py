@@ -23,7 +23,8 @@ class SessionOptions:
         comfyui: the client's own ComfyUI version, for the handshake.
         retry: the retry policy of all that the session sends.
         limits: of frames that this side takes.
-        uploads_at_once: parts of an upload that are sent at the same time.
+        uploads_at_once: parts of an upload that are sent at the same time, and of a large reply that are fetched.
+        most_reply_bytes: of the reply to a call; a larger one is fetched in parts, if the worker can keep it.
         codec: stores tensors, both ways.
         predict: whether latents may be predicted; this needs a lossless codec other than `raw`.
         begin_with: the encoding until the session has measured which is fastest, in place of `codec` and `predict`;
@@ -41,6 +42,7 @@ class SessionOptions:
     limits: FrameLimits = DEFAULT_LIMITS
     comfyui: str | None = None
     uploads_at_once: int = 4
+    most_reply_bytes: int = 16 * 1024**2
     predict: bool = True
     begin_with: EncodingKind | None = None
     capture: Capture | None = None

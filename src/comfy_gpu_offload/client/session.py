@@ -12,7 +12,7 @@ from ..errors import ExchangeTimeoutError, MessageError, OffloadError, Unsupport
 from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
 from ..protocol.capabilities import AUTOCAST, MODULES, STRIDES
-from ..protocol.messages import FORWARD, Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
+from ..protocol.messages import FORWARD, Fetch, Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
 from ..transport.base import Check, Transport
 from .call import Call, refuse_gradients
 from .call_meter import CallMeter
@@ -201,9 +201,17 @@ class Session:
         autocast = autocast_on(call.device, None if AUTOCAST in self._handshake.capabilities else _NO_AUTOCAST)
         encoding = self._policy.begin(call.ref, host)
         fields = self._common_fields(call, encoding) | {"hooks": None if call.hooks is None else call.hooks.ref}
-        message = Forward(**fields, autocast=autocast, method=None if call.method == FORWARD else call.method)
+        keeps_replies = Fetch.capability in self._handshake.capabilities
+        message = Forward(
+            **fields,
+            autocast=autocast,
+            method=None if call.method == FORWARD else call.method,
+            most_reply_bytes=self._options.most_reply_bytes if keeps_replies else None,
+        )
         meter = CallMeter(started)
-        under_way = Call(message, packed, host, call.device, encoding, meter, call.patches, call.hooks)
+        under_way = Call(
+            message, packed, host, call.device, encoding, meter, call.patches, call.hooks, call.on_received
+        )
         try:
             value, timings = self._calls.answer(under_way, check)
         except BaseException as error:

@@ -105,6 +105,17 @@ class EncodedFrame:
         """Return the frame in one piece: a copy, for transports that need one."""
         return bytearray().join(self.buffers)
 
+    def part(self, begin: int, size_bytes: int) -> memoryview:
+        """Return a copy of some of its bytes: fewer than `size_bytes` at its end, none behind it."""
+        made = allocate(max(0, min(size_bytes, self.size_bytes - begin)))
+        start = filled = 0
+        for buffer in self.buffers:
+            view = memoryview(buffer)[max(0, begin + filled - start) : max(0, begin + len(made) - start)]
+            made[filled : filled + len(view)] = view
+            filled += len(view)
+            start += len(buffer)
+        return made
+
 
 def encode(
     message: Mapping[str, Any],

@@ -110,8 +110,15 @@ class ReplyCache:
             reply = self._replies[request] = PendingReply()
             return reply, True
 
-    def finish(self, client: str, request: str, reply: PendingReply, frame: EncodedFrame) -> None:
-        """Give the claimed `reply` its `frame`, and keep it."""
+    def finish(
+        self, client: str, request: str, reply: PendingReply, frame: EncodedFrame, *, awaited: bool = False
+    ) -> None:
+        """Give the claimed `reply` its `frame`, and keep it.
+
+        Args:
+            awaited: whether the client fetches it in parts: it is then kept, even if it is larger than the budget,
+                until the next reply comes.
+        """
         reply.set_result(frame)
         with self._lock:
             if self._replies.get(request) is not reply:
@@ -122,8 +129,20 @@ class ReplyCache:
             own.append(request)
             if len(own) > self._for_each:
                 self._drop(own[0])
-            while len(self._finished) > self._count or self._used_bytes > self._budget_bytes:
+            least = 1 if awaited else 0
+            while len(self._finished) > least and (
+                len(self._finished) > self._count or self._used_bytes > self._budget_bytes
+            ):
                 self._drop(next(iter(self._finished)))
+
+    def finished(self, request: str) -> EncodedFrame | None:
+        """Return the finished reply to that request, which then is the last to leave; None if it is not kept."""
+        with self._lock:
+            if request not in self._finished:
+                return None
+            self._finished.move_to_end(request)
+            reply = self._replies[request]
+        return reply.result()
 
     def forget(self, request: str, reply: PendingReply) -> None:
         """Have this request computed again when it is asked for again."""

@@ -44,6 +44,7 @@ from .parsing import expect, made, parse
 from .patches import MAX_HOOK_GROUPS, Define, HookRef, PatchRef, Store, Stored, WholeTensor
 from .prediction import Coded, Prediction
 from .probe import Probe, Probed
+from .reply_parts import MAX_PART_BYTES, Fetch, Kept, ReplyPart
 
 __all__ = [
     "FORWARD",
@@ -51,6 +52,7 @@ __all__ = [
     "LONGEST_PATH",
     "MAX_FURTHER_FILES",
     "MAX_HOOK_GROUPS",
+    "MAX_PART_BYTES",
     "MAX_SKIPPED",
     "MAX_STEPS",
     "MAX_WARNINGS",
@@ -65,10 +67,12 @@ __all__ = [
     "Define",
     "Fault",
     "FaultCode",
+    "Fetch",
     "Follow",
     "Forward",
     "Hello",
     "HookRef",
+    "Kept",
     "Message",
     "MessageT",
     "ModelDescription",
@@ -79,6 +83,7 @@ __all__ = [
     "Probe",
     "Probed",
     "Progress",
+    "ReplyPart",
     "Result",
     "SampleJob",
     "Skipped",

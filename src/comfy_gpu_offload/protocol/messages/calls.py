@@ -49,6 +49,7 @@ class Forward(ClientMessage):
         autocast: None while it is off.
         method: the name of the method to call, one that the worker lists for this kind of module; None for the
             forward pass.
+        most_reply_bytes: a larger reply is kept, to be fetched in parts; None for a reply in one frame.
     """
 
     type: Literal["forward"] = "forward"
@@ -63,6 +64,7 @@ class Forward(ClientMessage):
     reply_strides: Annotated[bool | None, LATER] = None
     autocast: Annotated[Autocast | None, LATER] = None
     method: Annotated[ShortText | None, LATER] = None
+    most_reply_bytes: Annotated[Annotated[int, Field(gt=0)] | None, LATER] = None
 
 
 # The limit of ComfyUI's samplers; a mistyped number would occupy the device for days.

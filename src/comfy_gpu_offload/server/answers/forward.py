@@ -13,8 +13,8 @@ from ...backends.base import Backend, Computed, ModuleCall
 from ...errors import MessageError
 from ...io import codecs, tree
 from ...io.frame import EncodedFrame
-from ...protocol.envelope import Envelope, parts_of, seal_parts
-from ...protocol.messages import FORWARD, Forward
+from ...protocol.envelope import Envelope, parts_of, seal, seal_parts
+from ...protocol.messages import FORWARD, Forward, Kept
 from ..executor import Executor, Turn
 from ..faults import missing_tensors
 from ..prediction_histories import Histories, Tracked, unknown_history
@@ -70,7 +70,7 @@ class ForwardCalls:
         known = self._replies.join(message.request)
         if known is not None:
             logger.debug("request %s asked for again", message.request)
-            return partial(self._joined, known, asked.caller)
+            return partial(self._joined, message, known, asked.caller)
         self._backend.refuse_modules(message.model, message.method)
         codec = reply_codec(message.reply_codec)
         patches, hooks = self._uploads.patch_set(message.patches), self._uploads.hook_set(message.hooks)
@@ -95,17 +95,27 @@ class ForwardCalls:
         # Asked for again while this thread was reading: only one of the two may compute.
         reply, first = self._replies.claim(message.request)
         if not first:
-            return partial(self._joined, reply, asked.caller)
+            return partial(self._joined, message, reply, asked.caller)
         waiting = _Joinable(asked.caller, self._replies, message.request, reply)
         turn = self._executor.enter(message.client, message.request, f"a call of {message.model.name}", waiting)
         return partial(self._answer, message, reply, turn, run)
 
-    def _joined(self, reply: PendingReply, caller: Caller) -> EncodedFrame:
+    def reply(self, request: str) -> EncodedFrame | None:
+        """Return the finished reply to the call of that name, or None if it is not kept."""
+        return self._replies.finished(request)
+
+    def _joined(self, message: Forward, reply: PendingReply, caller: Caller) -> EncodedFrame:
         """Return the reply that another request of the same name makes."""
         try:
-            return reply.result(caller)
+            return self._at_once(message, reply.result(caller))
         finally:
             self._replies.leave(reply)
+
+    def _at_once(self, message: Forward, frame: EncodedFrame) -> EncodedFrame:
+        """Return the reply `frame`, or a message that it is kept if it is larger than the client takes at once."""
+        if not _is_too_large(message, frame):
+            return frame
+        return seal(Kept(request=message.request, instance=self._instance, size_bytes=frame.size_bytes))
 
     def _call_of(self, message: Forward, envelope: Envelope) -> tuple[_Call, Tracked | None]:
         """Return the arguments and keyword arguments, and the call's place in its history if it has one."""
@@ -126,8 +136,9 @@ class ForwardCalls:
             self._replies.forget(message.request, reply)
             reply.set_exception(error)
             raise
-        self._replies.finish(message.client, message.request, reply, frame)
-        return frame
+        kept = _is_too_large(message, frame)
+        self._replies.finish(message.client, message.request, reply, frame, awaited=kept)
+        return self._at_once(message, frame)
 
     def _result(
         self,
@@ -143,6 +154,10 @@ class ForwardCalls:
         if tracked is not None:
             coded, parts = self._histories.finish(tracked, parts)
         return seal_parts(result_of(message, self._instance, done, waited, coded), packed.skeleton, parts, codec)
+
+
+def _is_too_large(message: Forward, frame: EncodedFrame) -> bool:
+    return message.most_reply_bytes is not None and frame.size_bytes > message.most_reply_bytes
 
 
 @dataclass(frozen=True)
