@@ -8,6 +8,8 @@ from comfy_gpu_offload.config.endpoint import Direct, Serverless, configured
 from comfy_gpu_offload.config.settings import given_settings
 from comfy_gpu_offload.errors import ConfigError
 
+LINE = "comfy-gpu-offload://gpu-box:8288/#1AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXp7fH1-f4CBgoNOtovr"
+
 KEY = "rpa_0123456789"
 LOCAL = "http://127.0.0.1:8288"
 
@@ -32,6 +34,16 @@ def test_a_pod_is_known_by_its_proxy() -> None:
     target = chosen(url="https://abc123-8288.proxy.runpod.net", token="t")
     assert isinstance(target, Direct)
     assert target.is_pod
+
+
+def test_a_pairing_line_names_a_worker_its_token_and_its_certificate() -> None:
+    target = chosen(url=LINE, token="another", runpod_api_key=KEY, runpod_endpoint_id="abc123")
+    assert isinstance(target, Direct)
+    assert str(target.address) == "https://gpu-box:8288"
+    assert target.token is not None
+    assert target.token.get_secret_value() == "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcY"
+    assert target.fingerprint == bytes(range(100, 132))
+    assert target == chosen(url=LINE, endpoint="direct")
 
 
 @pytest.mark.parametrize("kind", ["auto", "queue", "load-balancer"])
@@ -64,6 +76,8 @@ def test_a_load_balancers_address_says_which_endpoint_it_is() -> None:
         ({"url": "https://api.runpod.ai/v2/abc123", "runpod_api_key": KEY}, "put the endpoint's id into"),
         ({"url": "https://abc123.api.runpod.ai"}, "RUNPOD_API_KEY is missing"),
         ({"url": LOCAL, "endpoint": "queue", "runpod_endpoint_id": "abc123"}, "has no address"),
+        ({"url": LINE, "endpoint": "queue"}, "pairing line of a worker of your own"),
+        ({"url": LINE[:-1]}, "was cut"),
     ],
 )
 def test_what_is_missing_or_contradictory_is_said(values: dict[str, Any], says: str) -> None:
@@ -72,5 +86,8 @@ def test_what_is_missing_or_contradictory_is_said(values: dict[str, Any], says: 
 
 
 def test_no_target_shows_its_secret() -> None:
+    settings = given_settings(url=LINE, token=KEY)
     targets = [chosen(url=LOCAL, token=KEY), chosen(runpod_endpoint_id="abc123", runpod_api_key=KEY)]
-    assert KEY not in repr(targets)
+    shown = repr([*targets, configured(settings), settings, settings.model_dump(), settings.model_dump_json()])
+    assert KEY not in shown
+    assert LINE.rpartition("#1")[2][:10] not in shown

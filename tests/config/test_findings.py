@@ -4,16 +4,20 @@ import logging
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from worker.settings import WorkerSettings
 from worker.settings import variable as worker_variable
 
 from comfy_gpu_offload.config import findings
+from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.config.findings import WORKER_VARIABLES, checked_settings, found, told_with_errors
+from comfy_gpu_offload.config.pairing import Pairing
 from comfy_gpu_offload.config.settings import PREFIX, Settings, variable
 from comfy_gpu_offload.errors import ConfigError, ConnectError, OffloadError, TlsError
 
 URL = "COMFY_GPU_OFFLOAD_URL=http://127.0.0.1:9\n"
 SECRET = "very-secret-0123456789"
+LINE = Pairing(Address("https", "gpu-box", 8288), SecretStr("t" * 32), bytes(32)).line()
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +38,15 @@ def test_nothing_is_found_where_nothing_is_set_or_all_is_well(tmp_path: Path) ->
     assert found() == ()
 
 
+def test_a_token_besides_a_pairing_line_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"COMFY_GPU_OFFLOAD_URL={LINE}\n")
+    assert found() == ()
+    (tmp_path / ".env").write_text(f"COMFY_GPU_OFFLOAD_URL={LINE}\nCOMFY_GPU_OFFLOAD_TOKEN={SECRET}\n")
+    assert "wins over COMFY_GPU_OFFLOAD_TOKEN" in texts()
+    assert SECRET not in texts()
+    assert LINE.rpartition("#")[2] not in texts()
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -49,6 +62,10 @@ def test_nothing_is_found_where_nothing_is_set_or_all_is_well(tmp_path: Path) ->
         (f"COMFY_GPU_OFFLOAD_TOKEN:{SECRET}", "line 2 has no `=`"),
         (SECRET, "line 2 has no `=`"),
         (f'COMFY_GPU_OFFLOAD_TOKEN="{SECRET}', "line 2 cannot be read"),
+        (
+            f"comfy-gpu-offload://gpu-box:8288/#{SECRET}",
+            "is a pairing line and sets nothing: write COMFY_GPU_OFFLOAD_URL=",
+        ),
         ("RUNPOD_ENDPOINT_ID=abc123", "COMFY_GPU_OFFLOAD_URL wins over RUNPOD_ENDPOINT_ID"),
     ],
 )

@@ -91,4 +91,5 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
     with suppress(OSError):
         while piece := source.recv(65536):
             sink.sendall(piece)
+    with suppress(OSError):  # also after a reset, which is how a client ends that left bytes unread
         sink.shutdown(socket.SHUT_WR)

@@ -65,5 +65,5 @@ def test_a_handshake_that_breaks_off_may_be_tried_again() -> None:
 
 
 def test_https_to_a_worker_without_it_says_so() -> None:
-    with ThreadWorker(FunctionBackend()) as worker, pytest.raises(TlsError, match="tls-cert"):
+    with ThreadWorker(FunctionBackend()) as worker, pytest.raises(TlsError, match="--share"):
         connector_to(Address.parse(worker.url.replace("http:", "https:"))).connect(3.0)

@@ -29,6 +29,7 @@ from ..protocol.capabilities import lacking
 from ..runpod.client import RunPodClient
 from ..runpod.schema import EndpointHealth
 from ..transport.configured import kind_of
+from ..transport.connector import connector_to
 from ..transport.health import Health, ping
 from ..version import __version__
 from .arguments import short_text
@@ -40,11 +41,13 @@ _ROUND_TRIPS = 7
 _FIRST_BYTES = 256 * 1024
 _MOST_BYTES = 4 * 1024**2
 _LONG_ENOUGH_S = 0.5
+_CONNECT_S = 10.0
 
 _MEANINGS = {
     Health.WARMING: "the worker is still starting; its log says what it is doing",
     Health.UNHEALTHY: "no worker answers there: is it the worker's port, and nothing after the port?",
-    Health.UNREACHABLE: "no answer. An https worker (--tls-cert) needs https:// in the address, any other http://",
+    Health.UNREACHABLE: "no answer. To a worker with --share leads the line that it prints, to one with "
+    "--tls-cert an https:// address, to any other an http:// one",
 }
 
 # The file is read and not run, since it may be anything.
@@ -85,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(target, Serverless):
         _platform(target, settings)
     else:
+        _certificate(target)
         _ping(target, settings)
     with _session(settings) as session:
         _versions(session, here)
@@ -114,8 +118,10 @@ def _checked(check: str, function: Callable[[], T]) -> T:
 def _settings(settings: Settings) -> Direct | Serverless:
     target = _checked("settings", lambda: configured(settings))
     if isinstance(target, Direct):
-        token = "with a token" if target.token is not None else "without a token"
-        _say("settings", f"a worker at {target.address}, {token}{_source()}")
+        by = "without a token" if target.token is None else "with a token"
+        if target.fingerprint is not None:
+            by = "by its pairing line"
+        _say("settings", f"a worker at {target.address}, {by}{_source()}")
     else:
         _say("settings", f"RunPod endpoint {target.endpoint_id}, kind: {target.kind}{_source()}")
     return target
@@ -157,7 +163,7 @@ def _connected(host: str, port: int) -> float:
     for _ in range(3):
         started = perf_counter()
         try:
-            with closing(socket.create_connection((host, port), timeout=10)):
+            with closing(socket.create_connection((host, port), timeout=_CONNECT_S)):
                 times.append(perf_counter() - started)
         except OSError as error:
             raise ConnectError(
@@ -185,10 +191,18 @@ def _counts(health: EndpointHealth) -> str:
     )
 
 
+def _certificate(target: Direct) -> None:
+    """Check that the worker of a pairing line is the one that answers. Any other has no certificate to know."""
+    if target.fingerprint is not None:
+        connector = connector_to(target.address, fingerprint=target.fingerprint)
+        _checked("certificate", lambda: connector.connect(_CONNECT_S)).close()
+        _say("certificate", "it is the one of the pairing line")
+
+
 def _ping(target: Direct, settings: Settings) -> None:
     if target.address.scheme not in {HTTP, HTTPS}:
         return
-    health = ping(target.address, ca_file=settings.ca_file)
+    health = ping(target.address, ca_file=settings.ca_file, fingerprint=target.fingerprint)
     if health is Health.READY:
         _say("worker", "it reports that it is ready")
     else:

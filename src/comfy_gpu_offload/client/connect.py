@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from ..config.endpoint import Direct, configured
+from ..config.pairing import Pairing
 from ..config.settings import Settings, given_settings
+from ..errors import ConfigError
 from ..io.frame import FrameLimits
 from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
@@ -27,16 +29,19 @@ def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> 
     """Return a session with the worker at `url`, e.g. ``http://127.0.0.1:8288``. The environment is not read.
 
     Args:
-        url: the worker's address.
-        token: the worker's, if it has one.
+        url: the worker's address, or its pairing line.
+        token: the worker's, if it has one and `url` is an address: a pairing line holds its own.
         settings: any other field of `config.Settings`, e.g. ``compression="none"``.
 
     Raises:
-        ConfigError: the address or a setting is wrong.
-        TransportError: the worker cannot be reached.
+        ConfigError: the address, the line or a setting is wrong.
+        TransportError: the worker cannot be reached, or is not the one of the pairing line.
         WorkerFaultError: it refused.
     """
-    return connect_from(given_settings(url=url, token=token, **settings))
+    given = given_settings(url=url, token=token, **settings)
+    if token is not None and isinstance(given.url, Pairing):
+        raise ConfigError("The pairing line holds a token of its own: leave `token` out.")
+    return connect_from(given)
 
 
 def connect_from(

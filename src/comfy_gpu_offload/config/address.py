@@ -142,6 +142,7 @@ def _check_host(scheme: str, host: str) -> None:
     if scheme != HTTP:
         raise ValueError(_FORM)
     raise ValueError(
-        "http is for this machine only, since it shows token and pictures to the network: use https "
-        f"(worker --tls-cert), or a tunnel: ssh -L 8288:127.0.0.1:8288 {host}, and then http://127.0.0.1:8288"
+        "http is for this machine only, since it shows token and pictures to the network: start the worker with "
+        "--share and put the line that it prints in place of the address. Or use a tunnel: "
+        f"ssh -L 8288:127.0.0.1:8288 {host}, and then http://127.0.0.1:8288"
     )

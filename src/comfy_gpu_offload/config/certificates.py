@@ -1,4 +1,4 @@
-"""Trusted certificates: one rule for RunPod's API, for its endpoints, and for workers.
+"""Trusted certificates: one rule for RunPod's API, for its endpoints, and for workers that are not paired.
 
 The system's are trusted (or those of SSL_CERT_FILE, as OpenSSL has it), certifi's, because Python finds none on
 some systems, and those in COMFY_GPU_OFFLOAD_CA_FILE, else REQUESTS_CA_BUNDLE.
@@ -6,6 +6,7 @@ some systems, and those in COMFY_GPU_OFFLOAD_CA_FILE, else REQUESTS_CA_BUNDLE.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 from pathlib import Path
@@ -46,6 +47,22 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     return context
 
 
+def unchecked_context() -> ssl.SSLContext:
+    """Return the TLS context of a client that looks at the certificate itself, once the handshake is done.
+
+    The other side has proved by then that it has the certificate's key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def fingerprint_of(certificate: bytes) -> bytes:
+    """Return the fingerprint of a certificate (DER): its SHA-256, 32 bytes."""
+    return hashlib.sha256(certificate).digest()
+
+
 def untrusted(error: ssl.SSLCertVerificationError, peer: str, host: str) -> str:
     """Return why the certificate of `peer` was not accepted, and what to do. `host`: the name it was asked for."""
     what = f"{peer} did not prove to be who it says"
@@ -61,7 +78,8 @@ def untrusted(error: ssl.SSLCertVerificationError, peer: str, host: str) -> str:
         )
     if code in _UNKNOWN_CA:
         return (
-            f"{what}: this machine does not know who signed its certificate. For one of your own, or a company's "
-            f"proxy that reads https, name the file of the signer's certificate in {CA_VARIABLE}."
+            f"{what}: this machine does not know who signed its certificate. For a worker of your own, paste the "
+            "line that it prints with --share in place of its address; for a company's proxy that reads https, or "
+            f"for a certificate of your own, name the file of the signer's certificate in {CA_VARIABLE}."
         )
     return f"{what}: its certificate was not accepted ({error.verify_message})."

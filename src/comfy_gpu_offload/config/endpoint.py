@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from ..errors import ConfigError
 from .address import HTTPS, Address
+from .pairing import Pairing
 from .settings import PREFIX, Settings, env_file_to_write
 
 # Hosts of RunPod's serverless endpoints and of its pods: docs.runpod.io, "Serverless" and "Expose ports".
@@ -20,10 +21,15 @@ _ENDPOINT_PAGE = "https://console.runpod.io/serverless"
 
 @dataclass(frozen=True)
 class Direct:
-    """A worker under an address of its own: this machine, the next room, a pod."""
+    """A worker under an address of its own: this machine, the next room, a pod.
+
+    Attributes:
+        fingerprint: the SHA-256 of the one certificate that it may have; None to trust authorities, as browsers do.
+    """
 
     address: Address
     token: SecretStr | None
+    fingerprint: bytes | None = None
 
     @property
     def is_pod(self) -> bool:
@@ -54,32 +60,41 @@ def configured(settings: Settings) -> Direct | Serverless:
     Raises:
         ConfigError: none is named, or something needed for it is missing; says what and where to get it.
     """
-    host = "" if settings.url is None else settings.url.host
+    url = settings.url
+    if isinstance(url, Pairing):
+        return _paired(url, settings)
+    host = "" if url is None else url.host
     if host == _SERVERLESS_HOST:
         raise ConfigError(
             f"{PREFIX}URL is RunPod's API, not a worker: put the endpoint's id into RUNPOD_ENDPOINT_ID instead."
         )
     on_serverless = host.endswith("." + _SERVERLESS_HOST)
-    if settings.endpoint == "direct" or (settings.endpoint == "auto" and settings.url and not on_serverless):
-        return Direct(_address(settings), settings.token)
-    if settings.url and settings.endpoint == "queue":
+    if settings.endpoint == "direct" or (settings.endpoint == "auto" and url and not on_serverless):
+        if url is None:
+            raise _nothing(settings)
+        return Direct(url, settings.token)
+    if url and settings.endpoint == "queue":
         raise ConfigError(f"A queue endpoint has no address: leave {PREFIX}URL empty and set RUNPOD_ENDPOINT_ID.")
     endpoint_id = settings.runpod_endpoint_id or (host.split(".", 1)[0] if on_serverless else None)
     if endpoint_id is None:
         raise _nothing(settings)
     return Serverless(
-        kind="load-balancer" if on_serverless or settings.url else settings.endpoint,
+        kind="load-balancer" if on_serverless or url else settings.endpoint,
         endpoint_id=endpoint_id,
         key=_key(settings),
-        address=settings.url or Address(HTTPS, f"{endpoint_id}.{_SERVERLESS_HOST}"),
+        address=url or Address(HTTPS, f"{endpoint_id}.{_SERVERLESS_HOST}"),
         api=settings.runpod_base_url,
     )
 
 
-def _address(settings: Settings) -> Address:
-    if settings.url is None:
-        raise _nothing(settings)
-    return settings.url
+def _paired(line: Pairing, settings: Settings) -> Direct:
+    """Return the worker of a pairing line. Its token is for that worker, and wins over the one of the settings."""
+    if settings.endpoint not in {"auto", "direct"}:
+        raise ConfigError(
+            f"{PREFIX}URL is the pairing line of a worker of your own, and {PREFIX}ENDPOINT={settings.endpoint} is "
+            f"for RunPod's: leave {PREFIX}ENDPOINT out, or empty {PREFIX}URL."
+        )
+    return Direct(line.address, line.token, line.fingerprint)
 
 
 def _key(settings: Settings) -> SecretStr:
@@ -100,6 +115,7 @@ def _nothing(settings: Settings) -> ConfigError:
         )
     return ConfigError(
         f"No worker is configured. In {env_file_to_write()} (see .env.example) or in the environment, set either\n"
-        f"  {PREFIX}URL, a worker's address, e.g. http://127.0.0.1:8288 for one that runs on this machine, or\n"
+        f"  {PREFIX}URL, the line that `worker --share` prints on the machine with the GPU, or the address of a\n"
+        "  worker on this machine, http://127.0.0.1:8288, or\n"
         "  RUNPOD_ENDPOINT_ID and RUNPOD_API_KEY, for a RunPod serverless endpoint."
     )

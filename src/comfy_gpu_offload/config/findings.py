@@ -18,6 +18,7 @@ from pydantic_settings import DotEnvSettingsSource
 
 from ..errors import ConfigError, TransportError, UnauthorizedError
 from .endpoint import Direct, configured
+from .pairing import Pairing, is_pairing_line
 from .settings import PREFIX, Settings, env_file_to_write, env_files, env_places, load_settings, variable
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,10 @@ def _odd_lines() -> Iterator[Finding]:
         for line, name, has_value in _lines(file):
             if name is None:
                 yield Finding(f"{file}, line {line} cannot be read: write NAME=value, and close each quote.")
+            elif is_pairing_line(name):
+                yield Finding(
+                    f"{file}, line {line} is a pairing line and sets nothing: write {PREFIX}URL= before it."
+                )
             elif not has_value:
                 yield Finding(f"{file}, line {line} has no `=` and sets nothing: write NAME=value.")
 
@@ -140,6 +145,11 @@ def _outvoted() -> Iterator[Finding]:
         return
     if isinstance(target, Direct) and settings.runpod_endpoint_id is not None:
         yield Finding(f"{PREFIX}URL wins over RUNPOD_ENDPOINT_ID: empty it to use the endpoint.")
+    if isinstance(settings.url, Pairing) and settings.token not in {None, settings.url.token}:
+        yield Finding(
+            f"{PREFIX}URL is a pairing line with a token of its own, which wins over {PREFIX}TOKEN: remove that, "
+            "unless a worker on this machine uses it."
+        )
     given = {name.upper(): value for name, value in os.environ.items() if value}
     for name, value in DotEnvSettingsSource(Settings).env_vars.items():
         upper = name.upper()

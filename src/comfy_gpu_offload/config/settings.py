@@ -25,6 +25,7 @@ from pydantic_settings import (
 from ..codec_names import COMPRESSIONS, REMOVED
 from ..errors import ConfigError
 from .address import HTTPS, Address
+from .pairing import Pairing, is_pairing_line
 
 PREFIX = "COMFY_GPU_OFFLOAD_"
 RUNPOD_API = Address(HTTPS, "api.runpod.ai", path="/v2")
@@ -43,15 +44,24 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Bytes = Annotated[int, Field(gt=0)]
 EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
 
+
+def _parsed_address(value: object) -> Address:
+    return value if isinstance(value, Address) else Address.parse(str(value))
+
+
+def _parsed_worker(value: object) -> Address | Pairing:
+    if isinstance(value, Pairing):
+        return value
+    return Pairing.parse(str(value)) if is_pairing_line(str(value)) else _parsed_address(value)
+
+
 if TYPE_CHECKING:
     AddressSetting = Address
+    WorkerSetting = Address | Pairing
 else:
     # If the annotation were the dataclass itself, pydantic-settings would parse a variable's text as JSON.
-    AddressSetting = Annotated[
-        Any,
-        BeforeValidator(lambda value: value if isinstance(value, Address) else Address.parse(str(value))),
-        PlainSerializer(str),
-    ]
+    AddressSetting = Annotated[Any, BeforeValidator(_parsed_address), PlainSerializer(str)]
+    WorkerSetting = Annotated[Any, BeforeValidator(_parsed_worker), PlainSerializer(str)]
 
 
 def _as_it_is(name: str) -> Any:
@@ -63,8 +73,9 @@ class Settings(BaseSettings):
     """All settings, frozen: from the environment, else from `.env` here or in the pack's folder, else the defaults.
 
     Attributes:
-        url: the worker's address; https, or http where the address is this machine's own.
-        token: the worker's token; sent as a bearer, never shown.
+        url: the worker's address; https, or http where the address is this machine's own. Or its pairing line,
+            which also holds a token and the fingerprint of its certificate.
+        token: the worker's token; sent as a bearer, never shown. Not used with a pairing line.
         runpod_api_key: for a RunPod serverless endpoint; sent to RunPod as a bearer, never shown.
         runpod_endpoint_id: the id of that endpoint.
         runpod_base_url: of RunPod's API for queue endpoints.
@@ -99,7 +110,7 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    url: AddressSetting | None = None
+    url: WorkerSetting | None = None
     token: SecretStr | None = None
     runpod_api_key: Annotated[SecretStr | None, Field(validation_alias=_as_it_is("runpod_api_key"))] = None
     runpod_endpoint_id: Annotated[str | None, Field(validation_alias=_as_it_is("runpod_endpoint_id"))] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import http.client
 import select
 import socket
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.address import Address, host_and_port
-from ..config.certificates import tls_context, untrusted
+from ..config.certificates import fingerprint_of, tls_context, unchecked_context, untrusted
 from ..config.proxies import Proxy, not_through, proxy_for
 from ..errors import ConnectError, ProxyError, TlsError
 from ..net.interruptible import interruptibly
@@ -24,11 +25,14 @@ class Connector:
     Attributes:
         tls: None where the address is one of plain http.
         proxy: the proxy that connections go through; None for none.
+        fingerprint: the SHA-256 of the one certificate that is accepted, whoever signed it and whatever name it is
+            for; None if `tls` decides.
     """
 
     address: Address
     tls: ssl.SSLContext | None
     proxy: Proxy | None = None
+    fingerprint: bytes | None = None
 
     def connect(self, timeout_s: float, check: Check | None = None) -> http.client.HTTPConnection:
         """Return a connection, with TLS and without Nagle's algorithm. What `check` raises ends the wait for it.
@@ -36,7 +40,7 @@ class Connector:
         Raises:
             ConnectError: nobody answers.
             ProxyError: the proxy does not answer, or lets nobody through.
-            TlsError: the certificate was not accepted, or the server does not speak TLS.
+            TlsError: the certificate was not accepted or is not the expected one, or the server does not speak TLS.
         """
         if check is None:
             return self._connected(timeout_s)
@@ -61,11 +65,24 @@ class Connector:
         try:
             connection.connect()  # sets TCP_NODELAY
             if self.tls is not None:
-                connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=self.address.host)
+                connection.sock = self._secured(connection.sock, self.tls)
+        except TlsError:
+            connection.close()
+            raise
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._refused(error) from error
         return connection
+
+    def _secured(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
+        """Return the socket with TLS, once the other side has proved to be the worker. Nothing is sent before."""
+        secured = tls.wrap_socket(sock, server_hostname=self.address.host)
+        if self.fingerprint is not None:
+            certificate = secured.getpeercert(binary_form=True) or b""
+            if not hmac.compare_digest(fingerprint_of(certificate), self.fingerprint):
+                secured.close()
+                raise TlsError(_another_certificate(self.address))
+        return secured
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         # Without a port http.client would look for one in the host, and find the last part of an IPv6 address.
@@ -89,8 +106,9 @@ class Connector:
         # A server that hangs up in a handshake is restarting, or has too many connections.
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return TlsError(
-                f"{self.address} does not speak TLS as it should ({error.reason}). A worker without --tls-cert is "
-                "reached by http://, on this machine or through a tunnel."
+                f"{self.address} does not speak TLS as it should ({error.reason}). Start the worker with --share "
+                "and paste its line; one without --share and --tls-cert is reached by http:// alone, "
+                "on this machine or through a tunnel."
             )
         if self.proxy is not None and not isinstance(error, ssl.SSLError):
             text, is_passing = not_through(self.proxy, error, self.address)
@@ -105,12 +123,27 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def connector_to(address: Address, ca_file: Path | None = None) -> Connector:
-    """Return what connects to `address`, through the proxy before it. `ca_file`: as `certificates.tls_context`.
+def _another_certificate(address: Address) -> str:
+    return (
+        f"{address} is not the worker that made the pairing line: its certificate is another one. Nothing was sent "
+        "to it. If another machine has this address now, put the worker's new address into the line; if the worker "
+        "was set up anew, paste the new line that it prints with --share. If neither is so, something in between "
+        f"reads the connection, a proxy perhaps: NO_PROXY={address.host} goes past it."
+    )
+
+
+def connector_to(address: Address, ca_file: Path | None = None, fingerprint: bytes | None = None) -> Connector:
+    """Return what connects to `address`, through the proxy before it.
+
+    Args:
+        ca_file: as `certificates.tls_context`. Not read with a `fingerprint`.
+        fingerprint: see `Connector`.
 
     Raises:
         ConfigError: `ca_file` cannot be read, or what names a proxy is wrong.
     """
+    if fingerprint is not None:
+        return Connector(address, unchecked_context(), proxy_for(address), fingerprint)
     return Connector(address, tls_context(ca_file) if address.is_encrypted else None, proxy_for(address))
 
 

@@ -26,16 +26,21 @@ class Health(StrEnum):
 
 
 def ping(
-    address: Address, *, bearer: SecretStr | None = None, ca_file: Path | None = None, timeout_s: float = 5.0
+    address: Address,
+    *,
+    bearer: SecretStr | None = None,
+    ca_file: Path | None = None,
+    fingerprint: bytes | None = None,
+    timeout_s: float = 5.0,
 ) -> Health:
     """Return how the worker at `address` is. It needs no token for this; what stands before it may want a `bearer`.
 
-    Asked the way that calls go: through the same proxy, if any, and with the same certificates.
+    Asked the way that calls go: through the same proxy, if any, and to the same certificate.
 
     Raises:
         ConfigError: `ca_file` cannot be read, or what names a proxy is wrong.
     """
-    return health_of(connector_to(address, ca_file), bearer=bearer, timeout_s=timeout_s)
+    return health_of(connector_to(address, ca_file, fingerprint), bearer=bearer, timeout_s=timeout_s)
 
 
 def health_of(connector: Connector, *, bearer: SecretStr | None = None, timeout_s: float = 5.0) -> Health:

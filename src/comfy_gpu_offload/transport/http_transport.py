@@ -70,7 +70,7 @@ def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> 
     return HttpTransport(
         target.address,
         target.token,
-        ca_file=settings.ca_file,
+        connector=connector_to(target.address, settings.ca_file, target.fingerprint),
         max_frame_bytes=settings.frame_bytes,
         # Also for addresses of this machine, which may be a tunnel's end.
         keep_warm=not target.is_pod,
@@ -104,7 +104,7 @@ class HttpTransport:
             keep_warm: keep connections from slowing down while the worker computes. Only if nothing but the network
                 lies in between: a proxy need not accept an empty line before a request.
             notify: called with what a call waits for at the worker; by default that is logged.
-            connector: opens connections, if TCP to `address` is not the way.
+            connector: opens connections; by default those of `connector_to`.
         """
         self.carries_cancel = True
         self._notify: Notify = notify or _log
