@@ -10,6 +10,8 @@ from typing import Final
 
 GONE_S: Final = 30
 """Seconds for which the other side's system may fail to answer until a connection counts as lost."""
+# Two pieces of a frame: enough to keep the line busy while the next one is made.
+_UNSENT_BYTES = 128 * 1024
 # Seconds until the first keep-alive probe, and between probes.
 _ASKED_AFTER_S, _ASKED_EVERY_S = 10, 5
 
@@ -60,6 +62,16 @@ def prefer_bbr(sock: socket.socket) -> None:
     if hasattr(socket, "TCP_CONGESTION"):
         with suppress(OSError):  # not compiled in, or not allowed
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+
+
+def limit_unsent(sock: socket.socket) -> None:
+    """Have the system take little more from this process than it can send, where it can.
+
+    What waits in its buffer, megabytes on a slow line, would be sent before anything that is urgent.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):  # a socket of another family
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def notice_loss(sock: socket.socket, gone_s: int = GONE_S) -> None:

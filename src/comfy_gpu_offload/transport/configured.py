@@ -14,7 +14,7 @@ from ..config.endpoint import Direct, Serverless, configured
 from ..config.settings import PREFIX, Settings
 from ..errors import ConfigError, RunPodNotFoundError, RunPodWrongKindError
 from ..runpod.client import RunPodClient
-from . import http_transport, load_balancer, queue_transport
+from . import direct_transport, load_balancer, queue_transport
 from .base import Notify, Transport
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ EndpointKind = Literal["queue", "load-balancer"]
 
 # Workers with an address of their own, by its scheme.
 BY_SCHEME: dict[str, Callable[[Settings, Direct, Notify | None], Transport]] = {
-    HTTP: http_transport.from_settings,
-    HTTPS: http_transport.from_settings,
+    HTTP: direct_transport.from_settings,
+    HTTPS: direct_transport.from_settings,
 }
 # RunPod's endpoints, by their kind.
 BY_KIND: dict[EndpointKind, Callable[[Settings, Serverless, RunPodClient, Notify], Transport]] = {

@@ -72,11 +72,16 @@ class SilenceWatch:
             self._was_answered = True
 
     def _error(self, seconds: float) -> SilentConnectionError:
-        return SilentConnectionError(
-            f"{self._url} has been silent for {seconds:.0f} s, though the connection is open: a tunnel that hangs "
-            "(ssh -o ServerAliveInterval=5 ends by itself then), or a machine that sleeps. "
-            f"COMFY_GPU_OFFLOAD_SILENCE_S={self._limit_s:g} sets how long that is waited for."
-        )
+        return silent(self._url, seconds, self._limit_s)
+
+
+def silent(url: str, seconds: float, limit_s: float) -> SilentConnectionError:
+    """Return the error for a connection to `url` that was silent for so many seconds, of `limit_s` allowed."""
+    return SilentConnectionError(
+        f"{url} has been silent for {seconds:.0f} s, though the connection is open: a tunnel that hangs "
+        "(ssh -o ServerAliveInterval=5 ends by itself then), or a machine that sleeps. "
+        f"COMFY_GPU_OFFLOAD_SILENCE_S={limit_s:g} sets how long that is waited for."
+    )
 
 
 class _Question:

@@ -42,14 +42,18 @@ class BrowserGuard:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._known: set[str] = set()
 
-    def refusal(self, headers: Mapping[str, str]) -> Refusal | None:
-        """Return why a request with these headers is refused, or None."""
+    def refusal(self, headers: Mapping[str, str], *, has_frame: bool = True) -> Refusal | None:
+        """Return why a request with these headers is refused, or None.
+
+        Args:
+            has_frame: whether it has a frame as its body, which has to be said in its content type.
+        """
         for name in _SENT_BY_BROWSERS:
             if name in headers:
                 return Refusal(HTTPStatus.FORBIDDEN, "A worker takes no requests from web pages.")
         if not self._any_host and not self._takes(headers.get("host", "")):
             return Refusal(HTTPStatus.MISDIRECTED_REQUEST, _FOREIGN_HOST)
-        if headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
+        if has_frame and headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
             return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"A frame is sent as {MEDIA_TYPE}.")
         return None
 

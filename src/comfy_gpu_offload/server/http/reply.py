@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
@@ -15,6 +15,9 @@ from ...net.gathered_send import send_gathered
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
 
+TakesOver = Callable[[socket.socket, bytes, Callable[[], bool]], None]
+
+
 class Reply(NamedTuple):
     """A status and a body.
 
@@ -22,6 +25,8 @@ class Reply(NamedTuple):
         buffers: the body, sent from their own memory.
         stream: yields the body piece by piece, in place of `buffers`; closed when nobody takes it any more.
         after_s: seconds for which the reply is held back, on its own connection only.
+        takes_over: called once the body was sent, without a head, and returns when the connection has ended. It is
+            given the socket, the bytes that were received after the request, and what says whether the server stops.
     """
 
     status: int
@@ -30,6 +35,7 @@ class Reply(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
     stream: Generator[Sequence[Buffer]] | None = None
     after_s: float = 0.0
+    takes_over: TakesOver | None = None
 
 
 def send_reply(sock: socket.socket, reply: Reply, *, keep_alive: bool, head_only: bool = False) -> None:

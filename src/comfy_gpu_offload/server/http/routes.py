@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import socket
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -11,10 +12,16 @@ from ...errors import FrameError
 from ...io.buffers import Buffer, allocate
 from ...io.frame import PRELUDE, EncodedFrame, FrameLimits, frame_size
 from ...net.http_reader import Body
+from ...net.sockets import limit_unsent
+from ...net.websocket.handshake import UpgradeRefusedError, accept
+from ...net.websocket.link import Link
+from ...net.websocket.pieces import PATH
 from ...protocol.envelope import open_frame, seal
 from ...protocol.messages import Fault, FaultCode
 from ..faults import fault_of
 from ..handler import Handler
+from ..websocket.connection import WebSocketConnection
+from ..websocket.limits import WebSocketLimits
 from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
 from .caller import HttpCaller, takes_waiting
 from .reply import Reply
@@ -68,13 +75,14 @@ class WorkerState:
 class Routes:
     """The function from a request to its reply. Called on the connection's own thread."""
 
-    def __init__(self, state: WorkerState, *, has_tls: bool = False) -> None:
+    def __init__(self, state: WorkerState, *, has_tls: bool = False, limits: WebSocketLimits | None = None) -> None:
         """Serve `state`.
 
         Args:
             has_tls: whether a certificate proves to clients the name that they ask for.
         """
         self._state = state
+        self._limits = limits or WebSocketLimits()
         any_host = state.tokens.are_required or state.is_behind_edge or has_tls
         self._guard = BrowserGuard(any_host=any_host, hosts=state.hosts)
         self._wrong = WrongTokens()
@@ -83,6 +91,8 @@ class Routes:
         """Return the reply to any request."""
         if request.path == "/ping":
             return self._ping() if request.method in {"GET", "HEAD"} else _not_allowed("GET, HEAD")
+        if request.path == PATH:
+            return self._connect(request)
         if request.path in _FRAME_PATHS:
             return self._frame(request) if request.method == "POST" else _not_allowed("POST")
         return Reply(HTTPStatus.NOT_FOUND, (b"There is nothing here. A worker answers /ping and /v1/.\n",))
@@ -93,14 +103,40 @@ class Routes:
             return Reply(HTTPStatus.NO_CONTENT)
         return Reply(HTTPStatus.OK, (b'{"status": "ready"}',), "application/json")
 
-    def _frame(self, request: Request) -> Reply:
-        """Return the reply to a request with a frame."""
-        refusal = self._guard.refusal(request.headers)
+    def _connect(self, request: Request) -> Reply:
+        """Return the reply to a request for a WebSocket, which is let in by the rules for frames."""
+        refused = self._refusal(request, has_frame=False)
+        if refused is not None:
+            return refused
+        try:
+            accepted = accept(request.path, request.headers, method=request.method, is_http_1_1=request.is_http_1_1)
+        except UpgradeRefusedError as error:
+            return Reply(error.status, (error.body,), headers=_kept(error.headers))
+
+        def take_over(sock: socket.socket, received: bytes, is_stopping: Callable[[], bool]) -> None:
+            limit_unsent(sock)
+            link = Link(sock, accepted.protocol, received)
+            WebSocketConnection(
+                link, lambda: self._state.handler, self._state.limits, self._limits, is_stopping
+            ).serve()
+
+        return Reply(HTTPStatus.SWITCHING_PROTOCOLS, (accepted.answer,), takes_over=take_over)
+
+    def _refusal(self, request: Request, *, has_frame: bool) -> Reply | None:
+        """Return the reply to a request that is not let in; trust the connection of any other."""
+        refusal = self._guard.refusal(request.headers, has_frame=has_frame)
         if refusal is not None:
             return _refused(refusal)
         if not self._state.tokens.allow(request.headers.get("authorization")):
             return self._unauthorized(request)
         request.connection.trust()
+        return None
+
+    def _frame(self, request: Request) -> Reply:
+        """Return the reply to a request with a frame."""
+        refused = self._refusal(request, has_frame=True)
+        if refused is not None:
+            return refused
         handler = self._state.handler
         if handler is None:
             text = "The worker is still starting."
@@ -139,6 +175,11 @@ def _read(body: Body, limits: FrameLimits) -> memoryview:
     if body.length is None and body.read_into(memoryview(bytearray(1))):
         raise FrameError("trailing_bytes", f"more than the {size} bytes the frame claims")
     return frame
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a refused upgrade that are not about its body."""
+    return {name: value for name, value in headers.items() if name in {"upgrade", "sec-websocket-version", "allow"}}
 
 
 def _not_allowed(methods: str) -> Reply:

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from time import monotonic
 
 from ...net.http_heads import BadHttpError
+from ...net.gathered_send import send_gathered
 from ...net.http_reader import DisconnectedError
 from ...net.sockets import notice_loss, prefer_bbr
 from .connections import Connection, Connections
@@ -196,7 +197,7 @@ class HttpServer:
         while not self._stopping:
             connection.is_silent = True
             request = self._next(connection, source)
-            if request is None or not self._answer(sock, request):
+            if request is None or not self._answer(source, request):
                 return
 
     def _next(self, connection: Connection, source: Source) -> Request | None:
@@ -213,8 +214,9 @@ class HttpServer:
             self._linger(source.sock, self._limits.linger_s)
             return None
 
-    def _answer(self, sock: socket.socket, request: Request) -> bool:
+    def _answer(self, source: Source, request: Request) -> bool:
         """Answer a request; return whether the connection can be used again."""
+        sock = source.sock
         connection = request.connection
         connection.is_silent = False
         asks_for_warmth = is_asked_for(request.headers) and request.is_http_1_1
@@ -223,6 +225,10 @@ class HttpServer:
         if reply.after_s and connection.closed.wait(reply.after_s):
             return False
         connection.is_patient = connection.is_patient or reply.status < HTTPStatus.BAD_REQUEST
+        if reply.takes_over is not None:
+            send_gathered(sock, reply.buffers)
+            reply.takes_over(sock, source.leftover(), lambda: self._stopping)
+            return False
         keep_alive = request.keep_alive and request.body.ended and not self._stopping
         if reply.stream is not None and request.method != "HEAD":
             keep_alive = keep_alive and request.is_http_1_1

@@ -1,0 +1,198 @@
+"""The client's end of one WebSocket: a thread receives, and each exchange's caller sends and waits for itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from time import monotonic
+from typing import Final
+
+from ..errors import ConnectionLostError, FrameError, TransportError
+from ..io.frame import EncodedFrame, FrameLimits
+from ..io.frame_reader import FrameReader
+from ..net.websocket.link import Link, LinkClosedError, Wait
+from ..net.websocket.pieces import CONNECTION, PIECE_BYTES, Kind, Piece, payloads, sealed
+from .base import CHECK_INTERVAL_S, Route
+
+logger = logging.getLogger(__name__)
+
+ROUTE_NUMBERS: Final[dict[Route, int]] = {"hello": 1, "forward": 2, "cancel": 3, "sample": 4}
+# A proxy may have dropped a connection that was idle for longer, without closing it; opening a new one is cheaper
+# than finding out. nginx closes it after 60 s.
+_IDLE_S = 50.0
+_LINGER_S = 5.0
+# Replies that a caller has not taken yet; each frame has a limit of its own.
+_MAX_UNTAKEN = 1024
+_MAX_TEXT = 256
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line that says what an exchange waits for."""
+
+    text: str
+
+
+Event = memoryview | Said | TransportError | None
+"""A reply's frame, a line for the user, the error that ended the connection; None once all replies were sent."""
+
+
+@dataclass
+class OpenExchange:
+    """An exchange that waits for its replies."""
+
+    number: int
+    reader: FrameReader
+    events: SimpleQueue[Event] = field(default_factory=SimpleQueue)
+
+
+class WebSocketConnection:
+    """One WebSocket to a worker, which any number of threads use at a time.
+
+    Attributes:
+        heard_at: when something came last, by `monotonic`.
+        was_heard: whether anything came since the upgrade.
+    """
+
+    def __init__(self, url: str, link: Link, limits: FrameLimits) -> None:
+        self.heard_at = monotonic()
+        self.was_heard = False
+        self._url = url
+        self._link = link
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._last_number = CONNECTION
+        self._open: dict[int, OpenExchange] = {}
+        self._used_at = monotonic()
+        self._lost: TransportError | None = None
+        self._is_closing = False
+        threading.Thread(target=self._run, name="comfy-gpu-offload-websocket", daemon=True).start()
+
+    def begin(self) -> OpenExchange | None:
+        """Return a new exchange, or None if the connection takes no more of them."""
+        with self._lock:
+            if self._lost is not None or self._is_closing:
+                return None
+            self._last_number += 1
+            exchange = OpenExchange(self._last_number, FrameReader(self._limits))
+            self._open[exchange.number] = exchange
+        return exchange
+
+    def send(self, exchange: OpenExchange, route: Route, frame: EncodedFrame, wait: Wait) -> None:
+        """Send the request of `exchange`. `wait` is called ten times a second; what it raises ends it.
+
+        Raises:
+            ConnectionLostError: the connection has ended.
+        """
+        kind, urgent = Kind.BEGIN, frame.size_bytes < PIECE_BYTES
+        try:
+            for payload in payloads(frame.buffers, first=bytes([ROUTE_NUMBERS[route]])):
+                if exchange.number not in self._open:
+                    return  # it was answered before it was whole
+                self._link.send(sealed(kind, exchange.number, payload), wait, urgent=urgent)
+                kind = Kind.DATA
+        except (LinkClosedError, OSError) as error:
+            self._fail(error)
+            raise self._lost or ConnectionLostError(f"The connection to {self._url} broke off.") from error
+
+    def end(self, exchange: OpenExchange, *, is_answered: bool) -> None:
+        """Forget `exchange`; unless it has been answered, tell the worker that nobody wants its replies."""
+        if self._open.pop(exchange.number, None) is None or is_answered:
+            return
+        try:
+            self._link.post(sealed(Kind.DROP, exchange.number))
+        except (LinkClosedError, OSError) as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        """End the connection once no exchange uses it."""
+        with self._lock:
+            self._is_closing = True
+            is_idle = not self._open
+        if is_idle:
+            self._link.close()
+
+    def give_up(self, error: TransportError) -> None:
+        """End the connection with `error` for all its exchanges: it leads nowhere."""
+        self._end_with(error)
+
+    def abandon(self) -> None:
+        """Leave the connection to the process that this one was forked from."""
+        self._lost = ConnectionLostError("The connection belongs to another process.")
+        self._link.abandon()
+
+    def _run(self) -> None:
+        try:
+            self._receive()
+        except (LinkClosedError, OSError) as error:
+            self._fail(error)
+        except Exception:
+            logger.exception("the thread of a connection failed")
+            self._end_with(ConnectionLostError(f"The connection to {self._url} broke off."))
+        finally:
+            self._link.close()
+            self._link.linger(_LINGER_S)
+
+    def _receive(self) -> None:
+        tended_at = 0.0
+        while True:
+            pieces = self._link.receive(CHECK_INTERVAL_S)
+            now = monotonic()
+            if pieces:
+                self.heard_at, self.was_heard = now, True
+            for piece in pieces:
+                self._take(piece)
+            if now - tended_at >= CHECK_INTERVAL_S:
+                tended_at = now
+                self._link.tend(warm=bool(self._open))
+                if self._is_over(now):
+                    return
+
+    def _is_over(self, now: float) -> bool:
+        with self._lock:
+            if self._open:
+                self._used_at = now
+                return False
+            if now - self._used_at > _IDLE_S:
+                self._is_closing = True
+            return self._is_closing
+
+    def _take(self, piece: Piece) -> None:
+        exchange = self._open.get(piece.exchange)
+        if exchange is None:
+            return  # dropped, or a sign of life
+        if piece.kind is Kind.DATA:
+            self._feed(exchange, piece.payload)
+        elif piece.kind is Kind.END:
+            self._open.pop(piece.exchange, None)
+            exchange.events.put(None)
+        elif piece.kind is Kind.WAITING:
+            text = bytes(piece.payload).decode("utf-8", "replace")[:_MAX_TEXT]
+            if text.isprintable():
+                exchange.events.put(Said(text))
+
+    def _feed(self, exchange: OpenExchange, part: memoryview) -> None:
+        try:
+            frames = exchange.reader.feed(part)
+        except FrameError as error:
+            self._end_with(ConnectionLostError(f"{self._url} sent something that is no frame ({error})"))
+            return
+        for frame in frames:
+            exchange.events.put(frame)
+        if exchange.events.qsize() > _MAX_UNTAKEN:
+            self._end_with(ConnectionLostError(f"{self._url} sent more replies than are taken."))
+
+    def _fail(self, error: Exception) -> None:
+        why = str(error) if isinstance(error, LinkClosedError) else type(error).__name__
+        self._end_with(ConnectionLostError(f"The connection to {self._url} broke off ({why})."))
+
+    def _end_with(self, error: TransportError) -> None:
+        with self._lock:
+            self._lost = self._lost or error
+            lost = self._lost
+            waiting, self._open = list(self._open.values()), {}
+        for exchange in waiting:
+            exchange.events.put(lost)
+        self._link.close()

@@ -1,0 +1,246 @@
+"""Frames over a WebSocket: one warm connection for all exchanges, which every proxy passes.
+
+docs/protocol.md, "WebSocket", is the specification.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from queue import Empty
+from time import monotonic
+
+from pydantic import SecretStr
+
+from ..config.address import Address
+from ..errors import ConnectionLostError, ExchangeTimeoutError, SilentConnectionError
+from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits
+from ..net.interruptible import interruptibly
+from ..net.sockets import limit_unsent, notice_loss, prefer_bbr
+from ..net.websocket.handshake import Upgrade, upgraded
+from ..net.websocket.link import Link
+from ..net.websocket.pieces import PATH
+from ..version import __version__
+from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
+from .connector import Connector
+from .silence_watch import silent
+from .websocket_connection import OpenExchange, Said, WebSocketConnection
+
+logger = logging.getLogger(__name__)
+
+# A worker reports on a run every 5 s, whatever `silence_s` is; one report may be late.
+_RUN_SILENCE_S = 12.0
+
+
+class WebSocketTransport:
+    """Carries frames to the worker at `address` over one WebSocket, which is opened when it is needed.
+
+    Raises from `exchange` and `stream`, besides what `Transport` says:
+        UpgradeRefusedError: the answer to the upgrade opened no WebSocket.
+    """
+
+    carries_cancel = True
+
+    def __init__(
+        self,
+        address: Address,
+        connector: Connector,
+        token: SecretStr | None = None,
+        *,
+        max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
+        headers: Callable[[], dict[str, str]] = dict,
+        open_s: float = 0.0,
+        notify: Notify | None = None,
+    ) -> None:
+        """Make a transport that connects when it is first used.
+
+        Args:
+            headers: returns header fields to add to the next upgrade.
+            open_s: for which the answer to an upgrade is waited for, if that is longer than for a connection.
+            notify: called with what a call waits for at the worker; by default that is logged.
+        """
+        self.url = self.peer = str(address)
+        self._address = address
+        self._connector = connector
+        self._token = token
+        self._limits = FrameLimits(frame_bytes=max_frame_bytes)
+        self._headers = headers
+        self._open_s = open_s
+        self._notify: Notify = notify or _log
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._connection: WebSocketConnection | None = None
+        self.was_heard = False
+        """Whether anything ever came over a WebSocket."""
+
+    def exchange(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> memoryview:
+        """See `Transport`."""
+        replies = self._replies(route, frame, timeouts, check)
+        try:
+            return next(replies)
+        except StopIteration:
+            raise ConnectionLostError(f"{self.url} ended the exchange without a reply") from None
+        finally:
+            replies.close()
+
+    def stream(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
+    ) -> Generator[memoryview]:
+        """See `Transport`."""
+        timeouts = replace(timeouts, silence_s=max(timeouts.silence_s, _RUN_SILENCE_S))
+        return self._replies(route, frame, timeouts, check)
+
+    def close(self) -> None:
+        """See `Transport`."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def forked(self) -> None:
+        """See `Transport`."""
+        inherited = self._connection
+        self._begin()
+        if inherited is not None:
+            inherited.abandon()
+
+    def _replies(
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None
+    ) -> Generator[memoryview]:
+        connection, exchange = self._begun(timeouts, check)
+        patience = _Patience(self.url, connection, timeouts, check)
+        is_answered = False
+        try:
+            connection.send(exchange, route, frame, patience.wait)
+            while (reply := self._next(exchange, patience)) is not None:
+                is_answered = route != "sample"
+                yield reply
+                patience.begin_anew()
+            is_answered = True
+        except SilentConnectionError as error:
+            connection.give_up(error)
+            raise
+        finally:
+            self.was_heard = self.was_heard or connection.was_heard
+            connection.end(exchange, is_answered=is_answered)
+
+    def _next(self, exchange: OpenExchange, patience: _Patience) -> memoryview | None:
+        """Return the next reply's frame; None once there are no more."""
+        while True:
+            try:
+                event = exchange.events.get(timeout=CHECK_INTERVAL_S)
+            except Empty:
+                patience.wait()
+                continue
+            if isinstance(event, Said):
+                # Time in which others' calls run is none that this one takes.
+                patience.begin_anew()
+                self._notify(event.text)
+            elif isinstance(event, Exception):
+                raise event
+            else:
+                return event
+
+    def _begun(self, timeouts: Timeouts, check: Check | None) -> tuple[WebSocketConnection, OpenExchange]:
+        while True:
+            connection = self._connection or self._opened(timeouts, check)
+            exchange = connection.begin()
+            if exchange is not None:
+                return connection, exchange
+            with self._lock:
+                if self._connection is connection:
+                    self._connection = None
+
+    def _opened(self, timeouts: Timeouts, check: Check | None) -> WebSocketConnection:
+        """Return the connection, opened by whichever thread comes first; the others wait for it."""
+        while not self._opening.acquire(timeout=CHECK_INTERVAL_S):
+            if check is not None:
+                check()
+        try:
+            with self._lock:
+                connection = self._connection
+            if connection is None:
+                connection = self._connect(timeouts, check)
+                with self._lock:
+                    self._connection = connection
+            return connection
+        finally:
+            self._opening.release()
+
+    def _connect(self, timeouts: Timeouts, check: Check | None) -> WebSocketConnection:
+        link = interruptibly(lambda: self._link(timeouts), check or _nothing, Link.abandon)
+        return WebSocketConnection(self.url, link, self._limits)
+
+    def _link(self, timeouts: Timeouts) -> Link:
+        connection = self._connector.connect(timeouts.connect_s)
+        sock: socket.socket = connection.sock
+        try:
+            prefer_bbr(sock)
+            notice_loss(sock)
+            limit_unsent(sock)
+            sock.settimeout(max(self._open_s, timeouts.connect_s, timeouts.silence_s))
+            return Link(sock, upgraded(sock, self._upgrade()))
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):
+                text = f"The connection to {self.url} broke off ({type(error).__name__})."
+                raise ConnectionLostError(text) from error
+            raise
+
+    def _upgrade(self) -> Upgrade:
+        headers = {"User-Agent": f"comfy-gpu-offload/{__version__}", **self._headers()}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
+        return Upgrade(self._address.authority, f"{self._address.path}{PATH}", headers.items())
+
+
+class _Patience:
+    """What ends the waits of one exchange: the caller's check, its deadline, a connection that is silent."""
+
+    def __init__(self, url: str, connection: WebSocketConnection, timeouts: Timeouts, check: Check | None) -> None:
+        self._url = url
+        self._connection = connection
+        self._timeouts = timeouts
+        self._check = check
+        self._started = monotonic()
+        self._deadline = self._started + timeouts.exchange_s
+
+    def begin_anew(self) -> None:
+        """Allow as much time again as there was at first."""
+        self._deadline = monotonic() + self._timeouts.exchange_s
+
+    def wait(self) -> None:
+        """Check once. Called ten times a second.
+
+        Raises:
+            ExchangeTimeoutError: the time is over.
+            SilentConnectionError: not even a sign of life has come for too long.
+            Whatever the caller's check raises.
+        """
+        if self._check is not None:
+            self._check()
+        now = monotonic()
+        quiet_s = now - max(self._started, self._connection.heard_at)
+        if quiet_s >= self._timeouts.silence_s:
+            raise silent(self._url, quiet_s, self._timeouts.silence_s)
+        if now > self._deadline:
+            raise ExchangeTimeoutError(
+                f"{self._url} gave no complete reply in the time allowed, {self._timeouts.exchange_s:.4g} s. Its "
+                f"log says whether it still computes; {self._timeouts.setting} allows more."
+            )
+
+
+def _nothing() -> None:
+    """Check nothing."""
+
+
+def _log(text: str) -> None:
+    logger.info("%s", text)
