@@ -50,6 +50,13 @@ class RefusedError(Exception):
         self.fault = fault
 
 
+STARTING = Fault(code=FaultCode.BUSY, message="The worker is still starting.", retryable=True)
+UNAUTHORIZED = Fault(
+    code=FaultCode.UNAUTHORIZED,
+    message="The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's.",
+)
+
+
 def missing_tensors(digests: tuple[bytes, ...]) -> Fault:
     """Return the fault that asks for the tensors that the worker lacks."""
     text = f"The worker does not hold {len(digests)} of the tensors named by digest."

@@ -70,9 +70,15 @@ class WebSocketConnection:
         self._is_closing = False
         threading.Thread(target=self._run, name="comfy-gpu-offload-websocket", daemon=True).start()
 
-    def begin(self) -> OpenExchange | None:
-        """Return a new exchange, or None if the connection takes no more of them."""
+    def begin(self, route: Route) -> OpenExchange | None:
+        """Return a new exchange, or None if the connection takes no more of them.
+
+        An exchange may have been given up because the connection hangs. Until the other side has given a sign of
+        life since, it carries nothing but cancels.
+        """
         with self._lock:
+            if self._link.unanswered_pings and route != "cancel":
+                self._is_closing = True
             if self._lost is not None or self._is_closing:
                 return None
             self._last_number += 1
@@ -93,7 +99,7 @@ class WebSocketConnection:
                     return  # it was answered before it was whole
                 self._link.send(sealed(kind, exchange.number, payload), wait, urgent=urgent)
                 kind = Kind.DATA
-        except (LinkClosedError, OSError) as error:
+        except LinkClosedError as error:
             self._fail(error)
             raise self._lost or ConnectionLostError(f"The connection to {self._url} broke off.") from error
 
@@ -103,7 +109,8 @@ class WebSocketConnection:
             return
         try:
             self._link.post(sealed(Kind.DROP, exchange.number))
-        except (LinkClosedError, OSError) as error:
+            self._link.ping()
+        except LinkClosedError as error:
             self._fail(error)
 
     def close(self) -> None:
@@ -126,7 +133,7 @@ class WebSocketConnection:
     def _run(self) -> None:
         try:
             self._receive()
-        except (LinkClosedError, OSError) as error:
+        except LinkClosedError as error:
             self._fail(error)
         except Exception:
             logger.exception("the thread of a connection failed")
@@ -167,7 +174,8 @@ class WebSocketConnection:
             self._feed(exchange, piece.payload)
         elif piece.kind is Kind.END:
             self._open.pop(piece.exchange, None)
-            exchange.events.put(None)
+            self._feed(exchange, piece.payload)
+            exchange.events.put(None if exchange.reader.is_between_frames else self._truncated())
         elif piece.kind is Kind.WAITING:
             text = bytes(piece.payload).decode("utf-8", "replace")[:_MAX_TEXT]
             if text.isprintable():
@@ -184,9 +192,11 @@ class WebSocketConnection:
         if exchange.events.qsize() > _MAX_UNTAKEN:
             self._end_with(ConnectionLostError(f"{self._url} sent more replies than are taken."))
 
-    def _fail(self, error: Exception) -> None:
-        why = str(error) if isinstance(error, LinkClosedError) else type(error).__name__
-        self._end_with(ConnectionLostError(f"The connection to {self._url} broke off ({why})."))
+    def _truncated(self) -> ConnectionLostError:
+        return ConnectionLostError(f"A reply of {self._url} ended in the middle of a frame.")
+
+    def _fail(self, error: LinkClosedError) -> None:
+        self._end_with(ConnectionLostError(f"The connection to {self._url} broke off: {error}."))
 
     def _end_with(self, error: TransportError) -> None:
         with self._lock:

@@ -83,13 +83,10 @@ class WebSocketTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
         """See `Transport`."""
-        replies = self._replies(route, frame, timeouts, check)
-        try:
-            return next(replies)
-        except StopIteration:
-            raise ConnectionLostError(f"{self.url} ended the exchange without a reply") from None
-        finally:
-            replies.close()
+        replies = list(self._replies(route, frame, timeouts, check))
+        if len(replies) != 1:
+            raise ConnectionLostError(f"{self.url} ended an exchange with {len(replies)} replies in place of one.")
+        return replies[0]
 
     def stream(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
@@ -115,13 +112,12 @@ class WebSocketTransport:
     def _replies(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None
     ) -> Generator[memoryview]:
-        connection, exchange = self._begun(timeouts, check)
+        connection, exchange = self._begun(route, timeouts, check)
         patience = _Patience(self.url, connection, timeouts, check)
         is_answered = False
         try:
             connection.send(exchange, route, frame, patience.wait)
             while (reply := self._next(exchange, patience)) is not None:
-                is_answered = route != "sample"
                 yield reply
                 patience.begin_anew()
             is_answered = True
@@ -149,10 +145,12 @@ class WebSocketTransport:
             else:
                 return event
 
-    def _begun(self, timeouts: Timeouts, check: Check | None) -> tuple[WebSocketConnection, OpenExchange]:
+    def _begun(
+        self, route: Route, timeouts: Timeouts, check: Check | None
+    ) -> tuple[WebSocketConnection, OpenExchange]:
         while True:
             connection = self._connection or self._opened(timeouts, check)
-            exchange = connection.begin()
+            exchange = connection.begin(route)
             if exchange is not None:
                 return connection, exchange
             with self._lock:

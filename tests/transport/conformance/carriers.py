@@ -23,7 +23,7 @@ from worker.queue_jobs import QueueJobs
 from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.config.settings import given_settings
 from comfy_gpu_offload.errors import ConnectionLostError, ForkedWorkerError
-from comfy_gpu_offload.transport import configured
+from comfy_gpu_offload.transport import configured, http_transport
 from comfy_gpu_offload.transport.base import Notify, Transport
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
@@ -96,6 +96,12 @@ def _behind_nginx(handler: AlteringHandler, folder: Path) -> Iterator[int]:
 
 
 @contextmanager
+def _behind_nginx_for_websockets(handler: AlteringHandler, folder: Path) -> Iterator[int]:
+    with _worker(handler, folder) as port, nginx(port, folder, upgrades=True) as front:
+        yield front.port
+
+
+@contextmanager
 def _behind_edge(handler: AlteringHandler, folder: Path) -> Iterator[int]:
     with _worker(handler, folder) as port, LoadBalancerEdge(f"http://127.0.0.1:{port}") as edge:
         yield Address.parse(edge.url).tcp_port
@@ -107,8 +113,16 @@ def _queue(handler: AlteringHandler, folder: Path) -> Iterator[int]:
         yield Address.parse(gateway.url).tcp_port
 
 
-def _by_http(port: int, folder: Path) -> AbstractContextManager[dict[str, Any]]:
+def _by_address(port: int, folder: Path) -> AbstractContextManager[dict[str, Any]]:
     return nullcontext({"url": f"http://127.0.0.1:{port}"})
+
+
+@contextmanager
+def _by_http(port: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Reach the worker as where an upgrade is refused, from the first exchange on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(configured.BY_SCHEME, "http", http_transport.from_settings)
+        yield {"url": f"http://127.0.0.1:{port}"}
 
 
 def _by_runpod(kind: str) -> Reach:
@@ -159,8 +173,16 @@ def _forward(source: socket.socket, sink: socket.socket) -> None:
 
 CARRIERS = (
     Carrier("loopback", _no_server, None, loses=ForkedWorkerError, connects=False, answers_after_fork=False),
+    Carrier("websocket", _worker, _by_address, tells_waiting=True),
+    Carrier(
+        "websocket behind nginx",
+        _behind_nginx_for_websockets,
+        _by_address,
+        tells_waiting=True,
+        marks=(needs_nginx,),
+    ),
     Carrier("http", _worker, _by_http, tells_waiting=True),
-    Carrier("http behind nginx", _behind_nginx, _by_http, marks=(needs_nginx,)),
+    Carrier("http behind nginx", _behind_nginx, _by_address, marks=(needs_nginx,)),
     Carrier(
         "load balancer",
         _behind_edge,

@@ -49,6 +49,9 @@ class Link:
 
     The socket does not block. TLS connections are used by one thread at a time, for as long as one system call, and
     waits for the socket happen in between.
+
+    Attributes:
+        unanswered_pings: number of pings that the other side has not answered.
     """
 
     def __init__(self, sock: socket.socket, protocol: Protocol, received: bytes | memoryview = b"") -> None:
@@ -70,6 +73,7 @@ class Link:
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._fragments = bytearray()
         self._early = bytes(received)
+        self.unanswered_pings = 0
         self._is_shut = False
 
     def receive(self, wait_s: float) -> list[Piece]:
@@ -78,8 +82,7 @@ class Link:
         For one thread. Pings are answered here.
 
         Raises:
-            LinkClosedError: the connection is closed.
-            OSError: as sockets raise.
+            LinkClosedError: the connection is closed, or the socket failed.
         """
         with self._protocol_lock:
             frames = self._protocol.events_received()
@@ -102,8 +105,7 @@ class Link:
         If `wait` raises while it is sent, whoever sends next sends the rest of it first.
 
         Raises:
-            LinkClosedError: the connection is closed.
-            OSError: as sockets raise.
+            LinkClosedError: the connection is closed, or the socket failed.
             Whatever `wait` raises.
         """
         self._turns.take(wait, urgent=urgent)
@@ -123,6 +125,21 @@ class Link:
         self._leave(self._wire(message))
         self.tend()
 
+    def ping(self) -> None:
+        """Ask the other side for a sign of life, without waiting for it.
+
+        Raises:
+            LinkClosedError: as `post`.
+        """
+        with self._protocol_lock:
+            if self._protocol.state is not State.OPEN:
+                raise self._closed()
+            self.unanswered_pings += 1
+            self._protocol.send_ping(b"")
+            data = b"".join(self._protocol.data_to_send())
+        self._leave(data)
+        self.tend()
+
     def tend(self, *, warm: bool = False) -> None:
         """Send what is left to be sent, and a sign of life if `warm`, as far as that needs no waiting."""
         if not self._turns.take_if_free():
@@ -132,7 +149,7 @@ class Link:
             if warm and is_sent:
                 self._unsent = self._wire(sealed(Kind.WARM))
                 self._flush(None)
-        except (LinkClosedError, OSError):
+        except LinkClosedError:
             pass  # the thread that receives finds out as well
         finally:
             self._turns.release()
@@ -150,7 +167,7 @@ class Link:
                 self._protocol.send_close(code, reason.encode()[:120].decode("utf-8", "ignore"))
             last = b"".join(self._protocol.data_to_send())
         if self._turns.take_if_free():
-            with suppress(LinkClosedError, OSError):
+            with suppress(LinkClosedError):
                 if self._flush(None):
                     self._unsent = last
                     self._flush(None)
@@ -165,7 +182,7 @@ class Link:
         To close a connection with bytes unread would reset it, and the reason that was just sent would be lost.
         """
         deadline = monotonic() + seconds
-        with suppress(OSError, ValueError):
+        with suppress(LinkClosedError, OSError, ValueError):
             while (left := deadline - monotonic()) > 0:
                 count = self._attempt(lambda: self._sock.recv_into(self._buffer))
                 if count == 0 or (count is None and not wait_readable(self._sock, left)):
@@ -204,6 +221,8 @@ class Link:
         if frame.opcode is Opcode.TEXT:
             self.close(1003, "only binary messages are accepted")
             raise LinkClosedError(1003, "the other side sent text")
+        if frame.opcode is Opcode.PONG:
+            self.unanswered_pings = 0  # an answer stands for all pings before it: RFC 6455, 5.5.3
         if frame.opcode not in {Opcode.BINARY, Opcode.CONT}:
             return None
         message: bytes | bytearray | memoryview = frame.data
@@ -257,9 +276,15 @@ class Link:
                 self._unsent = bytes(view)
 
     def _attempt(self, operation: Callable[[], int]) -> int | None:
-        """Return what a system call on the socket returns, or None if it would block."""
+        """Return what a system call on the socket returns, or None if it would block.
+
+        Raises:
+            LinkClosedError: it failed. So an OSError of a caller's own check is not taken for one of the socket.
+        """
         try:
             with self._using:
                 return operation()
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
+        except (OSError, ValueError) as error:  # ValueError: the socket was closed meanwhile
+            raise LinkClosedError(1006, type(error).__name__) from error

@@ -27,9 +27,9 @@ class Kind(IntEnum):
     """The kinds of pieces.
 
     BEGIN opens an exchange: its payload is the route and the first bytes of the request's frame. DATA has more
-    bytes of the request, or of the replies, frame after frame. END says that all replies were sent. DROP says that
-    nobody wants the replies any more. WARM keeps the connection warm and is a sign of life. WAITING says, as text,
-    what the exchange waits for.
+    bytes of the request, or of the replies, frame after frame. END has the last bytes of the replies, if any are
+    left. DROP says that nobody wants the replies any more. WARM keeps the connection warm and is a sign of life.
+    WAITING says, as text, what the exchange waits for.
     """
 
     BEGIN = 1

@@ -26,7 +26,7 @@ class Reply(NamedTuple):
         stream: yields the body piece by piece, in place of `buffers`; closed when nobody takes it any more.
         after_s: seconds for which the reply is held back, on its own connection only.
         takes_over: called once the body was sent, without a head, and returns when the connection has ended. It is
-            given the socket, the bytes that were received after the request, and what says whether the server stops.
+            given the socket, what was received after the request, and a function that tells if the server stops.
     """
 
     status: int

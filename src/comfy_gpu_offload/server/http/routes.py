@@ -18,9 +18,9 @@ from ...net.websocket.link import Link
 from ...net.websocket.pieces import PATH
 from ...protocol.envelope import open_frame, seal
 from ...protocol.messages import Fault, FaultCode
-from ..faults import fault_of
+from ..faults import STARTING, UNAUTHORIZED, fault_of
 from ..handler import Handler
-from ..websocket.connection import WebSocketConnection
+from ..websocket.connection import ServedWorker, WebSocketConnection
 from ..websocket.limits import WebSocketLimits
 from .browser_guard import MEDIA_TYPE, BrowserGuard, Refusal
 from .caller import HttpCaller, takes_waiting
@@ -116,9 +116,11 @@ class Routes:
         def take_over(sock: socket.socket, received: bytes, is_stopping: Callable[[], bool]) -> None:
             limit_unsent(sock)
             link = Link(sock, accepted.protocol, received)
-            WebSocketConnection(
-                link, lambda: self._state.handler, self._state.limits, self._limits, is_stopping
-            ).serve()
+            authorization = request.headers.get("authorization")
+            served = ServedWorker(
+                lambda: self._state.handler, lambda: self._state.tokens.allow(authorization), is_stopping
+            )
+            WebSocketConnection(link, served, self._state.limits, self._limits).serve()
 
         return Reply(HTTPStatus.SWITCHING_PROTOCOLS, (accepted.answer,), takes_over=take_over)
 
@@ -139,8 +141,7 @@ class Routes:
             return refused
         handler = self._state.handler
         if handler is None:
-            text = "The worker is still starting."
-            return _answer_fault(Fault(code=FaultCode.BUSY, message=text, retryable=True))
+            return _answer_fault(STARTING)
         try:
             body = _read(request.body, self._state.limits)
         except FrameError as error:
@@ -153,8 +154,7 @@ class Routes:
 
     def _unauthorized(self, request: Request) -> Reply:
         after_s = self._wrong.note(request.connection.peer, is_missing="authorization" not in request.headers)
-        text = "The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's."
-        return _answer_fault(Fault(code=FaultCode.UNAUTHORIZED, message=text))._replace(after_s=after_s)
+        return _answer_fault(UNAUTHORIZED)._replace(after_s=after_s)
 
 
 def _read(body: Body, limits: FrameLimits) -> memoryview:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
 
-from ...net.http_heads import BadHttpError
 from ...net.gathered_send import send_gathered
+from ...net.http_heads import BadHttpError
 from ...net.http_reader import DisconnectedError
 from ...net.sockets import notice_loss, prefer_bbr
 from .connections import Connection, Connections

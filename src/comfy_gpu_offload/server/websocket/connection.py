@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
@@ -14,7 +15,7 @@ from ...net.websocket.link import Link, LinkClosedError
 from ...net.websocket.pieces import CONNECTION, PIECE_BYTES, Kind, Piece, payloads, sealed
 from ...protocol.envelope import seal
 from ...protocol.messages import Fault, FaultCode
-from ..faults import fault_of
+from ..faults import STARTING, UNAUTHORIZED, fault_of
 from ..handler import Handler
 from ..waiting import Caller
 from .exchange import Exchange, Replies
@@ -25,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 ROUTES = ("hello", "forward", "cancel", "sample")
 """The routes, in the order of their numbers in a BEGIN piece, from 1 on."""
+MANY_REPLIES = "sample"
+"""The route whose requests have any number of replies; others have one."""
 
 _WARM_EVERY_S = 0.1
 _IDLE_POLL_S = 0.2
-_STARTING = Fault(code=FaultCode.BUSY, message="The worker is still starting.", retryable=True)
 
 
 class _ViolationError(Exception):
@@ -39,28 +41,30 @@ class _ViolationError(Exception):
         self.code = code
 
 
+@dataclass(frozen=True)
+class ServedWorker:
+    """The worker behind a connection, as it is at the moment.
+
+    Attributes:
+        handler: returns the handler; None while the backend is being made.
+        lets_in: says whether the client's token is still accepted; it may have been revoked since the upgrade.
+        is_stopping: says whether the server takes no more requests.
+    """
+
+    handler: Callable[[], Handler | None]
+    lets_in: Callable[[], bool]
+    is_stopping: Callable[[], bool]
+
+
 class WebSocketConnection:
     """The worker's end of one client's WebSocket."""
 
-    def __init__(
-        self,
-        link: Link,
-        handler: Callable[[], Handler | None],
-        frames: FrameLimits,
-        limits: WebSocketLimits,
-        is_stopping: Callable[[], bool],
-    ) -> None:
-        """Take over an open WebSocket.
-
-        Args:
-            handler: returns the handler; None while the backend is being made.
-            is_stopping: says whether the server takes no more requests.
-        """
+    def __init__(self, link: Link, worker: ServedWorker, frames: FrameLimits, limits: WebSocketLimits) -> None:
+        """Take over an open WebSocket."""
         self._link = link
-        self._handler = handler
+        self._worker = worker
         self._frames = frames
         self._limits = limits
-        self._is_stopping = is_stopping
         self._threads = ExchangeThreads()
         # Written by the receiving thread, and by an exchange's own thread, which removes it.
         self._open: dict[int, Exchange] = {}
@@ -74,12 +78,12 @@ class WebSocketConnection:
         except _ViolationError as error:
             logger.warning("ended a WebSocket connection: %s", error)
             self._link.close(error.code, str(error))
-        except (LinkClosedError, OSError) as error:
+        except LinkClosedError as error:
             logger.debug("a WebSocket connection ended: %s", error)
         finally:
             for exchange in list(self._open.values()):
                 exchange.is_dropped = True
-            self._link.close(1001 if self._is_stopping() else 1000)
+            self._link.close(1001 if self._worker.is_stopping() else 1000)
             self._threads.close()
             self._link.linger(self._limits.linger_s)
 
@@ -103,7 +107,7 @@ class WebSocketConnection:
         for exchange in open_now:
             if not exchange.reader.is_between_frames and now - exchange.heard_at > self._limits.progress_s:
                 raise _ViolationError(1008, "the rest of a request did not come")
-        return not open_now and (self._is_stopping() or now - self._used_at > self._limits.idle_s)
+        return not open_now and (self._worker.is_stopping() or now - self._used_at > self._limits.idle_s)
 
     def _take(self, piece: Piece) -> None:
         if piece.kind is Kind.BEGIN:
@@ -130,13 +134,17 @@ class WebSocketConnection:
         route = piece.payload[0] if piece.payload else 0
         if not 1 <= route <= len(ROUTES):
             raise _ViolationError(1002, f"there is no route {route}")
-        handler = self._handler()
-        if handler is None:
-            self._refuse(piece.exchange, _STARTING)
+        handler = self._worker.handler()
+        if not self._worker.lets_in():
+            self._refuse(piece.exchange, UNAUTHORIZED)
+        elif handler is None:
+            self._refuse(piece.exchange, STARTING)
         elif len(self._open) >= self._limits.exchanges:
             self._refuse(piece.exchange, _busy(f"{self._limits.exchanges} requests are under way on a connection."))
         else:
-            exchange = Exchange(piece.exchange, _begun(handler, ROUTES[route - 1]), self._link, self._frames)
+            name = ROUTES[route - 1]
+            exchange = Exchange(piece.exchange, _replies(handler, name), self._link, self._frames)
+            exchange.has_many_replies = name == MANY_REPLIES
             self._open[exchange.number] = exchange
             self._feed(exchange, piece.payload[1:])
 
@@ -163,8 +171,7 @@ class WebSocketConnection:
     def _refuse(self, number: int, fault: Fault) -> None:
         """Answer before the request is whole. The rest of it is dropped as it comes."""
         self._open.pop(number, None)
-        self._link.post(sealed(Kind.DATA, number, b"".join(seal(fault).buffers)))
-        self._link.post(sealed(Kind.END, number))
+        self._link.post(sealed(Kind.END, number, b"".join(seal(fault).buffers)))
 
     def _send(self, exchange: Exchange, replies: Generator[EncodedFrame]) -> None:
         """Send the replies to an exchange, on its own thread."""
@@ -174,8 +181,9 @@ class WebSocketConnection:
                     self._send_frame(exchange, frame)
                     if exchange.is_dropped:  # whoever is gone no longer follows a run
                         break
-            self._link.send(sealed(Kind.END, exchange.number), self._patience(exchange), urgent=True)
-        except (LinkClosedError, OSError, _GoneError) as error:
+            if exchange.has_many_replies:
+                self._link.send(sealed(Kind.END, exchange.number), self._patience(exchange), urgent=True)
+        except (LinkClosedError, _GoneError) as error:
             logger.debug("a reply could not be sent: %s", type(error).__name__)
             self._link.close(1008, "replies are not read")
         except Exception:
@@ -185,11 +193,13 @@ class WebSocketConnection:
             self._open.pop(exchange.number, None)
 
     def _send_frame(self, exchange: Exchange, frame: EncodedFrame) -> None:
-        urgent = frame.size_bytes <= PIECE_BYTES
+        urgent, left = frame.size_bytes <= PIECE_BYTES, frame.size_bytes
         for payload in payloads(frame.buffers):
             if exchange.is_dropped:
                 return
-            self._link.send(sealed(Kind.DATA, exchange.number, payload), self._patience(exchange), urgent=urgent)
+            left -= len(payload)
+            kind = Kind.DATA if left or exchange.has_many_replies else Kind.END
+            self._link.send(sealed(kind, exchange.number, payload), self._patience(exchange), urgent=urgent)
 
     def _patience(self, exchange: Exchange) -> Callable[[], None]:
         """Return what ends the wait for a client that takes no bytes."""
@@ -202,9 +212,9 @@ class WebSocketConnection:
         return wait
 
 
-def _begun(handler: Handler, route: str) -> Replies:
+def _replies(handler: Handler, route: str) -> Replies:
     """Return the function from a request of `route` and its sender to the replies."""
-    if route == "sample":
+    if route == MANY_REPLIES:
         return partial(handler.stream, tells_waiting=True)
 
     def one_reply(request: memoryview, caller: Caller) -> Generator[EncodedFrame]:

@@ -26,6 +26,7 @@ class Exchange:
         replies: the function from the request and its sender to the replies.
         reader: of the request's frame.
         heard_at: when bytes of the request came last, by `monotonic`.
+        has_many_replies: whether any number of replies may come, and not one.
         is_answered: whether the request is whole and its replies are being made.
         is_dropped: whether the client wants no replies any more, or the connection has ended.
     """
@@ -35,6 +36,7 @@ class Exchange:
         self.replies = replies
         self.reader = FrameReader(limits)
         self.heard_at = monotonic()
+        self.has_many_replies = False
         self.is_answered = False
         self.is_dropped = False
         self._link = link
@@ -53,6 +55,6 @@ class Exchange:
             text = str(waiting).encode()[:_MAX_TEXT_BYTES]
             try:
                 self._link.post(sealed(Kind.WAITING, self.number, text))
-            except (LinkClosedError, OSError):
+            except LinkClosedError:
                 self.is_dropped = True
         return True
