@@ -83,14 +83,14 @@ def copy(tmp_path: Path) -> Path:
     module.write_text(EXAMPLE.read_text("utf-8").replace("from comfy_gpu_offload.", "from .."), "utf-8")
     (line,) = re.findall(r"```python\n(.*?)```", section(), re.DOTALL)
     text = table.read_text("utf-8")
-    after, imports = "    HTTPS: http_transport.from_settings,\n", "from . import http_transport, "
+    after, imports = "    HTTPS: direct_transport.from_settings,\n", "from . import direct_transport, "
     assert text.count(after) == text.count(imports) == 1
     table.write_text(text.replace(after, after + line).replace(imports, imports + "unix_transport, "), "utf-8")
     return tmp_path
 
 
 def test_the_list_names_files_that_exist() -> None:
-    for name, known in zip(listed(), ("http_transport", "", "", "http_transport", ""), strict=True):
+    for name, known in zip(listed(), ("direct_transport", "", "", "http_transport", ""), strict=True):
         assert (ROOT / name.replace("<name>", known)).is_file(), name
 
 

@@ -60,8 +60,7 @@ def test_a_raw_latent_is_not_copied_between_a_socket_and_a_tensor(
         received.append((start, start + size_bytes))
         return buffer
 
-    monkeypatch.setattr("comfy_gpu_offload.server.http.routes.allocate", noted)
-    monkeypatch.setattr("comfy_gpu_offload.transport.http_response.allocate", noted)
+    monkeypatch.setattr("comfy_gpu_offload.io.frame_reader.allocate", noted)
     given: list[torch.Tensor] = []
     backend.functions["keep"] = lambda x: given.append(x) or x
     with connect(worker.url, compression="none") as session:

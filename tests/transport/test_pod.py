@@ -45,7 +45,8 @@ def test_a_model_that_loads_for_longer_than_a_request_may_last_is_asked_for_agai
 
 
 def test_a_proxy_that_stays_down_is_given_up_with_its_words(proxy: LoadBalancerEdge) -> None:
-    proxy.faults.add("/v1/hello", Fault(status=502, body="Bad gateway"), times=50)
+    for path in ("/v1/connect", "/v1/hello"):
+        proxy.faults.add(path, Fault(status=502, body="Bad gateway"), times=50)
     with pytest.raises(HttpStatusError, match="Bad gateway"):
         connect(proxy.url, TOKEN, retry_s=1)
 

@@ -27,7 +27,7 @@ _ASK_AGAIN_S = 30.0
 
 def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> DirectTransport:
     """Return the transport to the worker at the address of `target`."""
-    connector = connector_to(target.address, settings.ca_file)
+    connector = connector_to(target.address, settings.ca_file, target.fingerprint)
     return DirectTransport(
         WebSocketTransport(
             target.address,

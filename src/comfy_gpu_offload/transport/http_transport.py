@@ -21,8 +21,6 @@ from weakref import WeakSet
 from pydantic import SecretStr
 
 from ..config.address import Address
-from ..config.endpoint import Direct
-from ..config.settings import Settings
 from ..errors import (
     ConnectionLostError,
     ExchangeTimeoutError,
@@ -63,19 +61,6 @@ class _Connection:
     sock: socket.socket
     used_at: float
     warming: bytes = b""
-
-
-def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> HttpTransport:
-    """Return the transport to the worker at the address of `target`."""
-    return HttpTransport(
-        target.address,
-        target.token,
-        connector=connector_to(target.address, settings.ca_file, target.fingerprint),
-        max_frame_bytes=settings.frame_bytes,
-        # Also for addresses of this machine, which may be a tunnel's end.
-        keep_warm=not target.is_pod,
-        notify=notify,
-    )
 
 
 class HttpTransport:

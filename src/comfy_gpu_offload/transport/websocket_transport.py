@@ -201,7 +201,7 @@ class WebSocketTransport:
 
 
 class _Patience:
-    """What ends the waits of one exchange: the caller's check, its deadline, a connection that is silent."""
+    """The end of one exchange's waits: by the caller's check, its deadline, or a connection that is silent."""
 
     def __init__(self, url: str, connection: WebSocketConnection, timeouts: Timeouts, check: Check | None) -> None:
         self._url = url

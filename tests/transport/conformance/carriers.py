@@ -21,11 +21,15 @@ from tests.transport.conformance.altering_handler import AlteringHandler
 from worker.queue_jobs import QueueJobs
 
 from comfy_gpu_offload.config.address import Address
-from comfy_gpu_offload.config.settings import given_settings
+from comfy_gpu_offload.config.endpoint import Direct
+from comfy_gpu_offload.config.settings import Settings, given_settings
 from comfy_gpu_offload.errors import ConnectionLostError, ForkedWorkerError
-from comfy_gpu_offload.transport import configured, http_transport
+from comfy_gpu_offload.transport import configured
 from comfy_gpu_offload.transport.base import Notify, Transport
+from comfy_gpu_offload.transport.connector import connector_to
+from comfy_gpu_offload.transport.http_transport import HttpTransport
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
+from comfy_gpu_offload.transport.websocket_transport import WebSocketTransport
 
 Serve = Callable[[AlteringHandler, Path], AbstractContextManager[int]]
 Reach = Callable[[int, Path], AbstractContextManager[dict[str, Any]]]
@@ -117,12 +121,26 @@ def _by_address(port: int, folder: Path) -> AbstractContextManager[dict[str, Any
     return nullcontext({"url": f"http://127.0.0.1:{port}"})
 
 
-@contextmanager
-def _by_http(port: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Reach the worker as where an upgrade is refused, from the first exchange on."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(configured.BY_SCHEME, "http", http_transport.from_settings)
-        yield {"url": f"http://127.0.0.1:{port}"}
+def _by(make: Callable[[Settings, Direct, Notify | None], Transport]) -> Reach:
+    @contextmanager
+    def reach(port: int, folder: Path) -> Iterator[dict[str, Any]]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(configured.BY_SCHEME, "http", make)
+            yield {"url": f"http://127.0.0.1:{port}"}
+
+    return reach
+
+
+def _websocket(settings: Settings, target: Direct, notify: Notify | None) -> Transport:
+    """Make a transport that has nothing else where an upgrade is refused."""
+    return WebSocketTransport(
+        target.address, connector_to(target.address), max_frame_bytes=settings.frame_bytes, notify=notify
+    )
+
+
+def _http(settings: Settings, target: Direct, notify: Notify | None) -> Transport:
+    """Make a transport as where an upgrade is refused, from the first exchange on."""
+    return HttpTransport(target.address, max_frame_bytes=settings.frame_bytes, keep_warm=True, notify=notify)
 
 
 def _by_runpod(kind: str) -> Reach:
@@ -173,7 +191,7 @@ def _forward(source: socket.socket, sink: socket.socket) -> None:
 
 CARRIERS = (
     Carrier("loopback", _no_server, None, loses=ForkedWorkerError, connects=False, answers_after_fork=False),
-    Carrier("websocket", _worker, _by_address, tells_waiting=True),
+    Carrier("websocket", _worker, _by(_websocket), tells_waiting=True),
     Carrier(
         "websocket behind nginx",
         _behind_nginx_for_websockets,
@@ -181,7 +199,7 @@ CARRIERS = (
         tells_waiting=True,
         marks=(needs_nginx,),
     ),
-    Carrier("http", _worker, _by_http, tells_waiting=True),
+    Carrier("http", _worker, _by(_http), tells_waiting=True),
     Carrier("http behind nginx", _behind_nginx, _by_address, marks=(needs_nginx,)),
     Carrier(
         "load balancer",
