@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from tests.support.worker import ThreadWorker
 from comfy_gpu_offload import connect
 from comfy_gpu_offload.cli.main import main
 from comfy_gpu_offload.config.address import Address
-from comfy_gpu_offload.errors import ConnectError
+from comfy_gpu_offload.errors import ConnectError, UnauthorizedError
+from comfy_gpu_offload.server.http.server import listen
 from comfy_gpu_offload.transport.health import Health, ping
 
 
@@ -37,6 +38,30 @@ def test_calls_pass() -> None:
         assert ping(worker.address) is Health.READY
         with connect(worker.url) as session:
             assert torch.equal(session.model("double")(X), X * 2)
+
+
+def test_all_networks_are_those_of_ipv4_too(caplog: pytest.LogCaptureFixture) -> None:
+    with ThreadWorker(FunctionBackend(), host="::", token="wanted") as worker:
+        for host in ("127.0.0.1", "[::1]"):
+            with connect(f"http://{host}:{worker.port}", "wanted") as session:
+                assert torch.equal(session.model("double")(X), X * 2)
+            with pytest.raises(UnauthorizedError):
+                connect(f"http://{host}:{worker.port}", "wrong")
+    peers = {line.split(" from ")[1].split()[0] for line in caplog.messages if "wrong token" in line}
+    assert peers == {"127.0.0.1", "::1"}
+
+
+def test_all_networks_are_those_of_ipv4_alone_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with closing(listen("::", 0)) as listener:
+        assert listener.family is socket.AF_INET
+        with socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=60):
+            pass
+
+
+def test_a_port_of_ipv4_that_is_taken_is_not_shared_by_halves() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        listen("::", taken.getsockname()[1]).close()
 
 
 def test_calls_pass_with_tls(tmp_path: Path) -> None:

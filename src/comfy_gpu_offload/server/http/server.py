@@ -7,6 +7,7 @@ threads are no burden.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -59,6 +60,10 @@ class ServerLimits:
 
 
 _ACCEPT_S = 0.2
+_BACKLOG = 128
+_EVERYWHERE = "::"
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+_MAPPED = "::ffff:"  # RFC 4291, 2.5.5.2: begins the address of an IPv4 client on a socket of IPv6
 _TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the type of a connection's first record
 _SPEAKS_TLS = Reply(
     HTTPStatus.BAD_REQUEST, (b"This worker speaks TLS: write https:// in place of http:// in its address.",)
@@ -68,13 +73,30 @@ _SPEAKS_TLS = Reply(
 def listen(host: str, port: int) -> socket.socket:
     """Return a TCP socket that listens on `host` and `port`; 0 for any free port.
 
+    `::` stands for all networks of this machine, by IPv6 and by IPv4, or by IPv4 alone where there is no IPv6.
+
     Raises:
         OSError: the address cannot be listened on.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.create_server((str(address[0]), port), family=family, backlog=128)
+    if address[0] == _EVERYWHERE:
+        listener = _listen_everywhere(port)
+    else:
+        listener = socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
     prefer_bbr(listener)
     return listener
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                (_EVERYWHERE, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+            )
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+    return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104  # nosec B104
 
 
 class HttpServer:
@@ -138,7 +160,7 @@ class HttpServer:
                 logger.warning("a connection could not be accepted: %s", type(error).__name__)
                 threading.Event().wait(_ACCEPT_S)  # out of file descriptors, most likely
                 continue
-            self._begin(Connection(sock, str(address[0]) if self._is_tcp else ""))
+            self._begin(Connection(sock, str(address[0]).removeprefix(_MAPPED) if self._is_tcp else ""))
 
     def _begin(self, connection: Connection) -> None:
         thread = threading.Thread(
