@@ -19,7 +19,8 @@ from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io import codecs
-from comfy_gpu_offload.transport.http_transport import HttpTransport
+from comfy_gpu_offload.transport.connector import connector_to
+from comfy_gpu_offload.transport.websocket_transport import WebSocketTransport
 from emulated_link import Kind, Link, emulated
 from mosaic import mosaic_worker, run
 from proxied import DIRECT, proxied
@@ -183,7 +184,8 @@ def _runs(made: Mapping[tuple[str, str], Calls], link: Link, plan: Plan) -> Iter
 
 def session_over(port: int, options: SessionOptions) -> Session:
     """Return a session that behaves as over a network, whatever the address."""
-    return Session(HttpTransport(Address.parse(f"http://127.0.0.1:{port}"), keep_warm=True), options)
+    address = Address.parse(f"http://127.0.0.1:{port}")
+    return Session(WebSocketTransport(address, connector_to(address)), options)
 
 
 def conditioning(model: Model, seed: int) -> dict[str, torch.Tensor]:

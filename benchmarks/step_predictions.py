@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter, sleep
 
-import requests
 import torch
 
 import arguments
@@ -23,6 +22,8 @@ from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.config.endpoint import Direct, configured
 from comfy_gpu_offload.config.settings import Settings
 from comfy_gpu_offload.io import codecs
+from comfy_gpu_offload.transport.configured import transport_for
+from comfy_gpu_offload.transport.direct_transport import DirectTransport
 from each_step_runs import Followed, follow, session_over
 from mosaic import mosaic_worker
 
@@ -105,10 +106,14 @@ class Choice:
 
 
 def choices_of(settings: Settings) -> list[Choice]:
-    """All choices, for the worker that these settings name."""
+    """Return all choices for the worker that these settings name.
+
+    Raises:
+        OffloadError: the worker cannot be asked.
+    """
     target = configured(settings)
     direct = isinstance(target, Direct)
-    warm = direct and not target.is_pod and _warms(str(target.address), settings)
+    warm = direct and _warms(settings)
     made = []
     for name, ways in OF_CHOICE.items():
         opened = partial(connect_from, settings.model_copy(update={"compression": name}))
@@ -126,14 +131,11 @@ def choices_over(port: int) -> list[Choice]:
     ]
 
 
-def _warms(url: str, settings: Settings) -> bool:
-    """Return whether the worker's replies say that it keeps connections warm."""
-    verify = True if settings.ca_file is None else str(settings.ca_file)
-    try:
-        reply = requests.get(f"{url}/ping", headers={"Keep-Warm": "102"}, timeout=10, verify=verify)
-    except requests.RequestException:
-        return False
-    return "Keep-Warm" in reply.headers
+def _warms(settings: Settings) -> bool:
+    """Return whether the worker is reached over a WebSocket, which is kept warm while it computes."""
+    transport = transport_for(settings)
+    with Session(transport):
+        return isinstance(transport, DirectTransport) and transport.refusal is None
 
 
 def costs(shape: Shape) -> dict[str, StepCost]:

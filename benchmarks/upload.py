@@ -158,7 +158,7 @@ def _measured(link: Link, what: str, named: dict[str, list[torch.Tensor]], setti
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="comfy-gpu-offload-")))
         url = stack.enter_context(echo_worker(uploads=folder))
         near = stack.enter_context(emulated(link, int(url.rsplit(":", 1)[1]), kind))
-        transport = _Counting(HttpTransport(Address.parse(f"http://127.0.0.1:{near}"), keep_warm=True))
+        transport = _Counting(HttpTransport(Address.parse(f"http://127.0.0.1:{near}")))
         with _session(transport, setting) as session:
             model = session.model("echo")
             _use(model, {}, {}, 1.0)

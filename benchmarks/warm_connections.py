@@ -10,12 +10,12 @@ case is a link (round trip, rates up and down) and the KB that a call moves up a
 bandwidth. Reverse proxies stand at the worker's end of the link, as they do in front of rented GPUs; one that is
 not installed is left out.
 
-HTTP           this package's HTTP exchanges, which trickle both ways while the worker computes
-left idle      the same without the trickle
+WebSocket      this package's transport, warmed both ways while the worker computes
+HTTP           its HTTP exchanges, used where a WebSocket is refused
 requests       the same frames by a `requests.Session`, whose connection is kept alive
 new connection the same frames by `requests.post`, a connection a call
 
-The last three are measured without a proxy. `--check` exits with 1 unless the first case, kept warm, takes at most
+The last two are measured without a proxy. `--check` exits with 1 unless the first case, kept warm, takes at most
 1.15 times the ideal, the second 1.2 times; these bounds are for the default cases over a TUN link, with at least
 0.8 s of compute.
 """
@@ -43,7 +43,9 @@ from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
+from comfy_gpu_offload.transport.connector import connector_to
 from comfy_gpu_offload.transport.http_transport import MEDIA_TYPE, HttpTransport
+from comfy_gpu_offload.transport.websocket_transport import WebSocketTransport
 from echo_worker import echo_worker
 from emulated_link import Link, best_kind, described, emulated
 from proxied import DIRECT, NAMES, available, proxied, skipped
@@ -100,13 +102,13 @@ class RequestsTransport:
 
 
 _WAYS: dict[str, Callable[[str], Transport]] = {
-    "HTTP": lambda url: HttpTransport(Address.parse(url), keep_warm=True),
-    "left idle": lambda url: HttpTransport(Address.parse(url)),
+    "WebSocket": lambda url: WebSocketTransport(Address.parse(url), connector_to(Address.parse(url))),
+    "HTTP": lambda url: HttpTransport(Address.parse(url)),
     "requests": lambda url: RequestsTransport(url, keeps_alive=True),
     "new connection": lambda url: RequestsTransport(url, keeps_alive=False),
 }
-_THROUGH_PROXIES = ("HTTP",)
-_HELD_WAY = "HTTP"
+_THROUGH_PROXIES = ("WebSocket", "HTTP")
+_HELD_WAY = "WebSocket"
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def test_what_waits_is_never_over_its_time_and_says_behind_whom(crowd: Crowd, ki
     assert any(text.startswith("waiting at the worker behind 1 other: a call of wait, ") for text in crowd.told)
 
 
-def test_where_interim_responses_do_not_come_through_a_call_keeps_asking(backend: FunctionBackend) -> None:
+def test_over_http_exchanges_a_call_that_waits_keeps_asking(backend: FunctionBackend) -> None:
     options = SessionOptions(call=Timeouts(exchange_s=4.0), retry=RetryPolicy(total_s=1.0))
     limits = QueueLimits(untold_s=0.1)
     with ExitStack() as ending:
@@ -121,7 +121,6 @@ def test_where_interim_responses_do_not_come_through_a_call_keeps_asking(backend
         worker = ending.enter_context(ThreadWorker(backend, queue=limits))
         ending.callback(backend.release.set)
         other = ending.enter_context(connect(worker.url))
-        # Without keep_warm it asks for no interim responses, as through a pod's proxy.
         with Session(HttpTransport(worker.address), options) as session:
             model = session.model("double")
             running = threads.submit(other.model("wait"), torch.ones(1))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support import deaf_socket
 
-from comfy_gpu_offload.net.sockets import has_room, notice_loss, prefer_bbr
+from comfy_gpu_offload.net.sockets import notice_loss, prefer_bbr, wait_writable
 
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
@@ -24,12 +24,12 @@ def allows_bbr() -> bool:
 def test_a_buffer_has_room_until_it_is_full() -> None:
     near, far = socket.socketpair()
     with near, far:
-        assert has_room(near)
+        assert wait_writable(near, 0)
         near.setblocking(False)
         with suppress(BlockingIOError):
             while True:
                 near.send(bytes(65536))
-        assert not has_room(near)
+        assert not wait_writable(near, 0)
 
 
 def test_a_socket_that_was_closed_is_said_to_be() -> None:
@@ -37,7 +37,7 @@ def test_a_socket_that_was_closed_is_said_to_be() -> None:
     near.close()
     far.close()
     with pytest.raises(ValueError, match="file descriptor"):
-        has_room(near)
+        wait_writable(near, 0)
 
 
 @pytest.mark.skipif(not allows_bbr(), reason="this system has no BBR")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 import torch
@@ -61,14 +60,10 @@ def call(model: str = "double", request: str = "request-1", client: str = "clien
 
 
 def read_reply(sock: socket.socket) -> Message:
-    """Return the reply on a connection, without the interim responses before it."""
     data = b""
-    while True:
-        while b"\r\n\r\n" not in data:
-            data += sock.recv(65536)
-        head, _, data = data.partition(b"\r\n\r\n")
-        if b" 102 " not in head:
-            break
+    while b"\r\n\r\n" not in data:
+        data += sock.recv(65536)
+    head, _, data = data.partition(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
     while len(data) < length:
         data += sock.recv(65536)
@@ -103,7 +98,7 @@ def test_calls_whose_client_is_gone_never_run(
         kept = send(worker.port, call(request="request-kept"))
         until(lambda: waiting(worker) == 101)
         for sock in left:
-            # Empty lines, that keep a connection warm, do not hide its end.
+            # Bytes that are unread do not hide its end.
             sock.sendall(b"\r\n")
             end(sock)
         until(lambda: waiting(worker) == 1)
@@ -189,14 +184,10 @@ def test_the_queue_is_bounded_in_all_and_for_each_client(backend: FunctionBacken
             sock.close()
 
 
-@pytest.mark.parametrize("headers", [{}, {"keep_warm": "102"}], ids=["plain", "with interim responses"])
-def test_who_waits_long_is_asked_to_come_again_and_keeps_its_place(
-    backend: FunctionBackend, headers: dict[str, str]
-) -> None:
-    """Also who asks for interim responses, which a proxy may keep to itself."""
+def test_who_waits_long_is_asked_to_come_again_and_keeps_its_place(backend: FunctionBackend) -> None:
     with ThreadWorker(backend, queue=QueueLimits(untold_s=0.1)) as worker, begin(worker, backend):
         line = worker.handler._parts.executor._line
-        with send(worker.port, call(request="request-first", client="client-b"), **headers) as first:
+        with send(worker.port, call(request="request-first", client="client-b")) as first:
             fault = read_reply(first)
         assert isinstance(fault, Fault)
         assert fault.code is FaultCode.BUSY
@@ -226,21 +217,15 @@ def test_a_kept_place_that_nobody_comes_back_to_holds_up_nobody(backend: Functio
             assert not isinstance(read_reply(second), Fault)
 
 
-def test_who_waits_is_told_behind_how_many_and_for_what(backend: FunctionBackend) -> None:
-    with ThreadWorker(backend) as worker, begin(worker, backend):
-        before = send(worker.port, call(request="request-0", client="client-b"))
-        until(lambda: waiting(worker) == 1)
-        with send(worker.port, call(request="request-1", client="client-c"), keep_warm="102") as sock:
-            said = b""
-            while b"Waiting: " not in said:
-                said += sock.recv(1000)
-            line = said.partition(b"Waiting: ")[2]
-            while b"\r\n" not in line:
-                line += sock.recv(1000)
-            text = unquote(line.partition(b"\r\n")[0].decode())
-            assert text.startswith("waiting at the worker behind 2 others: a call of wait, ")
+def test_who_waits_long_is_told_behind_how_many_and_for_what(backend: FunctionBackend) -> None:
+    with ThreadWorker(backend, queue=QueueLimits(untold_s=0.1)) as worker, begin(worker, backend):
+        for ahead, words in enumerate(("1 other", "2 others"), start=1):
+            frame = call(request=f"request-{ahead}", client=f"client-{ahead}")
+            with send(worker.port, frame) as sock:
+                fault = read_reply(sock)
+            assert isinstance(fault, Fault)
+            assert f"waiting at the worker behind {words}: a call of wait, " in fault.message
         backend.release.set()
-        before.close()
 
 
 def test_a_wait_reads_as_a_sentence() -> None:
@@ -273,7 +258,7 @@ def test_a_run_whose_client_is_gone_ends_when_another_waits(
         following = send(worker.port, job(), "sample")
         assert backend.started.wait(60)
         end(following)
-        with send(worker.port, call(request="request-next"), keep_warm="102") as sock:
+        with send(worker.port, call(request="request-next")) as sock:
             assert read_reply(sock).request == "request-next"  # type: ignore[attr-defined]
         assert backend.steps_done == 0
         with send(worker.port, bytes(seal(Follow(request="run-00001", after=0)).joined()), "sample") as late:
@@ -316,7 +301,7 @@ def test_a_run_that_is_followed_goes_on_and_a_reconnect_resumes_it(backend: Func
         first.close()
         (run,) = worker.handler._parts.runs._runs._runs.values()
         until(lambda: run._followers == 0)
-        other = threads.submit(lambda: read_reply(send(worker.port, call(), keep_warm="102")))
+        other = threads.submit(lambda: read_reply(send(worker.port, call())))
         with send(worker.port, bytes(seal(Follow(request="run-00001", after=0)).joined()), "sample") as again:
             until(lambda: run._followers == 1)
             backend.release.set()
@@ -358,6 +343,6 @@ def test_a_client_process_that_is_killed_leaves_nothing_running(backend: Functio
         until(lambda: waiting(worker) == 4)
         for sock in ours:
             sock.close()
-        with send(worker.port, call(request="request-next"), keep_warm="102") as sock:
+        with send(worker.port, call(request="request-next")) as sock:
             assert read_reply(sock).request == "request-next"  # type: ignore[attr-defined]
         assert backend.steps_done == 0

@@ -178,6 +178,7 @@ NO_WHOLE_REPLY = {
     "a status of two digits": b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
     "a status below 100": b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
     "a status over 599": b"HTTP/1.1 902 Processing\r\n\r\n",
+    "a switch of protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
     "NUL in the reason": b"HTTP/1.1 200 O\x00K\r\nContent-Length: 0\r\n\r\n",
     "no colon": OK + b"Content-Length 0\r\n\r\n",
     "no name": OK + b": 0\r\n\r\n",

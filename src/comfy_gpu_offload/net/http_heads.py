@@ -20,11 +20,8 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 """The longest head that is taken. nginx and aiohttp allow 8 KB a line."""
 
 _VERSIONS = {b"1.0", b"1.1"}
-# A response is parsed as the answer to this: h11 takes 101 only where an upgrade was asked for. Whether it was is
-# for the caller to know.
-_ASKED = h11.Request(
-    method="GET", target="/", headers=[("Host", "-"), ("Connection", "upgrade"), ("Upgrade", "websocket")]
-)
+# A response is parsed as the answer to this, so one that switches protocols is malformed.
+_ASKED = h11.Request(method="GET", target="/", headers=[("Host", "-")])
 
 
 class BadHttpError(ConnectionLostError):

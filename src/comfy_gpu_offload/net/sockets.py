@@ -16,11 +16,6 @@ _UNSENT_BYTES = 128 * 1024
 _ASKED_AFTER_S, _ASKED_EVERY_S = 10, 5
 
 
-def has_room(sock: socket.socket) -> bool:
-    """Return whether a few bytes can be sent without waiting: the send buffer has room for them."""
-    return wait_writable(sock, 0)
-
-
 def wait_writable(sock: socket.socket, seconds: float) -> bool:
     """Wait until something can be sent on `sock`, or it has ended; return False after `seconds`."""
     return _wait(sock, selectors.EVENT_WRITE, seconds)

@@ -40,7 +40,6 @@ def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> 
             target.address,
             target.token,
             max_frame_bytes=settings.frame_bytes,
-            notify=notify,
             connector=connector,
         ),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from ..errors import ConnectionLostError
 from ..io.buffers import allocate
 from ..io.frame import PRELUDE, FrameLimits, frame_size
@@ -11,9 +9,6 @@ from ..net.http_reader import Body, HttpReader
 from .interruptible_socket import PolledSocket
 
 _MAX_TEXT_BYTES = 2048
-
-# Called with the headers of an interim (1xx) response.
-OnInterim = Callable[[Mapping[str, str]], None]
 
 
 class Response:
@@ -24,8 +19,8 @@ class Response:
         media_type: in lower case and without parameters.
     """
 
-    def __init__(self, polled: PolledSocket, on_interim: OnInterim = lambda _: None) -> None:
-        """Read the head; `on_interim` is given the headers of the interim responses before it.
+    def __init__(self, polled: PolledSocket) -> None:
+        """Read the head, after those of interim responses.
 
         Raises:
             BadHttpError: it is not HTTP/1.1.
@@ -34,8 +29,7 @@ class Response:
         """
         self._reader = HttpReader(polled.receive_into)
         while (head := self._reader.response_head()).status < 200:
-            if head.headers:
-                on_interim(head.headers)
+            pass
         self.status, self.headers, self.media_type = head.status, head.headers, head.media_type
         self._keep_alive = head.keep_alive
         self._body = Body(self._reader, head.length, is_chunked=head.is_chunked)

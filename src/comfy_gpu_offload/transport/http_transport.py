@@ -7,15 +7,13 @@ those cost more than the rest of the client together (benchmarks/http_clients.py
 from __future__ import annotations
 
 import http.client
-import logging
 import socket
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from urllib.parse import unquote
 from weakref import WeakSet
 
 from pydantic import SecretStr
@@ -32,7 +30,7 @@ from ..errors import (
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame
 from ..net.sockets import notice_loss, prefer_bbr
 from ..version import __version__
-from .base import Check, Notify, Route, Timeouts
+from .base import Check, Route, Timeouts
 from .connector import Connector, connector_to, has_ended
 from .health import Health, health_of
 from .http_response import Response
@@ -40,19 +38,14 @@ from .intermediary import Intermediary
 from .interruptible_socket import PolledSocket
 from .silence_watch import SilenceWatch
 
-logger = logging.getLogger(__name__)
-
 MEDIA_TYPE = "application/octet-stream"
 # A proxy may have dropped a connection that was idle for longer, without closing it; opening a new one is cheaper
 # than finding out. nginx and aiohttp keep idle connections for 75 s.
 _IDLE_S = 60.0
-_MAX_WAITING = 256
 # A worker reports on a run every 5 s, whatever `silence_s` is; one report may be late.
 _RUN_SILENCE_S = 12.0
 # Plain http is for this machine and for tunnels, where a handshake takes a round trip or two.
 _TLS_LOOK_S = 3.0
-# Servers ignore an empty line before a request: RFC 9112, 2.2.
-_EMPTY_LINE = b"\r\n"
 
 
 @dataclass
@@ -60,7 +53,6 @@ class _Connection:
     http: http.client.HTTPConnection
     sock: socket.socket
     used_at: float
-    warming: bytes = b""
 
 
 class HttpTransport:
@@ -78,26 +70,20 @@ class HttpTransport:
         ca_file: Path | None = None,
         max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
         intermediary: Intermediary | None = None,
-        keep_warm: bool = False,
-        notify: Notify | None = None,
         connector: Connector | None = None,
     ) -> None:
         """Make a transport that connects when it is first used.
 
         Args:
             ca_file: as `certificates.tls_context`.
-            keep_warm: keep connections from slowing down while the worker computes. Only if nothing but the network
-                lies in between: a proxy need not accept an empty line before a request.
-            notify: called with what a call waits for at the worker; by default that is logged.
             connector: opens connections; by default those of `connector_to`.
         """
         self.carries_cancel = True
-        self._notify: Notify = notify or _log
         self._connector = connector or connector_to(address, ca_file)
         self.url = self.peer = str(address)
         self._path = address.path
         self._limits = DEFAULT_LIMITS.__class__(frame_bytes=max_frame_bytes)
-        self._fixed_headers = _fixed_headers(address.authority, token, keep_warm=keep_warm)
+        self._fixed_headers = _fixed_headers(address.authority, token)
         self._intermediary = intermediary or Intermediary()
         self._begin()
 
@@ -106,25 +92,20 @@ class HttpTransport:
         self._idle: list[_Connection] = []
         self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
         self._was_answered = False
-        # Whether the worker gives signs of life, by its last reply, and whether a connection was silent since.
-        self._gives_signs = self._is_silenced = False
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
         """See `Transport`. A connection whose reply was not read to its end is never used again."""
-        with self._asked(route, frame, timeouts, check) as (connection, _, response):
-            reply = self._only_frame(response)
-            self._gives_signs, self._is_silenced = response.headers.get("keep-warm") == "crlf", False
-            connection.warming = _EMPTY_LINE if self._gives_signs else b""
-        return reply
+        with self._asked(route, frame, timeouts, check) as (_, response):
+            return self._only_frame(response)
 
     def stream(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
         """See `Transport`."""
         timeouts = replace(timeouts, silence_s=max(timeouts.silence_s, _RUN_SILENCE_S))
-        with self._asked(route, frame, timeouts, check) as (_, polled, response):
+        with self._asked(route, frame, timeouts, check) as (polled, response):
             while (reply := self._next_frame(response)) is not None:
                 yield reply
                 polled.extend(timeouts.exchange_s)
@@ -132,7 +113,7 @@ class HttpTransport:
     @contextmanager
     def _asked(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None
-    ) -> Iterator[tuple[_Connection, PolledSocket, Response]]:
+    ) -> Iterator[tuple[PolledSocket, Response]]:
         """Send the request and give the response, whose body is to be read in the block.
 
         Raises:
@@ -143,12 +124,12 @@ class HttpTransport:
         response: Response | None = None
         try:
             self._send(polled, route, frame)
-            response = Response(polled, lambda headers: self._wait_on(headers, polled))
+            response = Response(polled)
             self._was_answered = True
             self._intermediary.replied(response.headers)
             if response.media_type != MEDIA_TYPE:
                 raise self._intermediary.refusal(self.url, response.status, response.text())
-            yield connection, polled, response
+            yield polled, response
         except BaseException as error:
             self._raise_ours(error, timeouts)
             raise
@@ -203,14 +184,11 @@ class HttpTransport:
             connection.sock,
             deadline,
             check,
-            warming=connection.warming,
             silence=SilenceWatch(
                 self.url,
                 timeouts.silence_s,
-                # Over TLS they come only once the request has been read, which takes long on a slow link.
-                expected=self._gives_signs and not self._is_silenced and self._connector.tls is None,
                 answers=self._answers if self._intermediary.passes_pings else None,
-                prompt=timeouts.prompt or self._is_silenced,
+                prompt=timeouts.prompt,
             ),
         )
 
@@ -241,7 +219,6 @@ class HttpTransport:
     def _raise_ours(self, error: BaseException, timeouts: Timeouts) -> None:
         """Raise our error for one of sockets or TLS. Any other is ours already, or the caller's own."""
         if isinstance(error, SilentConnectionError):
-            self._is_silenced = self._gives_signs  # though the next one may go through a proxy that is new
             self.close()  # the idle ones lead the same way
             raise error
         if isinstance(error, ExchangeTimeoutError):
@@ -265,13 +242,6 @@ class HttpTransport:
         if self._connector.speaks_tls(_TLS_LOOK_S):
             raise TlsError(f"{self.url} speaks TLS: write https:// in place of http:// in its address.")
 
-    def _wait_on(self, headers: Mapping[str, str], polled: PolledSocket) -> None:
-        """Pass on what the call waits for. Time in which others' calls run is none that this one takes."""
-        text = unquote(headers.get("waiting", ""))[:_MAX_WAITING]
-        if text and text.isprintable():
-            polled.begin_anew()
-            self._notify(text)
-
     def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
         head = (
             f"POST {self._path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._intermediary.request_headers()}"
@@ -282,11 +252,7 @@ class HttpTransport:
             polled.send([head, *frame.buffers])
 
 
-def _log(text: str) -> None:
-    logger.info("%s", text)
-
-
-def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> str:
+def _fixed_headers(host: str, token: SecretStr | None) -> str:
     lines = [
         f"Host: {host}",
         f"User-Agent: comfy-gpu-offload/{__version__}",
@@ -295,8 +261,6 @@ def _fixed_headers(host: str, token: SecretStr | None, *, keep_warm: bool) -> st
         "Accept-Encoding: identity",
         "Takes-Waiting: 1",
     ]
-    if keep_warm:
-        lines.append("Keep-Warm: 102")
     if token is not None:
         lines.append(f"Authorization: Bearer {token.get_secret_value()}")
     return "".join(f"{line}\r\n" for line in lines)

@@ -13,7 +13,6 @@ from time import monotonic
 from ..errors import ExchangeTimeoutError
 from ..io.buffers import Buffer
 from ..net.gathered_send import send_gathered
-from ..net.sockets import has_room
 from .base import CHECK_INTERVAL_S, Check
 from .silence_watch import SilenceWatch
 
@@ -34,21 +33,17 @@ class PolledSocket:
         deadline: float,
         check: Check | None,
         *,
-        warming: bytes = b"",
         silence: SilenceWatch | None = None,
     ) -> None:
         """Take over `sock` for one exchange.
 
         Args:
             deadline: by `monotonic`.
-            warming: sent ten times a second while a reply is awaited, to keep the way up warm.
         """
         self._sock = sock
         self._deadline = deadline
-        self._allowed_s = deadline - monotonic()
         self._tended_at = monotonic()
         self._check = check
-        self._warming = warming
         self._silence = silence
         self._is_silent = self._was_heard = False
         if sock.gettimeout() != CHECK_INTERVAL_S:  # a system call
@@ -58,30 +53,26 @@ class PolledSocket:
         """Set a new deadline, `seconds` from now."""
         self._deadline = monotonic() + seconds
 
-    def begin_anew(self) -> None:
-        """Allow as much time again as there was at first: what was waited for so far does not count."""
-        self.extend(self._allowed_s)
-
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all buffers, small neighbours in one piece, large ones from their own memory."""
         send_gathered(self._sock, buffers, self._sliced)
 
     def receive_into(self, view: memoryview) -> int:
         """Receive up to `len(view)` bytes; return how many, 0 only if the other side has closed."""
-        count = self._sliced(lambda: self._sock.recv_into(view), self._warming, awaits_reply=True)
+        count = self._sliced(lambda: self._sock.recv_into(view), awaits_reply=True)
         self._was_heard = True
         return count
 
-    def _sliced(self, operation: Callable[[], int], warming: bytes = b"", *, awaits_reply: bool = False) -> int:
+    def _sliced(self, operation: Callable[[], int], *, awaits_reply: bool = False) -> int:
         while True:
             if monotonic() - self._tended_at >= CHECK_INTERVAL_S:
-                self._tend(warming)
+                self._tend()
             try:
                 count = operation()
             except TimeoutError as error:
                 if error.errno == ETIMEDOUT:  # the system's word: the other side is gone
                     raise
-                self._tend(warming)
+                self._tend()
                 self._still(awaits_reply)
                 continue
             if self._is_silent:
@@ -98,13 +89,10 @@ class PolledSocket:
         if self._silence is not None:
             self._silence.broken()
 
-    def _tend(self, warming: bytes) -> None:
+    def _tend(self) -> None:
         """Do what is due ten times a second, whether or not something came meanwhile."""
         self._tended_at = monotonic()
         if self._check is not None:
             self._check()
         if monotonic() > self._deadline:
             raise ExchangeTimeoutError("no complete reply within the time allowed")
-        # If the buffer is full the way up is not idle, and half a line would spoil the next request.
-        if warming and has_room(self._sock):
-            self._sock.send(warming)

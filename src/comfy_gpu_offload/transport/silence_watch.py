@@ -1,8 +1,7 @@
 """The watch for connections that are open and lead nowhere, as a tunnel that hangs; a worker may just compute.
 
-A worker gives signs of life: interim responses while a call waits or is computed, progress in a run's stream. Where
-they came and stopped, the connection is given up. Where none came they may not pass (a proxy need not let interim
-responses through), so whoever answers at the address is asked on another connection.
+Where something came in an exchange and stopped, as the progress in a run's stream, the connection is given up.
+Where nothing came yet, whoever answers at the address is asked on another connection.
 """
 
 from __future__ import annotations
@@ -20,18 +19,16 @@ class SilenceWatch:
     Args:
         url: the worker's, for messages.
         limit_s: seconds for which nothing may move before somebody is asked.
-        expected: whether signs of life are certain to come while a reply is awaited.
         answers: says whether anybody answers on another connection, within seconds; None where nobody can be asked,
             and whoever stands in between ends what is dead.
-        prompt: whether a reply, or a sign of life, is overdue if another connection is answered.
+        prompt: whether a reply is overdue if another connection is answered.
     """
 
     def __init__(
-        self, url: str, limit_s: float, *, expected: bool, answers: Callable[[], bool] | None, prompt: bool = False
+        self, url: str, limit_s: float, *, answers: Callable[[], bool] | None, prompt: bool = False
     ) -> None:
         self._url = url
         self._limit_s = limit_s
-        self._expected = expected
         self._answers = answers
         self._prompt = prompt
         self._was_answered = False
@@ -53,7 +50,7 @@ class SilenceWatch:
         if self._since is None:
             self._since = now
         elif now - self._since >= self._limit_s:
-            if awaits_reply and (was_heard or self._expected):
+            if awaits_reply and was_heard:
                 raise self._error(now - self._since)
             self._ask(now)
 

@@ -140,7 +140,7 @@ def _websocket(settings: Settings, target: Direct, notify: Notify | None) -> Tra
 
 def _http(settings: Settings, target: Direct, notify: Notify | None) -> Transport:
     """Make a transport as where an upgrade is refused, from the first exchange on."""
-    return HttpTransport(target.address, max_frame_bytes=settings.frame_bytes, keep_warm=True, notify=notify)
+    return HttpTransport(target.address, max_frame_bytes=settings.frame_bytes)
 
 
 def _by_runpod(kind: str) -> Reach:
@@ -199,7 +199,7 @@ CARRIERS = (
         tells_waiting=True,
         marks=(needs_nginx,),
     ),
-    Carrier("http", _worker, _by(_http), tells_waiting=True),
+    Carrier("http", _worker, _by(_http)),
     Carrier("http behind nginx", _behind_nginx, _by_address, marks=(needs_nginx,)),
     Carrier(
         "load balancer",
@@ -221,5 +221,5 @@ CARRIERS = (
         tells_waiting=True,
         connects=False,
     ),
-    Carrier("unix socket", _worker, _by_unix_socket, tells_waiting=True, connects=False),
+    Carrier("unix socket", _worker, _by_unix_socket, connects=False),
 )

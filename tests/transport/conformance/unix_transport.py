@@ -46,7 +46,5 @@ def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> 
         local,
         target.token,
         max_frame_bytes=settings.frame_bytes,
-        keep_warm=True,  # and so told what a call waits for
-        notify=notify,
         connector=connector,
     )

@@ -23,7 +23,6 @@ class Connection:
         is_patient: whether one of its requests was answered without an error, with or without a token.
         is_silent: whether the server waits for it: for a request, or for the rest of one.
         closed: set once this side has closed it.
-        say: sends header lines with the next interim response; returns False if none are sent.
     """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
@@ -34,7 +33,6 @@ class Connection:
         self.is_silent = True
         self.closed = threading.Event()
         self.on_trust: Callable[[], None] = _nothing
-        self.say: Callable[[str], bool] = _unsaid
         self._since = monotonic()
 
     @property
@@ -129,10 +127,6 @@ def shut(sock: socket.socket) -> None:
     """Shut down both directions of a socket; a thread that waits on it wakes up."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _unsaid(_: str) -> bool:
-    return False
 
 
 def _nothing() -> None:

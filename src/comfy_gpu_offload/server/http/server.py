@@ -23,7 +23,6 @@ from ...net.http_heads import BadHttpError
 from ...net.http_reader import DisconnectedError
 from ...net.sockets import notice_loss, prefer_bbr
 from .connections import Connection, Connections
-from .keep_warm import OFFERED, Warmth, is_asked_for
 from .reply import Reply, send_reply, send_stream
 from .request import Request, Source
 
@@ -124,7 +123,6 @@ class HttpServer:
         self._listener.settimeout(_ACCEPT_S)
         self._is_tcp = listener.family in {socket.AF_INET, socket.AF_INET6}
         self._stopping = False
-        self._warmth = Warmth()
         self._connections = Connections(self._limits.connections, self._limits.untrusted_each)
         # Without a lock: each thread adds and removes its own connection only, and `close` reads a copy.
         self._idle: set[Connection] = set()
@@ -241,8 +239,7 @@ class HttpServer:
         sock = source.sock
         connection = request.connection
         connection.is_silent = False
-        asks_for_warmth = is_asked_for(request.headers) and request.is_http_1_1
-        reply = self._warmly(sock, request) if asks_for_warmth else self._reply(request)
+        reply = self._reply(request)
         connection.is_silent = not connection.is_trusted
         if reply.after_s and connection.closed.wait(reply.after_s):
             return False
@@ -269,18 +266,10 @@ class HttpServer:
         except BadHttpError as error:
             return _refusal(error)
 
-    def _warmly(self, sock: socket.socket, request: Request) -> Reply:
-        # Two threads must not use one TLS connection at a time: nothing is sent while a body is read.
-        is_free = (lambda: request.body.ended) if isinstance(sock, ssl.SSLSocket) else (lambda: True)
-        request.connection.say = lambda headers: self._warmth.say(sock, headers)
-        with self._warmth.kept(sock, is_free):
-            reply = self._reply(request)
-        return reply._replace(headers={**reply.headers, "Keep-Warm": OFFERED})
-
     def _linger(self, sock: socket.socket, seconds: float) -> None:
         """Wait up to `seconds` for the client to close the connection.
 
-        To close it with bytes unread, such as those of a request or an empty line, would reset it, and the part of
+        To close it with bytes unread, such as those of a request, would reset it, and the part of
         the reply that is still under way would be lost.
         """
         with suppress(OSError):
