@@ -14,13 +14,11 @@ import torch
 
 import arguments
 import naive_stack
+from carriers import websocket
 from comfy_gpu_offload.client.encoding.step_time import EncodingKind
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.timings import CallTimings
-from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io import codecs
-from comfy_gpu_offload.transport.connector import connector_to
-from comfy_gpu_offload.transport.websocket_transport import WebSocketTransport
 from emulated_link import Kind, Link, emulated
 from mosaic import mosaic_worker, run
 from proxied import DIRECT, proxied
@@ -184,8 +182,7 @@ def _runs(made: Mapping[tuple[str, str], Calls], link: Link, plan: Plan) -> Iter
 
 def session_over(port: int, options: SessionOptions) -> Session:
     """Return a session that behaves as over a network, whatever the address."""
-    address = Address.parse(f"http://127.0.0.1:{port}")
-    return Session(WebSocketTransport(address, connector_to(address)), options)
+    return Session(websocket(f"http://127.0.0.1:{port}"), options)
 
 
 def conditioning(model: Model, seed: int) -> dict[str, torch.Tensor]:

@@ -1,9 +1,12 @@
 """Sampling runs in each of which one thing goes wrong: is the picture exact, and does no run end needlessly?
 
 Each run opens a session with a real worker through a link that kills the worker, cuts the connection, flips a bit,
-damages an HTTP head, or goes silent, at a random place of all that crosses: in the first hello, while the model is
-loaded, in a call of one step, in a whole loop. The worker is started again when it was killed, and nothing else is
-wrong a second time: so whatever ends a run, a second try would have mended.
+damages the head of an HTTP message or of a frame of a WebSocket, or goes silent, at a random place of what crosses:
+in the first hello, while the model is loaded, in a call of one step, in a whole loop. The worker is started again
+when it was killed, and nothing else is wrong a second time: so whatever ends a run, a second try would have mended.
+
+All of that directly and through reverse proxies, which stand between the link and the worker, and are themselves
+reloaded and restarted in the middle of further runs.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -32,17 +35,32 @@ from comfy_gpu_offload.digits import latent, sampling
 from comfy_gpu_offload.digits.conditioning import conditioning, unconditional
 from comfy_gpu_offload.errors import OffloadError
 from faulty_link import Fault, FaultyLink, Kind
+from proxied import DIRECT, available, reverse_proxy, skipped
+from proxied import NAMES as PROXIES
 from results import Bound, Results, Table, conclude
 
-RUNS: dict[Kind, int] = {"kill": 20, "cut": 100, "flip": 100, "head": 100, "silence": 20}
+RUNS: dict[Kind, int] = {
+    "kill": 20,
+    "cut": 100,
+    "flip": 100,
+    "head": 100,
+    "silence": 20,
+    "reload": 10,
+    "restart": 10,
+}
 NAMES: dict[Kind, str] = {
     "kill": "the worker is killed",
     "cut": "the connection is cut",
     "flip": "a bit is flipped",
-    "head": "an HTTP head is damaged",
+    "head": "a head is damaged",
     "silence": "the connection goes silent",
+    "reload": "the proxy is reloaded",
+    "restart": "the proxy is restarted",
 }
+_OF_PROXIES = frozenset({"reload", "restart"})
 _LABELS, _STEPS, _SEED = [3, 1, 4], 4, 7
+# Runs that outlast the time for which a reloaded proxy leaves connections as they are.
+_LONG_STEPS = 40
 _LONGEST_S = 60.0
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -57,6 +75,7 @@ class Outcome:
         said: the error's text.
     """
 
+    through: str
     kind: Kind
     whole_loop: bool
     at: int
@@ -119,75 +138,111 @@ def started_worker() -> Iterator[Worker]:
             worker.close()
 
 
-def sampled(model: RemoteModel, *, whole_loop: bool) -> torch.Tensor:
+def sampled(model: RemoteModel, *, whole_loop: bool, steps: int) -> torch.Tensor:
     """Return the latents of a run."""
     if not whole_loop:
-        return sampling.sample(model, _LABELS, steps=_STEPS, seed=_SEED, dtype=model.dtype)
+        return sampling.sample(model, _LABELS, steps=steps, seed=_SEED, dtype=model.dtype)
     names = ("context", "pooled")
     job = {
         "latent": torch.zeros(len(_LABELS), latent.CHANNELS, latent.LATENT_SIZE, latent.LATENT_SIZE),
         "positive": dict(zip(names, conditioning(_LABELS), strict=True)),
         "negative": dict(zip(names, unconditional(len(_LABELS)), strict=True)),
     }
-    fields = {"sampler": "euler", "scheduler": "simple", "seed": _SEED, "steps": _STEPS, "cfg": 2.0}
+    fields = {"sampler": "euler", "scheduler": "simple", "seed": _SEED, "steps": steps, "cfg": 2.0}
     value, _ = model.sample(fields, job)
     return cast(torch.Tensor, value)
 
 
-def picture(url: str, silence_s: float, *, whole_loop: bool) -> torch.Tensor:
-    """Return what a session of its own samples."""
-    with connect(url, silence_s=silence_s, compression="planes") as session:
-        return sampled(session.model("digits"), whole_loop=whole_loop)
+@dataclass(frozen=True)
+class Expected:
+    """A run in which nothing went wrong: its latents, and how many bytes and heads crossed."""
+
+    made: torch.Tensor
+    bytes: int
+    heads: int
 
 
 class Trials:
     """Runs with faults, over one link to one worker."""
 
-    def __init__(self, worker: Worker, link: FaultyLink, silence_s: float) -> None:
+    def __init__(self, through: str, worker: Worker, link: FaultyLink, silence_s: float) -> None:
+        self._through = through
         self._worker = worker
         self._link = link
         self._silence_s = silence_s
-        self._expected = {way: self._clean(way) for way in (False, True)}
+        self._known: dict[tuple[bool, int], Expected] = {}
 
-    def _clean(self, whole_loop: bool) -> tuple[torch.Tensor, int, int]:
-        """Return what a run gives where nothing goes wrong, and how many bytes and heads cross."""
-        picture(self._link.url, self._silence_s, whole_loop=whole_loop)  # the worker loads its model
-        self._link.arm(None)
-        made = picture(self._link.url, self._silence_s, whole_loop=whole_loop)
-        return made, self._link.bytes, self._link.heads
+    def _picture(self, *, whole_loop: bool, steps: int) -> torch.Tensor:
+        """Return what a session of its own samples."""
+        with connect(self._link.url, silence_s=self._silence_s, compression="planes") as session:
+            return sampled(session.model("digits"), whole_loop=whole_loop, steps=steps)
+
+    def _expected(self, *, whole_loop: bool, steps: int) -> Expected:
+        if (whole_loop, steps) not in self._known:
+            self._link.arm(None)
+            self._picture(whole_loop=whole_loop, steps=steps)  # the worker loads its model
+            self._link.arm(None)
+            made = self._picture(whole_loop=whole_loop, steps=steps)
+            self._known[whole_loop, steps] = Expected(made, self._link.bytes, self._link.heads)
+        return self._known[whole_loop, steps]
 
     def run(self, kind: Kind, number: int, random: Random) -> Outcome:
-        whole_loop = bool(number % 2)
-        expected, size, heads = self._expected[whole_loop]
-        at = random.randrange(heads if kind == "head" else size)
+        whole_loop, steps = bool(number % 2), _LONG_STEPS if kind in _OF_PROXIES else _STEPS
+        expected = self._expected(whole_loop=whole_loop, steps=steps)
+        at = random.randrange(expected.heads if kind == "head" else expected.bytes)
         self._link.arm(Fault(kind, at, random.randrange(2**32)))
         began, self._worker.away_s, said = monotonic(), 0.0, ""
         try:
-            made = picture(self._link.url, self._silence_s, whole_loop=whole_loop)
+            made = self._picture(whole_loop=whole_loop, steps=steps)
         except Exception as error:
             ended, said = type(error).__name__, str(error)
             if not isinstance(error, OffloadError):
                 ended = f"untyped {ended}"
         else:
-            ended = "exact" if torch.equal(made, expected) else "wrong"
+            ended = "exact" if torch.equal(made, expected.made) else "wrong"
         if not self._link.struck:
             ended = "missed" if ended == "exact" else ended
-        return Outcome(kind, whole_loop, at, ended, monotonic() - began - self._worker.away_s, said)
+        seconds = monotonic() - began - self._worker.away_s
+        return Outcome(self._through, kind, whole_loop, at, ended, seconds, said)
 
 
-def outcomes(runs: dict[Kind, int], seed: int, silence_s: float) -> Iterator[Outcome]:
-    """Make the runs, each kind by a seed of its own."""
+@contextmanager
+def started_trials(through: str, worker: Worker, silence_s: float) -> Iterator[Trials]:
+    """Yield trials whose link leads to the worker through the proxy of that name."""
+    with ExitStack() as stack:
+        target, actions = worker.port, {"kill": worker.kill}
+        if through != DIRECT:
+            front = stack.enter_context(reverse_proxy(through, worker.port))
+            target, actions = front.port, {**actions, "reload": front.reload, "restart": front.restart}
+        yield Trials(through, worker, stack.enter_context(FaultyLink(target, actions)), silence_s)
+
+
+def planned(runs: dict[Kind, int], through: list[str]) -> list[tuple[str, Kind, int]]:
+    """Return how many runs of each kind to make through each proxy."""
+    return [
+        (name, kind, count)
+        for name in through
+        for kind, count in runs.items()
+        if count and (name != DIRECT or kind not in _OF_PROXIES)
+    ]
+
+
+def outcomes(
+    runs: dict[Kind, int], seed: int, silence_s: float, through: list[str] | None = None
+) -> Iterator[Outcome]:
+    """Make the runs, each kind by a seed of its own, through each proxy in turn; by default directly."""
     torch.set_num_threads(1)
-    with started_worker() as worker, FaultyLink(worker.port, worker.kill) as link:
-        trials = Trials(worker, link, silence_s)
-        for kind, count in runs.items():
-            random = Random(f"{seed} {kind}")
-            for number in range(count):
-                made = trials.run(kind, number, random)
-                # A run may cross in a few bytes and heads less than the one that was counted.
-                while made.ended == "missed":
-                    made = trials.run(kind, number, random)
-                yield made
+    with started_worker() as worker:
+        for name in through or [DIRECT]:
+            with started_trials(name, worker, silence_s) as trials:
+                for _, kind, count in planned(runs, [name]):
+                    random = Random(f"{seed} {kind}")
+                    for number in range(count):
+                        made = trials.run(kind, number, random)
+                        # A run may cross in a few bytes and heads less than the one that was counted.
+                        while made.ended == "missed":
+                            made = trials.run(kind, number, random)
+                        yield made
 
 
 def failed(outcome: Outcome) -> bool:
@@ -197,14 +252,14 @@ def failed(outcome: Outcome) -> bool:
 
 def _table(made: list[Outcome]) -> Table:
     rows = []
-    for kind in dict.fromkeys(outcome.kind for outcome in made):
-        of_kind = [outcome for outcome in made if outcome.kind == kind]
+    for through, kind in dict.fromkeys((outcome.through, outcome.kind) for outcome in made):
+        of_kind = [outcome for outcome in made if (outcome.through, outcome.kind) == (through, kind)]
         ended = Counter(outcome.ended for outcome in of_kind)
         errors = len(of_kind) - ended["exact"] - ended["wrong"]
         longest = max(outcome.seconds for outcome in of_kind)
         counts = (len(of_kind), ended["exact"], ended["wrong"], errors)
-        rows.append([NAMES[kind], *map(str, counts), f"{longest:.1f}"])
-    heads = ["what goes wrong", "runs", "exact", "wrong", "errors", "longest, s"]
+        rows.append([NAMES[kind], through, *map(str, counts), f"{longest:.1f}"])
+    heads = ["what goes wrong", "through", "runs", "exact", "wrong", "errors", "longest, s"]
     return Table("How runs ended in which one thing went wrong", heads, rows)
 
 
@@ -226,15 +281,20 @@ def main() -> int:
     for kind, count in RUNS.items():
         parser.add_argument(f"--{kind}", type=int, default=count, help=f"runs in which {NAMES[kind]} ({count})")
     parser.add_argument("--silence-s", type=float, default=15.0, help="COMFY_GPU_OFFLOAD_SILENCE_S (15)")
+    parser.add_argument(
+        "--through", nargs="+", choices=PROXIES, default=[DIRECT, "nginx"], help="(default: %(default)s)"
+    )
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
-    runs: dict[Kind, int] = {kind: getattr(options, kind) for kind in RUNS if getattr(options, kind)}
+    runs: dict[Kind, int] = {kind: getattr(options, kind) for kind in RUNS}
+    through = available(options.through)
     made = []
-    for outcome in arguments.progress(outcomes(runs, options.seed, options.silence_s), total=sum(runs.values())):
+    total = sum(count for _, _, count in planned(runs, through))
+    for outcome in arguments.progress(outcomes(runs, options.seed, options.silence_s, through), total=total):
         made.append(outcome)
         if failed(outcome):
             print(f"FAILED {outcome}", flush=True)
-    return conclude(results_of(made), options)
+    return conclude(replace(results_of(made), notes=skipped(options.through)), options)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/upload.py
     python benchmarks/upload.py --link 40/20/100 --size-mb 50 --json upload.json
+    python benchmarks/upload.py --what lora --setting none --carrier WebSocket HTTP
 
 The client is this process; the worker, which keeps uploads in a folder, and the link are others. A LoRA is many
 tensors below the size of a part; the same bytes as one tensor are cut into parts, which the worker puts together.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import socket
 import sys
 import threading
@@ -33,15 +35,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import plots
+from carriers import CARRIERS, WEBSOCKET
 from comfy_gpu_offload.client.remote_model import RemoteModel
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.weight_patches import WeightPatches
-from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.frame import EncodedFrame
-from comfy_gpu_offload.transport.base import Check, Route, Timeouts
-from comfy_gpu_offload.transport.http_transport import HttpTransport
+from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
 from echo_worker import echo_worker
 from emulated_link import Link, best_kind, described, emulated
 from results import Bound, Results, Table, conclude
@@ -57,6 +58,7 @@ _X = torch.ones(1, 4)
 _COLUMNS = {
     "LoRA": "what",
     "setting": "setting",
+    "carrier": "carrier",
     "MB": "size_bytes 1e-6 .1f",
     "sent MB": "sent_bytes 1e-6 .1f",
     "exchanges": "exchanges",
@@ -77,6 +79,7 @@ class Row:
 
     what: str
     setting: str
+    carrier: str
     size_bytes: int
     sent_bytes: int
     exchanges: int
@@ -96,12 +99,12 @@ def main() -> int:
     link = Link.of(options.link)
     rows = []
     progress: Any
-    with arguments.progress(total=len(options.what) * len(options.setting), unit="upload") as progress:
+    with arguments.progress(total=_count(options), unit="upload") as progress:
         for what in options.what:
             named = _tensors(what, int(options.size_mb * 1e6), options.seed)
-            for setting in options.setting:
-                progress.set_description(f"{what}, {setting}")
-                rows.append(_measured(link, what, named, setting, options.kind))
+            for setting, carrier in itertools.product(options.setting, options.carrier):
+                progress.set_description(f"{what}, {setting}, {carrier}")
+                rows.append(_measured(link, what, named, setting=setting, carrier=carrier, kind=options.kind))
                 progress.update()
     found = Results(
         "upload",
@@ -114,6 +117,10 @@ def main() -> int:
     return conclude(found, options)
 
 
+def _count(options: argparse.Namespace) -> int:
+    return len(options.what) * len(options.setting) * len(options.carrier)
+
+
 def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the weights")
     parser.add_argument("--link", default="40/100/100", help="MS/MBIT/MBIT: round trip, up, down (%(default)s)")
@@ -121,12 +128,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size-mb", type=float, default=200, help="of the LoRA (default: %(default)s)")
     parser.add_argument("--what", nargs="+", choices=["lora", "one-tensor"], default=["lora", "one-tensor"])
     parser.add_argument("--setting", nargs="+", default=["none", "auto"], help="of compression")
+    parser.add_argument(
+        "--carrier", nargs="+", choices=CARRIERS, default=[WEBSOCKET], help="(default: %(default)s)"
+    )
     return parser.parse_args()
 
 
 def _bounds(rows: list[Row]) -> Iterator[Bound]:
     for row in rows:
-        name = f"{row.what}, {row.setting}"
+        name = f"{row.what}, {row.setting}, {row.carrier}"
         second = max(row.again_bytes, row.new_session_bytes)
         yield Bound.at_least(f"{name}: share of what TCP gets out of the link", row.of_tcp, _LEAST_OF_LINK, ".1%")
         yield Bound.at_most(f"{name}: MB of memory", row.memory_bytes / 1e6, _MOST_MEMORY / 1e6, ".1f")
@@ -135,7 +145,7 @@ def _bounds(rows: list[Row]) -> Iterator[Bound]:
 
 def _figure(rows: list[Row], link: Link) -> Any:
     figure, axes = plots.panels(1, 2, width=3.6, height=2.2)
-    names = [f"{row.what}, {row.setting}" for row in rows]
+    names = [f"{row.what}, {row.setting}, {row.carrier}" for row in rows]
     times = {"upload": [row.upload_s for row in rows], "bare socket": [row.upload_s * row.of_tcp for row in rows]}
     plots.grouped(axes[0], names, times)
     axes[0].set(title=str(link), ylabel="seconds")
@@ -147,7 +157,9 @@ def _figure(rows: list[Row], link: Link) -> Any:
     return figure
 
 
-def _measured(link: Link, what: str, named: dict[str, list[torch.Tensor]], setting: str, kind: Any) -> Row:
+def _measured(
+    link: Link, what: str, named: dict[str, list[torch.Tensor]], *, setting: str, carrier: str, kind: Any
+) -> Row:
     size = sum(tensor.nbytes for tensors in named.values() for tensor in tensors)
     started = perf_counter()
     digests = {name: [digest(tensor) for tensor in tensors] for name, tensors in named.items()}
@@ -158,7 +170,7 @@ def _measured(link: Link, what: str, named: dict[str, list[torch.Tensor]], setti
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="comfy-gpu-offload-")))
         url = stack.enter_context(echo_worker(uploads=folder))
         near = stack.enter_context(emulated(link, int(url.rsplit(":", 1)[1]), kind))
-        transport = _Counting(HttpTransport(Address.parse(f"http://127.0.0.1:{near}")))
+        transport = _Counting(CARRIERS[carrier](f"http://127.0.0.1:{near}"))
         with _session(transport, setting) as session:
             model = session.model("echo")
             _use(model, {}, {}, 1.0)
@@ -180,6 +192,7 @@ def _measured(link: Link, what: str, named: dict[str, list[torch.Tensor]], setti
     return Row(
         what=what,
         setting=setting,
+        carrier=carrier,
         size_bytes=size,
         sent_bytes=uploaded,
         exchanges=exchanges,
@@ -240,8 +253,9 @@ class _Counting:
 
     carries_cancel = True
 
-    def __init__(self, inner: HttpTransport) -> None:
+    def __init__(self, inner: Transport) -> None:
         self._inner = inner
+        self.peer = inner.peer
         self._lock = threading.Lock()
         self.reset()
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 _NGINX = """
 daemon off;
-worker_shutdown_timeout 1s;
+worker_shutdown_timeout 100ms;
 {user}
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -46,7 +46,7 @@ _NGINX_UPGRADE = """proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $upgrade_or_nothing;"""
 _HAPROXY = """
 global
-  hard-stop-after 1s
+  hard-stop-after 100ms
 defaults
   mode http
   timeout connect 5s
@@ -124,7 +124,7 @@ class ReverseProxy:
         raise AssertionError(f"{self.name} does not listen")
 
     def reload(self) -> None:
-        """Have it read its configuration anew; it closes what is open on the old one after a second at most."""
+        """Have it read its configuration anew; it closes what is open on the old one soon."""
         assert self._process is not None
         self._process.send_signal(self._reload_signal)
 
