@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from time import monotonic
 from typing import Final
@@ -23,7 +25,7 @@ ROUTE_NUMBERS: Final[dict[Route, int]] = {"hello": 1, "forward": 2, "cancel": 3,
 # than finding out. nginx closes it after 60 s.
 _IDLE_S = 50.0
 _LINGER_S = 5.0
-# Replies that a caller has not taken yet; each frame has a limit of its own.
+# Events that a caller has not taken yet; the bytes of their replies have a limit of their own.
 _MAX_UNTAKEN = 1024
 _MAX_TEXT = 256
 
@@ -39,13 +41,20 @@ Event = memoryview | Said | TransportError | None
 """A reply's frame, a line for the user, the error that ended the connection; None once all replies were sent."""
 
 
-@dataclass
+@dataclass(eq=False)
 class OpenExchange:
-    """An exchange that waits for its replies."""
+    """An exchange that waits for its replies.
 
-    number: int
+    Attributes:
+        number: its own on the connection, from its first piece on.
+        put_bytes, taken_bytes: of replies: that came, and that the caller has taken.
+    """
+
     reader: FrameReader
+    number: int = CONNECTION
     events: SimpleQueue[Event] = field(default_factory=SimpleQueue)
+    put_bytes: int = 0
+    taken_bytes: int = 0
 
 
 class WebSocketConnection:
@@ -65,6 +74,7 @@ class WebSocketConnection:
         self._lock = threading.Lock()
         self._last_number = CONNECTION
         self._open: dict[int, OpenExchange] = {}
+        self._unsent: set[OpenExchange] = set()  # that have no number yet
         self._used_at = monotonic()
         self._lost: TransportError | None = None
         self._is_closing = False
@@ -81,9 +91,8 @@ class WebSocketConnection:
                 self._is_closing = True
             if self._lost is not None or self._is_closing:
                 return None
-            self._last_number += 1
-            exchange = OpenExchange(self._last_number, FrameReader(self._limits))
-            self._open[exchange.number] = exchange
+            exchange = OpenExchange(FrameReader(self._limits))
+            self._unsent.add(exchange)
         return exchange
 
     def send(self, exchange: OpenExchange, route: Route, frame: EncodedFrame, wait: Wait) -> None:
@@ -92,20 +101,38 @@ class WebSocketConnection:
         Raises:
             ConnectionLostError: the connection has ended.
         """
-        kind, urgent = Kind.BEGIN, frame.size_bytes < PIECE_BYTES
+        urgent = frame.size_bytes < PIECE_BYTES
         try:
             for payload in payloads(frame.buffers, first=bytes([ROUTE_NUMBERS[route]])):
-                if exchange.number not in self._open:
+                if not exchange.number:
+                    # Numbers go up in the order in which exchanges begin, and urgent ones overtake others here.
+                    self._link.send(partial(self._first_piece, exchange, payload), wait, urgent=urgent)
+                elif exchange.number in self._open:
+                    self._link.send(sealed(Kind.DATA, exchange.number, payload), wait, urgent=urgent)
+                else:
                     return  # it was answered before it was whole
-                self._link.send(sealed(kind, exchange.number, payload), wait, urgent=urgent)
-                kind = Kind.DATA
         except LinkClosedError as error:
             self._fail(error)
-            raise self._lost or ConnectionLostError(f"The connection to {self._url} broke off.") from error
+            raise self._loss() from error
+
+    def _first_piece(self, exchange: OpenExchange, payload: bytes | memoryview) -> bytes:
+        with self._lock:
+            if self._lost is not None:
+                raise LinkClosedError(1006, "")
+            self._last_number += 1
+            exchange.number = self._last_number
+            self._open[exchange.number] = exchange
+            self._unsent.discard(exchange)
+        return sealed(Kind.BEGIN, exchange.number, payload)
 
     def end(self, exchange: OpenExchange, *, is_answered: bool) -> None:
         """Forget `exchange`; unless it has been answered, tell the worker that nobody wants its replies."""
-        if self._open.pop(exchange.number, None) is None or is_answered:
+        if self._lost is not None:  # if it was left to another process, the lock may be held for ever
+            return
+        with self._lock:
+            self._unsent.discard(exchange)
+            was_open = self._open.pop(exchange.number, None) is not None
+        if not was_open or is_answered:
             return
         try:
             self._link.post(sealed(Kind.DROP, exchange.number))
@@ -117,7 +144,7 @@ class WebSocketConnection:
         """End the connection once no exchange uses it."""
         with self._lock:
             self._is_closing = True
-            is_idle = not self._open
+            is_idle = not self._is_used()
         if is_idle:
             self._link.close()
 
@@ -153,13 +180,16 @@ class WebSocketConnection:
                 self._take(piece)
             if now - tended_at >= CHECK_INTERVAL_S:
                 tended_at = now
-                self._link.tend(warm=bool(self._open))
+                self._link.tend(warm=self._is_used())
                 if self._is_over(now):
                     return
 
+    def _is_used(self) -> bool:
+        return bool(self._open or self._unsent)
+
     def _is_over(self, now: float) -> bool:
         with self._lock:
-            if self._open:
+            if self._is_used():
                 self._used_at = now
                 return False
             if now - self._used_at > _IDLE_S:
@@ -178,7 +208,7 @@ class WebSocketConnection:
             exchange.events.put(None if exchange.reader.is_between_frames else self._truncated())
         elif piece.kind is Kind.WAITING:
             text = bytes(piece.payload).decode("utf-8", "replace")[:_MAX_TEXT]
-            if text.isprintable():
+            if text.isprintable() and exchange.events.qsize() <= _MAX_UNTAKEN:
                 exchange.events.put(Said(text))
 
     def _feed(self, exchange: OpenExchange, part: memoryview) -> None:
@@ -188,8 +218,11 @@ class WebSocketConnection:
             self._end_with(ConnectionLostError(f"{self._url} sent something that is no frame ({error})"))
             return
         for frame in frames:
+            exchange.put_bytes += len(frame)
             exchange.events.put(frame)
-        if exchange.events.qsize() > _MAX_UNTAKEN:
+        untaken = exchange.put_bytes - exchange.taken_bytes
+        # One reply may be as large as any frame, and what came before it may be untaken as well.
+        if exchange.events.qsize() > _MAX_UNTAKEN or untaken > 2 * self._limits.frame_bytes:
             self._end_with(ConnectionLostError(f"{self._url} sent more replies than are taken."))
 
     def _truncated(self) -> ConnectionLostError:
@@ -201,8 +234,11 @@ class WebSocketConnection:
     def _end_with(self, error: TransportError) -> None:
         with self._lock:
             self._lost = self._lost or error
-            lost = self._lost
             waiting, self._open = list(self._open.values()), {}
         for exchange in waiting:
-            exchange.events.put(lost)
+            exchange.events.put(self._loss())
         self._link.close()
+
+    def _loss(self) -> TransportError:
+        """Return an error for one caller: several raise theirs, and a traceback keeps what is under way alive."""
+        return copy(self._lost) or ConnectionLostError(f"The connection to {self._url} broke off.")

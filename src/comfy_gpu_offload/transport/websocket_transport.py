@@ -9,7 +9,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from contextlib import closing
 from queue import Empty
 from time import monotonic
 
@@ -20,7 +20,7 @@ from ..errors import ConnectionLostError, ExchangeTimeoutError, SilentConnection
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits
 from ..net.interruptible import interruptibly
 from ..net.sockets import limit_unsent, notice_loss, prefer_bbr
-from ..net.websocket.handshake import Upgrade, upgraded
+from ..net.websocket.handshake import Upgrade, UpgradeRefusedError, upgraded
 from ..net.websocket.link import Link
 from ..net.websocket.pieces import PATH
 from ..version import __version__
@@ -30,9 +30,6 @@ from .silence_watch import silent
 from .websocket_connection import OpenExchange, Said, WebSocketConnection
 
 logger = logging.getLogger(__name__)
-
-# A worker reports on a run every 5 s, whatever `silence_s` is; one report may be late.
-_RUN_SILENCE_S = 12.0
 
 
 class WebSocketTransport:
@@ -83,16 +80,17 @@ class WebSocketTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
         """See `Transport`."""
-        replies = list(self._replies(route, frame, timeouts, check))
-        if len(replies) != 1:
-            raise ConnectionLostError(f"{self.url} ended an exchange with {len(replies)} replies in place of one.")
-        return replies[0]
+        with closing(self._replies(route, frame, timeouts, check)) as replies:
+            reply = next(replies, None)
+            if reply is None or next(replies, None) is not None:
+                count = "no reply" if reply is None else "several replies"
+                raise ConnectionLostError(f"{self.url} ended an exchange with {count} in place of one.")
+        return reply
 
     def stream(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
         """See `Transport`."""
-        timeouts = replace(timeouts, silence_s=max(timeouts.silence_s, _RUN_SILENCE_S))
         return self._replies(route, frame, timeouts, check)
 
     def close(self) -> None:
@@ -137,12 +135,13 @@ class WebSocketTransport:
                 patience.wait()
                 continue
             if isinstance(event, Said):
-                # Time in which others' calls run is none that this one takes.
-                patience.begin_anew()
+                patience.wait()
+                patience.begin_anew()  # time in which others' calls run is none that this one takes
                 self._notify(event.text)
             elif isinstance(event, Exception):
                 raise event
             else:
+                exchange.taken_bytes += 0 if event is None else len(event)
                 return event
 
     def _begun(
@@ -180,14 +179,18 @@ class WebSocketTransport:
     def _link(self, timeouts: Timeouts) -> Link:
         connection = self._connector.connect(timeouts.connect_s)
         sock: socket.socket = connection.sock
+        within_s = max(self._open_s, timeouts.silence_s)
         try:
             prefer_bbr(sock)
             notice_loss(sock)
             limit_unsent(sock)
-            sock.settimeout(max(self._open_s, timeouts.connect_s, timeouts.silence_s))
-            return Link(sock, upgraded(sock, self._upgrade()))
+            return Link(sock, upgraded(sock, self._upgrade(), within_s))
         except BaseException as error:
             sock.close()
+            if isinstance(error, TimeoutError):
+                raise silent(self.url, within_s, within_s) from error
+            if isinstance(error, UpgradeRefusedError) and not error.status:
+                raise ConnectionLostError(f"{self.url} did not answer an upgrade by HTTP: {error}") from error
             if isinstance(error, OSError):
                 text = f"The connection to {self.url} broke off ({type(error).__name__})."
                 raise ConnectionLostError(text) from error

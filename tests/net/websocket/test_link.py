@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from time import monotonic
 
 import pytest
+from tests.support.tls import self_signed, server_context
 from websockets.protocol import Protocol
 
+from comfy_gpu_offload.net.sockets import wait_writable
+from comfy_gpu_offload.net.websocket import link as link_module
 from comfy_gpu_offload.net.websocket.handshake import Upgrade, UpgradeRefusedError, accept, upgraded
 from comfy_gpu_offload.net.websocket.link import Link, LinkClosedError
 from comfy_gpu_offload.net.websocket.pieces import PATH, Kind, Piece, sealed
@@ -238,7 +243,7 @@ def test_a_refusal_arrives_with_its_body(answer: bytes) -> None:
     theirs.sendall(answer)
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(UpgradeRefusedError) as caught:
-        upgraded(ours, Upgrade("worker", PATH, []))
+        upgraded(ours, Upgrade("worker", PATH, []), 20)
     assert (caught.value.status, caught.value.body) == (int(answer.split()[1]), b"here")
 
 
@@ -250,7 +255,7 @@ def test_an_answer_that_opens_nothing_is_a_refusal(answer: bytes) -> None:
     theirs.sendall(answer)
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(UpgradeRefusedError):
-        upgraded(ours, Upgrade("worker", PATH, []))
+        upgraded(ours, Upgrade("worker", PATH, []), 20)
 
 
 def test_the_protocol_needs_the_subprotocol() -> None:
@@ -261,3 +266,80 @@ def test_the_protocol_needs_the_subprotocol() -> None:
     ]
     with pytest.raises(UpgradeRefusedError):
         upgrade.receive(b"\r\n".join(lines))
+
+
+def test_a_goodbye_that_comes_with_the_answer_is_received() -> None:
+    upgrade = Upgrade("worker", PATH, [])
+    accepted = accept(PATH, headers_of(upgrade.request), method="GET", is_http_1_1=True)
+    ours, theirs = socket.socketpair()
+    theirs.sendall(accepted.answer + b"\x88\x02" + (1001).to_bytes(2, "big"))
+    link = Link(ours, upgraded(ours, upgrade, 20))
+    with pytest.raises(LinkClosedError) as caught:
+        receive_all(link)
+    assert caught.value.code == 1001
+
+
+def test_an_answer_that_trickles_in_is_not_waited_for_longer_than_allowed() -> None:
+    ours, theirs = socket.socketpair()
+    ended = threading.Event()
+
+    def trickle() -> None:
+        theirs.sendall(b"HTTP/1.1 101 Switching Protocols\r\nX: ")
+        while not ended.wait(0.02):
+            theirs.sendall(b"x")
+
+    threading.Thread(target=trickle, daemon=True).start()
+    with pytest.raises(TimeoutError):
+        upgraded(ours, Upgrade("worker", PATH, []), 0.3)
+    ended.set()
+
+
+@pytest.mark.parametrize(("method", "is_http_1_1", "status"), [("POST", True, 405), ("GET", False, 505)])
+def test_an_upgrade_is_a_get_of_http_1_1(method: str, status: int, *, is_http_1_1: bool) -> None:
+    with pytest.raises(UpgradeRefusedError) as caught:
+        accept(PATH, headers_of(Upgrade("worker", PATH, []).request), method=method, is_http_1_1=is_http_1_1)
+    assert caught.value.status == status
+
+
+def test_a_socket_that_is_closed_under_a_waiting_sender_is_a_closed_connection(
+    ends: tuple[Link, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = ends
+
+    def closed_meanwhile(sock: socket.socket, seconds: float) -> bool:
+        client.abandon()
+        return wait_writable(sock, seconds)
+
+    monkeypatch.setattr(link_module, "wait_writable", closed_meanwhile)
+    with pytest.raises(LinkClosedError):
+        send_for_ever(client)
+
+
+def send_for_ever(link: Link) -> None:
+    while True:
+        link.send(sealed(Kind.DATA, 1, bytes(60_000)), nothing)
+
+
+def test_after_a_close_over_tls_no_encrypted_bytes_are_taken_for_pieces(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    answering: list[socket.socket] = []
+    context = server_context(self_signed(tmp_path))
+    shaking = threading.Thread(target=lambda: answering.append(context.wrap_socket(theirs, server_side=True)))
+    shaking.start()
+    secured = trusting.wrap_socket(ours)
+    shaking.join()
+    client, protocol = shaken_hands()
+    worker = Link(answering[0], protocol)
+    worker.close()
+    secured.sendall(b"".join(sent_by(client, sealed(Kind.DATA, 3, bytes(1000)))))
+    deciphered = worker._sock.recv(2000)
+    assert deciphered.startswith(b"\x82\xfe")
+    secured.close()
+    worker.linger(20)
+
+
+def sent_by(protocol: Protocol, message: bytes) -> list[bytes]:
+    protocol.send_binary(message)
+    return protocol.data_to_send()

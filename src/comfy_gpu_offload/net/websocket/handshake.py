@@ -6,6 +6,8 @@ import logging
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
+from time import monotonic
 
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
@@ -69,12 +71,11 @@ class Upgrade:
             self._protocol.receive_data(data)
         else:
             self._protocol.receive_eof()
-        if self._protocol.state is State.OPEN:
-            return self._opened()
         error = self._protocol.handshake_exc
         if error is not None:
             raise self._refused(error)
-        return None
+        # It may have been closed already, by bytes that came with the answer.
+        return None if self._protocol.state is State.CONNECTING else self._opened()
 
     def _opened(self) -> Protocol:
         if self._protocol.subprotocol != SUBPROTOCOL:
@@ -107,9 +108,13 @@ def accept(path: str, headers: Mapping[str, str], *, method: str, is_http_1_1: b
     Raises:
         UpgradeRefusedError: the request is none that can be accepted; its status, headers and body are to be sent.
     """
+    # Releases of the library before 16 look at neither.
+    if method != "GET":
+        raise UpgradeRefusedError(HTTPStatus.METHOD_NOT_ALLOWED, {"allow": "GET"}, b"", "the method is not GET")
+    if not is_http_1_1:
+        raise UpgradeRefusedError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, {}, b"", "the request is not HTTP/1.1")
     handshake = ServerProtocol(subprotocols=_SUBPROTOCOLS, logger=_silent)
-    request = Request(path, Headers(headers), method, "HTTP/1.1" if is_http_1_1 else "HTTP/1.0")
-    response = handshake.accept(request)
+    response = handshake.accept(Request(path, Headers(headers)))
     if response.status_code != 101:
         raise _refusal(response, handshake.handshake_exc)
     protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=MAX_MESSAGE_BYTES, logger=_silent)
@@ -123,15 +128,25 @@ def _refusal(response: Response, error: Exception | None) -> UpgradeRefusedError
     return UpgradeRefusedError(status, headers, bytes(response.body), str(error))
 
 
-def upgraded(sock: socket.socket, upgrade: Upgrade) -> Protocol:
-    """Send the request of `upgrade` on a blocking socket, and return the open protocol once the answer has come.
+def upgraded(sock: socket.socket, upgrade: Upgrade, within_s: float) -> Protocol:
+    """Send the request of `upgrade`, and return the open protocol once the answer has come.
+
+    Args:
+        sock: is left with some time-out.
+        within_s: the whole time that this may take, in seconds.
 
     Raises:
         UpgradeRefusedError: the answer opens no WebSocket.
         OSError: as sockets raise, TimeoutError included.
     """
+    deadline = monotonic() + within_s
+    sock.settimeout(within_s)
     sock.sendall(upgrade.request)
-    while True:
+    protocol = None
+    while protocol is None:
+        left = deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
         protocol = upgrade.receive(sock.recv(_RECEIVE_BYTES))
-        if protocol is not None:
-            return protocol
+    return protocol

@@ -99,10 +99,13 @@ class Link:
             raise self._closed()
         return pieces
 
-    def send(self, message: bytes, wait: Wait, *, urgent: bool = False) -> None:
+    def send(self, message: bytes | Callable[[], bytes], wait: Wait, *, urgent: bool = False) -> None:
         """Send a piece, whole, before another thread sends; urgent ones first.
 
         If `wait` raises while it is sent, whoever sends next sends the rest of it first.
+
+        Args:
+            message: the piece, or a function that makes it. That is called once nothing can be sent before it.
 
         Raises:
             LinkClosedError: the connection is closed, or the socket failed.
@@ -111,7 +114,7 @@ class Link:
         self._turns.take(wait, urgent=urgent)
         try:
             self._flush(wait)
-            self._unsent = self._wire(message)
+            self._unsent = self._wire(message if isinstance(message, bytes) else message())
             self._flush(wait)
         finally:
             self._turns.release()
@@ -172,9 +175,10 @@ class Link:
                     self._unsent = last
                     self._flush(None)
             self._turns.release()
-        # An SSLSocket forgets its encryption here, so nobody may be about to send on it.
+        # By the plain socket's method: an SSLSocket's own forgets the encryption, and the thread that receives
+        # would take what still comes for pieces.
         with self._using, suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
 
     def linger(self, seconds: float) -> None:
         """Drop what still comes, until the other side closes or `seconds` are over, and free the socket.
@@ -182,10 +186,10 @@ class Link:
         To close a connection with bytes unread would reset it, and the reason that was just sent would be lost.
         """
         deadline = monotonic() + seconds
-        with suppress(LinkClosedError, OSError, ValueError):
+        with suppress(LinkClosedError):
             while (left := deadline - monotonic()) > 0:
                 count = self._attempt(lambda: self._sock.recv_into(self._buffer))
-                if count == 0 or (count is None and not wait_readable(self._sock, left)):
+                if count == 0 or (count is None and not self._ready(wait_readable, left)):
                     break
         self.abandon()
 
@@ -199,7 +203,7 @@ class Link:
             early, self._early = self._early, b""
             return early
         count = self._attempt(lambda: self._sock.recv_into(self._buffer))
-        if count is None and wait_readable(self._sock, wait_s):
+        if count is None and self._ready(wait_readable, wait_s):
             count = self._attempt(lambda: self._sock.recv_into(self._buffer))
         return None if count is None else self._buffer[:count]
 
@@ -270,10 +274,21 @@ class Link:
                         view = view[count:]
                     elif wait is None:
                         return False
-                    elif not wait_writable(self._sock, CHECK_INTERVAL_S):
+                    elif not self._ready(wait_writable, CHECK_INTERVAL_S):
                         wait()
             finally:
                 self._unsent = bytes(view)
+
+    def _ready(self, wait: Callable[[socket.socket, float], bool], seconds: float) -> bool:
+        """Return whether the socket is what `wait` waits for; another thread may close it at any time.
+
+        Raises:
+            LinkClosedError: it was closed.
+        """
+        try:
+            return wait(self._sock, seconds)
+        except (OSError, ValueError) as error:
+            raise LinkClosedError(1006, type(error).__name__) from error
 
     def _attempt(self, operation: Callable[[], int]) -> int | None:
         """Return what a system call on the socket returns, or None if it would block.

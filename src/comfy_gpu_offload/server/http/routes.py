@@ -108,6 +108,8 @@ class Routes:
         refused = self._refusal(request, has_frame=False)
         if refused is not None:
             return refused
+        if not request.body.ended:
+            return Reply(HTTPStatus.BAD_REQUEST, (b"An upgrade has no body.\n",))
         try:
             accepted = accept(request.path, request.headers, method=request.method, is_http_1_1=request.is_http_1_1)
         except UpgradeRefusedError as error:

@@ -69,12 +69,15 @@ class WebSocketConnection:
         # Written by the receiving thread, and by an exchange's own thread, which removes it.
         self._open: dict[int, Exchange] = {}
         self._last_number = 0
-        self._used_at = monotonic()
+        self._used_at = self._heard_at = monotonic()
 
     def serve(self) -> None:
-        """Receive and answer until the connection ends. Returns once no exchange is being answered any more."""
+        """Receive and answer until the connection ends. Calls that are being computed then go on without it."""
+        linger_s = self._limits.linger_s
         try:
             self._receive()
+            if monotonic() - self._used_at < linger_s:  # the last reply may still be under way
+                linger_s = self._limits.progress_s
         except _ViolationError as error:
             logger.warning("ended a WebSocket connection: %s", error)
             self._link.close(error.code, str(error))
@@ -85,14 +88,17 @@ class WebSocketConnection:
                 exchange.is_dropped = True
             self._link.close(1001 if self._worker.is_stopping() else 1000)
             self._threads.close()
-            self._link.linger(self._limits.linger_s)
+            self._link.linger(linger_s)
 
     def _receive(self) -> None:
         tended_at = 0.0
         while True:
-            for piece in self._link.receive(_WARM_EVERY_S if self._open else _IDLE_POLL_S):
-                self._take(piece)
+            pieces = self._link.receive(_WARM_EVERY_S if self._open else _IDLE_POLL_S)
             now = monotonic()
+            if pieces:
+                self._heard_at = now
+            for piece in pieces:
+                self._take(piece)
             if now - tended_at >= _WARM_EVERY_S:
                 tended_at = now
                 self._link.tend(warm=bool(self._open))
@@ -104,8 +110,10 @@ class WebSocketConnection:
         open_now = list(self._open.values())
         if open_now:
             self._used_at = now
+            if now - self._heard_at > self._limits.progress_s:
+                raise _ViolationError(1008, "no sign of life came")
         for exchange in open_now:
-            if not exchange.reader.is_between_frames and now - exchange.heard_at > self._limits.progress_s:
+            if not exchange.is_answered and now - exchange.heard_at > self._limits.progress_s:
                 raise _ViolationError(1008, "the rest of a request did not come")
         return not open_now and (self._worker.is_stopping() or now - self._used_at > self._limits.idle_s)
 
@@ -157,16 +165,24 @@ class WebSocketConnection:
         except FrameError as error:
             self._refuse(exchange.number, fault_of(error))
             return
-        if self._unfinished_bytes() > self._frames.frame_bytes:
+        exchange.request_bytes = exchange.reader.allocated_bytes + sum(map(len, frames))
+        if self._request_bytes() > self._frames.frame_bytes:
             self._refuse(exchange.number, _busy("too many large requests are under way on a connection."))
         elif frames:
             if len(frames) > 1 or not exchange.reader.is_between_frames:
                 raise _ViolationError(1002, "bytes after the end of a request")
-            exchange.is_answered = True
-            self._threads.run(partial(self._send, exchange, exchange.replies(frames[0], exchange)))
+            self._answer(exchange, frames[0])
 
-    def _unfinished_bytes(self) -> int:
-        return sum(each.reader.allocated_bytes for each in list(self._open.values()))
+    def _answer(self, exchange: Exchange, request: memoryview) -> None:
+        exchange.is_answered = True
+        try:
+            self._threads.run(partial(self._send, exchange, exchange.replies(request, exchange)))
+        except RuntimeError:
+            self._refuse(exchange.number, _busy("the system has no more threads."))
+
+    def _request_bytes(self) -> int:
+        """Return the memory that requests take which are not answered yet."""
+        return sum(each.request_bytes for each in list(self._open.values()))
 
     def _refuse(self, number: int, fault: Fault) -> None:
         """Answer before the request is whole. The rest of it is dropped as it comes."""
