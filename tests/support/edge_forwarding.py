@@ -101,7 +101,8 @@ class Forwarding:
     def _headers(self) -> CIMultiDict[str]:
         """Return the request's headers; of those for one hop only the wish for a WebSocket."""
         headers = _end_to_end(self._request.headers)
-        if self._request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+        is_upgrade = self._request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+        if is_upgrade and self._edge.passes_websockets:
             headers.update({hdrs.CONNECTION: "Upgrade", hdrs.UPGRADE: "websocket"})
         return headers
 

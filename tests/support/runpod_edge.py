@@ -69,6 +69,7 @@ class LoadBalancerEdge(AiohttpServer):
 
     Attributes:
         limits: may be replaced at any time.
+        passes_websockets: if not, an upgrade reaches the worker as an ordinary request.
         faults: what will go wrong, by path, e.g. ``"/v1/forward"``; ``"*"`` for any but those on the API's side,
             ``"health"`` for /health.
         other_workers: counts for /health besides the workers behind the edge.
@@ -91,6 +92,7 @@ class LoadBalancerEdge(AiohttpServer):
         self.endpoint = endpoint
         self.kind = kind
         self.limits = limits or EdgeLimits()
+        self.passes_websockets = True
         self.faults = Faults()
         self.other_workers: Mapping[str, int] = {}
         self.requests: list[EdgeRequest] = []
@@ -109,6 +111,16 @@ class LoadBalancerEdge(AiohttpServer):
     def base_url(self) -> str:
         """The address to use in place of https://api.runpod.ai/v2."""
         return f"{self.url}/v2"
+
+    def client_settings(self) -> dict[str, str]:
+        """Return the settings of a client of this endpoint."""
+        return {
+            "url": self.url,
+            "endpoint": self.kind,
+            "runpod_api_key": self.key,
+            "runpod_endpoint_id": self.endpoint,
+            "runpod_base_url": self.base_url,
+        }
 
     @property
     def workers(self) -> list[EdgeWorker]:
@@ -140,6 +152,10 @@ class LoadBalancerEdge(AiohttpServer):
             self._drop_connections()
 
         self._on_loop(restart)
+
+    def cut_sockets(self) -> None:
+        """End every WebSocket without a word."""
+        self._on_loop(lambda: [worker.cut() for worker in self._workers.by_id.values()])
 
     @property
     def stopped(self) -> list[str]:

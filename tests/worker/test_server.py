@@ -13,9 +13,12 @@ import pytest
 import requests
 import torch
 from tests.support.platforms import needs_posix
+from tests.support.runpod_edge import LoadBalancerEdge
 from tests.worker.processes import ROOT, ServerProcess, free_port, server_process, settings
 
 from comfy_gpu_offload import connect
+from comfy_gpu_offload.client.connect import connect_from
+from comfy_gpu_offload.config.settings import given_settings
 from comfy_gpu_offload.digits import sampling
 from comfy_gpu_offload.digits.model import load
 from comfy_gpu_offload.errors import UnauthorizedError
@@ -56,6 +59,7 @@ def test_ping_says_204_until_the_model_is_loaded_and_then_200_on_both_ports(tmp_
         assert states_until_ready(server, port, health) == [[204, 200], [204, 200]]
         server.ready()
         assert requests.post(f"http://127.0.0.1:{health}/v1/hello", timeout=60).status_code == 404
+        assert requests.get(f"http://127.0.0.1:{health}/v1/connect", timeout=60).status_code == 404
         assert server.terminate() == 0
     assert "loading digits" in "".join(server.log)
     assert pinged(port) is pinged(health) is None
@@ -72,6 +76,17 @@ def test_a_load_balancing_endpoint_takes_calls_with_runpods_key_as_the_bearer(tm
     assert torch.equal(there, sampling.sample(load(remote.dtype), [3, 1, 4], steps=2, dtype=remote.dtype))
     # It still looks whether the model's files are those that it was loaded from.
     assert first.load_s < first.compute_s, "the model was loaded by the first call, not before it"
+
+
+def test_calls_reach_it_by_a_websocket_through_the_edge(tmp_path: Path) -> None:
+    given = {"PORT": "0", "COMFY_GPU_OFFLOAD_PRELOAD": "digits"}
+    with server_process(tmp_path, **ENDPOINT, **given) as server:
+        url = server.ready().replace("0.0.0.0", "127.0.0.1")
+        with LoadBalancerEdge(url) as edge, connect_from(given_settings(**edge.client_settings())) as session:
+            remote = session.model("digits")
+            there = sampling.sample(remote, [3, 1, 4], steps=2, dtype=remote.dtype)
+        assert {request.path for request in edge.requests} == {"/ping", "/v1/connect"}
+    assert torch.equal(there, sampling.sample(load(remote.dtype), [3, 1, 4], steps=2, dtype=remote.dtype))
 
 
 @needs_posix

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pydantic import SecretStr
@@ -19,8 +18,6 @@ from .encoding.compression_setting import codec_of, first_kind
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
 
-# RunPod's proxy before a pod ends a request after 100 s.
-_POD_EXCHANGE_S = 95.0
 # As base64 within the 9.5 MB that a queue job's output may take.
 _SERVERLESS_REPLY_BYTES = 6 * 1024**2
 
@@ -70,13 +67,9 @@ def connect_from(
     """
     target = configured(settings)
     call = Timeouts(settings.connect_timeout_s, settings.call_timeout_s, settings.silence_s)
-    limit_s = _POD_EXCHANGE_S if isinstance(target, Direct) and target.is_pod else None
-    if limit_s is not None:
-        call = replace(call, exchange_s=min(call.exchange_s, limit_s))
     options = SessionOptions(
         call=call,
         load_s=settings.load_timeout_s,
-        exchange_limit_s=limit_s,
         retry=RetryPolicy(total_s=settings.retry_s),
         codec=codec_of(settings),
         begin_with=first_kind(settings, target),

@@ -118,11 +118,9 @@ class Handshake:
             )
 
     def _load_timeouts(self, deadline: float) -> Timeouts:
-        left = max(1.0, deadline - monotonic())
-        longest = self._options.exchange_limit_s
         return replace(
             self._options.call,
-            exchange_s=left if longest is None else min(left, longest),
+            exchange_s=max(1.0, deadline - monotonic()),
             setting="COMFY_GPU_OFFLOAD_LOAD_TIMEOUT_S",
         )
 

@@ -19,7 +19,6 @@ class SessionOptions:
     Attributes:
         call: time-outs of one exchange.
         load_s: seconds that a model may take to load, over as many exchanges as that takes.
-        exchange_limit_s: seconds after which a proxy in between ends an exchange; None for no limit.
         comfyui: the client's own ComfyUI version, for the handshake.
         retry: the retry policy of all that the session sends.
         limits: of frames that this side takes.
@@ -36,7 +35,6 @@ class SessionOptions:
 
     call: Timeouts = field(default_factory=Timeouts)
     load_s: float = 900.0
-    exchange_limit_s: float | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     codec: codecs.Codec | codecs.Chooser = codecs.RAW
     limits: FrameLimits = DEFAULT_LIMITS

@@ -17,6 +17,7 @@ from .base import Check, Notify, Route, Timeouts
 from .connector import connector_to
 from .http_transport import MEDIA_TYPE, HttpTransport
 from .intermediary import Intermediary
+from .runpod_intermediaries import PodProxy
 from .websocket_transport import WebSocketTransport
 
 logger = logging.getLogger(__name__)
@@ -28,20 +29,24 @@ _ASK_AGAIN_S = 30.0
 def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> DirectTransport:
     """Return the transport to the worker at the address of `target`."""
     connector = connector_to(target.address, settings.ca_file, target.fingerprint)
+    intermediary = PodProxy() if target.is_pod else Intermediary()
     return DirectTransport(
         WebSocketTransport(
             target.address,
             connector,
             target.token,
             max_frame_bytes=settings.frame_bytes,
+            intermediary=intermediary,
             notify=notify,
         ),
         HttpTransport(
             target.address,
             target.token,
             max_frame_bytes=settings.frame_bytes,
+            intermediary=intermediary,
             connector=connector,
         ),
+        intermediary,
     )
 
 
@@ -76,12 +81,12 @@ class DirectTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
         """See `Transport`."""
-        if self._uses_http():
+        if self._uses_http(frame):
             return self._http.exchange(route, frame, timeouts, check)
         try:
             return self._websocket.exchange(route, frame, timeouts, check)
         except (UpgradeRefusedError, ConnectionLostError) as error:
-            refusal = self._refused(error)
+            refusal = self._refused(error, frame)
             if isinstance(refusal, memoryview):
                 return refusal
         reply = self._http.exchange(route, frame, timeouts, check)
@@ -92,13 +97,13 @@ class DirectTransport:
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> Generator[memoryview]:
         """See `Transport`."""
-        if self._uses_http():
+        if self._uses_http(frame):
             yield from self._http.stream(route, frame, timeouts, check)
             return
         try:
             yield from self._websocket.stream(route, frame, timeouts, check)
         except (UpgradeRefusedError, ConnectionLostError) as error:
-            refusal = self._refused(error)
+            refusal = self._refused(error, frame)
             if isinstance(refusal, memoryview):
                 yield refusal
                 return
@@ -121,11 +126,21 @@ class DirectTransport:
         self._websocket.forked()
         self._http.forked()
 
-    def _uses_http(self) -> bool:
+    @property
+    def is_open(self) -> bool:
+        """True while there is a WebSocket that the next exchange may use."""
+        return self._websocket.is_open
+
+    def _uses_http(self, frame: EncodedFrame) -> bool:
         with self._lock:
-            if self.refusal is not None and self._until is not None and monotonic() > self._until:
+            is_passing = self._until is not None and (monotonic() > self._until or not self._passes(frame))
+            if self.refusal is not None and is_passing:
                 self.refusal = self._until = None
             return self.refusal is not None
+
+    def _passes(self, frame: EncodedFrame) -> bool:
+        """Return whether an HTTP exchange may carry `frame`. Else a WebSocket is worth another attempt."""
+        return frame.size_bytes <= self._intermediary.request_bytes
 
     def _use_http(self, refusal: HttpStatusError) -> None:
         """Note that the worker is reached without a WebSocket; say so once."""
@@ -140,23 +155,25 @@ class DirectTransport:
                 refusal,
             )
 
-    def _refused(self, error: UpgradeRefusedError | ConnectionLostError) -> memoryview | HttpStatusError:
+    def _refused(
+        self, error: UpgradeRefusedError | ConnectionLostError, frame: EncodedFrame
+    ) -> memoryview | HttpStatusError:
         """Return the worker's own refusal, as a frame, or what stands in for the WebSocket's.
 
         Raises:
             TransportError: what the answer means, where it is no refusal of a WebSocket.
         """
         if isinstance(error, ConnectionLostError):
-            if self._websocket.was_heard:
+            if self._websocket.was_heard or not self._passes(frame):
                 raise error
             return HttpStatusError(f"{error} It was to become a WebSocket.", 0, retryable=True)
         if error.headers.get("content-type") == MEDIA_TYPE:
-            frame = whole_frame(error.body)
-            if frame is not None:
-                return frame
+            fault = whole_frame(error.body)
+            if fault is not None:
+                return fault
         self._intermediary.replied(error.headers)
         text = error.body.decode("utf-8", "replace")
         meant: TransportError = self._intermediary.refusal(self.peer, error.status, text)
-        if isinstance(meant, HttpStatusError):
+        if isinstance(meant, HttpStatusError) and (not meant.retryable or self._passes(frame)):
             return meant
         raise meant from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 
 from pydantic import SecretStr
 
@@ -43,12 +45,19 @@ def ping(
     return health_of(connector_to(address, ca_file, fingerprint), bearer=bearer, timeout_s=timeout_s)
 
 
-def health_of(connector: Connector, *, bearer: SecretStr | None = None, timeout_s: float = 5.0) -> Health:
-    """Return how the worker there is: see `ping`."""
+def health_of(
+    connector: Connector,
+    *,
+    bearer: SecretStr | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    timeout_s: float = 5.0,
+) -> Health:
+    """Return how the worker there is: see `ping`. `headers`: further fields of the request."""
     address = connector.address
     lines = [f"GET {address.path}/ping HTTP/1.1", f"Host: {address.authority}", "Connection: close"]
     if bearer is not None:
         lines.append(f"Authorization: Bearer {bearer.get_secret_value()}")
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     try:
         with closing(connector.connect(timeout_s)) as connection:
             polled = PolledSocket(connection.sock, monotonic() + timeout_s, check=None)

@@ -34,7 +34,7 @@ from .base import Check, Route, Timeouts
 from .connector import Connector, connector_to, has_ended
 from .health import Health, health_of
 from .http_response import Response
-from .intermediary import Intermediary
+from .intermediary import Intermediary, header_lines
 from .interruptible_socket import PolledSocket
 from .silence_watch import SilenceWatch
 
@@ -96,8 +96,12 @@ class HttpTransport:
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
     ) -> memoryview:
-        """See `Transport`. A connection whose reply was not read to its end is never used again."""
-        with self._asked(route, frame, timeouts, check) as (_, response):
+        """See `Transport`. A connection whose reply was not read to its end is never used again.
+
+        Raises:
+            TransportError: also if what stands in between does not pass a frame of that size; nothing is sent then.
+        """
+        with self._asked(route, frame, self._within_limits(timeouts), check) as (_, response):
             return self._only_frame(response)
 
     def stream(
@@ -119,6 +123,8 @@ class HttpTransport:
         Raises:
             TransportError: the response has no frame, or as the block raises.
         """
+        if frame.size_bytes > self._intermediary.request_bytes:
+            raise self._intermediary.too_large(route, frame.size_bytes)
         connection = self._take() or self._connect(timeouts.connect_s, check)
         polled = self._polled(connection, timeouts, check)
         response: Response | None = None
@@ -178,6 +184,10 @@ class HttpTransport:
         for connection in inherited:
             connection.close()
 
+    def _within_limits(self, timeouts: Timeouts) -> Timeouts:
+        most_s = self._intermediary.exchange_s
+        return timeouts if timeouts.exchange_s < most_s else replace(timeouts, exchange_s=most_s)
+
     def _polled(self, connection: _Connection, timeouts: Timeouts, check: Check | None) -> PolledSocket:
         deadline = monotonic() + timeouts.exchange_s
         return PolledSocket(
@@ -222,9 +232,11 @@ class HttpTransport:
             self.close()  # the idle ones lead the same way
             raise error
         if isinstance(error, ExchangeTimeoutError):
+            is_limited = timeouts.exchange_s >= self._intermediary.exchange_s
+            advice = "no more is allowed without a WebSocket" if is_limited else f"{timeouts.setting} allows more"
             raise ExchangeTimeoutError(
                 f"{self.url} gave no complete reply in the time allowed, {timeouts.exchange_s:.4g} s. Its log says "
-                f"whether it still computes; {timeouts.setting} allows more."
+                f"whether it still computes; {advice}."
             ) from error
         if isinstance(error, OSError | ConnectionLostError) and not self._was_answered:
             self._refuse_tls()
@@ -244,8 +256,8 @@ class HttpTransport:
 
     def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
         head = (
-            f"POST {self._path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}{self._intermediary.request_headers()}"
-            f"Content-Length: {frame.size_bytes}\r\n\r\n"
+            f"POST {self._path}/v1/{route} HTTP/1.1\r\n{self._fixed_headers}"
+            f"{header_lines(self._intermediary.request_headers())}Content-Length: {frame.size_bytes}\r\n\r\n"
         ).encode("ascii")
         # A refusal may arrive, and the connection close, before all is sent. Then the refusal is to be read.
         with suppress(BrokenPipeError, ConnectionResetError):

@@ -23,12 +23,12 @@ class LoadPings:
     Args:
         ask: makes one request, and raises nothing.
         every_s: seconds from one request to the next; also from the first call to the first request, since opening
-            a connection was one.
+            a connection was one. By default `EVERY_S`.
     """
 
-    def __init__(self, ask: Callable[[], object], every_s: float = EVERY_S) -> None:
+    def __init__(self, ask: Callable[[], object], every_s: float | None = None) -> None:
         self._ask = ask
-        self._every_s = every_s
+        self._every_s = EVERY_S if every_s is None else every_s
         self.forked()
 
     def forked(self) -> None:

@@ -7,6 +7,7 @@ import threading
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from queue import SimpleQueue
 from time import monotonic
 from typing import Final
@@ -65,7 +66,8 @@ class WebSocketConnection:
         was_heard: whether anything came since the upgrade.
     """
 
-    def __init__(self, url: str, link: Link, limits: FrameLimits) -> None:
+    def __init__(self, url: str, link: Link, limits: FrameLimits, lasts_s: float = inf) -> None:
+        """Take over an open WebSocket. After `lasts_s` seconds it takes no more exchanges."""
         self.heard_at = monotonic()
         self.was_heard = False
         self._url = url
@@ -76,9 +78,15 @@ class WebSocketConnection:
         self._open: dict[int, OpenExchange] = {}
         self._unsent: set[OpenExchange] = set()  # that have no number yet
         self._used_at = monotonic()
+        self._lasts_until = self._used_at + lasts_s
         self._lost: TransportError | None = None
         self._is_closing = False
         threading.Thread(target=self._run, name="comfy-gpu-offload-websocket", daemon=True).start()
+
+    @property
+    def is_open(self) -> bool:
+        """True while the connection takes exchanges."""
+        return self._lost is None and not self._is_closing and monotonic() < self._lasts_until
 
     def begin(self, route: Route) -> OpenExchange | None:
         """Return a new exchange, or None if the connection takes no more of them.
@@ -89,7 +97,7 @@ class WebSocketConnection:
         with self._lock:
             if self._link.unanswered_pings and route != "cancel":
                 self._is_closing = True
-            if self._lost is not None or self._is_closing:
+            if not self.is_open:
                 return None
             exchange = OpenExchange(FrameReader(self._limits))
             self._unsent.add(exchange)
@@ -192,7 +200,7 @@ class WebSocketConnection:
             if self._is_used():
                 self._used_at = now
                 return False
-            if now - self._used_at > _IDLE_S:
+            if now - self._used_at > _IDLE_S or now > self._lasts_until:
                 self._is_closing = True
             return self._is_closing
 

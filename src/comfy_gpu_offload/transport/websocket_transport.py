@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from queue import Empty
 from time import monotonic
 
@@ -24,8 +24,10 @@ from ..net.websocket.handshake import Upgrade, UpgradeRefusedError, upgraded
 from ..net.websocket.link import Link
 from ..net.websocket.pieces import PATH
 from ..version import __version__
+from . import startup_time
 from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
 from .connector import Connector
+from .intermediary import Intermediary
 from .silence_watch import silent
 from .websocket_connection import OpenExchange, Said, WebSocketConnection
 
@@ -48,15 +50,13 @@ class WebSocketTransport:
         token: SecretStr | None = None,
         *,
         max_frame_bytes: int = DEFAULT_LIMITS.frame_bytes,
-        headers: Callable[[], dict[str, str]] = dict,
-        open_s: float = 0.0,
+        intermediary: Intermediary | None = None,
         notify: Notify | None = None,
     ) -> None:
         """Make a transport that connects when it is first used.
 
         Args:
-            headers: returns header fields to add to the next upgrade.
-            open_s: for which the answer to an upgrade is waited for, if that is longer than for a connection.
+            intermediary: stands in between, with limits and headers of its own.
             notify: called with what a call waits for at the worker; by default that is logged.
         """
         self.url = self.peer = str(address)
@@ -64,8 +64,7 @@ class WebSocketTransport:
         self._connector = connector
         self._token = token
         self._limits = FrameLimits(frame_bytes=max_frame_bytes)
-        self._headers = headers
-        self._open_s = open_s
+        self._intermediary = intermediary or Intermediary()
         self._notify: Notify = notify or _log
         self._begin()
 
@@ -92,6 +91,12 @@ class WebSocketTransport:
     ) -> Generator[memoryview]:
         """See `Transport`."""
         return self._replies(route, frame, timeouts, check)
+
+    @property
+    def is_open(self) -> bool:
+        """True while there is a connection that the next exchange may use."""
+        connection = self._connection
+        return connection is not None and connection.is_open
 
     def close(self) -> None:
         """See `Transport`."""
@@ -173,18 +178,22 @@ class WebSocketTransport:
             self._opening.release()
 
     def _connect(self, timeouts: Timeouts, check: Check | None) -> WebSocketConnection:
-        link = interruptibly(lambda: self._link(timeouts), check or _nothing, Link.abandon)
-        return WebSocketConnection(self.url, link, self._limits)
+        with startup_time.counted() if self._intermediary.starts_workers else nullcontext():
+            link = interruptibly(lambda: self._link(timeouts), check or _nothing, Link.abandon)
+        return WebSocketConnection(self.url, link, self._limits, self._intermediary.connection_s)
 
     def _link(self, timeouts: Timeouts) -> Link:
         connection = self._connector.connect(timeouts.connect_s)
         sock: socket.socket = connection.sock
-        within_s = max(self._open_s, timeouts.silence_s)
+        within_s = max(self._intermediary.open_s, timeouts.silence_s)
         try:
             prefer_bbr(sock)
             notice_loss(sock)
             limit_unsent(sock)
-            return Link(sock, upgraded(sock, self._upgrade(), within_s))
+            upgrade = self._upgrade()
+            link = Link(sock, upgraded(sock, upgrade, within_s))
+            self._intermediary.replied(upgrade.headers)
+            return link
         except BaseException as error:
             sock.close()
             if isinstance(error, TimeoutError):
@@ -197,7 +206,7 @@ class WebSocketTransport:
             raise
 
     def _upgrade(self) -> Upgrade:
-        headers = {"User-Agent": f"comfy-gpu-offload/{__version__}", **self._headers()}
+        headers = {"User-Agent": f"comfy-gpu-offload/{__version__}", **self._intermediary.request_headers()}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
         return Upgrade(self._address.authority, f"{self._address.path}{PATH}", headers.items())

@@ -112,6 +112,13 @@ def _behind_edge(handler: AlteringHandler, folder: Path) -> Iterator[int]:
 
 
 @contextmanager
+def _behind_edge_without_websockets(handler: AlteringHandler, folder: Path) -> Iterator[int]:
+    with _worker(handler, folder) as port, LoadBalancerEdge(f"http://127.0.0.1:{port}") as edge:
+        edge.passes_websockets = False
+        yield Address.parse(edge.url).tcp_port
+
+
+@contextmanager
 def _queue(handler: AlteringHandler, folder: Path) -> Iterator[int]:
     with RunPodGateway() as gateway, QueueLoop(gateway, QueueJobs(handler)):  # type: ignore[arg-type]
         yield Address.parse(gateway.url).tcp_port
@@ -201,9 +208,10 @@ CARRIERS = (
     ),
     Carrier("http", _worker, _by(_http)),
     Carrier("http behind nginx", _behind_nginx, _by_address, marks=(needs_nginx,)),
+    Carrier("load balancer", _behind_edge, _by_runpod("load-balancer"), tells_waiting=True, connects=False),
     Carrier(
-        "load balancer",
-        _behind_edge,
+        "load balancer without websockets",
+        _behind_edge_without_websockets,
         _by_runpod("load-balancer"),
         up_bytes=27 * MB,
         down_bytes=27 * MB,

@@ -45,7 +45,12 @@ class UpgradeRefusedError(Exception):
 
 
 class Upgrade:
-    """A client's upgrade: the request to send, and the answer as it comes."""
+    """A client's upgrade: the request to send, and the answer as it comes.
+
+    Attributes:
+        request: the bytes to send.
+        headers: the answer's, once the protocol is open; names in lower case.
+    """
 
     def __init__(self, authority: str, path: str, headers: Iterable[tuple[str, str]]) -> None:
         # The library asks for the parts of the authority only to write `Host`, which is replaced.
@@ -58,6 +63,7 @@ class Upgrade:
             request.headers[name] = value
         self._protocol.send_request(request)
         self.request = b"".join(self._protocol.data_to_send())
+        self.headers: Mapping[str, str] = {}
 
     def receive(self, data: bytes) -> Protocol | None:
         """Take bytes of the answer, empty at its end; return the open protocol once it is whole.
@@ -80,6 +86,8 @@ class Upgrade:
     def _opened(self) -> Protocol:
         if self._protocol.subprotocol != SUBPROTOCOL:
             raise UpgradeRefusedError(101, {}, b"", f"the server does not speak {SUBPROTOCOL}")
+        answers = [event for event in self._protocol.events if isinstance(event, Response)]
+        self.headers = _fields(answers[0])
         self._protocol.events = [event for event in self._protocol.events if not isinstance(event, Response)]
         return self._protocol
 
@@ -87,8 +95,12 @@ class Upgrade:
         response = next((each for each in self._protocol.events_received() if isinstance(each, Response)), None)
         if response is None:
             return UpgradeRefusedError(0, {}, b"", str(error.__cause__ or error))
-        headers = {name.lower(): value for name, value in response.headers.raw_items()}
-        return UpgradeRefusedError(response.status_code, headers, bytes(response.body or b""), str(error))
+        return UpgradeRefusedError(response.status_code, _fields(response), bytes(response.body or b""), str(error))
+
+
+def _fields(response: Response) -> dict[str, str]:
+    """Return a response's headers, names in lower case."""
+    return {name.lower(): value for name, value in response.headers.raw_items()}
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ def accept(path: str, headers: Mapping[str, str], *, method: str, is_http_1_1: b
 
 
 def _refusal(response: Response, error: Exception | None) -> UpgradeRefusedError:
-    status, headers = response.status_code, {name.lower(): value for name, value in response.headers.raw_items()}
+    status, headers = response.status_code, _fields(response)
     if isinstance(error, InvalidHandshake) and "Sec-WebSocket-Version" in str(error):
         status, headers["sec-websocket-version"] = 426, "13"  # RFC 6455, 4.2.2
     return UpgradeRefusedError(status, headers, bytes(response.body), str(error))
