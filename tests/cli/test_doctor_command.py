@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.backend import FunctionBackend
 from tests.support.process import environment
+from tests.support.refusing_proxy import RefusingProxy, answer_of
 from tests.support.runpod_edge import EdgeLimits, LoadBalancerEdge
 from tests.support.runpod_gateway import ENDPOINT, KEY, RunPodGateway
 from tests.support.runpod_worker import SdkWorker
@@ -54,13 +55,28 @@ def test_a_worker_that_works_passes_every_check(
     said = capsys.readouterr()
     checks = lines(said.out)
     assert list(checks) == [
-        *("settings", "address", "connection", "worker", "handshake"),
+        *("settings", "address", "connection", "worker", "handshake", "carrier"),
         *("models", "round trip", "bandwidth", "forward call", "cost"),
     ]
     assert "Mbit/s up" in checks["bandwidth"]
+    assert checks["carrier"] == "WebSocket"
     assert "digits" in checks["forward call"]
     assert "$" in checks["cost"]
     assert TOKEN not in said.out + said.err
+
+
+def test_a_proxy_that_passes_no_websocket_is_told_with_what_it_costs(
+    worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RefusingProxy(worker.port) as proxy:
+        proxy.answer = answer_of(403)
+        monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", proxy.url)
+        monkeypatch.setenv("COMFY_GPU_OFFLOAD_TOKEN", TOKEN)
+        assert main(["doctor"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "carrier" in line]
+    assert line.startswith("  ??  carrier       single HTTP requests")
+    assert "three times" in line
+    assert "403" in line
 
 
 def test_a_wrong_token_is_named(

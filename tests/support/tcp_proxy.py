@@ -56,7 +56,7 @@ class TcpProxy(Generic[State]):
     def close(self) -> None:
         self._listener.close()
         for end in self._open:
-            _end(end)
+            end_of(end)
 
     def __enter__(self) -> Self:
         return self
@@ -94,11 +94,21 @@ class TcpProxy(Generic[State]):
                 sink.sendall(passed)
                 if not goes_on:
                     break
-        _end(source)
-        _end(sink)
+        end_of(source)
+        end_of(sink)
 
 
-def _end(end: socket.socket) -> None:
+def forward(source: socket.socket, sink: socket.socket) -> None:
+    """Send on all that comes from `source`, and end both."""
+    with suppress(OSError):
+        while piece := source.recv(_PIECE_BYTES):
+            sink.sendall(piece)
+    end_of(source)
+    end_of(sink)
+
+
+def end_of(end: socket.socket) -> None:
+    """End a socket, whoever is waiting on it."""
     with suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()

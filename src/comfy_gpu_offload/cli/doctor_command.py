@@ -92,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         _ping(target, settings)
     with _session(settings) as session:
         _versions(session, here)
+        _carrier(session)
         _models(session, options.model)
         round_trip_s = _link(session)
         call_s = _forward(session, options.model)
@@ -255,6 +256,14 @@ def _versions(session: Session, comfyui_here: str | None) -> None:
             f"ComfyUI is {comfyui_here} here and {there.comfyui} at the worker: pictures of one seed may differ, "
             "and new models and nodes may not work; install the same release on both sides",
         )
+
+
+def _carrier(session: Session) -> None:
+    carrier = session.carrier
+    if carrier.slower_why is None:
+        _say("carrier", carrier.name)
+    else:
+        _doubt("carrier", f"{carrier.name}: {carrier.slower_why}")
 
 
 def _models(session: Session, wanted: str | None) -> None:

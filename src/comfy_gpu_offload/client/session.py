@@ -13,7 +13,7 @@ from ..io.buffers import on_host
 from ..io.tree import PackedTree, Tree, pack, pack_call
 from ..protocol.capabilities import AUTOCAST, MODULES, STRIDES
 from ..protocol.messages import FORWARD, Fetch, Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
-from ..transport.base import Check, Transport
+from ..transport.base import Carrier, Check, Transport
 from .call import Call, refuse_gradients
 from .call_meter import CallMeter
 from .cancel import cancel_at_worker
@@ -160,6 +160,11 @@ class Session:
     def call_shares(self) -> tuple[float, float]:
         """Return the shares of a call's latent and of its reply that are sent in a deterministic run, roughly."""
         return self._policy.call_shares
+
+    @property
+    def carrier(self) -> Carrier:
+        """The way by which frames travel to the worker, and why it is no faster one."""
+        return self._transport.carrier
 
     @property
     def knows_modules(self) -> bool:

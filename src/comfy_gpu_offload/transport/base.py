@@ -38,16 +38,34 @@ class Timeouts:
     setting: str = "COMFY_GPU_OFFLOAD_CALL_TIMEOUT_S"
 
 
+@dataclass(frozen=True)
+class Carrier:
+    """The way by which frames travel.
+
+    Attributes:
+        name: in words for users.
+        slower_why: why it is not a WebSocket, and what that costs; None where a WebSocket would be no better.
+    """
+
+    name: str
+    slower_why: str | None = None
+
+
 class Transport(Protocol):
     """Carries frames to one worker. Thread-safe: exchanges may overlap.
 
     Attributes:
+        carrier: the way that the last exchange went; before the first, the one that is tried first.
         carries_cancel: whether a call is cancelled by a message of its own; if not, ending its exchange does it.
         peer: the name of who answers, for messages: an address, or an endpoint by its id.
     """
 
     carries_cancel: bool
     peer: str
+
+    @property
+    def carrier(self) -> Carrier:
+        """See the class."""
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None

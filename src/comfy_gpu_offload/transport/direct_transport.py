@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator
+from dataclasses import replace
+from math import inf
 from time import monotonic
 
 from ..config.endpoint import Direct
@@ -13,7 +15,7 @@ from ..errors import ConnectionLostError, HttpStatusError, TransportError
 from ..io.frame import EncodedFrame
 from ..io.frame_reader import whole_frame
 from ..net.websocket.handshake import UpgradeRefusedError
-from .base import Check, Notify, Route, Timeouts
+from .base import Carrier, Check, Notify, Route, Timeouts
 from .connector import connector_to
 from .http_transport import MEDIA_TYPE, HttpTransport
 from .intermediary import Intermediary
@@ -22,8 +24,10 @@ from .websocket_transport import WebSocketTransport
 
 logger = logging.getLogger(__name__)
 
-# A proxy that fails answers an upgrade as one that refuses it does, so it is asked again after a while.
+# A proxy that fails, or bytes damaged on the way, cause what a refusal does. So the WebSocket is asked for again
+# after a while, until a refusal that is no passing one has come twice in a row.
 _ASK_AGAIN_S = 30.0
+_BELIEVED_AFTER = 2
 
 
 def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> DirectTransport:
@@ -75,7 +79,8 @@ class DirectTransport:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self.refusal: str | None = None
-        self._until: float | None = None  # for which HTTP exchanges are used, if not for good
+        self._until = inf  # for which HTTP exchanges are used
+        self._refusals = 0  # in a row
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None
@@ -84,11 +89,14 @@ class DirectTransport:
         if self._uses_http(frame):
             return self._http.exchange(route, frame, timeouts, check)
         try:
-            return self._websocket.exchange(route, frame, timeouts, check)
+            reply = self._websocket.exchange(route, frame, timeouts, check)
         except (UpgradeRefusedError, ConnectionLostError) as error:
             refusal = self._refused(error, frame)
             if isinstance(refusal, memoryview):
                 return refusal
+        else:
+            self._use_websocket()
+            return reply
         reply = self._http.exchange(route, frame, timeouts, check)
         self._use_http(refusal)
         return reply
@@ -108,10 +116,18 @@ class DirectTransport:
                 yield refusal
                 return
         else:
+            self._use_websocket()
             return
         for reply in self._http.stream(route, frame, timeouts, check):
             self._use_http(refusal)
             yield reply
+
+    @property
+    def carrier(self) -> Carrier:
+        """See `Transport`."""
+        if self.refusal is None:
+            return self._websocket.carrier
+        return replace(self._http.carrier, slower_why=_cost(self.refusal))
 
     def close(self) -> None:
         """See `Transport`."""
@@ -120,9 +136,9 @@ class DirectTransport:
 
     def forked(self) -> None:
         """See `Transport`."""
-        refusal, until = self.refusal, self._until
+        known = self.refusal, self._until, self._refusals
         self._begin()
-        self.refusal, self._until = refusal, until
+        self.refusal, self._until, self._refusals = known
         self._websocket.forked()
         self._http.forked()
 
@@ -133,10 +149,15 @@ class DirectTransport:
 
     def _uses_http(self, frame: EncodedFrame) -> bool:
         with self._lock:
-            is_passing = self._until is not None and (monotonic() > self._until or not self._passes(frame))
-            if self.refusal is not None and is_passing:
-                self.refusal = self._until = None
-            return self.refusal is not None
+            is_passing = self._until < inf and not self._passes(frame)
+            return self.refusal is not None and monotonic() < self._until and not is_passing
+
+    def _use_websocket(self) -> None:
+        """Note that the worker is reached by a WebSocket; say so if it was not before."""
+        with self._lock:
+            was_refused, self.refusal, self._refusals = self.refusal is not None, None, 0
+        if was_refused:
+            logger.info("%s is reached by a WebSocket from now on.", self.peer)
 
     def _passes(self, frame: EncodedFrame) -> bool:
         """Return whether an HTTP exchange may carry `frame`. Else a WebSocket is worth another attempt."""
@@ -146,14 +167,10 @@ class DirectTransport:
         """Note that the worker is reached without a WebSocket; say so once."""
         with self._lock:
             was_known, self.refusal = self.refusal is not None, str(refusal)
-            self._until = monotonic() + _ASK_AGAIN_S if refusal.retryable else None
+            self._refusals = 0 if refusal.retryable else self._refusals + 1
+            self._until = inf if self._refusals >= _BELIEVED_AFTER else monotonic() + _ASK_AGAIN_S
         if not was_known:
-            logger.warning(
-                "%s is reached by single HTTP requests, by which the network takes up to three times as long: %s "
-                "Let what stands in between pass WebSockets, or update the worker.",
-                self.peer,
-                refusal,
-            )
+            logger.warning("%s is reached by single HTTP requests: %s", self.peer, _cost(str(refusal)))
 
     def _refused(
         self, error: UpgradeRefusedError | ConnectionLostError, frame: EncodedFrame
@@ -166,7 +183,7 @@ class DirectTransport:
         if isinstance(error, ConnectionLostError):
             if self._websocket.was_heard or not self._passes(frame):
                 raise error
-            return HttpStatusError(f"{error} It was to become a WebSocket.", 0, retryable=True)
+            return HttpStatusError(str(error), 0, retryable=True)
         if error.headers.get("content-type") == MEDIA_TYPE:
             fault = whole_frame(error.body)
             if fault is not None:
@@ -175,5 +192,14 @@ class DirectTransport:
         text = error.body.decode("utf-8", "replace")
         meant: TransportError = self._intermediary.refusal(self.peer, error.status, text)
         if isinstance(meant, HttpStatusError) and (not meant.retryable or self._passes(frame)):
-            return meant
+            text = f"The answer to its upgrade was {error.status}."
+            return HttpStatusError(text, error.status, retryable=meant.retryable)
         raise meant from error
+
+
+def _cost(refusal: str) -> str:
+    """Return what a refusal of WebSockets costs, and what to do."""
+    return (
+        f"the network takes about three times as long as by a WebSocket, which could not be opened. {refusal} "
+        "Let what stands in between pass WebSockets, or update the worker."
+    )

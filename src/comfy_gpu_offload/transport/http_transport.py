@@ -30,7 +30,7 @@ from ..errors import (
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame
 from ..net.sockets import notice_loss, prefer_bbr
 from ..version import __version__
-from .base import Check, Route, Timeouts
+from .base import Carrier, Check, Route, Timeouts
 from .connector import Connector, connector_to, has_ended
 from .health import Health, health_of
 from .http_response import Response
@@ -62,6 +62,9 @@ class HttpTransport:
         ConfigError: `ca_file` cannot be read, or what names a proxy is wrong.
     """
 
+    carrier = Carrier("single HTTP requests")
+    carries_cancel = True
+
     def __init__(
         self,
         address: Address,
@@ -78,7 +81,6 @@ class HttpTransport:
             ca_file: as `certificates.tls_context`.
             connector: opens connections; by default those of `connector_to`.
         """
-        self.carries_cancel = True
         self._connector = connector or connector_to(address, ca_file)
         self.url = self.peer = str(address)
         self._path = address.path

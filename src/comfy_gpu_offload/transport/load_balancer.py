@@ -18,7 +18,7 @@ from ..io.frame import EncodedFrame
 from ..net.interruptible import interruptibly
 from ..runpod.client import RunPodClient
 from . import startup_time
-from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
+from .base import CHECK_INTERVAL_S, Carrier, Check, Notify, Route, Timeouts
 from .connector import connector_to
 from .direct_transport import DirectTransport
 from .health import Health, health_of
@@ -161,6 +161,11 @@ class LoadBalancerTransport:
         self._load.forked()
         self._direct.forked()
         self._api.forked()
+
+    @property
+    def carrier(self) -> Carrier:
+        """See `Transport`."""
+        return self._direct.carrier
 
     def _is_awake(self) -> bool:
         if self._direct.is_open:

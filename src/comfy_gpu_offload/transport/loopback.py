@@ -10,7 +10,7 @@ from typing import Protocol
 from ..errors import ExchangeTimeoutError, ForkedWorkerError
 from ..io.buffers import Buffer
 from ..io.frame import EncodedFrame
-from .base import CHECK_INTERVAL_S, Check, Route, Timeouts
+from .base import CHECK_INTERVAL_S, Carrier, Check, Route, Timeouts
 
 
 class FrameHandler(Protocol):
@@ -26,6 +26,7 @@ class FrameHandler(Protocol):
 class LoopbackTransport:
     """Hands frames to a handler in this process, copied once as a socket would."""
 
+    carrier = Carrier("this process")
     carries_cancel = True
     peer = ""  # this process
 

@@ -30,7 +30,7 @@ from ..runpod.job_outcome import output_of
 from ..runpod.options import RUN_BODY_BYTES, JobPolicy
 from ..runpod.schema import JobResult
 from . import startup_time
-from .base import Check, Notify, Route, Timeouts
+from .base import Carrier, Check, Notify, Route, Timeouts
 from .oversized_requests import too_large
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class QueueTransport:
         notify: called every second with what is waited for, once it takes long.
     """
 
+    carrier = Carrier("jobs of a queue")
     carries_cancel = False
 
     def __init__(self, api: RunPodClient, *, wake_s: float, max_frame_bytes: int, notify: Notify) -> None:

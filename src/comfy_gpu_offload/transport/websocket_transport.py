@@ -25,7 +25,7 @@ from ..net.websocket.link import Link
 from ..net.websocket.pieces import PATH
 from ..version import __version__
 from . import startup_time
-from .base import CHECK_INTERVAL_S, Check, Notify, Route, Timeouts
+from .base import CHECK_INTERVAL_S, Carrier, Check, Notify, Route, Timeouts
 from .connector import Connector
 from .intermediary import Intermediary
 from .silence_watch import silent
@@ -41,6 +41,7 @@ class WebSocketTransport:
         UpgradeRefusedError: the answer to the upgrade opened no WebSocket.
     """
 
+    carrier = Carrier("WebSocket")
     carries_cancel = True
 
     def __init__(

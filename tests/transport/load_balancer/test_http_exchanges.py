@@ -81,10 +81,10 @@ def test_another_400_is_not_taken_for_a_start(session: Session, edge: LoadBalanc
 
 def test_too_much_is_refused_before_it_is_sent(session: Session, edge: LoadBalancerEdge) -> None:
     model = session.model("double")
-    before = len(edge.requests)
+    before = len(edge.requests)  # a WebSocket, which takes it, is asked for again
     with pytest.raises(RunPodPayloadTooLargeError, match="28 MB") as caught:
         model(torch.zeros(29_000_000, dtype=torch.uint8))
-    assert len(edge.requests) == before
+    assert {request.method for request in edge.requests[before:]} <= {"GET"}
     assert caught.value.limit_bytes == 28_000_000
     assert "offload: whole loop" in str(caught.value)
 
