@@ -65,7 +65,7 @@ except ImportError:  # no torch (commands say what to install), or torch before 
     _OutOfMemoryError = RuntimeError  # type: ignore[misc,assignment]
 
 # The same advice in many messages. The words in quotes are the label of the loader nodes' switch.
-_RUN_HERE = 'Remote Model Loader with "run on the worker" off, or ComfyUI\'s own loader'
+_RUN_HERE = 'its remote loader with "run on the worker" off, or ComfyUI\'s own loader'
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class RemoteMergeError(OffloadError):
         model = f"The remote model {name!r}" if name else "A remote model"
         super().__init__(
             f"{model} cannot be merged into a model on this machine, because its weights are at the worker. Load "
-            "both models with Remote Model Loader: then the worker merges them."
+            "both with remote loaders: then the worker merges them."
         )
 
 

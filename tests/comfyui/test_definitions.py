@@ -14,6 +14,10 @@ pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 NODES = {
     "RemoteModelLoader": "Remote Model Loader",
     "RemoteControlNetLoader": "Remote ControlNet Loader",
+    "RemoteCLIPLoader": "Remote CLIP Loader",
+    "RemoteDualCLIPLoader": "Remote Dual CLIP Loader",
+    "RemoteTripleCLIPLoader": "Remote Triple CLIP Loader",
+    "RemoteQuadrupleCLIPLoader": "Remote Quadruple CLIP Loader",
     "RemoteSampler": "Remote Sampler",
 }
 

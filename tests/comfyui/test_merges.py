@@ -170,7 +170,7 @@ def test_a_second_model_that_is_here_is_refused_by_name(
     said = refusal(comfyui, scene, workflow.add("ModelMergeSimple", **models, ratio=0.5), "UnsupportedPatchError")
     assert "whose second model is loaded here" in said
     assert "ModelMergeSimple" in said
-    assert "Load both models with Remote Model Loader" in said
+    assert "Load both with remote loaders" in said
     assert proxy.exchanges("forward") == []
 
 
@@ -190,7 +190,7 @@ def test_a_remote_model_merged_into_one_that_is_here_is_refused_and_that_one_sta
     merged = workflow.add("ModelMergeSimple", **models, ratio=0.5)
     said = refusal(comfyui, scene, merged, "RemoteMergeError")
     assert OTHER.file in said
-    assert "Load both models with Remote Model Loader" in said
+    assert "Load both with remote loaders" in said
     assert_identical(before, sampled("after"))
 
 

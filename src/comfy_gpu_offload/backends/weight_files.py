@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,18 @@ def check_weight_file(path: Path) -> None:
         wrong = f"cannot be read ({error.strerror or type(error).__name__}). Look at its permissions and its disk."
     if wrong is not None:
         raise ModelFileError(f"{path} {wrong}")
+
+
+def bytes_of_keys(path: Path, wanted: Callable[[str], bool]) -> int | None:
+    """Return the bytes of a safetensors file's tensors whose keys are wanted; None for another kind of file."""
+    if path.suffix.lower() not in SAFETENSORS:
+        return None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        entries = _entries(file.read(min(length, _MAX_HEADER_BYTES)))
+    if entries is None:
+        return None
+    return sum(end - start for key, (start, end) in entries.items() if wanted(key))
 
 
 def _wrong_with(file: BinaryIO, path: Path) -> str | None:
@@ -104,9 +117,17 @@ def _wrong_safetensors(file: BinaryIO, beginning: bytes, size: int) -> str | Non
 
 def _data_bytes(header: bytes) -> int | None:
     """Return the bytes that the tensors of a header take together, or None where it is none."""
+    entries = _entries(header)
+    return None if entries is None else max((end for _, end in entries.values()), default=0)
+
+
+def _entries(header: bytes) -> dict[str, tuple[int, int]] | None:
+    """Return by key where a tensor's data begins and ends, or None where the header is none."""
     try:
         described = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in described.items() if name != "__metadata__"]
+        entries = {name: entry["data_offsets"] for name, entry in described.items() if name != "__metadata__"}
+        found = {name: (offsets[0], offsets[1]) for name, offsets in entries.items()}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return max(ends, default=0) if all(type(end) is int and end >= 0 for end in ends) else None
+    numbers = (number for offsets in found.values() for number in offsets)
+    return found if all(type(number) is int and number >= 0 for number in numbers) else None

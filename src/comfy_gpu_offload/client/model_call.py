@@ -46,6 +46,11 @@ class ModelCall:
     method: str = FORWARD
     on_received: OnReceived = lambda done, of: None
 
+    @property
+    def is_step(self) -> bool:
+        """Return whether it may be a step of a run, whose calls are alike: the forward pass of a model."""
+        return self.method == FORWARD and not self.ref.has_later_fields
+
 
 @dataclass(frozen=True, eq=False)
 class ModelRun:

@@ -200,11 +200,12 @@ class Session:
         """
         if call.method != FORWARD and not self.knows_modules:
             raise UnsupportedModuleError
-        self._policy.probe_link_if_due(check)
+        if call.is_step:
+            self._policy.probe_link_if_due(check)
         started = perf_counter()
         packed, host = self._on_host(pack_call(call.args, call.kwargs))
         autocast = autocast_on(call.device, None if AUTOCAST in self._handshake.capabilities else _NO_AUTOCAST)
-        encoding = self._policy.begin(call.ref, host)
+        encoding = self._policy.begin(call.ref, host) if call.is_step else self._policy.begin_run(call.ref)
         fields = self._common_fields(call, encoding) | {"hooks": None if call.hooks is None else call.hooks.ref}
         keeps_replies = Fetch.capability in self._handshake.capabilities
         message = Forward(

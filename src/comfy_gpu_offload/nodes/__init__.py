@@ -10,6 +10,12 @@ from . import findings_route, routes
 from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader
 from .sampler import RemoteSampler
+from .text_encoder_loaders import (
+    RemoteCLIPLoader,
+    RemoteDualCLIPLoader,
+    RemoteQuadrupleCLIPLoader,
+    RemoteTripleCLIPLoader,
+)
 
 
 class RemoteNodes(ComfyExtension):  # type: ignore[misc]  # ComfyUI is untyped
@@ -17,7 +23,15 @@ class RemoteNodes(ComfyExtension):  # type: ignore[misc]  # ComfyUI is untyped
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
-        return [RemoteModelLoader, RemoteControlNetLoader, RemoteSampler]
+        return [
+            RemoteModelLoader,
+            RemoteControlNetLoader,
+            RemoteCLIPLoader,
+            RemoteDualCLIPLoader,
+            RemoteTripleCLIPLoader,
+            RemoteQuadrupleCLIPLoader,
+            RemoteSampler,
+        ]
 
 
 async def comfy_entrypoint() -> RemoteNodes:

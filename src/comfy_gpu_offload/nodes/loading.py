@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from comfy_api.v0_0_2 import io
@@ -35,12 +36,14 @@ def load(
     here: Callable[[], Any],
     there: Callable[[], Any],
     details: Callable[[RemoteModel], str] = lambda _: "",
+    remote_of: Callable[[Any], RemoteModel] = attrgetter("remote"),
 ) -> io.NodeOutput:
     """Load what a node is asked for, with a line on the node that says where.
 
     Args:
-        remotely: whether to call `there` or `here`. What `there` returns has a `remote`.
+        remotely: whether to call `there` or `here`.
         details: what follows "on the worker" in the line.
+        remote_of: returns the worker's module behind what `there` returned.
 
     Raises:
         OffloadError: it cannot be loaded.
@@ -51,5 +54,6 @@ def load(
             return io.NodeOutput(here())
     with node_lines.line(f"asking the worker for the {thing} …", node_id) as line:
         loaded = there()
-        line.result = f"on the worker{details(loaded.remote)}{loader.warned(loaded.remote)}"
+        remote = remote_of(loaded)
+        line.result = f"on the worker{details(remote)}{loader.warned(remote)}"
     return io.NodeOutput(loaded)

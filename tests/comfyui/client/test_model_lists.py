@@ -17,11 +17,16 @@ from comfy_gpu_offload.protocol.messages import ModelEntry
 ENTRIES = (
     ModelEntry(name="a.safetensors", folder="diffusion_models", size_bytes=1),
     ModelEntry(name="edges.safetensors", folder="controlnet", size_bytes=1),
+    ModelEntry(name="clip_l.safetensors", folder="text_encoders", size_bytes=1),
     # Of a kind that later releases may have.
     ModelEntry(name="speech.safetensors", folder="audio_encoders", size_bytes=1),
 )
-LISTS = {"models": ("a.safetensors",), "control_nets": ("edges.safetensors",)}
-HERE = {"models": ("here.safetensors",), "control_nets": ()}
+LISTS = {
+    "models": ("a.safetensors",),
+    "control_nets": ("edges.safetensors",),
+    "text_encoders": ("clip_l.safetensors",),
+}
+HERE = {"models": ("here.safetensors",), "control_nets": (), "text_encoders": ()}
 
 
 class Sessions:

@@ -118,7 +118,7 @@ def test_the_rest_is_refused_before_the_first_call(sides: Sides, name: str) -> N
         sampled(sides.remote)
     assert re.search(says, str(raised.value)), str(raised.value)
     assert len(raised.value.obstacles) == 1
-    assert 'To load the model here, use Remote Model Loader with "run on the worker" off' in str(raised.value)
+    assert 'To load the model here, use its remote loader with "run on the worker" off' in str(raised.value)
     assert sides.calls == 0
 
 

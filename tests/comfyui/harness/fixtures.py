@@ -119,11 +119,15 @@ def worker(_worker: Worker) -> Worker:
 
 
 def run_script(
-    python: Path, script: str, *arguments: str | Path, further: Mapping[str, str] = MappingProxyType({})
+    python: Path,
+    script: str,
+    *arguments: str | Path,
+    further: Mapping[str, str] = MappingProxyType({}),
+    timeout_s: float = 300.0,
 ) -> str:
     """Return the output of one of our scripts in ComfyUI's interpreter; `further` is set in its environment."""
     env = environment({"PYTHONPATH": str(REPOSITORY / "src"), **further})
     command = [str(part) for part in (python, _SCRIPTS / script, *arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=timeout_s)
     assert done.returncode == 0, f"{script} failed, exit status {done.returncode}:\n{done.stderr}"
     return done.stdout

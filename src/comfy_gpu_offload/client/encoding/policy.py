@@ -173,7 +173,10 @@ class EncodingPolicy:
         return Encoding(self._codec_for(kind), self._digests, key, predicted, learn)
 
     def begin_run(self, model: ModelRef) -> Encoding:
-        """Return the encoding of a whole run as one job: nothing is predicted, and nothing is learned from it."""
+        """Return the encoding of a whole run, or of a call that is no step of one.
+
+        Nothing is predicted, and nothing is learned from it.
+        """
         return Encoding(self.codec, self._digests, _key(model))
 
     @property
@@ -190,7 +193,7 @@ class EncodingPolicy:
 
 
 def _key(model: ModelRef) -> str:
-    return f"{model.name}\n{model.weight_dtype}"
+    return "\n".join((model.name, model.weight_dtype, *model.files, *map("=".join, model.options)))
 
 
 def _may_predict(options: SessionOptions) -> bool:

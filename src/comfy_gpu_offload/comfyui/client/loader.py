@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from ...client.session import Session
 from ...config.findings import checked_settings, told_with_errors
 from ...config.settings import load_settings
 from ...errors import OffloadError
+from ...protocol.messages import ModelRef, made
+from ...transport.base import Check
 from ..wire.control_data import PREFIX
+from ..wire.text_encoder_calls import CPU, DEVICE, TYPE
+from ..wire.text_encoder_calls import PREFIX as ENCODER_PREFIX
 from . import loader_epoch
+from .file_data_cache import FileDataCache
 from .model_list_cache import KeptLists
-from .model_lists import CONTROL_NETS, MODELS, Lists, WorkerLists
+from .model_lists import CONTROL_NETS, MODELS, TEXT_ENCODERS, Lists, WorkerLists
 from .patcher import RemoteModelPatcher, remote_patcher
 from .remote_control_net import RemoteControlNet
 from .worker_sessions import Sessions
@@ -28,9 +34,11 @@ from .worker_sessions import Sessions
 def _lists_here() -> Lists:
     models = importlib.import_module("..installation.diffusion_model_files", __package__)
     nets = importlib.import_module("..installation.control_net_files", __package__)
+    encoders = importlib.import_module("..installation.text_encoder_files", __package__)
     return {
         MODELS: tuple(file.name for file in models.DIFFUSION_MODELS.list_files()),
         CONTROL_NETS: tuple(file.name for file in nets.CONTROL_NETS.list_files()),
+        TEXT_ENCODERS: tuple(file.name for file in encoders.TEXT_ENCODERS.list_files()),
     }
 
 
@@ -38,8 +46,9 @@ logger = logging.getLogger(__name__)
 
 _sessions = Sessions()
 # Next to the folders of ComfyUI's users. No user can have such a name, and no route serves files from it.
-_KEPT = Path(folder_paths.get_user_directory()) / "__comfy_gpu_offload" / "lists.json"
-lists = WorkerLists(_sessions, KeptLists(_KEPT), _lists_here)
+_KEPT = Path(folder_paths.get_user_directory()) / "__comfy_gpu_offload"
+lists = WorkerLists(_sessions, KeptLists(_KEPT / "lists.json"), _lists_here)
+_file_data = FileDataCache(_KEPT / "tokenizers")
 
 
 def version(use_runpod: bool | None = True) -> float:
@@ -87,12 +96,40 @@ def load_remote_control_net(name: str) -> RemoteControlNet:
     return RemoteControlNet(remote)
 
 
+@told_with_errors()
+def load_remote_clip(names: Sequence[str], choice: str, device: str) -> Any:
+    """Return a CLIP for the configured worker's text encoder of these files.
+
+    Args:
+        choice: of a type, as ComfyUI's loaders have them.
+        device: ``default`` or ``cpu``, for the worker.
+
+    Raises:
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the text encoder.
+    """
+    encoders = importlib.import_module("..installation.text_encoder_files", __package__)
+    client = importlib.import_module(".text_encoder", __package__)
+    options = [(TYPE, encoders.clip_type_name(choice)), *([(DEVICE, CPU)] if device == CPU else [])]
+    first, *further = names
+    fields = {"name": ENCODER_PREFIX + first, "files": tuple(further), "options": tuple(options)}
+    _, remote = _loaded_module(made(ModelRef, fields))
+    return client.remote_clip(remote, _file_data)
+
+
 def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteModel]:
+    return _opened(lambda session, check: session.model(name, weight_dtype, check=check))
+
+
+def _loaded_module(ref: ModelRef) -> tuple[Session, RemoteModel]:
+    return _opened(lambda session, check: session.module(ref, check=check))
+
+
+def _opened(load: Callable[[Session, Check], RemoteModel]) -> tuple[Session, RemoteModel]:
     check = comfy.model_management.throw_exception_if_processing_interrupted
     settings = checked_settings()
     session = _sessions.opened(settings, check, await_worker=True)
     try:
-        remote = session.model(name, weight_dtype, check=check)
+        remote = load(session, check)
     finally:
         lists.keep(settings, session.welcome.models)
     _log_warnings(remote)
@@ -122,6 +159,24 @@ def load_local_control_net(name: str) -> Any:
     nets = importlib.import_module("..installation.control_net_files", __package__)
     try:
         return nets.load_control_net(nets.CONTROL_NETS.find_file(name))
+    except BackendError as error:
+        raise OffloadError(str(error)) from error
+
+
+def load_local_clip(names: Sequence[str], choice: str, device: str) -> Any:
+    """Return a CLIP from this machine's own folders, loaded by ComfyUI's own loader; see `load_remote_clip`.
+
+    Raises:
+        OffloadError: there is no such file here, or it cannot be loaded.
+    """
+    encoders = importlib.import_module("..installation.text_encoder_files", __package__)
+    try:
+        return encoders.load_clip(
+            [encoders.TEXT_ENCODERS.find_file(name) for name in names],
+            encoders.clip_type_name(choice),
+            on_cpu=device == CPU,
+            embeddings=folder_paths.get_folder_paths("embeddings"),
+        )
     except BackendError as error:
         raise OffloadError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""The lists of models and ControlNets for the loaders' combos; an endpoint that bills is asked only on a click."""
+"""The lists of models and modules for the loaders' combos; an endpoint that bills is asked only on a click."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...errors import ExchangeTimeoutError, OffloadError, TransportError
 from ...protocol.messages import ModelEntry
 from ...transport.base import Check
 from ..installation import release
-from ..installation.folder_names import CONTROL_NET_FOLDER
+from ..installation.folder_names import CONTROL_NET_FOLDER, TEXT_ENCODER_FOLDER
 from .model_list_cache import KeptLists
 from .worker_sessions import Sessions
 
@@ -29,14 +29,16 @@ State = Literal["listed", "kept", "here", "unasked", "failed"]
 
 MODELS = "models"
 CONTROL_NETS = "control_nets"
+TEXT_ENCODERS = "text_encoders"
 # The lists that the files of a worker's folder are in; those of folders that are not known here are in none.
 _LISTS_OF: Mapping[str, tuple[str, ...]] = {
     "diffusion_models": (MODELS,),
     "checkpoints": (MODELS,),
     "diffusers": (MODELS,),
     CONTROL_NET_FOLDER: (CONTROL_NETS,),
+    TEXT_ENCODER_FOLDER: (TEXT_ENCODERS,),
 }
-KINDS = (MODELS, CONTROL_NETS)
+KINDS = (MODELS, CONTROL_NETS, TEXT_ENCODERS)
 
 # Shorter than a run's, because a user waits for the list.
 _RETRY_S = 3.0

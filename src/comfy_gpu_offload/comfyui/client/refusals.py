@@ -125,6 +125,19 @@ def of_network(part: str, value: Any = None, by: str | None = None) -> Obstacle:
     return Obstacle(f"the change to the network's {part}", nodes, _remedy(nodes))
 
 
+def of_composite(part: str, key: str, value: Any) -> Obstacle:
+    """Describe the replacement of a method of an encoder's part, where the rest of the encoder cannot run here.
+
+    Args:
+        part: the method's dotted path.
+        key: of a weight of the encoder that is in none of its parts.
+        value: the replacement.
+    """
+    nodes = _owners([value]) or _CHANGE_ITSELF
+    what = f"the change to the text encoder's {part}, around which {key} would be needed here"
+    return Obstacle(what, nodes, _BYPASS)
+
+
 def of_code(name: str, value: Any) -> Obstacle:
     """Describe a replacement of ComfyUI's or torch's own code that was made while nodes ran.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from torch import nn
 
 from ...client.remote_model import RemoteModel
 from ...client.weight_patches import HookPatches, WeightPatches
+from ...errors import RemoteWeightsError
 from .changes.loaded_code import UsedCode
 from .changes.model_state import ModelState
 from .changes.network_parts import NetworkParts
@@ -53,6 +54,14 @@ class RemoteState:
     weight_patches: WeightPatches | None = None
     hooks: HookPatches | None = None
     warned_of_control: bool = False
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        """Refuse to copy a module that is at the worker: a node would change the copy.
+
+        Raises:
+            RemoteWeightsError: always.
+        """
+        raise RemoteWeightsError(self.remote.description.ref.name, "to copy the network")
 
     def begin_run(self, hooks: HookPatches | None) -> None:
         """Forget the run before this one, which begins with `hooks`."""

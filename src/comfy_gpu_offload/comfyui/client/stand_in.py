@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType
 from typing import Any, NoReturn
@@ -30,6 +30,8 @@ from .travel_policy import options_to_send
 logger = logging.getLogger(__name__)
 
 _PREFIX = "diffusion_model."
+# Raises for the named part.
+Refuse = Callable[[str], NoReturn]
 
 
 class RemoteDiffusionModel(nn.Module):
@@ -213,12 +215,7 @@ class RemoteDiffusionModel(nn.Module):
         Raises:
             UnsupportedPatchError: `fn` changes the dtype or the memory format.
         """
-        probe = torch.empty((1, 2, 2, 2), dtype=self.dtype)
-        made = fn(probe)
-        if made.dtype is not probe.dtype:
-            self._refuse(f"dtype, to {made.dtype}")
-        if not made.is_meta and made.stride() != probe.stride():
-            self._refuse("memory format")
+        refuse_conversion(fn, self.dtype, self._refuse)
         return self
 
     def __deepcopy__(self, memo: Any) -> Any:
@@ -258,6 +255,21 @@ class RemoteDiffusionModel(nn.Module):
         except AttributeError:
             found = getattr(state_of(self).skeleton, name)
             return partial(self._call_method, name) if name in METHODS else found
+
+
+def refuse_conversion(fn: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype, refuse: Refuse) -> None:
+    """Call `refuse` with what would change where a function on weights does more than move them.
+
+    Args:
+        fn: `nn.Module` would apply it to each weight.
+        dtype: of the weights.
+    """
+    probe = torch.empty((1, 2, 2, 2), dtype=dtype)
+    made = fn(probe)
+    if made.dtype is not probe.dtype:
+        refuse(f"dtype, to {made.dtype}")
+    if not made.is_meta and made.stride() != probe.stride():
+        refuse("memory format")
 
 
 def _control(state: RemoteState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

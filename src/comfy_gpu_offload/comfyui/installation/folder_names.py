@@ -1,3 +1,5 @@
 """ComfyUI's names of folders that both ends speak of. Needs no ComfyUI."""
 
 CONTROL_NET_FOLDER = "controlnet"
+TEXT_ENCODER_FOLDER = "text_encoders"
+CHECKPOINT_FOLDER = "checkpoints"

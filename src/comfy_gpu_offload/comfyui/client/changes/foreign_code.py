@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from .. import node_lines
 from ..remote_state import record_of
 from . import code_origin
+from .network_parts import Change
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,13 @@ def warn_of_foreign(model: Any, *, whole_loop: bool = False) -> None:
         model: the ComfyUI model, whose network is remote.
         whole_loop: whether the worker also runs the sampling loop.
     """
-    found = [*model.diffusion_model.foreign, *(record_of(model).as_loaded.foreign if whole_loop else ())]
+    warn_of_foreign_code(
+        [*model.diffusion_model.foreign, *(record_of(model).as_loaded.foreign if whole_loop else ())]
+    )
+
+
+def warn_of_foreign_code(found: Iterable[Change]) -> None:
+    """Warn, in the log and on the running node, of names that packs have replaced; say nothing of none."""
     by_pack: dict[str, list[str]] = {}
     for change in found:
         pack = (code_origin.name_of(change.value) or "a node pack").partition(":")[0]

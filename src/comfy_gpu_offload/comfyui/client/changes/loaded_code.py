@@ -58,6 +58,11 @@ _RUNS_HERE = {
     "torch": frozenset({"compile", "load", "manual_seed", "save", "seed"}),
     "comfy.lora": frozenset({"load_lora", "model_lora_keys_clip", "model_lora_keys_unet"}),
     "comfy.lora_convert": frozenset({"convert_lora"}),
+    # Prompts become tokens here.
+    "comfy.sd1_clip": frozenset(
+        {"bundled_embed", "escape_important", "expand_directory_list", "load_embed", "parse_parentheses"}
+        | {"safe_load_embed_zip", "token_weights", "unescape_important"}
+    ),
 }
 _BUILDS_MODULES = frozenset(
     {"__getstate__", "__init__", "__repr__", "__setstate__", "extra_repr", "register_buffer", "register_parameter"}
@@ -296,5 +301,7 @@ def _is_torchs(owner: ModuleType | type) -> bool:
 def _runs_here(owner: ModuleType | type, name: str) -> bool:
     """Return whether no forward pass at the worker uses the owner's entry of that name."""
     if isinstance(owner, ModuleType):
+        if f"{owner.__name__}.".startswith(ENCODERS) and name.endswith("Tokenizer"):
+            return True
         return name in _RUNS_HERE.get(owner.__name__, ())
     return _is_torchs(owner) and name in _BUILDS_MODULES

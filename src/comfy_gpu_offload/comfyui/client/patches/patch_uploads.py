@@ -152,7 +152,7 @@ def _weight_of(patcher: Any) -> Callable[[Any], ModelWeight]:
             raise NotDataError(
                 "a model merge whose second model is loaded here",
                 _MERGES,
-                "Load both models with Remote Model Loader.",
+                "Load both with remote loaders.",
             )
         number = id(weight.remote)
         if number not in known:

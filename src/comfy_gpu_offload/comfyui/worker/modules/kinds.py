@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from ....backends.base import ModelRunError
 from ....protocol.messages import ModelRef
+from .checkpoint_clip import CheckpointClip
 from .control_net import ControlNet
 from .diffusion_model import DiffusionModel
 from .runnable_module import RunnableModule
+from .text_encoder import TextEncoder
 
 KINDS: tuple[type[RunnableModule], ...] = (
     DiffusionModel,
     ControlNet,
+    TextEncoder,
+    CheckpointClip,
 )
 
 

@@ -94,12 +94,20 @@ class MethodCall:
         Raises:
             ModelRunError: this module lacks the method, or something does not fit the module.
         """
-        callee = module.callee(patcher)
-        # Called by itself, so that the hooks on it run.
-        function = callee if self.method == FORWARD else getattr(callee, self.method, None)
-        if not callable(function):
-            raise ModelRunError(f"This model has no {self.method!r}: use the same ComfyUI release on both sides.")
-        return lambda: function(*args, **kwargs)
+        return bound_method(module.callee(patcher), self.method, args, kwargs)
+
+
+def bound_method(callee: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+    """Return a call of a listed method of `callee`, ready to be made.
+
+    Raises:
+        ModelRunError: it lacks the method.
+    """
+    # Called by itself, so that the hooks on it run.
+    function = callee if method == FORWARD else getattr(callee, method, None)
+    if not callable(function):
+        raise ModelRunError(f"This model has no {method!r}: use the same ComfyUI release on both sides.")
+    return lambda: function(*args, **kwargs)
 
 
 class RunnableModule(ABC):
@@ -128,13 +136,23 @@ class RunnableModule(ABC):
             ModelNotFoundError: there is no such file.
             ModelRunError: this kind of module is not loaded in that way.
         """
+        file = cls.single_file(ref)
+        return ModuleFiles(ref, (file,), file.size_bytes)
+
+    @classmethod
+    def single_file(cls, ref: ModelRef) -> ModelFile:
+        """Return the one file that a request names, which has no options.
+
+        Raises:
+            ModelNotFoundError: there is no such file.
+            ModelRunError: the request names further files, or options.
+        """
         if ref.has_later_fields:
             raise ModelRunError(
                 f"The {cls.files.noun} {ref.name!r:.260} is loaded from one file and without options: use the same "
                 "release on both sides."
             )
-        file = cls.files.find_file(ref.name.removeprefix(cls.prefix))
-        return ModuleFiles(ref, (file,), file.size_bytes)
+        return cls.files.find_file(ref.name.removeprefix(cls.prefix))
 
     @classmethod
     @abstractmethod
