@@ -34,11 +34,13 @@ ALLOWED: dict[str, set[str]] = {
         *("comfyui/wire", "comfyui/installation"),
     },
     "nodes": {"errors", "config", "client", "comfyui/client"},
+    "backend_factory": {"backends", "comfyui/worker"},
+    "shared_worker": {"errors", "config", "backends", "server", "backend_factory"},
     "cli": {
         *("errors", "config", "version", "io", "protocol", "runpod", "transport", "digits", "client", "server"),
-        *("backends", "comfyui/installation", "comfyui/worker"),
+        *("backends", "backend_factory", "comfyui/installation"),
     },
-    "__init__": {"client", "version"},
+    "__init__": {"client", "shared_worker", "version"},
     "__main__": {"cli"},
 }
 # A room within one of these is a room of its own; elsewhere a folder within a room belongs to it.

@@ -30,6 +30,7 @@ SECURE_FROM = {
     "requests": "2.32.4",  # CVE-2024-47081: a .netrc's password goes to another host
     "urllib3": "2.6.3",  # CVE-2025-66418, CVE-2025-66471, CVE-2026-21441: unbounded decompression
     "certifi": "2024.7.4",  # CVE-2024-39689: trusts an authority that no longer may be
+    "cryptography": "50.0.0",  # CVE-2026-69247: tells of what it decrypts by its errors
     "pydantic": "2.4.0",  # CVE-2024-3772: a regular expression without end
     "h11": "0.16.0",  # CVE-2025-43859: takes malformed chunks
     "python-dotenv": "1.2.2",  # CVE-2026-28684: writes through a link
@@ -144,7 +145,7 @@ def test_the_pack_loads_as_comfyui_loads_it_and_as_anything_else_does(tmp_path: 
 def test_importing_the_package_needs_no_extra() -> None:
     code = (
         "import sys, comfy_gpu_offload\n"
-        "print([m for m in ('aiohttp', 'diffusers', 'psutil', 'PIL', 'comfy') if m in sys.modules])"
+        "print([m for m in ('aiohttp', 'cryptography', 'diffusers', 'psutil', 'PIL', 'comfy') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

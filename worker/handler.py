@@ -15,11 +15,12 @@ if not __package__:  # started as a file, as in RunPod's examples: the package i
 
 from worker.queue_jobs import JobOutput, QueueJobs
 from worker.settings import WorkerSettings, load_worker_settings
-from worker.start import exit_status, handler_options, ready_backend
+from worker.start import exit_status, ready_backend
 
 from comfy_gpu_offload.config.findings import checked_settings
 from comfy_gpu_offload.errors import ConfigError
 from comfy_gpu_offload.server.handler import Handler
+from comfy_gpu_offload.server.handler_options import handler_options
 from comfy_gpu_offload.server.malloc_tuning import keep_freed_memory
 
 logger = logging.getLogger(__name__)

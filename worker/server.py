@@ -15,13 +15,14 @@ if not __package__:  # started as a file: the package is in the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from worker.settings import WorkerSettings, load_worker_settings
-from worker.start import exit_status, handler_options, ready_backend
+from worker.start import exit_status, ready_backend
 
 from comfy_gpu_offload.cli.worker_command import serve_process
 from comfy_gpu_offload.config.findings import checked_settings
 from comfy_gpu_offload.config.settings import PREFIX, Settings
 from comfy_gpu_offload.config.token_strength import advice, weakness
 from comfy_gpu_offload.errors import ConfigError
+from comfy_gpu_offload.server.handler_options import handler_options
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
 from comfy_gpu_offload.server.http.routes import Routes, WorkerState

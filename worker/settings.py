@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from comfy_gpu_offload.cli.backend_factory import BackendName
+from comfy_gpu_offload.backend_factory import BackendName
 from comfy_gpu_offload.config.settings import PREFIX, reason
 from comfy_gpu_offload.errors import ConfigError
 

@@ -1,19 +1,16 @@
-"""The common start of both entry points: log, exit status, limits and backend."""
+"""The common start of both entry points: log, exit status and backend."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 
+from comfy_gpu_offload.backend_factory import BackendOptions, make_backend
 from comfy_gpu_offload.backends.base import Backend, BackendError
-from comfy_gpu_offload.cli.backend_factory import BackendOptions, make_backend
 from comfy_gpu_offload.cli.exit_status import exit_status as of_command
 from comfy_gpu_offload.config.settings import PREFIX, Settings
 from comfy_gpu_offload.errors import ConfigError
-from comfy_gpu_offload.io.frame import FrameLimits
 from comfy_gpu_offload.protocol.messages import ModelRef
-from comfy_gpu_offload.server.blob_folder import upload_folder
-from comfy_gpu_offload.server.handler import HandlerOptions
 
 from .settings import WorkerSettings
 
@@ -29,13 +26,6 @@ def exit_status(run: Callable[[], None]) -> int:
         return 0
 
     return of_command(ended)
-
-
-def handler_options(settings: Settings) -> HandlerOptions:
-    """Return the limits of the handler by the settings."""
-    limits = FrameLimits(frame_bytes=settings.frame_bytes)
-    uploads = upload_folder(settings.upload_folder, settings.upload_bytes)
-    return HandlerOptions(limits=limits, store_bytes=settings.store_bytes, uploads=uploads)
 
 
 def ready_backend(worker: WorkerSettings, settings: Settings) -> Backend:

@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from .client.connect import connect
     from .client.remote_model import RemoteModel
     from .client.session import Session
+    from .shared_worker import SharedWorker, share
 
-__all__ = ["RemoteModel", "Session", "__version__", "connect"]
+__all__ = ["RemoteModel", "Session", "SharedWorker", "__version__", "connect", "share"]
 
 # Imported when they are asked for: the command line must be able to say that a requirement, torch say, is missing.
-_MODULES = {"connect": ".client.connect", "RemoteModel": ".client.remote_model", "Session": ".client.session"}
+_MODULES = {
+    "connect": ".client.connect",
+    "RemoteModel": ".client.remote_model",
+    "Session": ".client.session",
+    "share": ".shared_worker",
+    "SharedWorker": ".shared_worker",
+}
 
 
 def __getattr__(name: str) -> Any:

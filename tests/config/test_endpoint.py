@@ -88,6 +88,7 @@ def test_what_is_missing_or_contradictory_is_said(values: dict[str, Any], says: 
 def test_no_target_shows_its_secret() -> None:
     settings = given_settings(url=LINE, token=KEY)
     targets = [chosen(url=LOCAL, token=KEY), chosen(runpod_endpoint_id="abc123", runpod_api_key=KEY)]
+    assert len({settings, given_settings(url=LINE, token=KEY), given_settings(url=LINE)}) == 2  # keys of sessions
     shown = repr([*targets, configured(settings), settings, settings.model_dump(), settings.model_dump_json()])
     assert KEY not in shown
     assert LINE.rpartition("#1")[2][:10] not in shown

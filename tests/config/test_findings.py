@@ -47,6 +47,13 @@ def test_a_token_besides_a_pairing_line_is_told(tmp_path: Path) -> None:
     assert LINE.rpartition("#")[2] not in texts()
 
 
+def test_a_pairing_line_that_was_cut_is_an_error_that_does_not_show_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"COMFY_GPU_OFFLOAD_URL={LINE[:-3]}\n")
+    assert [finding.is_error for finding in found()] == [True]
+    assert "COMFY_GPU_OFFLOAD_URL: the pairing line was cut" in texts()
+    assert LINE.rpartition("#1")[2][:8] not in texts()
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

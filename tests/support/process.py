@@ -52,6 +52,12 @@ class WorkerProcess:
     def _read_log(self) -> None:
         self.log.extend(self.process.stderr or ())
 
+    def pairing_line(self) -> str:
+        """Return the line of a worker that is shared; it is printed after the address."""
+        while not (line := self._lines.get(timeout=60)).startswith("comfy-gpu-offload://"):
+            assert line, "".join(self.log)  # the end of its output
+        return line.strip()
+
     @property
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])

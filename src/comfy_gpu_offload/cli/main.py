@@ -14,6 +14,7 @@ from .exit_status import exit_status
 
 COMMANDS = {
     "worker": "hold models and run their forward passes for others",
+    "pairings": "list the pairings of this machine's workers, add or revoke one",
     "demo": "sample digits through a worker, and show that remote equals local",
     "doctor": "check the configured worker, and say what to do where something is wrong",
     "models": "list what the configured worker can load",

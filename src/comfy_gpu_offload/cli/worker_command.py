@@ -12,30 +12,32 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..backend_factory import BackendOptions, make_backend
 from ..backends.base import Backend
-from ..config.address import host_and_port, is_loopback
+from ..config.address import Address, host_and_port, is_loopback
 from ..config.findings import checked_settings
 from ..config.settings import Settings
 from ..config.token_strength import advice, weakness
 from ..errors import ConfigError
-from ..io.frame import FrameLimits
-from ..server.blob_folder import upload_folder
-from ..server.handler import HandlerOptions
+from ..server.handler_options import handler_options
 from ..server.http.routes import WorkerState
+from ..server.http.tls import server_context
 from ..server.http.tokens import Tokens
+from ..server.pairing.share import EVERYWHERE, Share, shared_addresses
 from ..server.serve import ListenError, ServeOptions, serve_until_signalled
+from . import sharing
 from .arguments import existing_file, whole_number
-from .backend_factory import BackendOptions, make_backend
 from .comfyui_python import enter_comfyui
 
 logger = logging.getLogger(__name__)
 
 _BUNDLED = "digits"
+_HERE = "127.0.0.1"
 _REMEDIES = {
     errno.EADDRINUSE: "another program, perhaps another worker, listens there already. End it, or choose another "
     "port (--port, or PORT in a container).",
-    errno.EADDRNOTAVAIL: "this machine does not have that address. 127.0.0.1 is for itself and a tunnel, 0.0.0.0 "
-    "for all of its networks.",
+    errno.EADDRNOTAVAIL: "this machine does not have that address. 127.0.0.1 is for itself and a tunnel, :: for "
+    "all of its networks; with --share leave --host out.",
     errno.EACCES: "ports below 1024 need special rights. Choose another port.",
 }
 
@@ -59,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="YAML",
         help="as ComfyUI's own option of that name; may be repeated",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    sharing.add_arguments(parser)
+    parser.add_argument(
+        "--host", help=f"address to listen on (default: {_HERE}, with --share all networks of this machine)"
+    )
     parser.add_argument(
         "--port", type=whole_number(0, 65_535), default=8288, help="0: any free one (default: %(default)s)"
     )
@@ -71,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a name, besides localhost, by which clients may reach a worker without a token; may be repeated",
     )
     parser.add_argument(
-        "--tls-cert", type=existing_file, metavar="PEM", help="serve https with this certificate chain"
+        "--tls-cert",
+        type=existing_file,
+        metavar="PEM",
+        help="serve https with this certificate chain, in place of --share",
     )
     parser.add_argument("--tls-key", type=existing_file, metavar="PEM", help="and this private key")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
@@ -85,31 +93,39 @@ def run(options: argparse.Namespace) -> int:
     """
     settings = checked_settings()
     _check(options, settings)
-    tls = _tls(options)
+    share = sharing.opened(options, settings.pairing_folder)
+    tls = _tls(options) if share is None else share.certificate.tls
     if options.backend == "comfyui":
         enter_comfyui(options.comfyui, sys.argv[1:], settings.comfyui_python, cpu=options.cpu)
-    if options.tls_cert is None and not is_loopback(options.host):
+    if tls is None and not is_loopback(_host(options)):
         logger.warning(
-            "Listening on %s without a certificate: clients on other machines accept https only. Put a proxy that "
-            "speaks it in front, or set --tls-cert and --tls-key.",
-            options.host,
+            "Listening on %s without a certificate: clients on other machines accept https only. Use --share, "
+            "which makes one, or put a proxy that speaks https in front.",
+            _host(options),
         )
-    limits = FrameLimits(frame_bytes=settings.frame_bytes)
     serving = ServeOptions(
-        host=options.host,
+        host=_host(options),
         port=options.port,
-        handler=HandlerOptions(
-            limits=limits,
-            store_bytes=settings.store_bytes,
-            uploads=upload_folder(settings.upload_folder, settings.upload_bytes),
-        ),
-        announce=lambda address: print(f"listening on {address}", flush=True),
+        handler=handler_options(settings),
+        announce=lambda address: _announce(address, options, share),
         tls=tls,
     )
     backend = _backend(options, settings)
-    state = WorkerState(limits, Tokens(settings.token), hosts=tuple(options.allow_host))
+    tokens = Tokens(settings.token, None if share is None else share.pairings.digests)
+    state = WorkerState(serving.handler.limits, tokens, hosts=tuple(options.allow_host))
     serve_process(state, lambda: _made(backend), serving)
     return 0
+
+
+def _host(options: argparse.Namespace) -> str:
+    return options.host or (_HERE if options.share is None else EVERYWHERE)
+
+
+def _announce(address: Address, options: argparse.Namespace, share: Share | None) -> None:
+    if share is not None:
+        sharing.announce(share, shared_addresses(address.host, address.tcp_port, options.share_as))
+    else:
+        print(f"listening on {address}", flush=True)
 
 
 def _made(options: BackendOptions) -> Backend:
@@ -160,20 +176,25 @@ def _cannot_start(error: OSError) -> str:
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> None:
-    if settings.token is None and not is_loopback(options.host):
+    host = _host(options)
+    if settings.token is None and options.share is None and not is_loopback(host):
         raise ConfigError(
-            f"Listening on {options.host} needs a token: without one anyone on the network could use this GPU. "
-            f"{advice()}"
+            f"Listening on {host} needs a token: without one anyone on the network could use this GPU. Use "
+            f"--share, which makes one and a certificate, in place of --host. Or bring your own: {advice()}"
         )
     weak = None if settings.token is None else weakness(settings.token)
-    if weak is not None and not is_loopback(options.host):
+    if weak is not None and not is_loopback(host):
         raise ConfigError(
-            f"COMFY_GPU_OFFLOAD_TOKEN is too easy to guess for a worker on {options.host}: {weak}. {advice()}"
+            f"COMFY_GPU_OFFLOAD_TOKEN is too easy to guess for a worker on {host}: {weak}. {advice()}"
         )
     if weak is not None:
         logger.warning("COMFY_GPU_OFFLOAD_TOKEN is easy to guess: %s. %s", weak, advice())
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key belong together")
+    if options.share is not None and options.tls_cert is not None:
+        raise ConfigError("--share makes a certificate of its own: leave out --tls-cert and --tls-key, or --share.")
+    if options.share is None and options.share_as is not None:
+        raise ConfigError("--share-as says which address the line of --share holds: add --share.")
     if options.models is not None and not options.models.exists():
         raise ConfigError(f"--models {options.models}: there is no such file or folder")
     if options.models is not None and options.backend == "comfyui" and not options.models.is_dir():
@@ -183,14 +204,10 @@ def _check(options: argparse.Namespace, settings: Settings) -> None:
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     if options.tls_cert is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        # Without a password it would ask for one at the terminal, where there may be nobody.
-        context.load_cert_chain(options.tls_cert, options.tls_key, password="")  # nosec B106
+        return server_context(options.tls_cert, options.tls_key)
     except OSError as error:
         raise ConfigError(f"--tls-cert, --tls-key: the certificate cannot be loaded: {error}") from error
-    return context
 
 
 def _backend(options: argparse.Namespace, settings: Settings) -> BackendOptions:

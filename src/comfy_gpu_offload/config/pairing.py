@@ -70,11 +70,11 @@ class Pairing:
             raise ValueError(f"{_FORM}, with a port and without a path")
         if secret[:1] not in {"", _VERSION}:
             raise ValueError("this pairing line is of another release: update comfy-gpu-offload here")
-        if len(secret) != _LENGTH:
-            what = "was cut" if len(secret) < _LENGTH else "has something behind it"
-            raise ValueError(
-                f"the pairing line {what} ({len(secret)} of {_LENGTH} characters after the #): {_AGAIN}"
-            )
+        counts = f"{len(secret)} characters after the #, not {_LENGTH}"
+        if len(secret) < _LENGTH:
+            raise ValueError(f"the pairing line was cut ({counts}): {_AGAIN}")
+        if len(secret) > _LENGTH:
+            raise ValueError(f"the pairing line has something behind it ({counts}): {_AGAIN}")
         payload = _decoded(secret[len(_VERSION) :], TOKEN_BYTES + FINGERPRINT_BYTES + _CHECKSUM_BYTES)
         content, checksum = payload[:-_CHECKSUM_BYTES], payload[-_CHECKSUM_BYTES:]
         if _checksum(content) != checksum:

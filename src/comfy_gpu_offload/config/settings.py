@@ -97,6 +97,7 @@ class Settings(BaseSettings):
         upload_folder: where the worker keeps uploads (LoRA) besides, so that they survive a restart; None for a
             folder in the user's cache.
         upload_bytes: the most that it keeps there; 0 for nothing.
+        pairing_folder: where a worker that is shared keeps its key and its pairings; None for the user's own.
         model_bytes: the most that loaded models may take at a worker; 0 for as much as memory allows.
         comfyui_python: the interpreter that a comfyui worker's ComfyUI runs under; None to look for it.
     """
@@ -131,6 +132,7 @@ class Settings(BaseSettings):
     store_bytes: Bytes = 2 * 1024**3
     upload_folder: Path | None = None
     upload_bytes: Annotated[int, Field(ge=0)] = 16 * 1024**3
+    pairing_folder: Path | None = None
     model_bytes: Annotated[int, Field(ge=0)] = 0
     comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
 
@@ -152,7 +154,7 @@ class Settings(BaseSettings):
             raise ValueError("it is printable ASCII without spaces or quotes around it")
         return value
 
-    @field_validator("ca_file", "capture_dir", "upload_folder", "comfyui_python")
+    @field_validator("ca_file", "capture_dir", "upload_folder", "pairing_folder", "comfyui_python")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return None if value is None else at_home(value)
@@ -164,7 +166,7 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no file {value}")
         return value
 
-    @field_validator("capture_dir", "upload_folder")
+    @field_validator("capture_dir", "upload_folder", "pairing_folder")
     @classmethod
     def _check_folder(cls, value: Path | None) -> Path | None:
         if value is not None and value.exists() and not value.is_dir():

@@ -53,7 +53,8 @@ class RefusedError(Exception):
 STARTING = Fault(code=FaultCode.BUSY, message="The worker is still starting.", retryable=True)
 UNAUTHORIZED = Fault(
     code=FaultCode.UNAUTHORIZED,
-    message="The token is wrong or missing: set COMFY_GPU_OFFLOAD_TOKEN to the worker's.",
+    message="The token is wrong or missing, or was revoked: put the line that the worker prints with --share into "
+    "COMFY_GPU_OFFLOAD_URL, or set COMFY_GPU_OFFLOAD_TOKEN to the worker's.",
 )
 
 

@@ -254,7 +254,10 @@ class HttpTransport:
         """
         self._was_answered = True  # to ask once
         if self._connector.speaks_tls(_TLS_LOOK_S):
-            raise TlsError(f"{self.url} speaks TLS: write https:// in place of http:// in its address.")
+            raise TlsError(
+                f"{self.url} speaks TLS: paste the line that it prints with --share, or write https:// in "
+                "place of http:// in its address."
+            )
 
     def _send(self, polled: PolledSocket, route: Route, frame: EncodedFrame) -> None:
         head = (

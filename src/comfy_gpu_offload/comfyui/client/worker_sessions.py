@@ -16,7 +16,10 @@ from ..installation import release
 from . import node_lines
 
 # Settings that do not matter to a session: the price of a GPU, and those of a worker on this machine.
-_UNREAD = {"gpu_rate", "store_bytes", "upload_folder", "upload_bytes", "model_bytes", "comfyui_python"}
+_UNREAD = {
+    *("gpu_rate", "store_bytes", "upload_folder", "upload_bytes", "pairing_folder", "model_bytes"),
+    "comfyui_python",
+}
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..backends.base import Backend
+from .backends.base import Backend
 
 BackendName = Literal["comfyui", "diffusers"]
 
@@ -43,7 +43,7 @@ def make_backend(options: BackendOptions) -> Backend:
 
 
 def _comfyui(options: BackendOptions) -> Backend:
-    from ..comfyui.worker.backend import ComfyUIBackend  # noqa: PLC0415
+    from .comfyui.worker.backend import ComfyUIBackend  # noqa: PLC0415
 
     if options.comfyui is None:
         raise ValueError("the comfyui backend needs a ComfyUI folder")
@@ -59,7 +59,7 @@ def _comfyui(options: BackendOptions) -> Backend:
 def _diffusers(options: BackendOptions) -> Backend:
     import torch  # noqa: PLC0415
 
-    from ..backends.diffusers.backend import DiffusersBackend  # noqa: PLC0415
+    from .backends.diffusers.backend import DiffusersBackend  # noqa: PLC0415
 
     device = torch.device("cpu") if options.cpu else None
     return DiffusersBackend(options.models, device=device, model_bytes=options.model_bytes)

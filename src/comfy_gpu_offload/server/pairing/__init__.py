@@ -1,0 +1,1 @@
+"""A worker's pairing with other machines: certificate, tokens, and the lines that hold them."""
