@@ -160,6 +160,7 @@ def test_started_again_it_has_the_same_line(line: str, capsys: pytest.CaptureFix
     assert line in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.usefixtures("_at_the_desktop")
 def test_the_line_alone_says_who_may_connect(worker: WorkerProcess, line: str) -> None:
     """Neither authorities nor a token by itself lead to it."""
     pairing = Pairing.parse(line)
