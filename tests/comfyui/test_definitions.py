@@ -18,6 +18,7 @@ NODES = {
     "RemoteDualCLIPLoader": "Remote Dual CLIP Loader",
     "RemoteTripleCLIPLoader": "Remote Triple CLIP Loader",
     "RemoteQuadrupleCLIPLoader": "Remote Quadruple CLIP Loader",
+    "RemoteVAELoader": "Remote VAE Loader",
     "RemoteSampler": "Remote Sampler",
 }
 
@@ -52,6 +53,7 @@ def test_the_loader_follows_the_contract(comfyui: ComfyUI) -> None:
     # Saved workflows hold the values in this order, without their names.
     assert list(given) == ["use_runpod", "weight_dtype", "model_name"]
     assert list(inputs(comfyui, "RemoteControlNetLoader")) == ["use_runpod", "control_net_name"]
+    assert list(inputs(comfyui, "RemoteVAELoader")) == ["use_runpod", "vae_name"]
     assert comfyui.api.object_info("RemoteModelLoader")["output"] == ["MODEL"]
     assert given["use_runpod"][0] == "BOOLEAN"
     assert given["use_runpod"][1]["default"] is True
@@ -121,6 +123,7 @@ def test_the_loaders_combo_is_filled_from_the_worker(comfyui: ComfyUI) -> None:
 
 def test_control_nets_have_a_combo_of_their_own(comfyui: ComfyUI) -> None:
     assert inputs(comfyui, "RemoteControlNetLoader")["control_net_name"][1]["worker_list"] == "control_nets"
+    assert inputs(comfyui, "RemoteVAELoader")["vae_name"][1]["worker_list"] == "vaes"
     names = comfyui.offered("control_nets")
     assert "edges.safetensors" in names
     assert set(names).isdisjoint(comfyui.offered_models())

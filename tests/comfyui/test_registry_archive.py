@@ -18,7 +18,7 @@ from .harness.workflow import DIGITS, Sampling, Scene
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
-NODES = {"RemoteModelLoader", "RemoteControlNetLoader", "RemoteSampler"}
+NODES = {"RemoteModelLoader", "RemoteControlNetLoader", "RemoteVAELoader", "RemoteSampler"}
 PACK = "comfy-gpu-offload"
 # What is written where the pack runs.
 WRITTEN = {"__pycache__", ".env"}

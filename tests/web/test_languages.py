@@ -18,6 +18,7 @@ pytestmark = pytest.mark.comfyui
 NODES = {
     "RemoteModelLoader": [False, "default", "digits.safetensors"],
     "RemoteControlNetLoader": [False, "edges.safetensors"],
+    "RemoteVAELoader": [False, "sd.safetensors"],
     "RemoteSampler": [7, "fixed", 3, 4.0, "euler", "normal", 1.0, "whole loop"],
 }
 LANGUAGES = sorted(folder.name for folder in (REPOSITORY / "locales").iterdir())

@@ -34,6 +34,7 @@ class ModelCall:
         hooks: what hooks put on them over `patches`; None for none.
         method: the name of the method; a worker has a list of those that may be called.
         on_received: told of a large reply as it comes in parts.
+        has_pictures: whether its tensors are pictures or video, or what a VAE makes them of.
     """
 
     ref: ModelRef
@@ -45,6 +46,7 @@ class ModelCall:
     hooks: HookPatches | None = None
     method: str = FORWARD
     on_received: OnReceived = lambda done, of: None
+    has_pictures: bool = False
 
     @property
     def is_step(self) -> bool:

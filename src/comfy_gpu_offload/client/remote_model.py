@@ -15,7 +15,7 @@ from ..errors import RemoteWeightsError
 from ..io.tree import Record, Tree, first_tensor
 from ..protocol.messages import FORWARD, ModelDescription
 from ..transport.base import Check
-from .model_call import ModelCall, ModelRun, OnProgress
+from .model_call import ModelCall, ModelRun, OnProgress, OnReceived
 from .offload_estimate import OffloadEstimate, RunShape, compute_of
 from .timings import CallTimings
 from .weight_patches import HookPatches, WeightPatches
@@ -74,12 +74,15 @@ class RemoteModel(nn.Module):
         *,
         method: str = FORWARD,
         device: torch.device | None = None,
+        on_received: OnReceived = lambda done, of: None,
+        has_pictures: bool = False,
     ) -> Any:
         """Return the same as `forward`, with patches and hooks on the model's weights for this call alone.
 
         Args:
             method: the name of the method to call.
             device: of the result's tensors; None for that of the first tensor among the arguments.
+            on_received, has_pictures: as in `ModelCall`.
 
         Raises:
             OffloadError: as `forward`.
@@ -89,7 +92,18 @@ class RemoteModel(nn.Module):
             first = first if first is not None else first_tensor(kwargs)
             device = self.device if first is None else first.device
         described = self.description
-        call = ModelCall(described.ref, described.fingerprint, args, kwargs, device, patches, hooks, method)
+        call = ModelCall(
+            described.ref,
+            described.fingerprint,
+            args,
+            kwargs,
+            device,
+            patches,
+            hooks,
+            method,
+            on_received,
+            has_pictures,
+        )
         value, timings = self._session.forward(call, self._check)
         self.timings.append(timings)
         object.__setattr__(self, "calls", self.calls + 1)  # nn.Module's own way would look for parameters first

@@ -205,7 +205,7 @@ class Session:
         started = perf_counter()
         packed, host = self._on_host(pack_call(call.args, call.kwargs))
         autocast = autocast_on(call.device, None if AUTOCAST in self._handshake.capabilities else _NO_AUTOCAST)
-        encoding = self._policy.begin(call.ref, host) if call.is_step else self._policy.begin_run(call.ref)
+        encoding = self._policy.begin(call.ref, host) if call.is_step else self._policy.begin_other(call)
         fields = self._common_fields(call, encoding) | {"hooks": None if call.hooks is None else call.hooks.ref}
         keeps_replies = Fetch.capability in self._handshake.capabilities
         message = Forward(

@@ -16,6 +16,7 @@ from .text_encoder_loaders import (
     RemoteQuadrupleCLIPLoader,
     RemoteTripleCLIPLoader,
 )
+from .vae_loader import RemoteVAELoader
 
 
 class RemoteNodes(ComfyExtension):  # type: ignore[misc]  # ComfyUI is untyped
@@ -30,6 +31,7 @@ class RemoteNodes(ComfyExtension):  # type: ignore[misc]  # ComfyUI is untyped
             RemoteDualCLIPLoader,
             RemoteTripleCLIPLoader,
             RemoteQuadrupleCLIPLoader,
+            RemoteVAELoader,
             RemoteSampler,
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
 from comfy_gpu_offload.client.encoding.adaptive_choice import AdaptiveChoice
+from comfy_gpu_offload.client.encoding.step_time import EncodingKind
+from comfy_gpu_offload.client.model_call import ModelCall
 from comfy_gpu_offload.errors import UnsupportedStateError
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.tree import pack_call
@@ -92,3 +95,31 @@ def test_a_call_teaches_its_uncompressed_sizes(worker: ThreadWorker, monkeypatch
     with connect(worker.url) as session:
         session.model("double")(X)
     assert learned == [(X.nbytes, X.nbytes, X.nbytes)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "for_pictures"),
+    [("auto", codecs.PICTURE), ("int8-block", codecs.PICTURE), ("planes", codecs.PLANES), ("none", codecs.RAW)],
+)
+def test_pictures_are_stored_by_their_codec_and_never_lossily(
+    worker: ThreadWorker, setting: str, for_pictures: codecs.Codec
+) -> None:
+    decoding = ModelCall(MODEL, "f" * 16, (X,), {}, method="decode", has_pictures=True)
+    with connect(worker.url, compression=setting) as session:
+        policy = session._policy
+        if policy._choice is not None:  # to this machine nothing is compressed
+            assert policy.begin_other(decoding).codec is codecs.RAW
+            policy._choice._kind = EncodingKind.PREDICTED
+        assert policy.begin_other(decoding).codec is for_pictures
+        assert policy.begin_other(replace(decoding, has_pictures=False)).codec is policy.codec
+
+
+def test_a_worker_that_lacks_the_codec_for_pictures_is_not_asked_for_it(worker: ThreadWorker) -> None:
+    decoding = ModelCall(MODEL, "f" * 16, (X,), {}, method="decode", has_pictures=True)
+    with connect(worker.url) as session:
+        policy = session._policy
+        assert policy._choice is not None
+        policy._choice._kind = EncodingKind.CODED
+        known = tuple(name for name in session.welcome.codecs if name != codecs.PICTURE.name)
+        session._handshake.welcome = session.welcome.model_copy(update={"codecs": known})
+        assert policy.begin_other(decoding).codec is codecs.AUTO

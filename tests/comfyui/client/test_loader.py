@@ -68,8 +68,12 @@ def test_the_workers_lists_are_kept_with_a_load_even_of_a_wrong_name(loader: Any
 
 
 def test_the_lists_of_this_machine(loader: Any) -> None:
-    here = loader._lists_here()
-    assert here == {"models": (MODEL,), "control_nets": ("edges.safetensors",), "text_encoders": ()}
+    assert loader._lists_here() == {
+        "models": (MODEL,),
+        "control_nets": ("edges.safetensors",),
+        "text_encoders": (),
+        "vaes": (),
+    }
 
 
 def test_a_loader_runs_again_once_the_settings_name_another_worker(loader: Any, monkeypatch: Any) -> None:

@@ -18,6 +18,8 @@ ENTRIES = (
     ModelEntry(name="a.safetensors", folder="diffusion_models", size_bytes=1),
     ModelEntry(name="edges.safetensors", folder="controlnet", size_bytes=1),
     ModelEntry(name="clip_l.safetensors", folder="text_encoders", size_bytes=1),
+    ModelEntry(name="sd.safetensors", folder="vae", size_bytes=1),
+    ModelEntry(name="taesd", folder="vae_approx", size_bytes=1),
     # Of a kind that later releases may have.
     ModelEntry(name="speech.safetensors", folder="audio_encoders", size_bytes=1),
 )
@@ -25,8 +27,9 @@ LISTS = {
     "models": ("a.safetensors",),
     "control_nets": ("edges.safetensors",),
     "text_encoders": ("clip_l.safetensors",),
+    "vaes": ("sd.safetensors", "taesd"),
 }
-HERE = {"models": ("here.safetensors",), "control_nets": (), "text_encoders": ()}
+HERE = {"models": ("here.safetensors",), "control_nets": (), "text_encoders": (), "vaes": ()}
 
 
 class Sessions:

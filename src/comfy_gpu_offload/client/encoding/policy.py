@@ -22,6 +22,7 @@ from ...protocol.envelope import Envelope
 from ...protocol.messages import FaultCode, ModelRef, Prediction, Result
 from ...transport.base import Check
 from ..handshake import Handshake
+from ..model_call import ModelCall
 from ..options import SessionOptions
 from ..timings import CallTimings
 from ..version_check import refuse_unknown_codec
@@ -173,11 +174,19 @@ class EncodingPolicy:
         return Encoding(self._codec_for(kind), self._digests, key, predicted, learn)
 
     def begin_run(self, model: ModelRef) -> Encoding:
-        """Return the encoding of a whole run, or of a call that is no step of one.
-
-        Nothing is predicted, and nothing is learned from it.
-        """
+        """Return the encoding of a whole run as one job: nothing is predicted, and nothing is learned from it."""
         return Encoding(self.codec, self._digests, _key(model))
+
+    def begin_other(self, call: ModelCall) -> Encoding:
+        """Return the encoding of a call that is no step of a run: nothing is predicted, nor learned from it.
+
+        Pictures never lose a bit to a codec that the settings name for latents.
+        """
+        codec = self.codec
+        known = codecs.PICTURE.name in self._handshake.welcome.codecs
+        if call.has_pictures and known and (codec is codecs.AUTO or not codec.lossless):
+            codec = codecs.PICTURE
+        return Encoding(codec, self._digests, _key(call.ref))
 
     @property
     def _kind(self) -> EncodingKind | None:

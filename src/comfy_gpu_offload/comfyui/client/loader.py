@@ -19,15 +19,17 @@ from ...config.settings import load_settings
 from ...errors import OffloadError
 from ...protocol.messages import ModelRef, made
 from ...transport.base import Check
+from ..wire import vae_calls
 from ..wire.control_data import PREFIX
 from ..wire.text_encoder_calls import CPU, DEVICE, TYPE
 from ..wire.text_encoder_calls import PREFIX as ENCODER_PREFIX
 from . import loader_epoch
 from .file_data_cache import FileDataCache
 from .model_list_cache import KeptLists
-from .model_lists import CONTROL_NETS, MODELS, TEXT_ENCODERS, Lists, WorkerLists
+from .model_lists import CONTROL_NETS, MODELS, TEXT_ENCODERS, VAES, Lists, WorkerLists
 from .patcher import RemoteModelPatcher, remote_patcher
 from .remote_control_net import RemoteControlNet
+from .remote_vae import RemoteVae
 from .worker_sessions import Sessions
 
 
@@ -35,10 +37,12 @@ def _lists_here() -> Lists:
     models = importlib.import_module("..installation.diffusion_model_files", __package__)
     nets = importlib.import_module("..installation.control_net_files", __package__)
     encoders = importlib.import_module("..installation.text_encoder_files", __package__)
+    vaes = importlib.import_module("..installation.vae_files", __package__)
     return {
         MODELS: tuple(file.name for file in models.DIFFUSION_MODELS.list_files()),
         CONTROL_NETS: tuple(file.name for file in nets.CONTROL_NETS.list_files()),
         TEXT_ENCODERS: tuple(file.name for file in encoders.TEXT_ENCODERS.list_files()),
+        VAES: tuple(file.name for file in vaes.VAES.list_files()),
     }
 
 
@@ -116,6 +120,17 @@ def load_remote_clip(names: Sequence[str], choice: str, device: str) -> Any:
     return client.remote_clip(remote, _file_data)
 
 
+@told_with_errors()
+def load_remote_vae(name: str) -> RemoteVae:
+    """Return a VAE for the configured worker's VAE of that name.
+
+    Raises:
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the VAE.
+    """
+    _, remote = _loaded_module(made(ModelRef, {"name": vae_calls.PREFIX + name}))
+    return RemoteVae(remote, eight_bit=checked_settings().pictures == "8-bit")
+
+
 def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteModel]:
     return _opened(lambda session, check: session.model(name, weight_dtype, check=check))
 
@@ -177,6 +192,19 @@ def load_local_clip(names: Sequence[str], choice: str, device: str) -> Any:
             on_cpu=device == CPU,
             embeddings=folder_paths.get_folder_paths("embeddings"),
         )
+    except BackendError as error:
+        raise OffloadError(str(error)) from error
+
+
+def load_local_vae(name: str) -> Any:
+    """Return a VAE from this machine's own folders, loaded by ComfyUI's own loader.
+
+    Raises:
+        OffloadError: there is no such file here, or it cannot be loaded.
+    """
+    vaes = importlib.import_module("..installation.vae_files", __package__)
+    try:
+        return vaes.load_vae(vaes.VAES.files_of(name)).vae
     except BackendError as error:
         raise OffloadError(str(error)) from error
 

@@ -16,7 +16,12 @@ from ...errors import ExchangeTimeoutError, OffloadError, TransportError
 from ...protocol.messages import ModelEntry
 from ...transport.base import Check
 from ..installation import release
-from ..installation.folder_names import CONTROL_NET_FOLDER, TEXT_ENCODER_FOLDER
+from ..installation.folder_names import (
+    APPROXIMATE_VAE_FOLDER,
+    CONTROL_NET_FOLDER,
+    TEXT_ENCODER_FOLDER,
+    VAE_FOLDER,
+)
 from .model_list_cache import KeptLists
 from .worker_sessions import Sessions
 
@@ -30,6 +35,7 @@ State = Literal["listed", "kept", "here", "unasked", "failed"]
 MODELS = "models"
 CONTROL_NETS = "control_nets"
 TEXT_ENCODERS = "text_encoders"
+VAES = "vaes"
 # The lists that the files of a worker's folder are in; those of folders that are not known here are in none.
 _LISTS_OF: Mapping[str, tuple[str, ...]] = {
     "diffusion_models": (MODELS,),
@@ -37,8 +43,10 @@ _LISTS_OF: Mapping[str, tuple[str, ...]] = {
     "diffusers": (MODELS,),
     CONTROL_NET_FOLDER: (CONTROL_NETS,),
     TEXT_ENCODER_FOLDER: (TEXT_ENCODERS,),
+    VAE_FOLDER: (VAES,),
+    APPROXIMATE_VAE_FOLDER: (VAES,),
 }
-KINDS = (MODELS, CONTROL_NETS, TEXT_ENCODERS)
+KINDS = (MODELS, CONTROL_NETS, TEXT_ENCODERS, VAES)
 
 # Shorter than a run's, because a user waits for the list.
 _RETRY_S = 3.0

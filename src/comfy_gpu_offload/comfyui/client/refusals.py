@@ -138,6 +138,12 @@ def of_composite(part: str, key: str, value: Any) -> Obstacle:
     return Obstacle(what, nodes, _BYPASS)
 
 
+def of_network_arguments(names: Iterable[str]) -> Obstacle:
+    """Describe named arguments of a network's method that a node calls by itself."""
+    nodes = code_origin.caller() or "a node that calls the network itself"
+    return Obstacle(f"the network's arguments {', '.join(names)}", nodes, _BYPASS)
+
+
 def of_code(name: str, value: Any) -> Obstacle:
     """Describe a replacement of ComfyUI's or torch's own code that was made while nodes ran.
 

@@ -3,3 +3,5 @@
 CONTROL_NET_FOLDER = "controlnet"
 TEXT_ENCODER_FOLDER = "text_encoders"
 CHECKPOINT_FOLDER = "checkpoints"
+VAE_FOLDER = "vae"
+APPROXIMATE_VAE_FOLDER = "vae_approx"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..buffers import Buffer
 from .auto import Auto
 from .base import Chooser, Codec
+from .picture import Picture
 from .planes import Planes
 from .raw import Raw
 from .registry import named, names, parameters, register, register_chooser, register_listed, wanted
@@ -20,6 +21,7 @@ from .zstd import Zstd
 
 __all__ = [
     "AUTO",
+    "PICTURE",
     "PLANES",
     "RAW",
     "ZSTD",
@@ -40,6 +42,7 @@ register_listed()
 RAW = named(Raw.name)
 ZSTD = named(Zstd.name)
 PLANES = named(Planes.name)
+PICTURE = named(Picture.name)
 AUTO = Auto()
 register_chooser(AUTO)
 

@@ -75,6 +75,7 @@ _PYTHONS = frozenset(vars(type("Any", (), {}))) | {
     "__annotate__",
     "__annotations__",
     "__annotations_cache__",
+    "__slotnames__",  # as one of its objects is copied
 }
 _CONSTANTS = (bool, int, float, str, bytes, tuple)
 _VALUES = methodcaller("values")

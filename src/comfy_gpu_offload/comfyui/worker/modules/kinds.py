@@ -9,12 +9,14 @@ from .control_net import ControlNet
 from .diffusion_model import DiffusionModel
 from .runnable_module import RunnableModule
 from .text_encoder import TextEncoder
+from .vae import Vae
 
 KINDS: tuple[type[RunnableModule], ...] = (
     DiffusionModel,
     ControlNet,
     TextEncoder,
     CheckpointClip,
+    Vae,
 )
 
 

@@ -43,3 +43,7 @@ def load_checkpoint_guess_config(
     assert not output_vae
     assert not output_clip
     return load_diffusion_model(ckpt_path, model_options), None, None
+
+
+class VAE:
+    """The class that remote VAEs derive from. The stand-in has no VAEs."""
