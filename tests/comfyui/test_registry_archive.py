@@ -18,7 +18,8 @@ from .harness.workflow import DIGITS, Sampling, Scene
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
-NODES = {"RemoteModelLoader", "RemoteControlNetLoader", "RemoteVAELoader", "RemoteSampler"}
+ENCODERS = {f"Remote{number}CLIPLoader" for number in ("", "Dual", "Triple", "Quadruple")}
+NODES = {"RemoteModelLoader", "RemoteControlNetLoader", "RemoteVAELoader", *ENCODERS, "RemoteSampler"}
 PACK = "comfy-gpu-offload"
 # What is written where the pack runs.
 WRITTEN = {"__pycache__", ".env"}

@@ -19,6 +19,8 @@ _ALIKE = (
     {"without, after all", "without it, after all", "a part", "CLIP-L, prompt 1"},
     {"a part's encode", "a part's forward"},
     {"a part's forward replaced", "an object patch"},
+    # Both scale what comes out of the same part.
+    {"a part's method replaced", "a part's encode replaced"},
     {"pooled alone", "CLIP-L, prompt 0"},
 )
 

@@ -19,6 +19,10 @@ NODES = {
     "RemoteModelLoader": [False, "default", "digits.safetensors"],
     "RemoteControlNetLoader": [False, "edges.safetensors"],
     "RemoteVAELoader": [False, "sd.safetensors"],
+    "RemoteCLIPLoader": [False, "wan", "umt5.safetensors", "cpu"],
+    "RemoteDualCLIPLoader": [False, "flux", "clip_l.safetensors", "t5.safetensors", "default"],
+    "RemoteTripleCLIPLoader": [False, "clip_l.safetensors", "clip_g.safetensors", "t5.safetensors"],
+    "RemoteQuadrupleCLIPLoader": [False, "l.safetensors", "g.safetensors", "t5.safetensors", "llama.safetensors"],
     "RemoteSampler": [7, "fixed", 3, 4.0, "euler", "normal", 1.0, "whole loop"],
 }
 LANGUAGES = sorted(folder.name for folder in (REPOSITORY / "locales").iterdir())

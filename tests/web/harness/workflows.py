@@ -10,7 +10,8 @@ def saved_node(kind: str, values: list[Any], number: int = 1) -> dict[str, Any]:
     return {
         "id": number,
         "type": kind,
-        "pos": [300, 60 + 320 * (number - 1)],
+        # In columns of three, or a page of many nodes is too small for texts to be drawn.
+        "pos": [300 + 420 * ((number - 1) // 3), 60 + 320 * ((number - 1) % 3)],
         "size": [380, 200],
         "flags": {},
         "order": number - 1,
