@@ -95,3 +95,8 @@ def test_a_large_video_comes_in_parts_with_a_progress_bar(found: Found) -> None:
 
 def test_the_worker_lists_what_load_vae_offers(found: Found) -> None:
     assert found["listed"] == {"listed": True}
+
+
+def test_the_vae_of_a_checkpoint_is_a_module_of_its_own(found: Found) -> None:
+    assert found["checkpoint"].keys() == set(_METHODS)
+    assert all(found["checkpoint"].values()), found["checkpoint"]

@@ -30,14 +30,18 @@ for argument in sys.argv[3:]:
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from comfy_gpu_offload.comfyui.worker.backend import ComfyUIBackend  # noqa: E402
 
 BACKEND = ComfyUIBackend(ROOT, models_dir=FOLDER, cpu=True)
 
 # Before nodes, which puts a folder in front of the path that has a utils too.
-import utils.install_util  # noqa: E402, F401, I001
+import utils.install_util  # noqa: E402, F401
 
+sys.path.append(str(Path(__file__).parents[1]))
+import build_models  # noqa: E402
+import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 import nodes  # noqa: E402
@@ -375,6 +379,22 @@ def in_parts() -> dict[str, Any]:
     return {"equal": equal, "told": bool(told) and told[-1][0] == told[-1][1] > 10_000}
 
 
+def of_a_checkpoint() -> dict[str, bool]:
+    """Return whether the VAE of a checkpoint, beside a small SD1.5, gives what ComfyUI's own loader gives."""
+    network = build_models.unet().state_dict()
+    weights = {f"model.diffusion_model.{key}": value.contiguous() for key, value in network.items()}
+    own = load_file(FOLDER / "vae" / "sd15.safetensors")
+    weights |= {f"first_stage_model.{key}": value for key, value in own.items()}
+    (FOLDER / "checkpoints").mkdir()
+    path = FOLDER / "checkpoints" / "whole.safetensors"
+    save_file(weights, path)
+    folder_paths.add_model_folder_path("checkpoints", str(path.parent), True)
+    here = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=True, output_clip=False)[2]
+    there = RemoteVae(SESSION.module(ModelRef(name="checkpoint_vae:whole.safetensors")))
+    with torch.inference_mode():
+        return {method: same(call(here), call(there)) for method, call in calls("sd15").items()}
+
+
 def listed() -> dict[str, bool]:
     """Return whether the worker lists what ComfyUI's Load VAE does."""
     offered = nodes.VAELoader.INPUT_TYPES()["required"]["vae_name"][0]
@@ -395,5 +415,6 @@ if __name__ == "__main__":
             "restarted": restarted(),
             "in parts": in_parts(),
             "listed": listed(),
+            "checkpoint": of_a_checkpoint(),
         }
     print(json.dumps(found))

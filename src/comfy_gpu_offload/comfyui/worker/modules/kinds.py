@@ -5,6 +5,7 @@ from __future__ import annotations
 from ....backends.base import ModelRunError
 from ....protocol.messages import ModelRef
 from .checkpoint_clip import CheckpointClip
+from .checkpoint_vae import CheckpointVae
 from .control_net import ControlNet
 from .diffusion_model import DiffusionModel
 from .runnable_module import RunnableModule
@@ -17,6 +18,7 @@ KINDS: tuple[type[RunnableModule], ...] = (
     TextEncoder,
     CheckpointClip,
     Vae,
+    CheckpointVae,
 )
 
 

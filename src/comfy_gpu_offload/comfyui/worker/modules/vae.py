@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from ....backends.base import ModelRunError
 from ....protocol.messages import ModelRef
+from ...installation.model_files import FileKind
 from ...installation.vae_files import VAES, LoadedVae, load_vae
 from ...wire.file_contents import FileContents
 from ...wire.vae_calls import (
@@ -82,7 +83,7 @@ class Vae(RunnableModule):
     """A VAE in memory."""
 
     prefix = PREFIX
-    files = VAES
+    files: ClassVar[FileKind] = VAES
     methods = {  # noqa: RUF012
         DECODE: _check_whole,
         DECODE_TILED: _check_tiled,
@@ -106,7 +107,7 @@ class Vae(RunnableModule):
     @classmethod
     def find(cls, ref: ModelRef) -> ModuleFiles:
         """See `RunnableModule`. One that is made of an encoder and a decoder has two files."""
-        super().find(ref)
+        cls.single_file(ref)
         files = VAES.files_of(ref.name.removeprefix(cls.prefix))
         return ModuleFiles(ref, files, sum(file.size_bytes for file in files))
 
