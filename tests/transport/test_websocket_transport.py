@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -211,7 +212,7 @@ def test_a_connection_that_was_idle_for_long_is_opened_anew(reach: Reach, monkey
         Calls().echo().made(reach.transport)
         connection = reach.transport._connection
         assert connection is not None
-        until(lambda: connection._is_closing)
+        until(partial(getattr, connection, "_is_closing"))
     assert reach.proxy.connections == 2
 
 

@@ -173,6 +173,49 @@ def test_what_breaks_the_protocol_ends_the_connection_with_its_code(sent: bytes,
     assert ours.recv(100)[2:4] == code.to_bytes(2, "big")
 
 
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\x82\x85abcd" + sealed(Kind.WARM), 1002),  # masked
+        (b"\x81\x00", 1003),
+        (b"\x82\x00", 1002),
+        (b"\xc2\x00", 1002),
+        (b"\x82\x7f" + (1 << 63).to_bytes(8, "big"), 1009),
+        (b"\x80\x00", 1002),
+        (b"\x02\x00\x82\x00", 1002),  # a message within another
+    ],
+)
+def test_a_server_that_breaks_the_protocol_is_left(sent: bytes, code: int) -> None:
+    ours, theirs = socket.socketpair()
+    protocol, _ = shaken_hands()
+    client = Link(ours, protocol)
+    theirs.sendall(sent)
+    with pytest.raises(LinkClosedError) as caught:
+        receive_all(client)
+    assert caught.value.code == code
+
+
+def test_fragments_without_end_are_no_larger_than_a_message() -> None:
+    ours, theirs = socket.socketpair()
+    _, protocol = shaken_hands()
+    worker = Link(theirs, protocol)
+
+    def send() -> None:
+        with suppress(OSError):
+            ours.sendall(b"\x02\xfe" + (60_000).to_bytes(2, "big") + bytes(4) + bytes(60_000))
+            while True:
+                ours.sendall(b"\x00\xfe" + (60_000).to_bytes(2, "big") + bytes(4) + bytes(60_000))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    with pytest.raises(LinkClosedError) as caught:
+        receive_all(worker)
+    assert caught.value.code == 1009
+    assert len(worker._fragments) <= 1024 * 1024
+    worker.abandon()
+    sending.join()
+
+
 def test_a_message_in_fragments_is_one_piece() -> None:
     ours, theirs = socket.socketpair()
     _, protocol = shaken_hands()

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.support.backend import FunctionBackend
 from tests.support.frames import forward_frame
 from tests.support.tls import self_signed, server_context
+from tests.support.websocket_client import WebSocketClient
 from tests.support.worker import ThreadWorker
 from tests.web.harness.chromium import NONE_FOUND, find_browser
 
@@ -143,6 +144,13 @@ def test_a_client_that_asks_by_another_name_is_told_what_to_do(worker: ThreadWor
 
 
 PAGE = """<!doctype html><script>
+function opened(url) {
+    return new Promise(resolve => {
+        const socket = new WebSocket(url, "comfy-gpu-offload.v1");
+        socket.onopen = () => resolve("opened");
+        socket.onerror = () => resolve("failed");
+    });
+}
 async function tried(url, options) {
     try { const reply = await fetch(url, options); return `${reply.type} ${reply.status} ${await reply.text()}`; }
     catch (error) { return "failed"; }
@@ -203,6 +211,17 @@ def test_a_page_of_another_site_reaches_no_model(
     # Of the pages' requests all came before this one.
     assert post(worker.port, OURS)[0] == 200
     assert len(backend.calls) == 1
+
+
+def test_a_page_opens_no_websocket(
+    worker: ThreadWorker, backend: FunctionBackend, site: int, browser: Browser
+) -> None:
+    page = browser.new_page()
+    for near in (f"http://evil.example:{site}/", f"http://127.0.0.1:{site}/"):
+        page.goto(near)
+        assert page.evaluate("url => opened(url)", f"ws://127.0.0.1:{worker.port}/v1/connect") == "failed"
+    with WebSocketClient(worker.port):  # which is opened to whoever is no page
+        assert not backend.calls
 
 
 def test_a_page_whose_name_leads_to_the_worker_reaches_no_model(

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
+from tests.support.websocket_client import upgrade_request
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import connect
@@ -68,7 +69,14 @@ def test_with_a_token_shown_a_connection_never_goes(ends: list[socket.socket]) -
     assert not table.admit(connection(ends, "10.0.0.4"), NO_THREAD)
 
 
-@pytest.mark.parametrize("head", [b"", b"POST /v1/forward HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"POST /v1/forward HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+        upgrade_request(Authorization="Bearer wrong"),
+    ],
+)
 def test_silent_connections_lock_nobody_out(ends: list[socket.socket], head: bytes) -> None:
     """More of them than a worker takes, before and while somebody works with it."""
 
