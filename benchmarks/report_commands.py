@@ -24,6 +24,7 @@ COMMANDS = (
     Command("transfer_vs_compute", ("--check", "--steps", "8", "--naive", "base64 in JSON")),
     Command("prediction"),
     Command("warm_connections", ("--check", "--calls", "5")),
+    Command("first_step", ("--repeats", "5")),
     Command("tune", ("--check", "--compute", "0.3", "--steps", "8")),
     Command("whole_loop", ("--steps", "10")),
     Command("http_clients"),

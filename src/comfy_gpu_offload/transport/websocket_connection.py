@@ -64,18 +64,35 @@ class WebSocketConnection:
     Attributes:
         heard_at: when something came last, by `monotonic`.
         was_heard: whether anything came since the upgrade.
+        early: the exchanges whose requests went with the upgrade, in that order.
     """
 
-    def __init__(self, url: str, link: Link, limits: FrameLimits, lasts_s: float = inf) -> None:
-        """Take over an open WebSocket. After `lasts_s` seconds it takes no more exchanges."""
+    def __init__(
+        self,
+        url: str,
+        link: Link,
+        limits: FrameLimits,
+        lasts_s: float = inf,
+        *,
+        early: int = 0,
+        are_taken: bool = True,
+    ) -> None:
+        """Take over an open WebSocket.
+
+        Args:
+            lasts_s: seconds after which it takes no more exchanges.
+            early: number of the requests that went with the upgrade.
+            are_taken: whether the worker has said that it took them. Their numbers are used for no others anyway.
+        """
         self.heard_at = monotonic()
         self.was_heard = False
         self._url = url
         self._link = link
         self._limits = limits
         self._lock = threading.Lock()
-        self._last_number = CONNECTION
-        self._open: dict[int, OpenExchange] = {}
+        self.early = [OpenExchange(FrameReader(limits), CONNECTION + 1 + at) for at in range(early)]
+        self._last_number = CONNECTION + early
+        self._open = {exchange.number: exchange for exchange in self.early if are_taken}
         self._unsent: set[OpenExchange] = set()  # that have no number yet
         self._used_at = monotonic()
         self._lasts_until = self._used_at + lasts_s

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from queue import Empty
 from time import monotonic
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
@@ -20,13 +21,14 @@ from ..errors import ConnectionLostError, ExchangeTimeoutError, SilentConnection
 from ..io.frame import DEFAULT_LIMITS, EncodedFrame, FrameLimits
 from ..net.interruptible import interruptibly
 from ..net.sockets import limit_unsent, notice_loss, prefer_bbr
-from ..net.websocket.handshake import Upgrade, UpgradeRefusedError, upgraded
+from ..net.websocket.handshake import EARLY_HEADER, Upgrade, UpgradeRefusedError, early_text, upgraded
 from ..net.websocket.link import Link
 from ..net.websocket.pieces import PATH
 from ..version import __version__
 from . import startup_time
 from .base import CHECK_INTERVAL_S, Carrier, Check, Notify, Route, Timeouts
 from .connector import Connector
+from .early_requests import EarlyRequest, EarlyRequests
 from .intermediary import Intermediary
 from .silence_watch import silent
 from .websocket_connection import OpenExchange, Said, WebSocketConnection
@@ -72,6 +74,7 @@ class WebSocketTransport:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self._early = EarlyRequests()
         self._connection: WebSocketConnection | None = None
         self.was_heard = False
         """Whether anything ever came over a WebSocket."""
@@ -116,11 +119,12 @@ class WebSocketTransport:
     def _replies(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None
     ) -> Generator[memoryview]:
-        connection, exchange = self._begun(route, timeouts, check)
+        connection, exchange = self._begun(route, frame, timeouts, check)
         patience = _Patience(self.url, connection, timeouts, check)
         is_answered = False
         try:
-            connection.send(exchange, route, frame, patience.wait)
+            if not exchange.number:  # else it went with the upgrade
+                connection.send(exchange, route, frame, patience.wait)
             while (reply := self._next(exchange, patience)) is not None:
                 yield reply
                 patience.begin_anew()
@@ -151,11 +155,16 @@ class WebSocketTransport:
                 return event
 
     def _begun(
-        self, route: Route, timeouts: Timeouts, check: Check | None
+        self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None
     ) -> tuple[WebSocketConnection, OpenExchange]:
         while True:
-            connection = self._connection or self._opened(timeouts, check)
-            exchange = connection.begin(route)
+            connection = self._connection
+            exchange = None
+            if connection is None:
+                with self._early.waiting(route, frame) as request:
+                    connection = self._opened(timeouts, check)
+                exchange = request.exchange
+            exchange = exchange or connection.begin(route)
             if exchange is not None:
                 return connection, exchange
             with self._lock:
@@ -180,10 +189,18 @@ class WebSocketTransport:
 
     def _connect(self, timeouts: Timeouts, check: Check | None) -> WebSocketConnection:
         with startup_time.counted() if self._intermediary.starts_workers else nullcontext():
-            link = interruptibly(lambda: self._link(timeouts), check or _nothing, Link.abandon)
-        return WebSocketConnection(self.url, link, self._limits, self._intermediary.connection_s)
+            link, early, are_taken = interruptibly(
+                lambda: self._dialled(timeouts), check or _nothing, lambda late: late.link.abandon()
+            )
+        lasts_s = self._intermediary.connection_s
+        connection = WebSocketConnection(
+            self.url, link, self._limits, lasts_s, early=len(early), are_taken=are_taken
+        )
+        if are_taken:
+            self._early.taken(early, connection)
+        return connection
 
-    def _link(self, timeouts: Timeouts) -> Link:
+    def _dialled(self, timeouts: Timeouts) -> _Dialled:
         connection = self._connector.connect(timeouts.connect_s)
         sock: socket.socket = connection.sock
         within_s = max(self._intermediary.open_s, timeouts.silence_s)
@@ -191,10 +208,11 @@ class WebSocketTransport:
             prefer_bbr(sock)
             notice_loss(sock)
             limit_unsent(sock)
-            upgrade = self._upgrade()
+            early = self._early.for_upgrade()
+            upgrade = self._upgrade(early)
             link = Link(sock, upgraded(sock, upgrade, within_s))
             self._intermediary.replied(upgrade.headers)
-            return link
+            return _Dialled(link, early, upgrade.early_taken == len(early))
         except BaseException as error:
             sock.close()
             if isinstance(error, TimeoutError):
@@ -206,11 +224,22 @@ class WebSocketTransport:
                 raise ConnectionLostError(text) from error
             raise
 
-    def _upgrade(self) -> Upgrade:
+    def _upgrade(self, early: Sequence[EarlyRequest]) -> Upgrade:
         headers = {"User-Agent": f"comfy-gpu-offload/{__version__}", **self._intermediary.request_headers()}
+        if early:
+            frames = b"".join(bytes(each.frame.joined()) for each in early if each.frame is not None)
+            headers[EARLY_HEADER] = early_text(frames)
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
         return Upgrade(self._address.authority, f"{self._address.path}{PATH}", headers.items())
+
+
+class _Dialled(NamedTuple):
+    """An open connection, the requests that went with its upgrade, and whether the worker has taken them."""
+
+    link: Link
+    early: Sequence[EarlyRequest]
+    are_taken: bool
 
 
 class _Patience:

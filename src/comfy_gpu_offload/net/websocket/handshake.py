@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
+from typing import Final
 
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
@@ -18,7 +22,15 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
+from ...errors import FrameError
 from .pieces import MAX_MESSAGE_BYTES, SUBPROTOCOL
+
+EARLY_HEADER: Final = "Comfy-Gpu-Offload-Hello"
+"""The field with the frames that a client sends with its upgrade; in the answer, the number of those taken."""
+# A line of a head may have 8 KB by the defaults of nginx.
+_MAX_EARLY_CHARACTERS = 6 * 1024
+MAX_EARLY_BYTES: Final = _MAX_EARLY_CHARACTERS // 4 * 3
+"""The most bytes that frames sent with an upgrade have together."""
 
 _SUBPROTOCOLS = [Subprotocol(SUBPROTOCOL)]
 _RECEIVE_BYTES = 16 * 1024
@@ -44,6 +56,27 @@ class UpgradeRefusedError(Exception):
         self.body = body
 
 
+def early_text(frames: bytes) -> str:
+    """Return the value of `EARLY_HEADER` for frames of at most `MAX_EARLY_BYTES`, one after another."""
+    return base64.urlsafe_b64encode(frames).rstrip(b"=").decode()
+
+
+def early_bytes(text: str) -> bytes:
+    """Return the bytes of the frames that a client's `EARLY_HEADER` holds.
+
+    Raises:
+        FrameError: it is too long, or no base64url.
+    """
+    if len(text) > _MAX_EARLY_CHARACTERS:
+        raise FrameError(
+            "frame_too_large", f"{len(text)} characters with the upgrade, over {_MAX_EARLY_CHARACTERS}"
+        )
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise FrameError("bad_payload", f"{EARLY_HEADER} is no base64url") from error
+
+
 class Upgrade:
     """A client's upgrade: the request to send, and the answer as it comes.
 
@@ -64,6 +97,12 @@ class Upgrade:
         self._protocol.send_request(request)
         self.request = b"".join(self._protocol.data_to_send())
         self.headers: Mapping[str, str] = {}
+
+    @property
+    def early_taken(self) -> int:
+        """Return the number of the frames in `EARLY_HEADER` that the worker has taken, by its answer."""
+        taken = self.headers.get(EARLY_HEADER.lower(), "0")
+        return int(taken) if re.fullmatch("[0-9]{1,4}", taken) else 0
 
     def receive(self, data: bytes) -> Protocol | None:
         """Take bytes of the answer, empty at its end; return the open protocol once it is whole.
@@ -111,11 +150,14 @@ class Accepted:
     protocol: Protocol
 
 
-def accept(path: str, headers: Mapping[str, str], *, method: str, is_http_1_1: bool) -> Accepted:
+def accept(
+    path: str, headers: Mapping[str, str], *, method: str, is_http_1_1: bool, early_taken: int = 0
+) -> Accepted:
     """Return the answer to a client's request for a WebSocket.
 
     Args:
         headers: names in lower case; several of one name are joined by commas.
+        early_taken: number of the frames that came with the request, which will be answered.
 
     Raises:
         UpgradeRefusedError: the request is none that can be accepted; its status, headers and body are to be sent.
@@ -129,6 +171,8 @@ def accept(path: str, headers: Mapping[str, str], *, method: str, is_http_1_1: b
     response = handshake.accept(Request(path, Headers(headers)))
     if response.status_code != 101:
         raise _refusal(response, handshake.handshake_exc)
+    if early_taken:
+        response.headers[EARLY_HEADER] = str(early_taken)
     protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=MAX_MESSAGE_BYTES, logger=_silent)
     return Accepted(response.serialize(), protocol)
 

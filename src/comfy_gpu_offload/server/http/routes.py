@@ -11,9 +11,10 @@ from http import HTTPStatus
 from ...errors import FrameError
 from ...io.buffers import Buffer, allocate
 from ...io.frame import PRELUDE, EncodedFrame, FrameLimits, frame_size
+from ...io.frame_reader import FrameReader
 from ...net.http_reader import Body
 from ...net.sockets import limit_unsent
-from ...net.websocket.handshake import UpgradeRefusedError, accept
+from ...net.websocket.handshake import EARLY_HEADER, UpgradeRefusedError, accept, early_bytes
 from ...net.websocket.link import Link
 from ...net.websocket.pieces import PATH
 from ...protocol.envelope import open_frame, seal
@@ -111,7 +112,16 @@ class Routes:
         if not request.body.ended:
             return Reply(HTTPStatus.BAD_REQUEST, (b"An upgrade has no body.\n",))
         try:
-            accepted = accept(request.path, request.headers, method=request.method, is_http_1_1=request.is_http_1_1)
+            early = _early_frames(request.headers.get(EARLY_HEADER.lower()), self._limits.exchanges)
+            accepted = accept(
+                request.path,
+                request.headers,
+                method=request.method,
+                is_http_1_1=request.is_http_1_1,
+                early_taken=len(early),
+            )
+        except FrameError as error:
+            return _answer_fault(fault_of(error))
         except UpgradeRefusedError as error:
             return Reply(error.status, (error.body,), headers=_kept(error.headers))
 
@@ -122,7 +132,7 @@ class Routes:
             served = ServedWorker(
                 lambda: self._state.handler, lambda: self._state.tokens.allow(authorization), is_stopping
             )
-            WebSocketConnection(link, served, self._state.limits, self._limits).serve()
+            WebSocketConnection(link, served, self._state.limits, self._limits).serve(early)
 
         return Reply(HTTPStatus.SWITCHING_PROTOCOLS, (accepted.answer,), takes_over=take_over)
 
@@ -177,6 +187,24 @@ def _read(body: Body, limits: FrameLimits) -> memoryview:
     if body.length is None and body.read_into(memoryview(bytearray(1))):
         raise FrameError("trailing_bytes", f"more than the {size} bytes the frame claims")
     return frame
+
+
+def _early_frames(text: str | None, most: int) -> list[memoryview]:
+    """Return the frames that a client sent with its upgrade.
+
+    Raises:
+        FrameError: it is not whole frames, or they are more than `most`.
+    """
+    if text is None:
+        return []
+    data = early_bytes(text)
+    reader = FrameReader(FrameLimits(frame_bytes=len(data)))
+    frames = reader.feed(memoryview(data))
+    if not reader.is_between_frames or not frames:
+        raise FrameError("truncated", f"{EARLY_HEADER} ends in the middle of a frame")
+    if len(frames) > most:
+        raise FrameError("frame_too_large", f"{len(frames)} frames with the upgrade, over the {most} allowed")
+    return frames
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ ROUTES = ("hello", "forward", "cancel", "sample")
 MANY_REPLIES = "sample"
 """The route whose requests have any number of replies; others have one."""
 
+_EARLY_ROUTE = bytes([1 + ROUTES.index("hello")])
 _WARM_EVERY_S = 0.1
 _IDLE_POLL_S = 0.2
 
@@ -71,10 +72,16 @@ class WebSocketConnection:
         self._last_number = 0
         self._used_at = self._heard_at = monotonic()
 
-    def serve(self) -> None:
-        """Receive and answer until the connection ends. Calls that are being computed then go on without it."""
+    def serve(self, early: Sequence[memoryview] = ()) -> None:
+        """Receive and answer until the connection ends. Calls that are being computed then go on without it.
+
+        Args:
+            early: frames for `hello` that came with the upgrade: the exchanges from 1 on.
+        """
         linger_s = self._limits.linger_s
         try:
+            for number, frame in enumerate(early, 1):
+                self._begin(Piece(Kind.BEGIN, number, memoryview(_EARLY_ROUTE + frame)))
             self._receive()
             if monotonic() - self._used_at < linger_s:  # the last reply may still be under way
                 linger_s = self._limits.progress_s
