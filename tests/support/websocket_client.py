@@ -26,7 +26,11 @@ def upgrade_request(host: str = "127.0.0.1", **headers: str) -> bytes:
 
 
 class WebSocketClient:
-    """An open WebSocket to a port of this machine."""
+    """An open WebSocket to a port of this machine.
+
+    Attributes:
+        gives_signs: whether signs of life are sent while pieces are awaited.
+    """
 
     def __init__(self, port: int, *, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.sock: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
@@ -35,6 +39,7 @@ class WebSocketClient:
         headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         self.link = Link(self.sock, upgraded(self.sock, Upgrade("127.0.0.1", PATH, headers), PATIENCE_S))
         self._early: list[Piece] = []
+        self.gives_signs = True
 
     def send(self, kind: int, exchange: int = CONNECTION, payload: bytes | memoryview = b"") -> None:
         """Send a piece."""
@@ -63,7 +68,8 @@ class WebSocketClient:
                 if piece.kind is not Kind.WARM:
                     self._early.append(piece)
             assert monotonic() < until, "nothing came"
-            waiting = self.link.receive(1.0)
+            self.link.tend(warm=self.gives_signs)
+            waiting = self.link.receive(0.1)
 
     def reply(self, exchange: int) -> Message:
         """Return the message of the one reply to an exchange."""
