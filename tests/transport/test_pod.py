@@ -69,7 +69,7 @@ def test_a_request_by_http_ends_before_the_proxy_ends_it(
     assert PodProxy.exchange_s < 100
     monkeypatch.setattr(PodProxy, "exchange_s", 0.3)
     proxy.passes_websockets = False
-    with connect(proxy.url, TOKEN) as session:
+    with connect(proxy.url, TOKEN, call_timeout_s=30) as session:
         model = session.model("wait")
         with pytest.raises(ExchangeTimeoutError, match=r"0\.3 s.*without a WebSocket"):
             model(X)
