@@ -13,6 +13,8 @@ from tests.support.backend import FINGERPRINT, FunctionBackend
 from tests.support.frames import CLIENT, forward_frame, malformed_frames
 from worker.queue_jobs import QueueJobs
 
+from comfy_gpu_offload.client.connect import SERVERLESS_REPLY_BYTES
+from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.io.tree import pack
 from comfy_gpu_offload.protocol.envelope import Envelope, open_frame, seal
@@ -28,6 +30,7 @@ from comfy_gpu_offload.protocol.messages import (
     Welcome,
 )
 from comfy_gpu_offload.server.handler import Handler
+from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
 
 @pytest.fixture
@@ -198,6 +201,42 @@ def test_an_output_over_what_runpod_keeps_is_refused_by_default(jobs: QueueJobs,
     fields, _ = error(answered(jobs, job(forward_frame(torch.zeros(1000), model="large"))))
     assert fields["code"] == "too_large"
     assert "9.6 MB" in fields["message"]
+
+
+class _ThroughJobs(LoopbackTransport):
+    """Carries each frame as the input of a job, and its reply as the job's output."""
+
+    def __init__(self, jobs: QueueJobs, handler: Handler) -> None:
+        super().__init__(handler)
+        self._jobs = jobs
+        self.largest = 0
+
+    def exchange(self, route: Any, frame: EncodedFrame, timeouts: Any, check: Any = None) -> memoryview:
+        output = answered(self._jobs, job(frame))
+        self.largest = max(self.largest, len(json.dumps(output)))
+        (text,) = output.values()
+        if "error" in output:
+            text = json.loads(text)["frame"]
+        return memoryview(bytearray(base64.b64decode(text)))
+
+
+def test_a_reply_over_what_runpod_keeps_comes_in_several_jobs(
+    jobs: QueueJobs, handler: Handler, backend: FunctionBackend
+) -> None:
+    calls = []
+
+    def large(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return torch.arange(5_000_000, dtype=torch.float32)  # 20 MB
+
+    backend.functions["large"] = large
+    transport = _ThroughJobs(jobs, handler)
+    options = SessionOptions(most_reply_bytes=SERVERLESS_REPLY_BYTES, uploads_at_once=1)
+    with Session(transport, options) as session:
+        result = session.model("large")(torch.zeros(1))
+    assert torch.equal(result, torch.arange(5_000_000, dtype=torch.float32))
+    assert len(calls) == 1
+    assert 5_000_000 < transport.largest < 9_500_000
 
 
 def test_cancelling_a_job_stops_the_model_and_the_next_job_runs(jobs: QueueJobs, backend: FunctionBackend) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import SecretStr
 
@@ -18,8 +18,8 @@ from .encoding.compression_setting import codec_of, first_kind
 from .retry import RetryPolicy
 from .session import Session, SessionOptions
 
-# As base64 within the 9.5 MB that a queue job's output may take.
-_SERVERLESS_REPLY_BYTES = 6 * 1024**2
+SERVERLESS_REPLY_BYTES: Final = 6 * 1024**2
+"""The most of a reply in one frame at an endpoint: as base64, within the 9.5 MB of a queue job's output."""
 
 
 def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> Session:
@@ -78,7 +78,7 @@ def connect_from(
         # At an endpoint each upload could start a worker of its own, and be sent to another one.
         uploads_at_once=SessionOptions.uploads_at_once if isinstance(target, Direct) else 1,
         most_reply_bytes=(
-            SessionOptions.most_reply_bytes if isinstance(target, Direct) else _SERVERLESS_REPLY_BYTES
+            SessionOptions.most_reply_bytes if isinstance(target, Direct) else SERVERLESS_REPLY_BYTES
         ),
         capture=Capture(settings.capture_dir, settings.capture_bytes) if settings.capture_dir else None,
         await_worker=await_worker,
