@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "codec_names": set(),
     "config": {"errors", "codec_names"},
     "io": {"errors", "codec_names"},
-    "net": {"errors"},
+    "net": {"errors", "config"},
     "digits": set(),
     "protocol": {"errors", "io"},
     "prediction": {"errors", "io", "protocol"},
@@ -53,6 +53,7 @@ ONLY_IN = {
     "diffusers": ("backends/diffusers", "digits"),
     "aiohttp": ("nodes",),
     "h11": ("net",),
+    "python_socks": ("net",),
     "runpod": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

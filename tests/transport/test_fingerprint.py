@@ -14,6 +14,7 @@ import torch
 from pydantic import SecretStr
 from tests.support.backend import FunctionBackend
 from tests.support.connect_proxy import ConnectProxy
+from tests.support.socks_proxy import SocksProxy
 from tests.support.tls import PAST, self_signed, server_context
 from tests.support.worker import ThreadWorker
 
@@ -27,6 +28,7 @@ from comfy_gpu_offload.transport.health import Health, ping
 
 TOKEN = "t" * 32
 X = torch.arange(6.0)
+EVERY_PROXY = pytest.mark.parametrize("kind", [ConnectProxy, SocksProxy])
 Certificate = tuple[Path, Path]
 
 
@@ -105,19 +107,20 @@ def test_the_recording_server_sees_what_is_sent_to_the_right_one(certificate: Ce
         connection = connector_to(
             Address("https", "127.0.0.1", port), fingerprint=Pairing.parse(line_to(port, certificate)).fingerprint
         ).connect(30)
-        connection.sock.sendall(b"a request")
+        connection.sendall(b"a request")
         connection.close()
     assert received == [b"a request"]
 
 
+@EVERY_PROXY
 def test_a_proxy_that_reads_the_connection_gets_no_token(
-    certificate: Certificate, other: Certificate, monkeypatch: pytest.MonkeyPatch
+    kind: type[ConnectProxy], certificate: Certificate, other: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: list[bytes] = []
     routes: dict[str, int] = {}
     for name in ("NO_PROXY", "no_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with ConnectProxy(routes) as proxy, recording(other, received) as routes["gpu-box:8288"]:
+    with kind(routes) as proxy, recording(other, received) as routes["gpu-box:8288"]:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url())
         with pytest.raises(TlsError, match="NO_PROXY=gpu-box"):
             connect(line_to(8288, certificate, "gpu-box"))
@@ -125,12 +128,15 @@ def test_a_proxy_that_reads_the_connection_gets_no_token(
     assert received == [b""]
 
 
-def test_the_worker_is_reached_through_a_proxy(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+@EVERY_PROXY
+def test_the_worker_is_reached_through_a_proxy(
+    kind: type[ConnectProxy], certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("NO_PROXY", "no_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     with (
         ThreadWorker(FunctionBackend(), token=TOKEN, tls=server_context(certificate)) as worker,
-        ConnectProxy({"gpu-box:8288": worker.port}) as proxy,
+        kind({"gpu-box:8288": worker.port}) as proxy,
     ):
         monkeypatch.setenv("HTTPS_PROXY", proxy.url())
         with connect(line_to(8288, certificate, "gpu-box")) as session:

@@ -19,10 +19,10 @@ import torch
 from ..client.connect import connect_from
 from ..client.remote_model import RemoteModel
 from ..client.session import Session
-from ..config.address import HTTP, HTTPS
+from ..config.address import HTTP, HTTPS, Address
 from ..config.endpoint import Direct, Serverless, configured
 from ..config.findings import found
-from ..config.proxies import proxy_for
+from ..config.proxies import Proxy, proxy_for
 from ..config.settings import Settings, env_files, load_settings
 from ..errors import ConfigError, ConnectError, OffloadError
 from ..protocol.capabilities import lacking
@@ -138,14 +138,23 @@ def _network(target: Direct | Serverless) -> None:
     host, port = address.host, address.tcp_port
     if not host:  # not reached over a network
         return
-    proxy = _checked("address", lambda: proxy_for(address))
+    proxy = _proxy(address)
     if proxy is not None:
-        _say("proxy", f"{host} is reached through {proxy.place} ({proxy.source}; NO_PROXY={host} goes past it)")
-        host, port = proxy.address.host, proxy.address.tcp_port
+        host, port = proxy.host, proxy.port
+    if isinstance(target, Serverless) and address != target.api:
+        _proxy(target.api)
     addresses = _checked("address", lambda: _resolved(host, port))
     _say("address", f"{host} is {addresses[0]}" + (f" and {len(addresses) - 1} more" if addresses[1:] else ""))
     seconds = _checked("connection", lambda: _connected(host, port))
     _say("connection", f"port {port} answers in {seconds * 1e3:.1f} ms")
+
+
+def _proxy(address: Address) -> Proxy | None:
+    """Return the proxy before `address`, once it is said."""
+    proxy = _checked("address", lambda: proxy_for(address))
+    if proxy is not None:
+        _say("proxy", f"{address.host} is reached through {proxy}; NO_PROXY={address.host} goes past it")
+    return proxy
 
 
 def _resolved(host: str, port: int) -> list[str]:

@@ -17,6 +17,7 @@ _NEEDS_HOST = frozenset({HTTP, HTTPS})
 _PRINTABLE = re.compile(r"[!-~]+")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _FORM = "an address looks like https://HOST or http://127.0.0.1:8288"
+_LONGEST_HOST = 253
 _BRACKETS = "an IPv6 address stands in brackets, as in http://[::1]:8288"
 
 
@@ -129,6 +130,11 @@ def _port(parts: SplitResult) -> int | None:
 
 def _check_host(scheme: str, host: str) -> None:
     if ":" in host:  # only brackets can have let it through; Python before 3.11.4 takes anything in them
+        if "%" in host:
+            raise ValueError(
+                "an IPv6 address with a zone (%…) means something on one machine alone: write the other machine's "
+                "name, or an address of it that does not begin with fe80"
+            )
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
@@ -137,6 +143,8 @@ def _check_host(scheme: str, host: str) -> None:
         host.encode("idna")
     except UnicodeError:
         raise ValueError("the host's name has an empty part, or one of over 63 letters") from None
+    if len(host) > _LONGEST_HOST:
+        raise ValueError(f"the host's name has over {_LONGEST_HOST} letters")
     if scheme in ENCRYPTED or not host or is_loopback(host):
         return
     if scheme != HTTP:

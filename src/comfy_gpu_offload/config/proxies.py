@@ -6,23 +6,47 @@ unless NO_PROXY exempts the host. This machine is never reached through a proxy,
 
 from __future__ import annotations
 
-import base64
 import os
-import re
 from dataclasses import dataclass
-from http import HTTPStatus
-from urllib.parse import unquote, urlsplit
+from enum import StrEnum
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies
 
 from pydantic import SecretStr
-from requests.utils import should_bypass_proxies
 
 from ..errors import ConfigError
-from .address import HTTP, HTTPS, Address
+from .address import HTTPS, Address, host_and_port
+from .proxy_exemptions import is_exempt
 
-_KINDS = ("https", "all")
-# A proxy's answers for a target that it cannot reach at present.
-_PASSING = frozenset({500, 502, 503, 504})
+_SYSTEM = "the system's settings"
+# macOS names its SOCKS proxy by this alone; in the environment nobody reads SOCKS_PROXY.
+_SYSTEMS_SOCKS = "socks"
+_LONGEST_SOCKS_LOGIN = 255  # bytes, by RFC 1929
+
+
+class ProxyKind(StrEnum):
+    """The protocol that a proxy is spoken to in, as its address has it."""
+
+    HTTP = "http"
+    SOCKS4 = "socks4"
+    SOCKS4A = "socks4a"
+    SOCKS5 = "socks5"
+    SOCKS5H = "socks5h"
+
+    @property
+    def is_socks(self) -> bool:
+        """True for any kind but HTTP's CONNECT."""
+        return self is not ProxyKind.HTTP
+
+    @property
+    def looks_names_up(self) -> bool:
+        """True if the proxy is given the host's name, False if this machine looks its address up."""
+        return self in {ProxyKind.HTTP, ProxyKind.SOCKS4A, ProxyKind.SOCKS5H}
+
+    @property
+    def usual_port(self) -> int:
+        """The port where none is given. requests and urllib3 have the same ones."""
+        return 1080 if self.is_socks else 80
 
 
 class _UnusableError(Exception):
@@ -31,97 +55,102 @@ class _UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy that is asked to CONNECT.
+    """A proxy that is asked to connect to a worker.
 
     Attributes:
-        address: without user and password; its port is always given.
+        host: a name, or an IP address without brackets.
         source: the variable that names it, or the system.
-        url: its whole address, for requests.
-        authorization: value of the header Proxy-Authorization, where its address holds a user and a password.
+        user, password: None where its address holds none.
     """
 
-    address: Address
+    kind: ProxyKind
+    host: str
+    port: int
     source: str
-    url: SecretStr
-    authorization: SecretStr | None = None
+    user: SecretStr | None = None
+    password: SecretStr | None = None
 
     @property
     def place(self) -> str:
         """Host and port, for messages."""
-        return self.address.authority
+        return host_and_port(self.host, self.port)
+
+    def __str__(self) -> str:
+        return f"the {'SOCKS ' if self.kind.is_socks else ''}proxy {self.place} ({self.source})"
 
 
 def proxy_for(address: Address) -> Proxy | None:
     """Return the proxy for requests to `address`, or None where none is used.
 
     Raises:
-        ConfigError: the variable holds no HTTP proxy's address. It is not shown, since it may hold a password.
+        ConfigError: the variable holds no address of a proxy. It is not shown, since it may hold a password.
     """
-    if address.scheme != HTTPS or address.is_loopback or should_bypass_proxies(str(address), no_proxy=None):
+    if address.scheme != HTTPS or address.is_loopback or is_exempt(address):
         return None
-    named, host = getproxies(), address.host
-    kind = next((kind for kind in _KINDS if named.get(kind)), None)
-    if kind is None:
+    named = _named()
+    if named is None:
         return None
-    source = _source(kind)
+    text, source = named
     try:
-        return _proxy(named[kind], source)
+        return _proxy(text, source)
     except _UnusableError as error:
         raise ConfigError(
-            f"{source} names a proxy that cannot be used: {error}. Write http://HOST:PORT, or exempt {host} by "
-            f"NO_PROXY={host}."
+            f"{source} names a proxy that cannot be used: {error}. Write http://HOST:PORT or socks5h://HOST:PORT, "
+            f"or exempt {address.host} by NO_PROXY={address.host}."
         ) from None
 
 
-def not_through(proxy: Proxy, error: BaseException, target: Address) -> tuple[str, bool]:
-    """Return why no connection to `target` came about through `proxy`, and whether that may pass.
-
-    `error`: of http.client's or urllib3's, which have no class for what a proxy answers.
-    """
-    answer = re.search(r"Tunnel connection failed: (\d{3})", str(error))
-    status = int(answer[1]) if answer else None
-    may_pass = status is None or status in _PASSING
-    exempt = f"NO_PROXY={target.host} goes past it"
-    name = f"The proxy {proxy.place} ({proxy.source})"
-    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return (
-            f"{name} wants a user and a password (407): write http://USER:PASSWORD@{proxy.place} there.",
-            may_pass,
-        )
-    if status is None:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        return f"{name} does not answer as one ({why}). Is it right, and is it running? {exempt}.", may_pass
-    if may_pass:
-        return f"{name} cannot reach {target} ({status}). Does anybody answer there? {exempt}.", may_pass
-    return f"{name} lets nobody through to {target} ({status}). Ask whoever runs it; {exempt}.", may_pass
+def _named() -> tuple[str, str] | None:
+    """Return the address of the proxy for https, as it is written, and what names it."""
+    named = getproxies()
+    for kind in ("https", "all"):
+        if named.get(kind):
+            return named[kind], _source(kind)
+    if named.get(_SYSTEMS_SOCKS) and _source(_SYSTEMS_SOCKS) == _SYSTEM:
+        # Python reads it with http:// before it.
+        return f"{ProxyKind.SOCKS5H}://{named[_SYSTEMS_SOCKS].rpartition('://')[2]}", _SYSTEM
+    return None
 
 
 def _source(kind: str) -> str:
     name = f"{kind}_proxy"
-    return next((each for each in (name.upper(), name) if os.environ.get(each)), "the system's settings")
+    return next((each for each in (name.upper(), name) if os.environ.get(each)), _SYSTEM)
 
 
 def _proxy(text: str, source: str) -> Proxy:
-    url = text if "://" in text else f"http://{text}"
     try:
-        parts = urlsplit(url)
-        port = parts.port or 80
+        parts = urlsplit(text if "://" in text else f"{ProxyKind.HTTP}://{text}")
+        port = parts.port
     except ValueError:  # its text may hold a password's part: one with a / or # in it reads as a port
         raise _UnusableError("it is not an address; write a / or # in a password as %2F or %23") from None
-    if parts.scheme != HTTP:
-        raise _UnusableError("only HTTP proxies can be used, not https or SOCKS ones")
+    kind = _kind(parts.scheme)
     if not parts.hostname:
         raise _UnusableError("it has no host")
-    return Proxy(
-        address=Address(HTTP, parts.hostname, port),
-        source=source,
-        url=SecretStr(url),
-        authorization=_authorization(parts.username, parts.password),
-    )
+    user, password = _login(parts, kind)
+    return Proxy(kind, parts.hostname, port or kind.usual_port, source, user, password)
 
 
-def _authorization(user: str | None, password: str | None) -> SecretStr | None:
-    if user is None:
-        return None
-    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return SecretStr(f"Basic {base64.b64encode(pair).decode('ascii')}")
+def _kind(scheme: str) -> ProxyKind:
+    # curl takes socks:// for socks5://, GNOME's settings write it for socks5h://.
+    if scheme == "socks":
+        return ProxyKind.SOCKS5H
+    try:
+        return ProxyKind(scheme)
+    except ValueError:
+        what = (
+            "a proxy that is itself reached by https"
+            if scheme == HTTPS
+            else "one of another kind than HTTP or SOCKS"
+        )
+        raise _UnusableError(f"it is {what}") from None
+
+
+def _login(parts: SplitResult, kind: ProxyKind) -> tuple[SecretStr | None, SecretStr | None]:
+    if not parts.username:
+        return None, None
+    user, password = unquote(parts.username), unquote(parts.password or "")
+    if kind.is_socks:
+        for part in (user, password):
+            if not part.isascii() or "\0" in part or len(part) > _LONGEST_SOCKS_LOGIN:
+                raise _UnusableError("a user and a password for SOCKS are ASCII, of at most 255 characters")
+    return SecretStr(user), SecretStr(password)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -18,12 +19,14 @@ from pydantic import SecretStr
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from ..config.address import Address
+from ..config.address import HTTPS, Address
 from ..config.certificates import tls_context
 from ..config.proxies import Proxy, proxy_for
-from ..errors import RunPodNetworkError, RunPodReplyError
+from ..errors import ProxyError, RunPodNetworkError, RunPodReplyError
 from ..net.clock import Check
 from ..net.interruptible import interruptibly
+from ..net.proxy.connection import connect_through
+from ..net.tcp_connection import connect_tcp
 from .network_errors import DOUBT, network_error
 
 _CHUNK_BYTES = 64 * 1024
@@ -83,7 +86,7 @@ class ApiHttp:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._used_at = monotonic()
-        self._session = _session(self._api_key, self._tls, self._proxy)
+        self._session = _session(self._address, self._api_key, self._tls, self._proxy)
 
     def exchange(self, request: Request, check: Check | None, late: Callable[[Reply], None]) -> Reply:
         """Return the reply to `request`, whatever its status. `late` gets it if the wait was given up before.
@@ -142,8 +145,10 @@ class ApiHttp:
             ) as response:
                 body = self._body(response, request, meter)
                 return Reply(response.status_code, body, response.headers.get("Retry-After"))
+        except ProxyError as error:
+            raise RunPodNetworkError(str(error), connected=False, retryable=error.retryable) from error
         except (OSError, urllib3.exceptions.HTTPError) as error:
-            ours = network_error(error, self._address, request.path, self._proxy, submits=request.submits)
+            ours = network_error(error, self._address, request.path, submits=request.submits)
             raise ours from _without_request(error)
 
     def _body(self, response: requests.Response, request: Request, meter: _Meter) -> bytes:
@@ -161,34 +166,55 @@ class ApiHttp:
         return bytes(body)
 
 
-def _session(api_key: SecretStr, tls: ssl.SSLContext | None, proxy: Proxy | None) -> requests.Session:
+def _session(
+    base: Address, api_key: SecretStr, tls: ssl.SSLContext | None, proxy: Proxy | None
+) -> requests.Session:
     session = requests.Session()
     # Proxies and certificates are chosen as for workers, and no .netrc is read.
     session.trust_env = False
     if tls is not None:
-        session.mount("https://", _Trusting(tls))
-    if proxy is not None:
-        session.proxies = {"https": proxy.url.get_secret_value()}
+        session.mount("https://", _Https(base, proxy, tls))
     session.auth = _Bearer(api_key)
     session.headers.update({"User-Agent": "comfy-gpu-offload", "Accept": "application/json"})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
 
 
-class _Trusting(HTTPAdapter):
-    """An adapter that checks certificates by our own context, through a proxy too."""
+class _Https(HTTPAdapter):
+    """An adapter whose connections are made as those to workers are, through the same proxy."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+    def __init__(self, base: Address, proxy: Proxy | None, tls: ssl.SSLContext) -> None:
+        self._pool_class = _pool_class(base, proxy)
+        self._tls = tls
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """See `HTTPAdapter`."""
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
+        self.poolmanager.pool_classes_by_scheme = {HTTPS: self._pool_class}
 
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        """See `HTTPAdapter`."""
-        return super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context)
+
+def _pool_class(base: Address, proxy: Proxy | None) -> type[urllib3.HTTPSConnectionPool]:
+    """Return a pool whose connections lead to `base`. They are put in where urllib3 itself puts in SOCKS."""
+
+    class Connection(urllib3.connection.HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            timeout_s = self.timeout
+            assert isinstance(timeout_s, int | float)  # noqa: S101  # nosec B101
+            if proxy is not None:
+                sock = connect_through(proxy, base, timeout_s)
+            else:
+                try:
+                    sock = connect_tcp(base.host, base.tcp_port, timeout_s)
+                except OSError as error:
+                    raise urllib3.exceptions.NewConnectionError(self, type(error).__name__) from error
+            sock.settimeout(timeout_s)
+            return sock
+
+    class Pool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Connection
+
+    return Pool
 
 
 class _Bearer(AuthBase):

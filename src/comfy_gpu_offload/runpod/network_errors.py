@@ -10,7 +10,6 @@ import urllib3
 
 from ..config.address import Address
 from ..config.certificates import untrusted
-from ..config.proxies import Proxy, not_through
 from ..errors import RunPodNetworkError, TlsError, TransportError
 
 DOUBT = (
@@ -21,7 +20,6 @@ DOUBT = (
 # Each is raised before the first byte of a request is sent.
 _UNSENT = (
     requests.ConnectTimeout,
-    requests.exceptions.ProxyError,
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
     urllib3.exceptions.ClosedPoolError,
@@ -30,10 +28,8 @@ _UNSENT = (
 _MISCONFIGURED = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
-def network_error(
-    error: Exception, base: Address, path: str, proxy: Proxy | None, *, submits: bool
-) -> TransportError:
-    """Return our error for what a request to `path` below `base` raised, through `proxy` if there is one.
+def network_error(error: Exception, base: Address, path: str, *, submits: bool) -> TransportError:
+    """Return our error for what a request to `path` below `base` raised.
 
     `submits`: whether a job begins with it.
     """
@@ -50,9 +46,6 @@ def network_error(
             connected=False,
             retryable=False,
         )
-    if proxy is not None and any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
-        text, may_pass = not_through(proxy, causes[-1], base)
-        return RunPodNetworkError(text, connected=False, retryable=may_pass)
     if any(isinstance(cause, _UNSENT) for cause in causes):
         return RunPodNetworkError(
             f"RunPod cannot be reached ({reason}). Check the network and RUNPOD_BASE_URL; behind a proxy, "

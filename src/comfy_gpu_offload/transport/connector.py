@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hmac
-import http.client
 import select
 import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
-from ..config.address import Address, host_and_port
+from ..config.address import Address
 from ..config.certificates import fingerprint_of, tls_context, unchecked_context, untrusted
-from ..config.proxies import Proxy, not_through, proxy_for
-from ..errors import ConnectError, ProxyError, TlsError
+from ..config.proxies import Proxy, proxy_for
+from ..errors import ConnectError, TlsError
 from ..net.interruptible import interruptibly
+from ..net.proxy.connection import connect_through
+from ..net.tcp_connection import connect_tcp
 from .base import Check
 
 
@@ -34,8 +36,10 @@ class Connector:
     proxy: Proxy | None = None
     fingerprint: bytes | None = None
 
-    def connect(self, timeout_s: float, check: Check | None = None) -> http.client.HTTPConnection:
-        """Return a connection, with TLS and without Nagle's algorithm. What `check` raises ends the wait for it.
+    def connect(self, timeout_s: float, check: Check | None = None) -> socket.socket:
+        """Return a connection, with TLS and without Nagle's algorithm, within `timeout_s` and a name's look-up.
+
+        What `check` raises ends the wait for it.
 
         Raises:
             ConnectError: nobody answers.
@@ -45,7 +49,7 @@ class Connector:
         if check is None:
             return self._connected(timeout_s)
         # A name's look-up and a handshake cannot be sliced.
-        return interruptibly(lambda: self._connected(timeout_s), check, http.client.HTTPConnection.close)
+        return interruptibly(lambda: self._connected(timeout_s), check, socket.socket.close)
 
     def speaks_tls(self, timeout_s: float) -> bool:
         """Return whether a TLS server answers at this address of plain http. Nothing is sent but a handshake."""
@@ -60,19 +64,27 @@ class Connector:
             return False
         return True
 
-    def _connected(self, timeout_s: float) -> http.client.HTTPConnection:
-        connection = self._connection(timeout_s)
+    def _connected(self, timeout_s: float) -> socket.socket:
+        deadline = monotonic() + timeout_s
+        sock = self._opened(timeout_s)
+        if self.tls is None:
+            return sock
         try:
-            connection.connect()  # sets TCP_NODELAY
-            if self.tls is not None:
-                connection.sock = self._secured(connection.sock, self.tls)
-        except TlsError:
-            connection.close()
+            sock.settimeout(max(deadline - monotonic(), 0.001))
+            return self._secured(sock, self.tls)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):
+                raise self._refused(error) from error
             raise
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+
+    def _opened(self, timeout_s: float) -> socket.socket:
+        if self.proxy is not None:
+            return connect_through(self.proxy, self.address, timeout_s)
+        try:
+            return connect_tcp(self.address.host, self.address.tcp_port, timeout_s)
+        except OSError as error:
             raise self._refused(error) from error
-        return connection
 
     def _secured(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
         """Return the socket with TLS, once the other side has proved to be the worker. Nothing is sent before."""
@@ -84,23 +96,7 @@ class Connector:
                 raise TlsError(_another_certificate(self.address))
         return secured
 
-    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        # Without a port http.client would look for one in the host, and find the last part of an IPv6 address.
-        host, port = self.address.host, self.address.tcp_port
-        near = self.address if self.proxy is None else self.proxy.address
-        connection = http.client.HTTPConnection(near.host, near.tcp_port, timeout=timeout_s)
-        connection.auto_open = 0  # which would connect without TLS
-        if self.address.is_encrypted:
-            connection.default_port = http.client.HTTPSConnection.default_port
-        if self.proxy is not None:
-            password = self.proxy.authorization
-            headers = {} if password is None else {"Proxy-Authorization": password.get_secret_value()}
-            # TLS is made here and not by HTTPSConnection, which has no brackets for the proxy before Python 3.11.9
-            # and would look for them in the certificate if it were given some.
-            connection.set_tunnel(host_and_port(host, None), port, headers)
-        return connection
-
-    def _refused(self, error: Exception) -> ConnectError | TlsError:
+    def _refused(self, error: OSError) -> ConnectError | TlsError:
         if isinstance(error, ssl.SSLCertVerificationError):
             return TlsError(untrusted(error, str(self.address), self.address.host))
         # A server that hangs up in a handshake is restarting, or has too many connections.
@@ -110,11 +106,10 @@ class Connector:
                 "and paste its line; one without --share and --tls-cert is reached by http:// alone, "
                 "on this machine or through a tunnel."
             )
-        if self.proxy is not None and not isinstance(error, ssl.SSLError):
-            text, is_passing = not_through(self.proxy, error, self.address)
-            return ProxyError(text, retryable=is_passing)
+        through = "" if self.proxy is None else f", asked through {self.proxy}"
         return ConnectError(
-            f"No worker answers at {self.address} ({_why(error)}). Is it running, and is the address right?",
+            f"No worker answers at {self.address}{through} ({_why(error)}). Is it running, and is the address "
+            "right?",
             unknown_host=isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME,
         )
 

@@ -59,8 +59,8 @@ def health_of(
         lines.append(f"Authorization: Bearer {bearer.get_secret_value()}")
     lines += [f"{name}: {value}" for name, value in headers.items()]
     try:
-        with closing(connector.connect(timeout_s)) as connection:
-            polled = PolledSocket(connection.sock, monotonic() + timeout_s, check=None)
+        with closing(connector.connect(timeout_s)) as sock:
+            polled = PolledSocket(sock, monotonic() + timeout_s, check=None)
             polled.send(["".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii")])
             status = Response(polled).status
     except (TransportError, OSError):

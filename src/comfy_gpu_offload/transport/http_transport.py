@@ -6,7 +6,6 @@ those cost more than the rest of the client together (benchmarks/http_clients.py
 
 from __future__ import annotations
 
-import http.client
 import socket
 import threading
 from collections.abc import Generator, Iterator
@@ -50,7 +49,6 @@ _TLS_LOOK_S = 3.0
 
 @dataclass
 class _Connection:
-    http: http.client.HTTPConnection
     sock: socket.socket
     used_at: float
 
@@ -92,7 +90,7 @@ class HttpTransport:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
-        self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
+        self._open: WeakSet[socket.socket] = WeakSet()
         self._was_answered = False
 
     def exchange(
@@ -145,7 +143,7 @@ class HttpTransport:
             if response is not None and response.kept_alive:
                 self._give_back(connection)
             else:
-                connection.http.close()
+                connection.sock.close()
 
     def _only_frame(self, response: Response) -> memoryview:
         try:
@@ -177,14 +175,14 @@ class HttpTransport:
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
-            connection.http.close()
+            connection.sock.close()
 
     def forked(self) -> None:
         """See `Transport`. Closing here what is used there sends nothing, and lets that process end it."""
         inherited = list(self._open)
         self._begin()
-        for connection in inherited:
-            connection.close()
+        for sock in inherited:
+            sock.close()
 
     def _within_limits(self, timeouts: Timeouts) -> Timeouts:
         most_s = self._intermediary.exchange_s
@@ -213,7 +211,7 @@ class HttpTransport:
                 connection = self._idle.pop()
                 if monotonic() - connection.used_at < _IDLE_S and not has_ended(connection.sock):
                     return connection
-                connection.http.close()
+                connection.sock.close()
         return None
 
     def _give_back(self, connection: _Connection) -> None:
@@ -222,11 +220,11 @@ class HttpTransport:
             self._idle.append(connection)
 
     def _connect(self, timeout_s: float, check: Check | None) -> _Connection:
-        connection = self._connector.connect(timeout_s, check)
-        self._open.add(connection)
-        prefer_bbr(connection.sock)
-        notice_loss(connection.sock)
-        return _Connection(connection, connection.sock, monotonic())
+        sock = self._connector.connect(timeout_s, check)
+        self._open.add(sock)
+        prefer_bbr(sock)
+        notice_loss(sock)
+        return _Connection(sock, monotonic())
 
     def _raise_ours(self, error: BaseException, timeouts: Timeouts) -> None:
         """Raise our error for one of sockets or TLS. Any other is ours already, or the caller's own."""

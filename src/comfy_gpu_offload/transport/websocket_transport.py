@@ -6,7 +6,6 @@ docs/protocol.md, "WebSocket", is the specification.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
@@ -201,8 +200,7 @@ class WebSocketTransport:
         return connection
 
     def _dialled(self, timeouts: Timeouts) -> _Dialled:
-        connection = self._connector.connect(timeouts.connect_s)
-        sock: socket.socket = connection.sock
+        sock = self._connector.connect(timeouts.connect_s)
         within_s = max(self._intermediary.open_s, timeouts.silence_s)
         try:
             prefer_bbr(sock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 from dataclasses import dataclass
 
@@ -26,16 +25,15 @@ class UnixConnector(Connector):
     def speaks_tls(self, timeout_s: float) -> bool:
         return False  # or the base class would ask TCP
 
-    def _connected(self, timeout_s: float) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(self.address.host, timeout=timeout_s)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(timeout_s)
+    def _connected(self, timeout_s: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout_s)
         try:
-            connection.sock.connect(self.file)
+            sock.connect(self.file)
         except OSError as error:
-            connection.close()
+            sock.close()
             raise ConnectError(f"No worker listens at {self.file} ({error.strerror}): start it.") from error
-        return connection
+        return sock
 
 
 def from_settings(settings: Settings, target: Direct, notify: Notify | None) -> HttpTransport:

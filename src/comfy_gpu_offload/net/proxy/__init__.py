@@ -1,0 +1,1 @@
+"""Connections through the proxy that the environment names: HTTP's CONNECT, and SOCKS."""
