@@ -290,3 +290,12 @@ def test_an_exchange_with_two_replies_is_refused(reach: Reach, monkeypatch: pyte
     assert torch.equal(
         open_frame(reach.transport.exchange("forward", call.frame, TIMEOUTS)).unpack(), call.expected
     )
+
+
+def test_a_system_without_poll_carries_as_well(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows, which has neither it nor a limit for what is unsent."""
+    monkeypatch.delattr("select.poll", raising=False)
+    monkeypatch.delattr("socket.TCP_NOTSENT_LOWAT", raising=False)
+    made = [Made(lambda: Calls().echo(3 * MB).made(reach.transport)) for _ in range(3)]
+    cancelled(reach.transport)
+    assert [each.ended() for each in made] == [None] * 3
