@@ -293,7 +293,7 @@ def test_an_exchange_with_two_replies_is_refused(reach: Reach, monkeypatch: pyte
 
 
 def test_a_system_without_poll_carries_as_well(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Windows, which has neither it nor a limit for what is unsent."""
+    # As Windows, which has neither it nor a limit for what is unsent.
     monkeypatch.delattr("select.poll", raising=False)
     monkeypatch.delattr("socket.TCP_NOTSENT_LOWAT", raising=False)
     made = [Made(lambda: Calls().echo(3 * MB).made(reach.transport)) for _ in range(3)]
