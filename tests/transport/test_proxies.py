@@ -232,3 +232,18 @@ def test_the_doctor_says_which_is_used(
     said = capsys.readouterr().out
     name = "proxy" if kind == "http" else "SOCKS proxy"
     assert f"{HOST} is reached through the {name} 127.0.0.1:{proxy.port} (HTTPS_PROXY)" in said
+    assert "port 443 answers through the proxy" in said
+    assert url not in said
+
+
+def test_the_doctor_names_one_that_refuses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SocksProxy({}, login="me:swordfish") as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url("me:guess"))
+        monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", f"https://{HOST}")
+        assert main(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert "FAIL  connection" in said.out
+    assert f"The SOCKS proxy 127.0.0.1:{proxy.port} (ALL_PROXY) wants a user and a password other" in said.err
+    assert "guess" not in said.out + said.err

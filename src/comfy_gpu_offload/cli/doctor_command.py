@@ -24,12 +24,12 @@ from ..config.endpoint import Direct, Serverless, configured
 from ..config.findings import found
 from ..config.proxies import Proxy, proxy_for
 from ..config.settings import Settings, env_files, load_settings
-from ..errors import ConfigError, ConnectError, OffloadError
+from ..errors import ConfigError, ConnectError, OffloadError, ProxyError
 from ..protocol.capabilities import lacking
 from ..runpod.client import RunPodClient
 from ..runpod.schema import EndpointHealth
 from ..transport.configured import kind_of
-from ..transport.connector import connector_to
+from ..transport.connector import Connector, connector_to
 from ..transport.health import Health, ping
 from ..version import __version__
 from .arguments import short_text
@@ -145,8 +145,9 @@ def _network(target: Direct | Serverless) -> None:
         _proxy(target.api)
     addresses = _checked("address", lambda: _resolved(host, port))
     _say("address", f"{host} is {addresses[0]}" + (f" and {len(addresses) - 1} more" if addresses[1:] else ""))
-    seconds = _checked("connection", lambda: _connected(host, port))
-    _say("connection", f"port {port} answers in {seconds * 1e3:.1f} ms")
+    seconds = _checked("connection", lambda: _connected(address, proxy))
+    through = "" if proxy is None else " through the proxy"
+    _say("connection", f"port {address.tcp_port} answers{through} in {seconds * 1e3:.1f} ms")
 
 
 def _proxy(address: Address) -> Proxy | None:
@@ -168,17 +169,21 @@ def _resolved(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def _connected(host: str, port: int) -> float:
+def _connected(address: Address, proxy: Proxy | None) -> float:
+    connector = Connector(address, tls=None, proxy=proxy)
     times = []
     for _ in range(3):
         started = perf_counter()
         try:
-            with closing(socket.create_connection((host, port), timeout=_CONNECT_S)):
+            with closing(connector.connect(_CONNECT_S)):
                 times.append(perf_counter() - started)
-        except OSError as error:
+        except ProxyError:
+            raise
+        except ConnectError as error:
+            why = getattr(error.__cause__, "strerror", None) or type(error.__cause__).__name__
             raise ConnectError(
-                f"Nothing takes connections at {host}, port {port} ({error.strerror or type(error).__name__}). Is "
-                "the worker running, does it listen on that port, does a firewall stand in between?"
+                f"Nothing takes connections at {address.host}, port {address.tcp_port} ({why}). Is the worker "
+                "running, does it listen on that port, does a firewall stand in between?"
             ) from error
     return min(times)
 

@@ -115,6 +115,14 @@ def test_a_name_that_was_allowed_is_taken(backend: FunctionBackend) -> None:
         assert post(worker.port, {**OURS, "Host": "other.home:8288"})[0] == 421
 
 
+@pytest.mark.parametrize("allowed", ["2001:db8::7", "[2001:DB8:0::7]"])
+def test_an_ipv6_address_that_was_allowed_is_taken(backend: FunctionBackend, allowed: str) -> None:
+    with ThreadWorker(backend, hosts=(allowed,)) as worker:
+        assert post(worker.port, {**OURS, "Host": "[2001:db8::7]:8288"})[0] == 200
+        assert post(worker.port, {**OURS, "Host": "[::1]:8288"})[0] == 200
+        assert post(worker.port, {**OURS, "Host": "[2001:db8::8]:8288"})[0] == 421
+
+
 def test_with_a_token_a_proxys_name_is_taken_and_a_browser_is_not(backend: FunctionBackend) -> None:
     with ThreadWorker(backend, token=TOKEN) as worker:
         ours = {**OURS, "Host": "abc-8288.proxy.runpod.net", "Authorization": f"Bearer {TOKEN}"}

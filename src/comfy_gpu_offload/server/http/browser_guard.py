@@ -8,6 +8,7 @@ needs no permission of the server.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class BrowserGuard:
 
     def __init__(self, *, any_host: bool = False, hosts: Iterable[str] = ()) -> None:
         self._any_host = any_host
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(map(_name, hosts))
         self._known: set[str] = set()
 
     def refusal(self, headers: Mapping[str, str], *, has_frame: bool = True) -> Refusal | None:
@@ -61,11 +62,20 @@ class BrowserGuard:
         if host in self._known:  # all calls of a run have the same one
             return True
         match = _HOST.fullmatch(host)
-        name = "" if match is None else match[1].strip("[]").rstrip(".").lower()
+        name = "" if match is None else _name(match[1])
         taken = name in self._hosts or is_loopback(name)
         if taken and len(self._known) < 64:
             self._known.add(host)
         return taken
+
+
+def _name(host: str) -> str:
+    """Return a host in the one form that compares: IPv6 without brackets, as short as it can be written."""
+    name = host.strip("[]").rstrip(".").lower()
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name
 
 
 _FOREIGN_HOST = (
