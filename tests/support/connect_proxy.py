@@ -100,6 +100,8 @@ class ConnectProxy:
     ) -> None:
         self._listener.close()
         for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # or a thread that receives on it would hold it open
             end.close()
 
 

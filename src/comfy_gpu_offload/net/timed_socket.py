@@ -12,11 +12,15 @@ class TimedSocket:
     Raises from every method:
         TimeoutError: the deadline has passed. A trickle of bytes does not put it off.
         OSError: as sockets do.
+
+    Attributes:
+        was_heard: whether anything was received by `recv`.
     """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
         self._deadline = deadline
+        self.was_heard = False
 
     def sendall(self, data: bytes) -> None:
         """Send all of `data`."""
@@ -24,7 +28,9 @@ class TimedSocket:
 
     def recv(self, size: int) -> bytes:
         """Receive up to `size` bytes; none only at the connection's end."""
-        return self._bounded().recv(size)
+        data = self._bounded().recv(size)
+        self.was_heard = True
+        return data
 
     def recv_into(self, view: memoryview) -> int:
         """Receive up to `len(view)` bytes; return how many, 0 only at the connection's end."""

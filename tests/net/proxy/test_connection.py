@@ -140,6 +140,13 @@ def test_a_port_that_is_allowed_is_no_reason() -> None:
     assert "443 alone" not in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [b"407", b"401"])
+def test_a_login_may_be_wanted_without_a_word_of_its_kind(status: bytes) -> None:
+    answer = b"HTTP/1.0 " + status + b" Unauthorized\r\n\r\n"
+    with answering(lambda near: near.sendall(answer)) as port, pytest.raises(ProxyError, match="USER:PASSWORD"):
+        connect_through(proxy_at(port, "http"), TARGET, 60)
+
+
 @EVERY_KIND
 @pytest.mark.parametrize("login", ["", "she:very-secret"])
 def test_a_login_is_wanted_or_another_one(kind: str, login: str) -> None:
@@ -184,11 +191,14 @@ def test_what_is_no_proxy_is_named(kind: str, answer: bytes) -> None:
         connect_through(proxy_at(port, kind), TARGET, 60)
 
 
-@EVERY_KIND
-def test_another_kind_of_proxy_is_named(kind: str) -> None:
-    other = ConnectProxy({PLACE: 1}) if kind != "http" else SocksProxy({PLACE: 1})
-    with other, pytest.raises(ProxyError, match=r"in time|Is it right"):
-        connect_through(proxy_at(other.port, kind), TARGET, 0.5)
+def test_an_http_proxy_is_none_for_socks() -> None:
+    with ConnectProxy({PLACE: 1}) as proxy, pytest.raises(ProxyError, match="does not answer as one"):
+        connect_through(proxy_at(proxy.port, "socks5h"), TARGET, 0.5)
+
+
+def test_a_socks_proxy_is_none_for_http() -> None:
+    with SocksProxy({PLACE: 1}) as proxy, pytest.raises(ProxyError, match="no answer in time"):
+        connect_through(proxy_at(proxy.port, "http"), TARGET, 0.5)
 
 
 @EVERY_KIND

@@ -14,6 +14,8 @@ from ..http_reader import HttpReader
 from ..timed_socket import TimedSocket
 from .refusal import NotAProxyError, Reason, TunnelRefusedError
 
+# tinyproxy answers a wrong password by the status for servers.
+_WANTS_LOGIN = frozenset({HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.UNAUTHORIZED})
 # For a target that the proxy cannot reach at present.
 _UNREACHABLE = frozenset({500, 502, 503, 504})
 _LOGIN_KIND = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]{0,31})(?=\s|,|$)")
@@ -52,7 +54,7 @@ def _head(proxy: Proxy, target: Address) -> Iterator[str]:
 
 
 def _reason(status: int, headers: Mapping[str, str]) -> Reason:
-    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+    if status in _WANTS_LOGIN:
         kinds = _login_kinds(headers)
         return Reason.LOGIN_KIND if kinds and "basic" not in map(str.lower, kinds) else Reason.LOGIN
     return Reason.UNREACHABLE if status in _UNREACHABLE else Reason.FORBIDDEN

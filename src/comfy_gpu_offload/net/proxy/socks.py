@@ -61,6 +61,8 @@ def ask_to_connect(sock: TimedSocket, proxy: Proxy, target: Address) -> None:
     try:
         client.connect(target.host if proxy.kind.looks_names_up else _looked_up(proxy, target), target.tcp_port)
     except ProxyTimeoutError as error:
+        if proxy.kind in {ProxyKind.SOCKS5, ProxyKind.SOCKS5H} and not sock.was_heard:
+            raise NotAProxyError("it did not return a greeting") from error  # before it is told of any target
         raise TimeoutError("timed out") from error
     except SocksError as error:
         raise _ours(error) from error
