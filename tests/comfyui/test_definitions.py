@@ -12,6 +12,7 @@ from .harness.workflow import DIGITS, MODELS, Sampling, Scene
 pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 NODES = {
+    "RemoteCheckpointLoader": "Remote Checkpoint Loader",
     "RemoteModelLoader": "Remote Model Loader",
     "RemoteControlNetLoader": "Remote ControlNet Loader",
     "RemoteCLIPLoader": "Remote CLIP Loader",

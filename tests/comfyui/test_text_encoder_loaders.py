@@ -18,7 +18,7 @@ from .harness.workflow import UNET, Link, Model, Sampling, Scene, Workflow
 pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 TINY = replace(UNET, latent=(1, 4, 8, 6))
-CLIP, LORA = "clip-l.safetensors", "clip-l-lora.safetensors"
+CLIP, LORA, WHOLE = "clip-l.safetensors", "clip-l-lora.safetensors", "whole.safetensors"
 POSITIVE = "a (very:1.3) detailed picture of a cat " * 10
 SAMPLING = Sampling(steps=2)
 
@@ -111,6 +111,37 @@ def test_a_worker_killed_between_two_prompts_costs_a_call(with_clip: Site) -> No
         with_clip.comfyui.run(scene.workflow.graph)
     assert len(with_clip.worker.processes) == started + 1
     assert_identical(with_clip.comfyui.saved("stock"), with_clip.comfyui.saved("remote"))
+
+
+def test_a_checkpoint_has_all_three_at_the_worker(with_clip: Site) -> None:
+    scene = Scene.of(TINY)
+    workflow = scene.workflow
+    checkpoints = {
+        "stock": workflow.add("CheckpointLoaderSimple", ckpt_name=WHOLE),
+        "remote": workflow.add("RemoteCheckpointLoader", ckpt_name=WHOLE, use_runpod=True),
+        "here": workflow.add("RemoteCheckpointLoader", ckpt_name=WHOLE, use_runpod=False),
+        # A file without text encoder and VAE.
+        "alone": workflow.add("RemoteCheckpointLoader", ckpt_name="sd15.safetensors", use_runpod=True),
+    }
+    stock_alone = workflow.add("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
+    for name in ("stock", "remote", "here"):
+        node, _ = checkpoints[name]
+        sample(scene, lambda _, node=node: [node, 1], [node, 0], name)  # type: ignore[misc]
+        latent = [str(len(workflow.graph) - 1), 0]
+        picture = workflow.add("VAEDecode", samples=latent, vae=[node, 2])
+        workflow.save(workflow.add("VAEEncode", pixels=picture, vae=[node, 2]), f"{name}-picture")
+    for name, model in {"alone": checkpoints["alone"], "stock-alone": stock_alone}.items():
+        scene.sample("KSampler", model, SAMPLING, name)
+    comfyui = with_clip.comfyui
+    comfyui.run(workflow.graph)
+    stock_latent, stock_picture = comfyui.saved("stock"), comfyui.saved("stock-picture")
+    assert_worth_comparing({"stock": stock_latent}, {"stock": SAMPLING})
+    assert stock_picture.isfinite().all()
+    for name in ("remote", "here"):
+        assert_identical(stock_latent, comfyui.saved(name))
+        assert_identical(stock_picture, comfyui.saved(f"{name}-picture"))
+    assert_identical(comfyui.saved("stock-alone"), comfyui.saved("alone"))
+    assert WHOLE in comfyui.offered("checkpoints")
 
 
 def test_the_loaders_offer_the_workers_files_and_the_stock_choices(with_clip: Site) -> None:

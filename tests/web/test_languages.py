@@ -16,6 +16,7 @@ from .harness.workflows import saved_node, saved_workflow
 pytestmark = pytest.mark.comfyui
 
 NODES = {
+    "RemoteCheckpointLoader": [False, "sd15.safetensors"],
     "RemoteModelLoader": [False, "default", "digits.safetensors"],
     "RemoteControlNetLoader": [False, "edges.safetensors"],
     "RemoteVAELoader": [False, "sd.safetensors"],

@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..comfyui.client.changes import loaded_code
 from . import findings_route, routes
+from .checkpoint_loader import RemoteCheckpointLoader
 from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader
 from .sampler import RemoteSampler
@@ -25,6 +26,7 @@ class RemoteNodes(ComfyExtension):  # type: ignore[misc]  # ComfyUI is untyped
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
         return [
+            RemoteCheckpointLoader,
             RemoteModelLoader,
             RemoteControlNetLoader,
             RemoteCLIPLoader,

@@ -51,9 +51,14 @@ def load(
     if not remotely:
         with node_lines.line(f"loading the {thing} on this machine …", node_id) as line:
             line.result = "on this machine"
-            return io.NodeOutput(here())
+            return _output(here())
     with node_lines.line(f"asking the worker for the {thing} …", node_id) as line:
         loaded = there()
         remote = remote_of(loaded)
         line.result = f"on the worker{details(remote)}{loader.warned(remote)}"
-    return io.NodeOutput(loaded)
+    return _output(loaded)
+
+
+def _output(loaded: Any) -> io.NodeOutput:
+    """Return a node's output: a tuple is one for each of several sockets."""
+    return io.NodeOutput(*loaded) if isinstance(loaded, tuple) else io.NodeOutput(loaded)

@@ -70,6 +70,7 @@ def test_the_workers_lists_are_kept_with_a_load_even_of_a_wrong_name(loader: Any
 def test_the_lists_of_this_machine(loader: Any) -> None:
     assert loader._lists_here() == {
         "models": (MODEL,),
+        "checkpoints": (),
         "control_nets": ("edges.safetensors",),
         "text_encoders": (),
         "vaes": (),

@@ -18,18 +18,27 @@ ENTRIES = (
     ModelEntry(name="a.safetensors", folder="diffusion_models", size_bytes=1),
     ModelEntry(name="edges.safetensors", folder="controlnet", size_bytes=1),
     ModelEntry(name="clip_l.safetensors", folder="text_encoders", size_bytes=1),
+    # Of a name that another folder has as well.
+    ModelEntry(name="checkpoints/b.safetensors", folder="checkpoints", size_bytes=1),
     ModelEntry(name="sd.safetensors", folder="vae", size_bytes=1),
     ModelEntry(name="taesd", folder="vae_approx", size_bytes=1),
     # Of a kind that later releases may have.
     ModelEntry(name="speech.safetensors", folder="audio_encoders", size_bytes=1),
 )
 LISTS = {
-    "models": ("a.safetensors",),
+    "models": ("a.safetensors", "checkpoints/b.safetensors"),
+    "checkpoints": ("b.safetensors",),
     "control_nets": ("edges.safetensors",),
     "text_encoders": ("clip_l.safetensors",),
     "vaes": ("sd.safetensors", "taesd"),
 }
-HERE = {"models": ("here.safetensors",), "control_nets": (), "text_encoders": (), "vaes": ()}
+HERE = {
+    "models": ("here.safetensors",),
+    "checkpoints": (),
+    "control_nets": (),
+    "text_encoders": (),
+    "vaes": (),
+}
 
 
 class Sessions:

@@ -1,4 +1,4 @@
-"""Write a CLIP-L of its real size with random weights, in float8, and a LoRA for it.
+"""Write a CLIP-L of its real size with random weights, in float8, a LoRA for it, and a checkpoint with it.
 
 PYTHON build_clip_l.py COMFYUI_ROOT MODELS_FOLDER
 """
@@ -17,7 +17,8 @@ args.cpu = True
 
 import comfy.sd1_clip  # noqa: E402
 import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from comfy.taesd.taesd import TAESD  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 _LAYERS = ("text_model.encoder.layers.0.mlp.fc1", "text_model.encoder.layers.7.self_attn.q_proj")
 
@@ -35,8 +36,17 @@ def main() -> None:
             own = f"lora_te_{name.replace('.', '_')}"
             lora[f"{own}.lora_up.weight"] = torch.randn(tensor.shape[0], 4, generator=generator) * 0.2
             lora[f"{own}.lora_down.weight"] = torch.randn(4, tensor.shape[1], generator=generator) * 0.2
-    for name, tensors in {"text_encoders/clip-l": weights, "loras/clip-l-lora": lora}.items():
-        path = Path(FOLDER) / f"{name}.safetensors"
+    folder = Path(FOLDER)
+    whole = load_file(folder / "checkpoints" / "sd15.safetensors")
+    vae = TAESD(latent_channels=4).state_dict()
+    for key, tensor in vae.items():
+        drawn = torch.randn(tensor.shape, generator=generator)
+        scale = tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 0.02
+        whole[f"first_stage_model.{key}"] = drawn * scale
+    whole |= {f"cond_stage_model.transformer.{key}": tensor.half() for key, tensor in weights.items()}
+    files = {"text_encoders/clip-l": weights, "loras/clip-l-lora": lora, "checkpoints/whole": whole}
+    for name, tensors in files.items():
+        path = folder / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import folder_paths
 
 from ...backends.base import BackendError
@@ -16,17 +17,19 @@ from ...client.remote_model import RemoteModel
 from ...client.session import Session
 from ...config.findings import checked_settings, told_with_errors
 from ...config.settings import load_settings
-from ...errors import OffloadError
+from ...errors import OffloadError, UnknownModelError
 from ...protocol.messages import ModelRef, made
 from ...transport.base import Check
+from ..installation.folder_names import CHECKPOINT_FOLDER
 from ..wire import vae_calls
 from ..wire.control_data import PREFIX
+from ..wire.text_encoder_calls import CHECKPOINT_PREFIX as CHECKPOINT_CLIP
 from ..wire.text_encoder_calls import CPU, DEVICE, TYPE
 from ..wire.text_encoder_calls import PREFIX as ENCODER_PREFIX
 from . import loader_epoch
 from .file_data_cache import FileDataCache
 from .model_list_cache import KeptLists
-from .model_lists import CONTROL_NETS, MODELS, TEXT_ENCODERS, VAES, Lists, WorkerLists
+from .model_lists import CHECKPOINTS, CONTROL_NETS, MODELS, TEXT_ENCODERS, VAES, Lists, WorkerLists
 from .patcher import RemoteModelPatcher, remote_patcher
 from .remote_control_net import RemoteControlNet
 from .remote_vae import RemoteVae
@@ -38,10 +41,12 @@ def _lists_here() -> Lists:
     nets = importlib.import_module("..installation.control_net_files", __package__)
     encoders = importlib.import_module("..installation.text_encoder_files", __package__)
     vaes = importlib.import_module("..installation.vae_files", __package__)
+    checkpoints = importlib.import_module("..installation.checkpoint_files", __package__)
     return {
         MODELS: tuple(file.name for file in models.DIFFUSION_MODELS.list_files()),
         CONTROL_NETS: tuple(file.name for file in nets.CONTROL_NETS.list_files()),
         TEXT_ENCODERS: tuple(file.name for file in encoders.TEXT_ENCODERS.list_files()),
+        CHECKPOINTS: tuple(file.name for file in checkpoints.CHECKPOINTS.list_files()),
         VAES: tuple(file.name for file in vaes.VAES.list_files()),
     }
 
@@ -131,6 +136,34 @@ def load_remote_vae(name: str) -> RemoteVae:
     return RemoteVae(remote, eight_bit=checked_settings().pictures == "8-bit")
 
 
+@told_with_errors()
+def load_remote_checkpoint(name: str) -> tuple[RemoteModelPatcher, Any, Any]:
+    """Return MODEL, CLIP and VAE for the configured worker's checkpoint of that name.
+
+    As with ComfyUI's own loader, the CLIP is None if the file has none, and a VAE that it lacks fails in use.
+
+    Raises:
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the checkpoint.
+    """
+    client = importlib.import_module(".text_encoder", __package__)
+    model = load_remote(f"{CHECKPOINT_FOLDER}/{name}", "default")
+    clip = _part_of_checkpoint(CHECKPOINT_CLIP + name)
+    vae = _part_of_checkpoint(vae_calls.CHECKPOINT_PREFIX + name)
+    return (
+        model,
+        None if clip is None else client.remote_clip(clip, _file_data),
+        comfy.sd.VAE(sd={}) if vae is None else RemoteVae(vae, eight_bit=checked_settings().pictures == "8-bit"),
+    )
+
+
+def _part_of_checkpoint(name: str) -> RemoteModel | None:
+    """Return a part of a checkpoint, whose model the worker has loaded; None if the file lacks the part."""
+    try:
+        return _loaded_module(made(ModelRef, {"name": name}))[1]
+    except UnknownModelError:
+        return None
+
+
 def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteModel]:
     return _opened(lambda session, check: session.model(name, weight_dtype, check=check))
 
@@ -205,6 +238,23 @@ def load_local_vae(name: str) -> Any:
     vaes = importlib.import_module("..installation.vae_files", __package__)
     try:
         return vaes.load_vae(vaes.VAES.files_of(name)).vae
+    except BackendError as error:
+        raise OffloadError(str(error)) from error
+
+
+def load_local_checkpoint(name: str) -> tuple[Any, Any, Any]:
+    """Return MODEL, CLIP and VAE of a checkpoint on this machine, loaded by ComfyUI's own loader.
+
+    Raises:
+        OffloadError: there is no such file here, or it cannot be loaded.
+    """
+    checkpoints = importlib.import_module("..installation.checkpoint_files", __package__)
+    try:
+        file = checkpoints.CHECKPOINTS.find_file(name)
+        loaded: tuple[Any, Any, Any] = checkpoints.load_checkpoint(
+            file, folder_paths.get_folder_paths("embeddings")
+        )
+        return loaded
     except BackendError as error:
         raise OffloadError(str(error)) from error
 

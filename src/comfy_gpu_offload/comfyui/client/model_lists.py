@@ -18,6 +18,7 @@ from ...transport.base import Check
 from ..installation import release
 from ..installation.folder_names import (
     APPROXIMATE_VAE_FOLDER,
+    CHECKPOINT_FOLDER,
     CONTROL_NET_FOLDER,
     TEXT_ENCODER_FOLDER,
     VAE_FOLDER,
@@ -35,18 +36,19 @@ State = Literal["listed", "kept", "here", "unasked", "failed"]
 MODELS = "models"
 CONTROL_NETS = "control_nets"
 TEXT_ENCODERS = "text_encoders"
+CHECKPOINTS = "checkpoints"
 VAES = "vaes"
 # The lists that the files of a worker's folder are in; those of folders that are not known here are in none.
 _LISTS_OF: Mapping[str, tuple[str, ...]] = {
     "diffusion_models": (MODELS,),
-    "checkpoints": (MODELS,),
+    CHECKPOINT_FOLDER: (MODELS, CHECKPOINTS),
     "diffusers": (MODELS,),
     CONTROL_NET_FOLDER: (CONTROL_NETS,),
     TEXT_ENCODER_FOLDER: (TEXT_ENCODERS,),
     VAE_FOLDER: (VAES,),
     APPROXIMATE_VAE_FOLDER: (VAES,),
 }
-KINDS = (MODELS, CONTROL_NETS, TEXT_ENCODERS, VAES)
+KINDS = (MODELS, CONTROL_NETS, TEXT_ENCODERS, CHECKPOINTS, VAES)
 
 # Shorter than a run's, because a user waits for the list.
 _RETRY_S = 3.0
@@ -147,7 +149,9 @@ def _by_kind(entries: Iterable[ModelEntry]) -> Lists:
     lists: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for entry in entries:
         for kind in _LISTS_OF.get(entry.folder, ()):
-            lists[kind].append(entry.name)
+            # A model is shown with its folder where another folder has the name as well.
+            name = entry.name.removeprefix(f"{CHECKPOINT_FOLDER}/") if kind == CHECKPOINTS else entry.name
+            lists[kind].append(name)
     return {kind: tuple(names) for kind, names in lists.items()}
 
 

@@ -9,13 +9,11 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ...backends.base import ModelFileError
 from ...backends.weight_files import check_weight_file
-from .folder_names import CHECKPOINT_FOLDER, TEXT_ENCODER_FOLDER
+from .folder_names import TEXT_ENCODER_FOLDER
 from .model_files import FileKind, ModelFile, naming_the_file
 
 TEXT_ENCODERS = FileKind("text encoder", (TEXT_ENCODER_FOLDER,), {"clip": TEXT_ENCODER_FOLDER})
-CHECKPOINTS = FileKind("checkpoint", (CHECKPOINT_FOLDER,))
 _CPU = torch.device("cpu")
 
 
@@ -50,40 +48,6 @@ def load_clip(files: Sequence[ModelFile], type_name: str, *, on_cpu: bool, embed
             clip_type=comfy.sd.CLIPType[type_name],
             model_options=load_options(on_cpu=on_cpu),
         )
-
-
-def load_checkpoint_clip(file: ModelFile) -> Any:
-    """Return the CLIP of a checkpoint, without reading its model and its VAE.
-
-    Raises:
-        ModelFileError: it is damaged, or has no text encoder, or ComfyUI cannot load it.
-        OutOfMemoryError: it does not fit.
-    """
-    check_weight_file(file.path)
-    with naming_the_file(file, " as a checkpoint"), torch.inference_mode():
-        clip = comfy.sd.load_checkpoint_guess_config(
-            str(file.path), output_vae=False, output_clip=True, output_model=False
-        )[1]
-    if clip is None:
-        raise ModelFileError(
-            f"There is no text encoder in {file.path}: load one with Remote CLIP Loader or its kin."
-        )
-    return clip
-
-
-def load_checkpoint(file: ModelFile, embeddings: Any) -> tuple[Any, Any, Any]:
-    """Return MODEL, CLIP and VAE of a checkpoint, as ComfyUI's own loader makes them.
-
-    Raises:
-        ModelFileError: it is damaged, or ComfyUI cannot load it.
-        OutOfMemoryError: it does not fit.
-    """
-    check_weight_file(file.path)
-    with naming_the_file(file, " as a checkpoint"), torch.inference_mode():
-        model, clip, vae = comfy.sd.load_checkpoint_guess_config(
-            str(file.path), output_vae=True, output_clip=True, embedding_directory=embeddings
-        )[:3]
-    return model, clip, vae
 
 
 def read_file(file: ModelFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_encoders import LATER
 
 from comfy_gpu_offload.comfyui.client.text_encoder import remote_clip
-from comfy_gpu_offload.comfyui.installation import text_encoder_files
+from comfy_gpu_offload.comfyui.installation import checkpoint_files
 from comfy_gpu_offload.protocol.messages import ModelRef
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -50,9 +50,9 @@ def _checkpoint() -> Pair:
     folder.mkdir()
     save_file({key: value.half() for key, value in weights.items()}, folder / "whole.safetensors")
     folder_paths.add_model_folder_path("checkpoints", str(folder), is_default=True)
-    file = text_encoder_files.CHECKPOINTS.find_file("whole.safetensors")
+    file = checkpoint_files.CHECKPOINTS.find_file("whole.safetensors")
     ref = ModelRef(name="checkpoint_clip:whole.safetensors")
-    return Pair(text_encoder_files.load_checkpoint_clip(file), remote_clip(SESSION.module(ref), CACHE))
+    return Pair(checkpoint_files.load_checkpoint_clip(file), remote_clip(SESSION.module(ref), CACHE))
 
 
 def families() -> dict[str, Any]:

@@ -6,15 +6,12 @@ from typing import Any, Self
 
 import comfy.model_management
 
-from ....backends.weight_files import bytes_of_keys
+from ....backends.base import ModelNotFoundError
 from ....protocol.messages import ModelRef
-from ...installation.text_encoder_files import CHECKPOINTS, load_checkpoint_clip
+from ...installation.checkpoint_files import CHECKPOINTS, bytes_of_clip, load_checkpoint_clip
 from ...wire.text_encoder_calls import CHECKPOINT_PREFIX
 from .runnable_module import ModuleFiles
 from .text_encoder import TextEncoder
-
-# With what the keys of a checkpoint's other parts begin.
-_OTHERS = ("model.diffusion_model.", "first_stage_model.", "vae.")
 
 
 class CheckpointClip(TextEncoder):
@@ -31,8 +28,7 @@ class CheckpointClip(TextEncoder):
     def find(cls, ref: ModelRef) -> ModuleFiles:
         """See `RunnableModule`: one file, without options."""
         file = cls.single_file(ref)
-        size = bytes_of_keys(file.path, lambda key: not key.startswith(_OTHERS))
-        return ModuleFiles(ref, (file,), file.size_bytes if size is None else size)
+        return ModuleFiles(ref, (file,), bytes_of_clip(file))
 
     @classmethod
     def load(cls, found: ModuleFiles) -> Self:
@@ -40,4 +36,10 @@ class CheckpointClip(TextEncoder):
         found.refuse_weight_dtype("text encoders")
         management: Any = comfy.model_management
         dtype = management.text_encoder_dtype(management.text_encoder_device())
-        return cls(load_checkpoint_clip(found.files[0]), dtype, found.files)
+        (file,) = found.files
+        clip = load_checkpoint_clip(file) if bytes_of_clip(file) else None
+        if clip is None:
+            raise ModelNotFoundError(
+                f"There is no text encoder in {file.path}: load one with Remote CLIP Loader or its kin."
+            )
+        return cls(clip, dtype, found.files)
