@@ -12,6 +12,7 @@ from typing import Self
 from comfy_gpu_offload.io.frame_reader import FrameReader
 from comfy_gpu_offload.net.websocket.handshake import Upgrade, upgraded
 from comfy_gpu_offload.net.websocket.link import Link
+from comfy_gpu_offload.net.websocket.payloads import Buffer
 from comfy_gpu_offload.net.websocket.pieces import CONNECTION, PATH, Kind, Piece, payloads, sealed
 from comfy_gpu_offload.protocol.envelope import open_frame
 from comfy_gpu_offload.protocol.messages import Message
@@ -41,15 +42,15 @@ class WebSocketClient:
         self._early: list[Piece] = []
         self.gives_signs = True
 
-    def send(self, kind: int, exchange: int = CONNECTION, payload: bytes | memoryview = b"") -> None:
+    def send(self, kind: int, exchange: int = CONNECTION, *payload: Buffer) -> None:
         """Send a piece."""
-        self.link.send(sealed(Kind(kind), exchange, payload), lambda: None)
+        self.link.send(sealed(Kind(kind), exchange, *payload), lambda: None)
 
     def begin(self, exchange: int, frame: bytes | memoryview, route: int = FORWARD) -> None:
         """Begin an exchange with these bytes of its frame."""
         kind = Kind.BEGIN
         for payload in payloads([frame], first=bytes([route])):
-            self.send(kind, exchange, payload)
+            self.send(kind, exchange, *payload)
             kind = Kind.DATA
 
     def piece(self, fits: Callable[[Piece], bool]) -> Piece:
@@ -69,7 +70,7 @@ class WebSocketClient:
                     self._early.append(piece)
             assert monotonic() < until, "nothing came"
             self.link.tend(warm=self.gives_signs)
-            waiting = self.link.receive(0.1)
+            waiting = [each._replace(payload=memoryview(bytes(each.payload))) for each in self.link.receive(0.1)]
 
     def reply(self, exchange: int) -> Message:
         """Return the message of the one reply to an exchange."""

@@ -27,18 +27,19 @@ class FrameReader:
         """Return the size of the unfinished frame, once it is known."""
         return 0 if self._frame is None else len(self._frame)
 
-    def feed(self, part: memoryview) -> list[memoryview]:
+    def feed(self, part: bytes | bytearray | memoryview) -> list[memoryview]:
         """Copy `part`, and return the frames that it completes, writable and aligned.
 
         Raises:
             FrameError: what arrives is no frame, or larger than the limits allow; found by its first bytes.
         """
         frames: list[memoryview] = []
-        while part:
+        rest = memoryview(part)
+        while rest:
             if self._frame is None:
-                part = self._begin(part)
+                rest = self._begin(rest)
             if self._frame is not None:
-                part = self._fill(self._frame, part)
+                rest = self._fill(self._frame, rest)
                 if self._filled == len(self._frame):
                     frames.append(self._frame)
                     self._frame, self._prelude = None, bytearray()

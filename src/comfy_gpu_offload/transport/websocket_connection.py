@@ -16,7 +16,8 @@ from ..errors import ConnectionLostError, FrameError, TransportError
 from ..io.frame import EncodedFrame, FrameLimits
 from ..io.frame_reader import FrameReader
 from ..net.websocket.link import Link, LinkClosedError, Wait
-from ..net.websocket.pieces import CONNECTION, PIECE_BYTES, Kind, Piece, payloads, sealed
+from ..net.websocket.payloads import Buffer
+from ..net.websocket.pieces import CONNECTION, SMALL_FRAME_BYTES, Kind, Message, Piece, payloads, sealed
 from .base import CHECK_INTERVAL_S, Route
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,6 @@ class WebSocketConnection:
     """One WebSocket to a worker, which any number of threads use at a time.
 
     Attributes:
-        heard_at: when something came last, by `monotonic`.
         was_heard: whether anything came since the upgrade.
         early: the exchanges whose requests went with the upgrade, in that order.
     """
@@ -84,7 +84,6 @@ class WebSocketConnection:
             early: number of the requests that went with the upgrade.
             are_taken: whether the worker has said that it took them. Their numbers are used for no others anyway.
         """
-        self.heard_at = monotonic()
         self.was_heard = False
         self._url = url
         self._link = link
@@ -99,6 +98,11 @@ class WebSocketConnection:
         self._lost: TransportError | None = None
         self._is_closing = False
         threading.Thread(target=self._run, name="comfy-gpu-offload-websocket", daemon=True).start()
+
+    @property
+    def heard_at(self) -> float:
+        """Return when something came last, by `monotonic`."""
+        return self._link.heard_at
 
     @property
     def is_open(self) -> bool:
@@ -126,21 +130,21 @@ class WebSocketConnection:
         Raises:
             ConnectionLostError: the connection has ended.
         """
-        urgent = frame.size_bytes < PIECE_BYTES
+        urgent = frame.size_bytes <= SMALL_FRAME_BYTES
         try:
             for payload in payloads(frame.buffers, first=bytes([ROUTE_NUMBERS[route]])):
                 if not exchange.number:
                     # Numbers go up in the order in which exchanges begin, and urgent ones overtake others here.
                     self._link.send(partial(self._first_piece, exchange, payload), wait, urgent=urgent)
                 elif exchange.number in self._open:
-                    self._link.send(sealed(Kind.DATA, exchange.number, payload), wait, urgent=urgent)
+                    self._link.send(sealed(Kind.DATA, exchange.number, *payload), wait, urgent=urgent)
                 else:
                     return  # it was answered before it was whole
         except LinkClosedError as error:
             self._fail(error)
             raise self._loss() from error
 
-    def _first_piece(self, exchange: OpenExchange, payload: bytes | memoryview) -> bytes:
+    def _first_piece(self, exchange: OpenExchange, payload: list[Buffer]) -> Message:
         with self._lock:
             if self._lost is not None:
                 raise LinkClosedError(1006, "")
@@ -148,7 +152,7 @@ class WebSocketConnection:
             exchange.number = self._last_number
             self._open[exchange.number] = exchange
             self._unsent.discard(exchange)
-        return sealed(Kind.BEGIN, exchange.number, payload)
+        return sealed(Kind.BEGIN, exchange.number, *payload)
 
     def end(self, exchange: OpenExchange, *, is_answered: bool) -> None:
         """Forget `exchange`; unless it has been answered, tell the worker that nobody wants its replies."""
@@ -199,8 +203,7 @@ class WebSocketConnection:
         while True:
             pieces = self._link.receive(CHECK_INTERVAL_S)
             now = monotonic()
-            if pieces:
-                self.heard_at, self.was_heard = now, True
+            self.was_heard = self.was_heard or bool(pieces)
             for piece in pieces:
                 self._take(piece)
             if now - tended_at >= CHECK_INTERVAL_S:

@@ -127,6 +127,18 @@ def test_signs_of_life_are_sent_when_the_line_is_idle(ends: tuple[Link, Link]) -
     assert [piece.kind for piece in received(worker, 1)] == [Kind.WARM]
 
 
+def test_bytes_of_a_piece_are_heard_before_it_is_whole() -> None:
+    ours, theirs = socket.socketpair()
+    client, protocol = shaken_hands()
+    worker = Link(theirs, protocol)
+    sent = b"".join(sent_by(client, b"".join(sealed(Kind.DATA, 3, bytes(100_000)))))
+    at_first = worker.heard_at
+    ours.sendall(sent[:50_000])
+    assert worker.receive(0.01) == []
+    assert worker.heard_at > at_first
+    worker.abandon()
+
+
 def test_the_reason_of_a_close_arrives(ends: tuple[Link, Link]) -> None:
     client, worker = ends
     worker.close(1008, "no")
@@ -148,7 +160,7 @@ def test_an_end_without_a_close_is_told(ends: tuple[Link, Link]) -> None:
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (b"\x82\x05" + sealed(Kind.WARM), 1002),  # unmasked
+        (b"\x82\x05" + sealed(Kind.WARM)[0], 1002),  # unmasked
         (b"\x81\x80abcd", 1003),  # text
         (b"\x82\x80abcd", 1002),  # no header of a piece
         (b"\xc2\x80abcd", 1002),  # a reserved bit, as compression would set
@@ -176,7 +188,7 @@ def test_what_breaks_the_protocol_ends_the_connection_with_its_code(sent: bytes,
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (b"\x82\x85abcd" + sealed(Kind.WARM), 1002),  # masked
+        (b"\x82\x85abcd" + sealed(Kind.WARM)[0], 1002),  # masked
         (b"\x81\x00", 1003),
         (b"\x82\x00", 1002),
         (b"\xc2\x00", 1002),
@@ -220,7 +232,7 @@ def test_a_message_in_fragments_is_one_piece() -> None:
     ours, theirs = socket.socketpair()
     _, protocol = shaken_hands()
     worker = Link(theirs, protocol)
-    message = sealed(Kind.DATA, 3, b"abc")
+    message = b"".join(sealed(Kind.DATA, 3, b"abc"))
     mask = bytes(4)
     ours.sendall(b"\x02\x82" + mask + message[:2] + b"\x89\x80" + mask + b"\x80" + bytes([0x80 + len(message) - 2]))
     ours.sendall(mask + message[2:])
@@ -376,7 +388,7 @@ def test_after_a_close_over_tls_no_encrypted_bytes_are_taken_for_pieces(tmp_path
     client, protocol = shaken_hands()
     worker = Link(answering[0], protocol)
     worker.close()
-    secured.sendall(b"".join(sent_by(client, sealed(Kind.DATA, 3, bytes(1000)))))
+    secured.sendall(b"".join(sent_by(client, b"".join(sealed(Kind.DATA, 3, bytes(1000))))))
     deciphered = worker._sock.recv(2000)
     assert deciphered.startswith(b"\x82\xfe")
     secured.close()

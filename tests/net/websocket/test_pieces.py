@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import ceil
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +9,10 @@ from hypothesis import strategies as st
 from comfy_gpu_offload.net.websocket.pieces import PIECE_BYTES, Kind, PieceError, opened, payloads, sealed
 
 
-@given(st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=300))
-def test_a_piece_is_read_as_it_was_written(kind: Kind, exchange: int, payload: bytes) -> None:
-    assert opened(sealed(kind, exchange, payload)) == (kind, exchange, memoryview(payload))
+@given(st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.lists(st.binary(max_size=300)))
+def test_a_piece_is_read_as_it_was_written(kind: Kind, exchange: int, payload: list[bytes]) -> None:
+    message = b"".join(sealed(kind, exchange, *payload))
+    assert opened(message) == (kind, exchange, memoryview(b"".join(payload)))
 
 
 @pytest.mark.parametrize("message", [b"", b"\x01", b"\x01\0\0\0", b"\x00\0\0\0\0", b"\x07\0\0\0\0abc"])
@@ -18,17 +21,21 @@ def test_a_message_that_is_no_piece_is_refused(message: bytes) -> None:
         opened(message)
 
 
-@given(
-    st.binary(max_size=3),
-    st.lists(st.integers(0, 3 * PIECE_BYTES).map(lambda size: bytes(range(256)) * (size // 256 + 1)), max_size=4),
-)
-def test_payloads_are_the_bytes_of_all_buffers_in_order(first: bytes, buffers: list[bytes]) -> None:
-    parts = list(payloads(buffers, first))
+@given(st.binary(max_size=3), st.lists(st.integers(0, 3 * PIECE_BYTES), max_size=4))
+def test_payloads_are_the_bytes_of_all_buffers_in_equal_parts(first: bytes, sizes: list[int]) -> None:
+    buffers = [bytes([number]) * size for number, size in enumerate(sizes)]
+    parts = [b"".join(payload) for payload in payloads(buffers, first)]
     assert b"".join(parts) == first + b"".join(buffers)
-    assert all(0 < len(part) <= PIECE_BYTES for part in parts)
-    assert all(len(part) == PIECE_BYTES for part in parts[:-1]) or any(len(each) >= PIECE_BYTES for each in buffers)
+    assert len(parts) == ceil((len(first) + sum(sizes)) / PIECE_BYTES)
+    assert all(len(parts[-1]) <= len(part) == len(parts[0]) <= PIECE_BYTES for part in parts[:-1])
 
 
 def test_a_large_buffer_is_not_copied() -> None:
     buffer = bytes(3 * PIECE_BYTES)
-    assert all(isinstance(part, memoryview) and part.obj is buffer for part in payloads([buffer]))
+    parts = [part for payload in payloads([b"small", buffer, b"small"], b"first") for part in payload]
+    assert [part.obj is buffer for part in parts if isinstance(part, memoryview)] == [True] * 4
+    assert [bytes(part) for part in parts if not isinstance(part, memoryview)] == [b"firstsmall", b"small"]
+
+
+def test_many_small_buffers_are_few_for_a_system_call() -> None:
+    assert all(len(payload) < 200 for payload in payloads([b"123"] * 100_000 + [bytes(5000), b"1"] * 1000))

@@ -1,6 +1,7 @@
 """One end of an open WebSocket: pieces in and out of a socket, by any number of threads.
 
-The protocol itself is `websockets`' sans-I/O core (benchmarks/websocket_libraries.py compares it with wsproto).
+The protocol itself is `websockets`' sans-I/O core (benchmarks/websocket_libraries.py compares it with wsproto), but
+long payloads pass beside it.
 """
 
 from __future__ import annotations
@@ -8,22 +9,24 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Protocol, State
+from websockets.protocol import Protocol, Side, State
 
 from ..clock import CHECK_INTERVAL_S
 from ..sockets import wait_readable, wait_writable
-from .pieces import Kind, Piece, PieceError, opened, sealed
+from .payloads import Buffer, IncomingPayload, framed
+from .pieces import Kind, Message, Piece, PieceError, opened, sealed
 from .turns import Turns
+from .unsent import Unsent
 
-_RECEIVE_BYTES = 64 * 1024
+# Of heads of frames, and short frames. Little, because what comes with them of a long payload is copied.
+_RECEIVE_BYTES = 4 * 1024
 # Answers to pings that the other side does not read, and messages that nobody has sent yet.
 _MAX_UNSENT_BYTES = 64 * 1024
 
@@ -51,6 +54,7 @@ class Link:
     waits for the socket happen in between.
 
     Attributes:
+        heard_at: when bytes came last, by `monotonic`: on a slow line a piece may take longer than silence may.
         unanswered_pings: number of pings that the other side has not answered.
     """
 
@@ -64,15 +68,18 @@ class Link:
         sock.setblocking(False)
         self._sock = sock
         self._protocol = protocol
+        self._is_client = protocol.side is Side.CLIENT
+        self._payload = IncomingPayload(protocol)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._using: Any = threading.Lock() if self._is_tls else nullcontext()
         self._protocol_lock = threading.Lock()
         self._turns = Turns()
-        self._unsent = b""  # the rest of what is under way; belongs to whoever has the turn
-        self._small: deque[bytes] = deque()  # what any thread leaves to whoever has the turn next
+        self._unsent = Unsent()  # belongs to whoever has the turn, but for what any thread adds
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._fragments = bytearray()
         self._early = bytes(received)
+        self._is_drained = False  # the last read took all that there was
+        self.heard_at = monotonic()
         self.unanswered_pings = 0
         self._is_shut = False
 
@@ -84,25 +91,24 @@ class Link:
         Raises:
             LinkClosedError: the connection is closed, or the socket failed.
         """
-        with self._protocol_lock:
-            frames = self._protocol.events_received()
-            is_open = self._protocol.state is State.OPEN
-        if not frames:
+        frames, is_open = self._events()
+        until = monotonic() + wait_s
+        while not frames:
             if not is_open:
                 raise self._closed()
-            data = self._received(wait_s)
-            if data is None:
+            if not self._advance(wait_s):
                 return []
-            frames = self._parsed(data)
-        pieces = [piece for frame in frames if (piece := self._piece(frame)) is not None]  # type: ignore[arg-type]
+            frames, is_open = self._events()
+            wait_s = max(0.0, until - monotonic())
+        pieces = [piece for frame in frames if (piece := self._piece(frame)) is not None]
         if not pieces and self._protocol.state is not State.OPEN:
             raise self._closed()
         return pieces
 
-    def send(self, message: bytes | Callable[[], bytes], wait: Wait, *, urgent: bool = False) -> None:
+    def send(self, message: Message | Callable[[], Message], wait: Wait, *, urgent: bool = False) -> None:
         """Send a piece, whole, before another thread sends; urgent ones first.
 
-        If `wait` raises while it is sent, whoever sends next sends the rest of it first.
+        It is sent from its own memory. If `wait` raises meanwhile, whoever sends next sends the rest of it first.
 
         Args:
             message: the piece, or a function that makes it. That is called once nothing can be sent before it.
@@ -114,18 +120,21 @@ class Link:
         self._turns.take(wait, urgent=urgent)
         try:
             self._flush(wait)
-            self._unsent = self._wire(message if isinstance(message, bytes) else message())
+            self._unsent.begin(self._wire(message if isinstance(message, tuple) else message()))
             self._flush(wait)
+        except BaseException:
+            self._unsent.copy()
+            raise
         finally:
             self._turns.release()
 
-    def post(self, message: bytes) -> None:
+    def post(self, message: Message) -> None:
         """Have a small piece sent without waiting for it: now if nobody is sending, else by whoever sends next.
 
         Raises:
             LinkClosedError: the connection is closed, or the other side has not read so many of them.
         """
-        self._leave(self._wire(message))
+        self._leave(b"".join(self._wire(message)))
         self.tend()
 
     def ping(self) -> None:
@@ -150,7 +159,7 @@ class Link:
         try:
             is_sent = self._flush(None)
             if warm and is_sent:
-                self._unsent = self._wire(sealed(Kind.WARM))
+                self._unsent.begin(self._wire(sealed(Kind.WARM)))
                 self._flush(None)
         except LinkClosedError:
             pass  # the thread that receives finds out as well
@@ -172,7 +181,7 @@ class Link:
         if self._turns.take_if_free():
             with suppress(LinkClosedError):
                 if self._flush(None):
-                    self._unsent = last
+                    self._unsent.begin([last])
                     self._flush(None)
             self._turns.release()
         # By the plain socket's method: an SSLSocket's own forgets the encryption, and the thread that receives
@@ -198,27 +207,49 @@ class Link:
         with suppress(OSError):
             self._sock.close()
 
-    def _received(self, wait_s: float) -> bytes | memoryview | None:
+    def _events(self) -> tuple[list[Frame], bool]:
+        """Return the frames that were parsed, and whether the connection is open."""
+        with self._protocol_lock:
+            frames = cast(list[Frame], self._protocol.events_received())
+            return frames, self._protocol.state is State.OPEN
+
+    def _advance(self, wait_s: float) -> bool:
+        """Take what comes within `wait_s` seconds; return whether anything did, or the end."""
         if self._early:
             early, self._early = self._early, b""
-            return early
-        count = self._attempt(lambda: self._sock.recv_into(self._buffer))
+            self._parse(early)
+            return True
+        payload = self._payload.vacant
+        room = payload or self._buffer
+        count = None if self._is_drained else self._attempt(lambda: self._sock.recv_into(room))
         if count is None and self._ready(wait_readable, wait_s):
-            count = self._attempt(lambda: self._sock.recv_into(self._buffer))
-        return None if count is None else self._buffer[:count]
+            count = self._attempt(lambda: self._sock.recv_into(room))
+        # What a TLS socket has deciphered already cannot be waited for.
+        self._is_drained = not self._is_tls and (count is None or count < len(room))
+        if count is None:
+            return False
+        self.heard_at = monotonic()
+        if not count:
+            self._parse(None)
+        elif not payload:
+            self._parse(self._buffer[:count])
+        else:
+            self._payload.received(count)
+            if not self._payload.vacant:
+                self._parse(b"")
+        return True
 
-    def _parsed(self, data: bytes | memoryview) -> list[Any]:
+    def _parse(self, data: bytes | memoryview | None) -> None:
+        """Have the library parse `data`, None at the end of all, and send what it answers."""
         with self._protocol_lock:
-            if len(data):
-                self._protocol.receive_data(data)  # type: ignore[arg-type]  # it is copied into a bytearray
-            else:
+            if data is None:
                 self._protocol.receive_eof()
-            frames = self._protocol.events_received()
+            else:
+                self._protocol.receive_data(data)  # type: ignore[arg-type]  # it is copied into a bytearray
             answers = b"".join(self._protocol.data_to_send())
         if answers:
             self._leave(answers)
             self.tend()
-        return frames
 
     def _piece(self, frame: Frame) -> Piece | None:
         """Return the piece that `frame` completes, if it does. A proxy may have cut a message into fragments."""
@@ -245,39 +276,35 @@ class Link:
         close = self._protocol.close_rcvd or self._protocol.close_sent
         return LinkClosedError(1006, "") if close is None else LinkClosedError(int(close.code), close.reason)
 
-    def _wire(self, message: bytes) -> bytes:
+    def _wire(self, message: Message) -> list[Buffer]:
         """Return the bytes that send `message`, masked if this is the client."""
-        with self._protocol_lock:
-            if self._protocol.state is not State.OPEN:
-                raise self._closed()
-            self._protocol.send_binary(message)
-            return b"".join(self._protocol.data_to_send())
+        if self._protocol.state is not State.OPEN:
+            raise self._closed()
+        buffers = framed(message, is_masked=self._is_client)
+        # Encryption copies them anyway, and would make a record of each.
+        return [b"".join(buffers)] if self._is_tls else buffers
 
     def _leave(self, data: bytes) -> None:
-        self._small.append(data)
-        if sum(map(len, self._small)) > _MAX_UNSENT_BYTES:
+        if self._unsent.add(data) > _MAX_UNSENT_BYTES:
             self.close(1008, "answers are not read")
             raise LinkClosedError(1008, "the other side does not read")
 
     def _flush(self, wait: Wait | None) -> bool:
         """Send what is left; return whether all of it was sent, which it is if `wait` allows waiting."""
-        while True:
-            if not self._unsent:
-                if not self._small:
-                    return True
-                self._unsent = self._small.popleft()
-            view = memoryview(self._unsent)
-            try:
-                while view:
-                    count = self._attempt(partial(self._sock.send, view))
-                    if count is not None:
-                        view = view[count:]
-                    elif wait is None:
-                        return False
-                    elif not self._ready(wait_writable, CHECK_INTERVAL_S):
-                        wait()
-            finally:
-                self._unsent = bytes(view)
+        while buffers := self._unsent.next():
+            count = self._attempt(partial(self._send_some, buffers))
+            if count is not None:
+                self._unsent.sent(count)
+            elif wait is None:
+                return False
+            elif not self._ready(wait_writable, CHECK_INTERVAL_S):
+                wait()
+        return True
+
+    def _send_some(self, buffers: list[Buffer]) -> int:
+        if len(buffers) > 1 and hasattr(self._sock, "sendmsg"):  # not on Windows
+            return self._sock.sendmsg(buffers)
+        return self._sock.send(buffers[0])
 
     def _ready(self, wait: Callable[[socket.socket, float], bool], seconds: float) -> bool:
         """Return whether the socket is what `wait` waits for; another thread may close it at any time.

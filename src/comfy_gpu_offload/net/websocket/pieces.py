@@ -8,19 +8,29 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from math import ceil
 from typing import Final, NamedTuple
+
+from .payloads import Buffer
 
 SUBPROTOCOL: Final = "comfy-gpu-offload.v1"
 PATH: Final = "/v1/connect"
 CONNECTION: Final = 0
 """The number in pieces that belong to no exchange."""
 
-# Measured from 64 KB to 1 MB (benchmarks/websocket_libraries.py): larger pieces leave the processor's cache between
-# masking, sending and unmasking. It is also what a cancel waits for behind a large frame.
-PIECE_BYTES: Final = 64 * 1024
+# Each piece costs both ends a system call and their threads' turns, so that 64 KB took half as long again as 256 KB
+# (benchmarks/call_overhead.py); it is also what a cancel waits for behind a large frame. A latent of 512 KB and its
+# head make two.
+PIECE_BYTES: Final = 320 * 1024
+SMALL_FRAME_BYTES: Final = 64 * 1024
+"""Frames up to that size are urgent: they do not wait behind larger ones."""
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The largest message that is accepted, so that a later release may send larger pieces."""
 _HEADER = struct.Struct("<BI")
+_SMALL_BYTES = 4 * 1024
+
+Message = tuple[Buffer, ...]
+"""The bytes of a message, in one buffer or several."""
 
 
 class Kind(IntEnum):
@@ -41,7 +51,7 @@ class Kind(IntEnum):
 
 
 class Piece(NamedTuple):
-    """A message that was received. `payload` shares its memory."""
+    """A message that was received. `payload` shares memory into which the next may be received."""
 
     kind: Kind
     exchange: int
@@ -52,12 +62,12 @@ class PieceError(ValueError):
     """A message is no piece."""
 
 
-def sealed(kind: Kind, exchange: int = CONNECTION, payload: bytes | bytearray | memoryview = b"") -> bytes:
-    """Return the message of a piece."""
-    return _HEADER.pack(kind, exchange) + payload
+def sealed(kind: Kind, exchange: int = CONNECTION, *payload: Buffer) -> Message:
+    """Return the message of a piece, whose payload is in one buffer or several."""
+    return _HEADER.pack(kind, exchange), *payload
 
 
-def opened(message: bytes | bytearray | memoryview) -> Piece:
+def opened(message: Buffer) -> Piece:
     """Return the piece that a message is.
 
     Raises:
@@ -72,24 +82,27 @@ def opened(message: bytes | bytearray | memoryview) -> Piece:
         raise PieceError(f"a message is a piece of the unknown kind {kind}") from None
 
 
-def payloads(buffers: Sequence[bytes | bytearray | memoryview], first: bytes = b"") -> Iterator[bytes | memoryview]:
-    """Yield the bytes of `first` and then of `buffers` in payloads of `PIECE_BYTES` at most.
+def payloads(buffers: Sequence[Buffer], first: bytes = b"") -> Iterator[list[Buffer]]:
+    """Yield the bytes of `first` and then of `buffers` in payloads of `PIECE_BYTES` at most, of nearly equal size.
 
-    A payload that lies within one buffer shares its memory; small neighbours are joined.
+    Each is a list of buffers, which share memory except for small neighbours, which are joined: a system call takes
+    so many buffers and no more.
     """
-    joined = bytearray(first)
+    total = len(first) + sum(map(len, buffers))
+    most = ceil(total / ceil(total / PIECE_BYTES)) if total else 0
+    parts, small, room = list[Buffer](), bytearray(first), most - len(first)
     for buffer in buffers:
         view = memoryview(buffer)
         while view:
-            room = PIECE_BYTES - len(joined)
-            if not joined and len(view) >= PIECE_BYTES:
-                yield view[:PIECE_BYTES]
-                view = view[PIECE_BYTES:]
-                continue
-            joined += view[:room]
-            view = view[room:]
-            if len(joined) == PIECE_BYTES:
-                yield bytes(joined)
-                joined = bytearray()
-    if joined:
-        yield bytes(joined)
+            part, view = view[:room], view[room:]
+            room -= len(part)
+            if len(part) < _SMALL_BYTES:
+                small += part
+            else:
+                parts += [small, part] if small else [part]
+                small = bytearray()
+            if not room:
+                yield [*parts, small] if small else parts
+                parts, small, room = [], bytearray(), most
+    if parts or small:
+        yield [*parts, small] if small else parts

@@ -12,7 +12,7 @@ from time import monotonic
 from ...errors import FrameError
 from ...io.frame import EncodedFrame, FrameLimits
 from ...net.websocket.link import Link, LinkClosedError
-from ...net.websocket.pieces import CONNECTION, PIECE_BYTES, Kind, Piece, payloads, sealed
+from ...net.websocket.pieces import CONNECTION, SMALL_FRAME_BYTES, Kind, Piece, payloads, sealed
 from ...protocol.envelope import seal
 from ...protocol.messages import Fault, FaultCode
 from ..faults import STARTING, UNAUTHORIZED, fault_of
@@ -70,7 +70,7 @@ class WebSocketConnection:
         # Written by the receiving thread, and by an exchange's own thread, which removes it.
         self._open: dict[int, Exchange] = {}
         self._last_number = 0
-        self._used_at = self._heard_at = monotonic()
+        self._used_at = monotonic()
 
     def serve(self, early: Sequence[memoryview] = ()) -> None:
         """Receive and answer until the connection ends. Calls that are being computed then go on without it.
@@ -100,12 +100,9 @@ class WebSocketConnection:
     def _receive(self) -> None:
         tended_at = 0.0
         while True:
-            pieces = self._link.receive(_WARM_EVERY_S if self._open else _IDLE_POLL_S)
-            now = monotonic()
-            if pieces:
-                self._heard_at = now
-            for piece in pieces:
+            for piece in self._link.receive(_WARM_EVERY_S if self._open else _IDLE_POLL_S):
                 self._take(piece)
+            now = monotonic()
             if now - tended_at >= _WARM_EVERY_S:
                 tended_at = now
                 self._link.tend(warm=bool(self._open))
@@ -117,7 +114,7 @@ class WebSocketConnection:
         open_now = list(self._open.values())
         if open_now:
             self._used_at = now
-            if now - self._heard_at > self._limits.progress_s:
+            if now - self._link.heard_at > self._limits.progress_s:
                 raise _ViolationError(1008, "no sign of life came")
         for exchange in open_now:
             if not exchange.is_answered and now - exchange.heard_at > self._limits.progress_s:
@@ -194,7 +191,7 @@ class WebSocketConnection:
     def _refuse(self, number: int, fault: Fault) -> None:
         """Answer before the request is whole. The rest of it is dropped as it comes."""
         self._open.pop(number, None)
-        self._link.post(sealed(Kind.END, number, b"".join(seal(fault).buffers)))
+        self._link.post(sealed(Kind.END, number, *seal(fault).buffers))
 
     def _send(self, exchange: Exchange, replies: Generator[EncodedFrame]) -> None:
         """Send the replies to an exchange, on its own thread."""
@@ -216,13 +213,13 @@ class WebSocketConnection:
             self._open.pop(exchange.number, None)
 
     def _send_frame(self, exchange: Exchange, frame: EncodedFrame) -> None:
-        urgent, left = frame.size_bytes <= PIECE_BYTES, frame.size_bytes
+        urgent, left = frame.size_bytes <= SMALL_FRAME_BYTES, frame.size_bytes
         for payload in payloads(frame.buffers):
             if exchange.is_dropped:
                 return
-            left -= len(payload)
+            left -= sum(map(len, payload))
             kind = Kind.DATA if left or exchange.has_many_replies else Kind.END
-            self._link.send(sealed(kind, exchange.number, payload), self._patience(exchange), urgent=urgent)
+            self._link.send(sealed(kind, exchange.number, *payload), self._patience(exchange), urgent=urgent)
 
     def _patience(self, exchange: Exchange) -> Callable[[], None]:
         """Return what ends the wait for a client that takes no bytes."""
