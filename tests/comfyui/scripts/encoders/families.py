@@ -8,7 +8,7 @@ from typing import Any
 
 import folder_paths
 import torch
-from encoder_sides import CACHE, FOLDER, PROMPTS, ROOT, SESSION, Pair, compared, encoded
+from encoder_sides import CACHE, FOLDER, PROMPTS, SESSION, Pair, compared, encoded
 from safetensors.torch import load_file, save_file
 from small_encoders import LATER
 
@@ -33,9 +33,6 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
     **({"Qwen3 (Anima)": ("stable_diffusion", "qwen3")} if LATER else {}),
     "Flux": ("flux", "clip_l", "t5_wide"),
     "SD3 of three": ("stable_diffusion", "clip_l", "clip_g", "t5_wide"),
-}
-# With a tokenizer that some checkouts are without.
-_LLAMA: dict[str, tuple[str, ...]] = {
     "Llama (HunyuanVideo)": ("hunyuan_video", "clip_l", "llama"),
     "HiDream of four": ("stable_diffusion", "clip_l", "clip_g", "t5_wide", "llama_hidream"),
 }
@@ -58,8 +55,7 @@ def _checkpoint() -> Pair:
 def families() -> dict[str, Any]:
     """Return for each family and prompt whether both sides' conditioning is the same."""
     found: dict[str, Any] = {}
-    has_llama = (ROOT / "comfy/text_encoders/llama_tokenizer/tokenizer.json").exists()
-    for name, (choice, *files) in {**_FAMILIES, **(_LLAMA if has_llama else {})}.items():
+    for name, (choice, *files) in _FAMILIES.items():
         pair = Pair.of(choice, *files)
         for number, prompt in enumerate(PROMPTS):
             found[f"{name}, prompt {number}"] = compared(pair, lambda clip, prompt=prompt: encoded(clip, prompt))

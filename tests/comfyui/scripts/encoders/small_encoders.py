@@ -24,6 +24,7 @@ import comfy.text_encoders.wan
 import folder_paths
 import torch
 from safetensors.torch import save_file
+from transformers import T5TokenizerFast
 
 # Later releases know T5-XXL by its inner width, earlier ones by its width.
 LATER = hasattr(comfy.text_encoders.llama, "BaseGenerate")
@@ -77,6 +78,16 @@ def make_small() -> None:
             super().__init__(**{**kwargs, **_VISION})
 
     module.Qwen2VLVisionTransformer = Small
+    comfy.text_encoders.hunyuan_video.LlamaTokenizerFast = _AnotherTokenizer
+
+
+class _AnotherTokenizer:
+    """T5's tokenizer in the place of Llama's, whose vocabulary some checkouts are without."""
+
+    @staticmethod
+    def from_pretrained(_: str, **options: Any) -> Any:
+        folder = Path(comfy.sd1_clip.__file__).parent / "text_encoders" / "t5_tokenizer"
+        return T5TokenizerFast.from_pretrained(folder, **options)
 
 
 def _randomised(model: torch.nn.Module, seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -302,7 +302,7 @@ def _is_torchs(owner: ModuleType | type) -> bool:
 def _runs_here(owner: ModuleType | type, name: str) -> bool:
     """Return whether no forward pass at the worker uses the owner's entry of that name."""
     if isinstance(owner, ModuleType):
-        if f"{owner.__name__}.".startswith(ENCODERS) and name.endswith("Tokenizer"):
+        if f"{owner.__name__}.".startswith(ENCODERS) and "Tokenizer" in name:
             return True
         return name in _RUNS_HERE.get(owner.__name__, ())
     return _is_torchs(owner) and name in _BUILDS_MODULES
