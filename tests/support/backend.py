@@ -68,7 +68,9 @@ class FunctionBackend(Backend):
         return BackendInfo("function", "test device", folders=("/srv/models",))
 
     def listing(self) -> Listing:
-        return Listing(tuple(ModelEntry(name=name, folder="functions", size_bytes=0) for name in self.functions))
+        return Listing(
+            tuple(ModelEntry(name=name, folder="diffusion_models", size_bytes=0) for name in self.functions)
+        )
 
     def describe(self, ref: ModelRef) -> Described:
         if ref.name not in self.functions:
