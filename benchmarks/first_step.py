@@ -124,14 +124,14 @@ class _DescribedEcho(EchoBackend):
 
 
 def _digits(url: str, **settings: Any) -> None:
-    with comfy_gpu_offload.connect(url, **settings) as session:
+    with comfy_gpu_offload.connect(url, model="digits", **settings) as session:
         model = session.model("digits")
         latent, context, pooled = (_noise(*shape).to(model.dtype) for shape in ((1, 16, 8, 8), (1, 1, 48), (1, 64)))
         model(latent, context, pooled, torch.tensor([500.0]), return_dict=False)
 
 
 def _large(url: str) -> None:
-    with comfy_gpu_offload.connect(url) as session:
+    with comfy_gpu_offload.connect(url, model="echo") as session:
         session.model("echo")(torch.zeros(1, 16, 128, 128), context=_noise(1, 77, 3400))
 
 
@@ -159,7 +159,7 @@ class _Lora:
     def use(self, url: str) -> None:
         """Call the model with it from a new session."""
         patches = WeightPatches(self.template, ((1.0, 1.0),), self.tensors)
-        with comfy_gpu_offload.connect(url) as session:
+        with comfy_gpu_offload.connect(url, model="echo") as session:
             session.model("echo").patched(patches, (torch.zeros(1, 4, 64, 64),), {})
 
 

@@ -35,6 +35,13 @@ def test_a_job_larger_than_all_its_calls_is_better_done_in_calls() -> None:
     assert "each step" in estimate.summary()
 
 
+def test_a_job_that_sends_no_more_than_all_calls_is_not_measured_for() -> None:
+    assert SHAPE.is_smaller_as_job
+    assert RunShape(2, 500, 500, 1000, 1000).is_smaller_as_job
+    assert not RunShape(2, 499, 500, 1000, 1000).is_smaller_as_job
+    assert not RunShape(2, 500, 499, 1000, 1000).is_smaller_as_job
+
+
 def test_without_a_known_compute_time_the_network_decides_and_it_is_said() -> None:
     estimate = OffloadEstimator(Link(0.1, 1e9)).estimate(SHAPE, compute_s=None)
     assert estimate.whole_loop

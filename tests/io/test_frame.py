@@ -13,6 +13,7 @@ import msgpack
 import pytest
 import torch
 import xxhash
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as stock_load
@@ -204,6 +205,27 @@ def test_a_golden_zstd_frame_decodes() -> None:
     assert torch.equal(received.tensor, torch.arange(2000, dtype=torch.int32) // 100)
 
 
+def test_a_golden_packed_frame_decodes() -> None:
+    frame = decode((GOLDEN / "packed.bin").read_bytes())
+    assert frame.message == {"type": "long", "names": [f"block.{number}.weight" for number in range(200)]}
+    (received,) = frame.tensors
+    assert received.tensor is not None
+    assert torch.equal(received.tensor, torch.arange(8, dtype=torch.int32))
+
+
+def test_a_long_header_is_packed_where_that_is_asked_for() -> None:
+    message = {"type": "long", "names": [f"block.{number}.weight" for number in range(200)]}
+    parts = [Part("x", torch.arange(8, dtype=torch.int32))]
+    plain, packed = (encode(message, ["T", 0], parts, packs_header=packs) for packs in (False, True))
+    assert plain.size_bytes > 4 * packed.size_bytes
+    frame = decode(bytes(packed.joined()))
+    assert (frame.message, frame.skeleton) == (message, ["T", 0])
+    data = frame.tensors[0].tensor
+    assert data is not None
+    assert data.data_ptr() % 64 == 0
+    assert bytes(encode({"type": "short"}, packs_header=True).joined()) == bytes(encode({"type": "short"}).joined())
+
+
 # --- malformations: every name in docs/frame.md ---------------------------------------------------------------
 
 
@@ -235,6 +257,8 @@ ENTRY = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
 GOOD = section({"x": ENTRY}, b"abcd")
 GOOD_FRAME = build([row()], GOOD)
 
+HEADER = msgpack.packb({"message": {}, "tree": None, "tensors": []})
+
 MALFORMED: list[tuple[str, bytes]] = [
     ("truncated", b""),
     ("truncated", GOOD_FRAME[:31]),
@@ -242,7 +266,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("trailing_bytes", GOOD_FRAME + b"x"),
     ("bad_magic", b"X" + GOOD_FRAME[1:]),
     ("unsupported_version", build([row()], GOOD, version=2)),
-    ("unsupported_version", build([row()], GOOD, flags=1)),
+    ("unsupported_version", build([row()], GOOD, flags=2)),
     ("header_too_large", PRELUDE.pack(MAGIC, 1, 0, (1 << 16) + 1, 0, 0)),
     ("frame_too_large", PRELUDE.pack(MAGIC, 1, 0, 10, 1 << 40, 0)),
     ("bad_checksum", build([row()], GOOD, checksum=1)),
@@ -256,6 +280,13 @@ MALFORMED: list[tuple[str, bytes]] = [
     ),
     ("bad_header", build([], header=b"\x91" * 5000)),
     ("bad_header", build([], header=msgpack.packb({"message": {}, "tree": None, "tensors": []}) + b"\x00")),
+    ("bad_header", build([], header=b"no zstd", flags=1)),
+    ("bad_header", build([], header=HEADER, flags=1)),
+    ("bad_header", build([], header=zstandard.ZstdCompressor().compress(HEADER)[:-4], flags=1)),
+    ("bad_header", build([], header=zstandard.ZstdCompressor().compress(HEADER) * 2, flags=1)),
+    ("bad_header", build([], header=zstandard.ZstdCompressor(write_content_size=False).compress(HEADER), flags=1)),
+    ("bad_header", build([], header=zstandard.ZstdCompressor().compress(b"\x91" * 5000), flags=1)),
+    ("header_too_large", build([], header=zstandard.ZstdCompressor().compress(bytes((1 << 16) + 1)), flags=1)),
     ("too_many_tensors", build([row(name=str(i)) for i in range(17)])),
     ("tensors_too_large", build([row(shape=[1 << 21])])),
     ("repeated_tensor", build([row(), row()], GOOD)),

@@ -8,6 +8,7 @@ import pytest
 from tests.protocol.examples import EXAMPLES
 from tests.support.backend import FunctionBackend
 
+from comfy_gpu_offload.protocol.capabilities import PACKED_HEADERS
 from comfy_gpu_offload.protocol.envelope import open_frame, seal
 from comfy_gpu_offload.protocol.messages import (
     KINDS,
@@ -16,6 +17,7 @@ from comfy_gpu_offload.protocol.messages import (
     ClientMessage,
     Fault,
     FaultCode,
+    Hello,
     Message,
     WorkerMessage,
 )
@@ -40,6 +42,20 @@ def test_a_reply_is_not_taken_for_a_request(kind: type[Message]) -> None:
     assert reply.message.code is FaultCode.BAD_MESSAGE
     assert kind.__name__ in reply.message.message
     assert reply.request == getattr(EXAMPLES[kind], "request", None)
+
+
+def test_a_long_welcome_is_packed_for_those_who_read_that() -> None:
+    models = {f"a model with a long name {number}": lambda x: x for number in range(100)}
+    handler = Handler(FunctionBackend(**models))
+    hello = EXAMPLES[Hello]
+    assert isinstance(hello, Hello)
+    welcomes = {}
+    for known in ((), (PACKED_HEADERS,)):
+        asked = hello.model_copy(update={"capabilities": known, "model": None})
+        welcomes[known] = handler.handle(seal(asked).joined())
+    plain, packed = (bytes(each.joined()) for each in welcomes.values())
+    assert 4 * len(packed) < len(plain)
+    assert open_frame(packed).message == open_frame(plain).message
 
 
 def test_a_message_has_one_answer() -> None:

@@ -12,7 +12,7 @@ from comfy_gpu_offload.client.weight_patches import WeightPatches
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.protocol.envelope import open_frame
-from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
+from comfy_gpu_offload.transport.base import Carrier, Check, Route, Timeouts, Transport
 
 
 class Mixing:
@@ -29,6 +29,10 @@ class Mixing:
         self.armed = False
         self.mixed: list[str] = []
         self._earlier: dict[str, list[bytes]] = {}
+
+    @property
+    def carrier(self) -> Carrier:
+        return self._inner.carrier
 
     def exchange(
         self, route: Route, frame: EncodedFrame, timeouts: Timeouts, check: Check | None = None

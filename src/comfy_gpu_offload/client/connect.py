@@ -11,6 +11,7 @@ from ..config.pairing import Pairing
 from ..config.settings import Settings, given_settings
 from ..errors import ConfigError
 from ..io.frame import FrameLimits
+from ..protocol.messages import ModelRef, made
 from ..transport.base import Check, Notify, Timeouts
 from ..transport.configured import transport_for
 from .capture import Capture
@@ -22,12 +23,15 @@ SERVERLESS_REPLY_BYTES: Final = 6 * 1024**2
 """The most of a reply in one frame at an endpoint: as base64, within the 9.5 MB of a queue job's output."""
 
 
-def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> Session:
+def connect(
+    url: str, token: str | SecretStr | None = None, *, model: str | None = None, **settings: Any
+) -> Session:
     """Return a session with the worker at `url`, e.g. ``http://127.0.0.1:8288``. The environment is not read.
 
     Args:
         url: the worker's address, or its pairing line.
         token: the worker's, if it has one and `url` is an address: a pairing line holds its own.
+        model: the name of a model that `Session.model` will be asked for; the worker begins to load it at once.
         settings: any other field of `config.Settings`, e.g. ``compression="none"``.
 
     Raises:
@@ -38,7 +42,7 @@ def connect(url: str, token: str | SecretStr | None = None, **settings: Any) -> 
     given = given_settings(url=url, token=token, **settings)
     if token is not None and isinstance(given.url, Pairing):
         raise ConfigError("The pairing line holds a token of its own: leave `token` out.")
-    return connect_from(given)
+    return connect_from(given, loading=None if model is None else made(ModelRef, {"name": model}))
 
 
 def connect_from(
@@ -48,6 +52,7 @@ def connect_from(
     check: Check | None = None,
     *,
     await_worker: bool = False,
+    loading: ModelRef | None = None,
 ) -> Session:
     """Return a session with the worker that `settings` name.
 
@@ -59,6 +64,8 @@ def connect_from(
         check: called several times a second while the worker starts; what it raises ends the wait.
         await_worker: whether to wait for a worker that is not there yet, for as long as calls are retried; by
             default the error is raised at once.
+        loading: a model that the session will be asked for; a worker with an address is asked for it from the first
+            message on.
 
     Raises:
         ConfigError: no worker is configured.
@@ -86,7 +93,9 @@ def connect_from(
     )
     transport = transport_for(settings, notify)
     try:
-        return Session(transport, options, check)
+        # At an endpoint each request could start a worker of its own.
+        early = loading if isinstance(target, Direct) else None
+        return Session(transport, options, check, loading=early)
     except BaseException:
         transport.close()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,9 +24,10 @@ from ..protocol.envelope import seal
 from ..protocol.messages import FaultCode, Hello, ModelDescription, ModelRef, Welcome
 from ..transport.base import Check, Timeouts
 from ..version import __version__
+from .background_work import BackgroundWork
 from .exchanges import Exchanges, new_request
 from .options import SessionOptions
-from .retry import Retries, RetryPolicy, after_any, when_awaited, when_connecting
+from .retry import Again, Retries, RetryPolicy, after_any, when_awaited, when_connecting
 from .worker_faults import expect_answer
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,18 @@ class Handshake:
         capabilities: of that worker, as `protocol.capabilities` names them.
     """
 
-    def __init__(self, exchanges: Exchanges, options: SessionOptions, client: str, check: Check | None) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        options: SessionOptions,
+        client: str,
+        check: Check | None,
+        loading: ModelRef | None = None,
+    ) -> None:
         """Say hello, and retry for as long as the options say.
+
+        Args:
+            loading: a model that `load` will be asked for; it is asked for at the same time.
 
         Raises:
             TransportError: the worker cannot be reached.
@@ -55,8 +66,18 @@ class Handshake:
         self._options = options
         self._is_worker_older = False
         self.client = client
+        self._begun: _BegunLoad | None = None
+        # An older worker would not understand the later fields, and has not said yet which it knows.
+        if loading is not None and not loading.has_later_fields:
+            timeouts = self._load_timeouts(monotonic() + options.load_s)
+            work = BackgroundWork(lambda check: self._hello(loading, timeouts, check), "load")
+            self._begun = _BegunLoad(loading, work)
         judge = when_awaited if options.await_worker else when_connecting
-        self._greet(Retries(options.retry, judge, check, _Waiting(options).tell), check)
+        try:
+            self._greet(Retries(options.retry, judge, check, _Waiting(options).tell), check)
+        except BaseException:
+            self.abandon()
+            raise
 
     def renew(self, check: Check | None = None) -> Welcome:
         """Say hello again, and return the worker's new answer.
@@ -83,6 +104,9 @@ class Handshake:
             TransportError: the worker cannot be reached.
             WorkerFaultError: it has no such model, or cannot load it.
         """
+        begun = self._loaded_early(ref, check)
+        if begun is not None:
+            return begun
         deadline = monotonic() + self._options.load_s
         waiting = _Waiting(self._options)
         losses = Retries(self._options.retry, when_awaited, check, waiting.tell)
@@ -99,9 +123,31 @@ class Handshake:
             except OffloadError as error:
                 losses.after(error)
             else:
-                if welcome.model is None:
-                    raise MessageError("the worker's welcome lacks the model that was asked for")
-                return welcome.model, details
+                return _described(welcome), details
+
+    def _loaded_early(self, ref: ModelRef, check: Check | None) -> tuple[ModelDescription, Any] | None:
+        """Return the answer to what was asked for with the first hello; None if `ref` is to be asked for (again).
+
+        Raises:
+            WorkerFaultError: the worker has no such model, or cannot load it.
+        """
+        begun = self._begun
+        if begun is None or begun.ref != ref:
+            return None
+        self._begun = None
+        try:
+            welcome, details = begun.work.result(check)
+        except OffloadError as error:
+            if isinstance(error, WorkerFaultError) and after_any(error) is Again.NO:
+                raise
+            return None
+        return _described(welcome), details
+
+    def abandon(self) -> None:
+        """Give up what was begun and not asked for yet."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.work.abandon()
 
     def refuse_too_large(self, frame: EncodedFrame) -> None:
         """Refuse a frame that is larger than the worker takes.
@@ -154,6 +200,19 @@ class Handshake:
         )
         envelope, _ = self._exchanges.ask("hello", request, seal(hello), timeouts, check)
         return expect_answer(envelope.message, Welcome, self._exchanges.peer), envelope.unpack()
+
+
+def _described(welcome: Welcome) -> ModelDescription:
+    if welcome.model is None:
+        raise MessageError("the worker's welcome lacks the model that was asked for")
+    return welcome.model
+
+
+class _BegunLoad(NamedTuple):
+    """A model that was asked for before its description was needed."""
+
+    ref: ModelRef
+    work: BackgroundWork[tuple[Welcome, Any]]
 
 
 def _tell_of_loading(error: OffloadError) -> None:

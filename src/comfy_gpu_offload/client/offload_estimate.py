@@ -43,6 +43,14 @@ class RunShape:
     job_up: int
     job_down: int
 
+    @property
+    def is_smaller_as_job(self) -> bool:
+        """Return whether the job sends no more, either way, than all calls together.
+
+        It then is the faster way over any link, which need not be measured: it also takes fewer round trips.
+        """
+        return self.job_up <= self.calls * self.call_up and self.job_down <= self.calls * self.call_down
+
 
 @dataclass(frozen=True)
 class OffloadEstimate:

@@ -50,9 +50,20 @@ class Session:
     """
 
     def __init__(
-        self, transport: Transport, options: SessionOptions | None = None, check: Check | None = None
+        self,
+        transport: Transport,
+        options: SessionOptions | None = None,
+        check: Check | None = None,
+        *,
+        loading: ModelRef | None = None,
     ) -> None:
-        """Say hello. `check` is called several times a second during waits; what it raises ends them.
+        """Say hello.
+
+        Args:
+            transport: carries frames to the worker.
+            options: the defaults if None.
+            check: called several times a second during waits; what it raises ends them.
+            loading: a model that is asked for at the same time, because `model` will be.
 
         Raises:
             TransportError: the worker cannot be reached.
@@ -62,7 +73,7 @@ class Session:
         self._transport = transport
         self._options = options or SessionOptions()
         self._exchanges = Exchanges(transport, self._options.limits)
-        self._handshake = Handshake(self._exchanges, self._options, new_request(), check)
+        self._handshake = Handshake(self._exchanges, self._options, new_request(), check, loading)
         self._begin(self._handshake.client)
         warn_of_skew(self.welcome, self._options.comfyui)
         register_for_forks(self)
@@ -73,7 +84,7 @@ class Session:
         options, exchanges, handshake = self._options, self._exchanges, self._handshake
         self._link = Link(exchanges, options, client)
         digests = DigestCache(self.welcome.limits.store_bytes)
-        self._policy = EncodingPolicy(options, handshake, self._link, digests)
+        self._policy = EncodingPolicy(options, handshake, self._link, digests, lambda: self.carrier)
         exchange = UploadExchange(exchanges, options, handshake)
         uploads = PatchUploads(exchange, client, lambda: self._policy.codec, options.uploads_at_once)
         self._parts = SessionParts(exchanges, options, handshake, digests, uploads)
@@ -90,6 +101,7 @@ class Session:
         self._transport.forked()
         if self._options.capture is not None:
             self._options.capture.forked()
+        self._handshake.abandon()  # its thread is the parent's
         self._begin(new_request())
 
     @property
@@ -116,10 +128,7 @@ class Session:
             ModelFailedError: it cannot load it.
             TransportError: the worker cannot be reached.
         """
-        description, details = self._handshake.load(
-            made(ModelRef, {"name": name, "weight_dtype": weight_dtype}), check
-        )
-        return RemoteModel(self, description, details, check=check)
+        return self._loaded(made(ModelRef, {"name": name, "weight_dtype": weight_dtype}), check)
 
     def module(self, ref: ModelRef, *, check: Check | None = None) -> RemoteModel:
         """Return the worker's module of that reference: a text encoder, a VAE or another kind; as `model`.
@@ -130,7 +139,11 @@ class Session:
         """
         if not self.knows_modules:
             raise UnsupportedModuleError
+        return self._loaded(ref, check)
+
+    def _loaded(self, ref: ModelRef, check: Check | None) -> RemoteModel:
         description, details = self._handshake.load(ref, check)
+        self._policy.probe_link_early()
         return RemoteModel(self, description, details, check=check)
 
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
@@ -173,6 +186,7 @@ class Session:
 
     def close(self) -> None:
         """Close the session's connections."""
+        self._handshake.abandon()
         self._transport.close()
 
     def __enter__(self) -> Session:
@@ -224,6 +238,7 @@ class Session:
             self._give_up(under_way, error)
             raise
         encoding.observe(timings)
+        self._policy.probe_link_early()
         if self._options.capture is not None:
             self._options.capture.call(packed.paths, host, value)
         return value, timings

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import OffloadError, WorkerFaultError
 from ..io import codecs
 from ..io.frame import Part
+from ..protocol.capabilities import PACKED_HEADERS
 from ..protocol.envelope import Envelope, seal_parts
 from ..protocol.messages import Define, Fault, FaultCode, Store
 from ..transport.base import Check
@@ -52,7 +53,9 @@ class UploadExchange:
             TooLargeError: the worker does not take frames of that size.
         """
         request = new_request()
-        frame = seal_parts(message.model_copy(update={"request": request}), skeleton, list(parts), codec)
+        packs = PACKED_HEADERS in self._handshake.capabilities
+        named = message.model_copy(update={"request": request})
+        frame = seal_parts(named, skeleton, list(parts), codec, packs_header=packs)
         self._handshake.refuse_too_large(frame)
 
         def attempt() -> Envelope:

@@ -30,8 +30,9 @@ _KNOWN_KEPT = 1024
 # A worker that still lacks what was just uploaded has no room for it.
 _MAX_ROUNDS = 3
 
-# A smaller template is sent without asking first whether the worker has it.
-_SMALL_BYTES = 4096
+# A smaller template is sent without asking first whether the worker has it: compressed, it fits what a new
+# connection carries in one round trip.
+_SMALL_BYTES = 16 * 1024
 
 # Tensors and their digests.
 _Group = list[tuple[bytes, torch.Tensor]]

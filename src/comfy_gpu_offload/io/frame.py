@@ -23,6 +23,7 @@ from . import codecs
 from .buffers import ALIGNMENT, Buffer, allocate, tensor_bytes, tensor_from
 from .dtypes import NAMES
 from .header import Row, Slot, layout, outline, packed_header, read_message
+from .header_packing import PACKED, packed, unpacked
 from .limits import DEFAULT_LIMITS, FrameLimits
 from .section import section_head, split_section
 from .strides import Strides, strides_of, with_strides
@@ -122,8 +123,14 @@ def encode(
     skeleton: Any = None,
     parts: Sequence[Part] = (),
     codec: codecs.Codec | codecs.Chooser = codecs.RAW,
+    *,
+    packs_header: bool = False,
 ) -> EncodedFrame:
-    """Encode a frame; tensors that `codec` does not make smaller stay raw, those with a digest lossless."""
+    """Encode a frame; tensors that `codec` does not make smaller stay raw, those with a digest lossless.
+
+    Args:
+        packs_header: whether to compress a long header. The receiver must know that.
+    """
     rows, payloads = [], []
     for part in parts:
         row, payload = _stored(part, codec)
@@ -131,6 +138,8 @@ def encode(
         payloads.append(payload)
     planned = layout(tuple(rows))
     header = packed_header(message, skeleton, planned.table)
+    shorter = packed(header) if packs_header else None
+    header = header if shorter is None else shorter
     section = section_head(planned.section, PRELUDE.size + len(header), ALIGNMENT)
     data = [payloads[at] for at in planned.order if rows[at].stored_bytes]
     head = header + section
@@ -138,7 +147,8 @@ def encode(
     for buffer in data:
         hasher.update(buffer)
     section_bytes = len(section) + planned.data_bytes
-    prelude = PRELUDE.pack(MAGIC, VERSION, 0, len(header), section_bytes, hasher.intdigest())
+    flags = 0 if shorter is None else PACKED
+    prelude = PRELUDE.pack(MAGIC, VERSION, flags, len(header), section_bytes, hasher.intdigest())
     return EncodedFrame((prelude + head, *data))
 
 
@@ -160,7 +170,7 @@ def frame_size(prelude: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> int:
     Raises:
         FrameError: not the beginning of a frame, or larger than the limits allow.
     """
-    header_bytes, section_bytes, _ = _read_prelude(prelude, limits)
+    _, header_bytes, section_bytes, _ = _read_prelude(prelude, limits)
     return PRELUDE.size + header_bytes + section_bytes
 
 
@@ -173,14 +183,15 @@ def decode(buffer: Buffer, limits: FrameLimits = DEFAULT_LIMITS) -> DecodedFrame
         FrameError: not a frame; `malformation` names what is wrong. Nothing else is ever raised.
     """
     view = memoryview(buffer)
-    header_bytes, section_bytes, checksum = _read_prelude(view, limits)
+    flags, header_bytes, section_bytes, checksum = _read_prelude(view, limits)
     _check_length(len(view), PRELUDE.size + header_bytes + section_bytes)
     if xxhash.xxh3_64_intdigest(view[PRELUDE.size :]) != checksum:
         raise FrameError(ALTERED, "the bytes were altered, lost or re-ordered on the way")
     if view.readonly:
         view = _writable(view)
     start = PRELUDE.size + header_bytes
-    message, rest = read_message(bytes(view[PRELUDE.size : start]))
+    header = view[PRELUDE.size : start]
+    message, rest = read_message(unpacked(header, limits.header_bytes) if flags & PACKED else bytes(header))
     index, data = split_section(view[start:], limits.header_bytes)
     skeleton, slots = outline(rest, index, len(data), limits)
     return DecodedFrame(message, skeleton, tuple([_received(slot, data) for slot in slots]))
@@ -201,13 +212,13 @@ def _received(slot: Slot, data: memoryview) -> Received:
     return Received(slot.name, slot.dtype, slot.shape, slot.digest, tensor, slot.strides)
 
 
-def _read_prelude(buffer: Buffer, limits: FrameLimits) -> tuple[int, int, int]:
+def _read_prelude(buffer: Buffer, limits: FrameLimits) -> tuple[int, int, int, int]:
     if len(buffer) < PRELUDE.size:
         raise FrameError("truncated", f"{len(buffer)} bytes, and a frame begins with {PRELUDE.size}")
     magic, version, flags, header_bytes, section_bytes, checksum = PRELUDE.unpack_from(buffer)
     if magic != MAGIC:
         raise FrameError("bad_magic", "these bytes are not a frame of this package")
-    if version != VERSION or flags:
+    if version != VERSION or flags & ~PACKED:
         raise FrameError(
             "unsupported_version",
             f"the frame is of version {version}, flags {flags}, and this side reads version {VERSION}; "
@@ -217,7 +228,7 @@ def _read_prelude(buffer: Buffer, limits: FrameLimits) -> tuple[int, int, int]:
         raise FrameError("header_too_large", f"{header_bytes} bytes, over the {limits.header_bytes} allowed")
     if PRELUDE.size + header_bytes + section_bytes > limits.frame_bytes:
         raise FrameError("frame_too_large", f"over the {limits.frame_bytes} bytes allowed")
-    return header_bytes, section_bytes, checksum
+    return flags, header_bytes, section_bytes, checksum
 
 
 def _check_length(have: int, claimed: int) -> None:

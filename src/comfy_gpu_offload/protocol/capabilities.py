@@ -22,12 +22,16 @@ AUTOCAST: Final = "autocast"
 MODULES: Final = "modules"
 """The worker has modules of several kinds, and calls their listed methods (docs/protocol.md, "Modules")."""
 
+PACKED_HEADERS: Final = "packed_headers"
+"""The side reads frames whose header is compressed (docs/frame.md)."""
+
 _OF_MESSAGES = {kind.capability for kind in KINDS.values() if issubclass(kind, ClientMessage)}
 CAPABILITIES: Final = (
     PREDICTED,
     STRIDES,
     AUTOCAST,
     MODULES,
+    PACKED_HEADERS,
     *sorted(name for name in _OF_MESSAGES if name is not None),
 )
 """All capabilities of this release, those of single messages included (`ClientMessage.capability`)."""

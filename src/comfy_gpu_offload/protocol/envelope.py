@@ -57,10 +57,19 @@ def parts_of(packed: tree.PackedTree, strides: bool | None = True) -> list[Part]
 
 
 def seal_parts(
-    message: Message, skeleton: Any, parts: list[Part], codec: codecs.Codec | codecs.Chooser = codecs.RAW
+    message: Message,
+    skeleton: Any,
+    parts: list[Part],
+    codec: codecs.Codec | codecs.Chooser = codecs.RAW,
+    *,
+    packs_header: bool = False,
 ) -> EncodedFrame:
-    """Return a frame of the message and of a tree with this skeleton, whose tensors are given by `parts`."""
-    return encode(message.fields(), skeleton, parts, codec)
+    """Return a frame of the message and of a tree with this skeleton, whose tensors are given by `parts`.
+
+    Args:
+        packs_header: whether to compress the message and the skeleton. The receiver must know that.
+    """
+    return encode(message.fields(), skeleton, parts, codec, packs_header=packs_header)
 
 
 class ProtocolSkewError(FrameError):

@@ -45,10 +45,15 @@ class Carrier:
     Attributes:
         name: in words for users.
         slower_why: why it is not a WebSocket, and what that costs; None where a WebSocket would be no better.
+        is_shared: whether exchanges that are under way at the same time share one connection.
+        opened_in_s: seconds from a connection's first byte to its first answer: a round trip, or two by a tunnel.
+            None where that is not known.
     """
 
     name: str
     slower_why: str | None = None
+    is_shared: bool = False
+    opened_in_s: float | None = None
 
 
 class Transport(Protocol):

@@ -42,7 +42,6 @@ class WebSocketTransport:
         UpgradeRefusedError: the answer to the upgrade opened no WebSocket.
     """
 
-    carrier = Carrier("WebSocket")
     carries_cancel = True
 
     def __init__(
@@ -75,6 +74,7 @@ class WebSocketTransport:
         self._opening = threading.Lock()
         self._early = EarlyRequests()
         self._connection: WebSocketConnection | None = None
+        self._opened_in_s: float | None = None
         self.was_heard = False
         """Whether anything ever came over a WebSocket."""
 
@@ -94,6 +94,11 @@ class WebSocketTransport:
     ) -> Generator[memoryview]:
         """See `Transport`."""
         return self._replies(route, frame, timeouts, check)
+
+    @property
+    def carrier(self) -> Carrier:
+        """See `Transport`."""
+        return Carrier("WebSocket", is_shared=True, opened_in_s=self._opened_in_s)
 
     @property
     def is_open(self) -> bool:
@@ -208,7 +213,9 @@ class WebSocketTransport:
             limit_unsent(sock)
             early = self._early.for_upgrade()
             upgrade = self._upgrade(early)
+            sent_at = monotonic()
             link = Link(sock, upgraded(sock, upgrade, within_s))
+            self._opened_in_s = monotonic() - sent_at
             self._intermediary.replied(upgrade.headers)
             return _Dialled(link, early, upgrade.early_taken == len(early))
         except BaseException as error:

@@ -100,6 +100,21 @@ def test_a_small_gain_changes_nothing() -> None:
     assert choose(EncodingKind.RAW, LINKS["this machine"], tiny) is EncodingKind.RAW
 
 
+def test_a_tunnel_is_known_by_its_connections_opening_until_a_probe_says_otherwise() -> None:
+    def guess(choice: AdaptiveChoice) -> LinkSpeed:
+        return choice._guess
+
+    choice = AdaptiveChoice(EncodingKind.RAW, NEAR)
+    choice.opened(None)
+    assert guess(choice) == NEAR
+    choice.opened(0.05)
+    assert guess(choice) == FAR
+    choice.probed(0.001)
+    assert guess(choice) == NEAR
+    choice.opened(0.05)  # a later connection's, which is less exact
+    assert guess(choice) == NEAR
+
+
 @dataclass
 class World:
     """A worker behind a link, whose calls take what they would; with `ancestral`, no latent can be predicted."""
@@ -115,7 +130,7 @@ class World:
 
     def call(self, choice: AdaptiveChoice, conditioning: int = 0) -> EncodingKind:
         """One call of a run of twenty."""
-        if choice.wants_probe:
+        if choice.takes_probe():
             choice.probed(self._about(self.link.round_trip_s))
         kind = choice.begin(self.latent)
         up, down, coding_s = self._cost(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,13 +13,18 @@ from tests.support.backend import FunctionBackend
 from tests.support.worker import ThreadWorker
 
 from comfy_gpu_offload import Session, connect
+from comfy_gpu_offload.client.background_work import BackgroundWork
 from comfy_gpu_offload.client.encoding.adaptive_choice import AdaptiveChoice
+from comfy_gpu_offload.client.encoding.link import Link
 from comfy_gpu_offload.client.encoding.step_time import EncodingKind
 from comfy_gpu_offload.client.model_call import ModelCall
+from comfy_gpu_offload.client.session import SessionOptions
 from comfy_gpu_offload.errors import UnsupportedStateError
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.tree import pack_call
 from comfy_gpu_offload.protocol.messages import FaultCode, ModelRef
+from comfy_gpu_offload.transport.base import Check
+from comfy_gpu_offload.transport.http_transport import HttpTransport
 
 MODEL = ModelRef(name="double")
 X = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -123,3 +129,58 @@ def test_a_worker_that_lacks_the_codec_for_pictures_is_not_asked_for_it(worker: 
         known = tuple(name for name in session.welcome.codecs if name != codecs.PICTURE.name)
         session._handshake.welcome = session.welcome.model_copy(update={"codecs": known})
         assert policy.begin_other(decoding).codec is codecs.AUTO
+
+
+class HeldProbe:
+    """The link's probe, which waits for `answer`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.answer = threading.Event(), threading.Event()
+        monkeypatch.setattr(Link, "probe", self.probe)
+
+    def probe(self, *_: object, check: Check | None = None) -> float:
+        self.asked.set()
+        while not self.answer.wait(0.01):
+            if check is not None:
+                check()
+        return 0.25
+
+
+def test_no_call_waits_for_a_probe_on_a_shared_connection(
+    worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = HeldProbe(monkeypatch)
+    probed, measured = AdaptiveChoice.probed, threading.Event()
+    monkeypatch.setattr(AdaptiveChoice, "probed", lambda self, seconds: (probed(self, seconds), measured.set()))
+    with connect(worker.url, compression="auto") as session:
+        model = session.model("double")
+        assert torch.equal(model(X), 2 * X)
+        assert probe.asked.wait(30)
+        probe.answer.set()
+        assert measured.wait(30)
+        choice = session._policy._choice
+        assert choice is not None
+        assert choice._empty_s == 0.25
+
+
+def test_a_connection_that_carries_one_exchange_is_probed_before_the_call(
+    worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = HeldProbe(monkeypatch)
+    options = SessionOptions(codec=codecs.AUTO, begin_with=EncodingKind.RAW)
+    with Session(HttpTransport(worker.address), options) as session:
+        model = session.model("double")
+        assert not probe.asked.is_set()
+        probe.answer.set()
+        model(X)
+        assert probe.asked.is_set()
+
+
+def test_every_64th_call_is_followed_by_a_probe(worker: ThreadWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    probes: list[int] = []
+    with connect(worker.url, compression="auto") as session:
+        monkeypatch.setattr(BackgroundWork, "__init__", lambda *_: probes.append(model.calls if probes else 0))
+        model = session.model("double")
+        for _ in range(130):
+            model(X[:1, :1])
+    assert probes == [0, 63, 127]

@@ -23,7 +23,9 @@ class Worker:
         self.hold: threading.Event | None = None
         self.errors: list[BaseException] = []
 
-    def __call__(self, settings: Settings, release: Any, notify: Any, check: Any, *, await_worker: bool) -> Any:
+    def __call__(
+        self, settings: Settings, release: Any, notify: Any, check: Any, *, await_worker: bool, loading: Any
+    ) -> Any:
         if self.errors:
             raise self.errors.pop()
         if self.hold is not None:

@@ -83,29 +83,44 @@ class AdaptiveChoice:
     def __init__(
         self, begin_with: EncodingKind, guess: LinkSpeed, kinds: Sequence[EncodingKind] = tuple(EncodingKind)
     ) -> None:
-        self._kind, self._guess, self._kinds = begin_with, guess, tuple(kinds)
+        self._kind, self._kinds = begin_with, tuple(kinds)
+        self._first_guess = self._guess = guess
         self._lock = threading.Lock()
         self._transfers: deque[Transfer] = deque(maxlen=_TRANSFERS_KEPT)
         self._empty_s: float | None = None
         self._measured: deque[_Measured] = deque(maxlen=_CALLS_KEPT)
-        self._calls = 0
+        self._calls = self._probe_due = 0
 
     @property
     def kind(self) -> EncodingKind:
         """Return the kind of encoding in use."""
         return self._kind
 
-    @property
-    def wants_probe(self) -> bool:
-        """Return whether an empty exchange is due, which tells the round trip from the time that bytes take."""
-        return self._calls % _CALLS_KEPT == 0
+    def takes_probe(self) -> bool:
+        """Return whether an empty exchange is due, which tells the round trip from the time that bytes take.
+
+        Once it has said so, it takes the probe for begun.
+        """
+        with self._lock:
+            is_due = self._calls >= self._probe_due
+            if is_due:
+                self._probe_due = (self._calls // _CALLS_KEPT + 1) * _CALLS_KEPT
+            return is_due
+
+    def opened(self, seconds: float | None) -> None:
+        """Record how long the connection's opening took, which tells a tunnel until a probe is answered."""
+        with self._lock:
+            if self._empty_s is None and seconds is not None:
+                self._guess = self._guess_at(seconds)
 
     def probed(self, seconds: float) -> None:
         """Record the duration of an empty exchange."""
         with self._lock:
             self._empty_s = seconds
-            if seconds > _TUNNEL_S and self._guess == NEAR:
-                self._guess = FAR
+            self._guess = self._guess_at(seconds)
+
+    def _guess_at(self, seconds: float) -> LinkSpeed:
+        return FAR if seconds > _TUNNEL_S and self._first_guess == NEAR else self._first_guess
 
     def begin(self, raw_up: int) -> EncodingKind:
         """Return the kind for a call whose first tensor has `raw_up` bytes."""

@@ -20,13 +20,14 @@ from ...io.tree import PackedTree
 from ...protocol.capabilities import PREDICTED, known_names
 from ...protocol.envelope import Envelope
 from ...protocol.messages import FaultCode, ModelRef, Prediction, Result
-from ...transport.base import Check
+from ...transport.base import Carrier, Check
+from ..background_work import BackgroundWork
 from ..handshake import Handshake
 from ..model_call import ModelCall
 from ..options import SessionOptions
 from ..timings import CallTimings
 from ..version_check import refuse_unknown_codec
-from .adaptive_choice import adaptive_choice
+from .adaptive_choice import AdaptiveChoice, adaptive_choice
 from .digest_cache import DigestCache
 from .link_speed import Prober
 from .predicted_runs import PREDICTED_SHARES, PredictedCall, PredictedRuns
@@ -119,8 +120,22 @@ class Encoding:
 class EncodingPolicy:
     """The encodings of one session's calls. Thread-safe."""
 
-    def __init__(self, options: SessionOptions, handshake: Handshake, link: Prober, digests: DigestCache) -> None:
+    def __init__(
+        self,
+        options: SessionOptions,
+        handshake: Handshake,
+        link: Prober,
+        digests: DigestCache,
+        carrier: Callable[[], Carrier],
+    ) -> None:
         """Decide between a fixed encoding and a choice by measurement, for which `link` is probed now and then.
+
+        Args:
+            options: of the session.
+            handshake: knows what the worker can read.
+            link: to the worker.
+            digests: of what the worker holds.
+            carrier: returns the way by which frames travel at present.
 
         Raises:
             UnsupportedCodecError: the worker cannot read what the fixed codec would store.
@@ -130,6 +145,7 @@ class EncodingPolicy:
         self._fixed = options.codec
         self._handshake = handshake
         self._link = link
+        self._carrier = carrier
         self._digests = digests
         self._choice = adaptive_choice(options.begin_with, known_names(handshake.welcome))
         self._runs = PredictedRuns() if _may_predict(options) else None
@@ -151,11 +167,31 @@ class EncodingPolicy:
         return (share, share) if self._runs_for(self._kind) is None else PREDICTED_SHARES
 
     def probe_link_if_due(self, check: Check | None) -> None:
-        """Measure the round trip alone where the choice needs it; `check` is called while that takes long."""
-        if self._choice is None or not self._choice.wants_probe:
+        """Measure the round trip before a call, where the choice needs it and `probe_link_early` does not.
+
+        `check` is called while that takes long.
+        """
+        choice = self._choice
+        if choice is not None and not self._carrier().is_shared and choice.takes_probe():
+            self._probe(choice, check)
+
+    def probe_link_early(self) -> None:
+        """Measure the round trip for the next call, if it needs that, without anybody waiting for it.
+
+        Called while nothing is sent. Where a connection carries one exchange at a time, the call would have to open
+        another one meanwhile, which takes longer than to wait.
+        """
+        choice = self._choice
+        if choice is None:
             return
+        carrier = self._carrier()
+        if carrier.is_shared and choice.takes_probe():
+            choice.opened(carrier.opened_in_s)
+            BackgroundWork(lambda check: self._probe(choice, check), "probe")
+
+    def _probe(self, choice: AdaptiveChoice, check: Check | None) -> None:
         try:
-            self._choice.probed(self._link.probe(check=check))
+            choice.probed(self._link.probe(check=check))
         except OffloadError as error:  # the call that follows fails in the same way, and reports it
             logger.debug("the round trip could not be measured: %s", type(error).__name__)
 

@@ -165,17 +165,18 @@ def _part_of_checkpoint(name: str) -> RemoteModel | None:
 
 
 def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteModel]:
-    return _opened(lambda session, check: session.model(name, weight_dtype, check=check))
+    ref = made(ModelRef, {"name": name, "weight_dtype": weight_dtype})
+    return _opened(ref, lambda session, check: session.model(name, weight_dtype, check=check))
 
 
 def _loaded_module(ref: ModelRef) -> tuple[Session, RemoteModel]:
-    return _opened(lambda session, check: session.module(ref, check=check))
+    return _opened(ref, lambda session, check: session.module(ref, check=check))
 
 
-def _opened(load: Callable[[Session, Check], RemoteModel]) -> tuple[Session, RemoteModel]:
+def _opened(ref: ModelRef, load: Callable[[Session, Check], RemoteModel]) -> tuple[Session, RemoteModel]:
     check = comfy.model_management.throw_exception_if_processing_interrupted
     settings = checked_settings()
-    session = _sessions.opened(settings, check, await_worker=True)
+    session = _sessions.opened(settings, check, await_worker=True, loading=ref)
     try:
         remote = load(session, check)
     finally:

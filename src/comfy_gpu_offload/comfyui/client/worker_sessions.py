@@ -11,6 +11,7 @@ from ...client.connect import connect_from
 from ...client.session import Session
 from ...config.settings import Settings
 from ...errors import ConnectError
+from ...protocol.messages import ModelRef
 from ...transport.base import CHECK_INTERVAL_S, Check
 from ..installation import release
 from . import node_lines
@@ -77,13 +78,21 @@ class Sessions:
         self._slots: dict[Settings, _Slot] = {}
         self._followed: Settings | None = None
 
-    def opened(self, settings: Settings, check: Check | None = None, *, await_worker: bool = False) -> Session:
+    def opened(
+        self,
+        settings: Settings,
+        check: Check | None = None,
+        *,
+        await_worker: bool = False,
+        loading: ModelRef | None = None,
+    ) -> Session:
         """Return the session for `settings`, and open it if there is none.
 
         Args:
             settings: they name the worker.
             check: called while a worker starts; an error that it raises ends the wait.
             await_worker: whether to wait for a worker that does not answer yet. The running node then says so.
+            loading: a model that the session will be asked for, so that a new one asks for it at once.
 
         Raises:
             ConfigError: no worker is configured.
@@ -95,7 +104,9 @@ class Sessions:
         with slot.held(check, await_worker=await_worker):
             if slot.session is None:
                 here = release.here()
-                slot.session = connect_from(settings, here, slot.announce, check, await_worker=await_worker)
+                slot.session = connect_from(
+                    settings, here, slot.announce, check, await_worker=await_worker, loading=loading
+                )
             return slot.session
 
     def known(self, settings: Settings) -> Session | None:

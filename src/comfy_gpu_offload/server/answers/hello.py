@@ -11,8 +11,8 @@ import torch
 from ...backends.base import Described
 from ...io import tree
 from ...io.frame import EncodedFrame
-from ...protocol.capabilities import CAPABILITIES, MODULES, STRIDES, announcement, knows
-from ...protocol.envelope import parts_of, seal, seal_parts
+from ...protocol.capabilities import CAPABILITIES, MODULES, PACKED_HEADERS, STRIDES, announcement, knows
+from ...protocol.envelope import parts_of, seal_parts
 from ...protocol.messages import LONGEST_PATH, MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome
 from ...version import __version__
 from ..replies import Finish, answered
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 @answers(Hello)
 def begin_hello(worker: WorkerParts, message: Hello, asked: Asked) -> Finish:
     """Queue the loading of the model that the client names; a hello without one waits for nobody."""
-    ref = message.model
+    ref, packs = message.model, knows(message, PACKED_HEADERS)
     if ref is None:
-        welcome = seal(_welcome(worker, message, None))
+        welcome = seal_parts(_welcome(worker, message, None), None, [], packs_header=packs)
         return lambda: welcome
     worker.backend.refuse_modules(ref)
     logger.info("model %s (%s) asked for", ref.name, ref.weight_dtype)
@@ -38,7 +38,8 @@ def begin_hello(worker: WorkerParts, message: Hello, asked: Asked) -> Finish:
         described = worker.backend.describe(ref)
         packed = tree.pack(described.details, "details")
         parts = parts_of(packed, knows(message, STRIDES))
-        return seal_parts(_welcome(worker, message, described), packed.skeleton, parts)
+        welcome = _welcome(worker, message, described)
+        return seal_parts(welcome, packed.skeleton, parts, packs_header=packs)
 
     name = message.request or secrets.token_hex(16)
     place = f"{ref.weight_dtype} {ref.name}"  # the same for every request for this model

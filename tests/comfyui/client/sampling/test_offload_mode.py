@@ -31,6 +31,17 @@ def estimated(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> Any:
     return estimate
 
 
+# One call of it sends less than a job with the same latent, where latents are predicted.
+LARGE = {"steps": 1, "latent_image": {"samples": torch.ones(1, 4, 64, 64)}}
+
+
+@pytest.fixture
+def predicted(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """Return the shares of a call's latents that are sent by a session that predicts them."""
+    monkeypatch.setattr(type(sides.session), "call_shares", (0.2, 0.3))
+    return 0.2, 0.3
+
+
 def runs_whole(sides: Sides, offload: str = "auto", **changed: Any) -> bool:
     from comfy_gpu_offload.comfyui.client.sampling import offload_mode
 
@@ -54,21 +65,34 @@ def test_a_choice_is_obeyed_without_a_question(sides: Sides, estimated: Any, off
     assert estimated.shapes == []
 
 
+@pytest.mark.usefixtures("predicted")
 def test_auto_takes_the_faster(sides: Sides, estimated: Any, caplog: Any) -> None:
-    assert runs_whole(sides) is False
+    assert runs_whole(sides, **LARGE) is False
     estimated.whole_loop = True
-    assert runs_whole(sides) is True
+    assert runs_whole(sides, **LARGE) is True
     assert caplog.text.count("20 calls") == 2
 
 
-def test_auto_estimates_the_bytes_of_both_ways(sides: Sides, estimated: Any) -> None:
-    runs_whole(sides)
-    runs_whole(sides, cfg=1.0)
-    runs_whole(sides, latent_image={"samples": torch.zeros(1, 4, 2, 2)})
+def test_auto_measures_nothing_where_the_job_is_no_larger_than_its_calls(
+    sides: Sides, estimated: Any, caplog: Any
+) -> None:
+    assert runs_whole(sides) is True
+    assert estimated.shapes == []
+    assert "no more than 20 calls" in caplog.text
+
+
+def test_auto_estimates_the_bytes_of_both_ways(
+    sides: Sides, estimated: Any, predicted: tuple[float, float]
+) -> None:
+    runs_whole(sides, **LARGE)
+    runs_whole(sides, **LARGE, cfg=1.0)
+    runs_whole(sides, steps=1, latent_image={"samples": torch.zeros(1, 4, 64, 64)})
     both, one, empty = estimated.shapes
-    up, down = sides.remote.remote.call_shares
-    assert (both.calls, both.call_up, both.call_down) == (20, int(128 * up) + 1024, int(128 * down) + 1024)
-    assert one.call_up == int(64 * up) + 1024
+    up, down = predicted
+    call_bytes = 2 * 4 * 64 * 64 * sides.remote.remote.dtype.itemsize
+    assert (both.calls, both.call_up) == (1, int(call_bytes * up) + 1024)
+    assert both.call_down == int(call_bytes * down) + 1024
+    assert one.call_up == int(call_bytes / 2 * up) + 1024
     assert (both.job_up, empty.job_up) == (both.job_down, 1024)
 
 

@@ -63,11 +63,18 @@ def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
             inputs["sampler_name"],
         )
         return True
-    shape = _run_shape(patcher.remote, inputs)
+    return _is_faster_whole(patcher.remote, inputs)
+
+
+def _is_faster_whole(remote: RemoteModel, inputs: Mapping[str, Any]) -> bool:
+    shape = _run_shape(remote, inputs)
     if shape is None:
         logger.info("Offloading the whole loop, because the latent has several parts.")
         return True
-    estimate = patcher.remote.estimate(shape)
+    if shape.is_smaller_as_job:
+        logger.info("Offloading the whole loop, because one job sends no more than %d calls.", shape.calls)
+        return True
+    estimate = remote.estimate(shape)
     logger.info("%s", estimate.summary())
     return bool(estimate.whole_loop)
 
