@@ -80,5 +80,5 @@ def add_models_dir(models_dir: Path, kinds: Sequence[FileKind]) -> None:
     ]
     if not found[0]:
         found[0].append((kinds[0].folders[0], models_dir))
-    for folder, path in (pair for each in found for pair in each):
+    for folder, path in dict.fromkeys(pair for each in found for pair in each):  # several kinds share a folder
         add(folder, str(path.resolve()), True)
