@@ -21,7 +21,7 @@ class Command:
 
 
 COMMANDS = (
-    Command("transfer_vs_compute", ("--check", "--steps", "8", "--naive", "base64 in JSON")),
+    Command("transfer_vs_compute", ("--check", "--steps", "8", "--naive", "base64 in JSON", "--through", "nginx")),
     Command("prediction"),
     Command("warm_connections", ("--check", "--calls", "5")),
     Command("first_step", ("--repeats", "5")),
@@ -32,7 +32,7 @@ COMMANDS = (
     Command("websocket_libraries", ("--exchanges", "30")),
     Command("codecs", ("--repeats", "7")),
     Command("quality", ("--per-class", "4", "--steps", "5", "20")),
-    Command("upload", ("--size-mb", "60", "--what", "lora")),
+    Command("upload", ("--size-mb", "60", "--what", "lora", "--carrier", "WebSocket", "HTTP")),
 )
 """In the order of the report, whose template names each once."""
 

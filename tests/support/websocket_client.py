@@ -49,7 +49,7 @@ class WebSocketClient:
     def begin(self, exchange: int, frame: bytes | memoryview, route: int = FORWARD) -> None:
         """Begin an exchange with these bytes of its frame."""
         kind = Kind.BEGIN
-        for payload in payloads([frame], first=bytes([route])):
+        for payload in payloads([frame], self.link.piece_size, first=bytes([route])):
             self.send(kind, exchange, *payload)
             kind = Kind.DATA
 

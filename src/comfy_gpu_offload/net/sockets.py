@@ -10,7 +10,7 @@ from typing import Final
 
 GONE_S: Final = 30
 """Seconds for which the other side's system may fail to answer until a connection counts as lost."""
-# Two pieces of a frame: enough to keep the line busy while the next one is made.
+# Enough to keep the line busy while the next piece of a frame is made.
 _UNSENT_BYTES = 128 * 1024
 # Seconds until the first keep-alive probe, and between probes.
 _ASKED_AFTER_S, _ASKED_EVERY_S = 10, 5

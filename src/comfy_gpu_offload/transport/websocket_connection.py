@@ -132,7 +132,7 @@ class WebSocketConnection:
         """
         urgent = frame.size_bytes <= SMALL_FRAME_BYTES
         try:
-            for payload in payloads(frame.buffers, first=bytes([ROUTE_NUMBERS[route]])):
+            for payload in payloads(frame.buffers, self._link.piece_size, first=bytes([ROUTE_NUMBERS[route]])):
                 if not exchange.number:
                     # Numbers go up in the order in which exchanges begin, and urgent ones overtake others here.
                     self._link.send(partial(self._first_piece, exchange, payload), wait, urgent=urgent)

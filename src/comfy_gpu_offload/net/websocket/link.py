@@ -21,6 +21,7 @@ from websockets.protocol import Protocol, Side, State
 from ..clock import CHECK_INTERVAL_S
 from ..sockets import wait_readable, wait_writable
 from .payloads import Buffer, IncomingPayload, framed
+from .piece_size import PieceSize
 from .pieces import Kind, Message, Piece, PieceError, opened, sealed
 from .turns import Turns
 from .unsent import Unsent
@@ -54,6 +55,7 @@ class Link:
     waits for the socket happen in between.
 
     Attributes:
+        piece_size: of the pieces to be sent.
         heard_at: when bytes came last, by `monotonic`: on a slow line a piece may take longer than silence may.
         unanswered_pings: number of pings that the other side has not answered.
     """
@@ -74,6 +76,7 @@ class Link:
         self._using: Any = threading.Lock() if self._is_tls else nullcontext()
         self._protocol_lock = threading.Lock()
         self._turns = Turns()
+        self.piece_size = PieceSize()
         self._unsent = Unsent()  # belongs to whoever has the turn, but for what any thread adds
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._fragments = bytearray()
@@ -120,8 +123,11 @@ class Link:
         self._turns.take(wait, urgent=urgent)
         try:
             self._flush(wait)
-            self._unsent.begin(self._wire(message if isinstance(message, tuple) else message()))
+            buffers = self._wire(message if isinstance(message, tuple) else message())
+            began = monotonic()
+            self._unsent.begin(buffers)
             self._flush(wait)
+            self.piece_size.took(sum(map(len, buffers)), monotonic() - began)
         except BaseException:
             self._unsent.copy()
             raise

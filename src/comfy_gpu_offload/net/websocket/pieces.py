@@ -12,16 +12,13 @@ from math import ceil
 from typing import Final, NamedTuple
 
 from .payloads import Buffer
+from .piece_size import PieceSize
 
 SUBPROTOCOL: Final = "comfy-gpu-offload.v1"
 PATH: Final = "/v1/connect"
 CONNECTION: Final = 0
 """The number in pieces that belong to no exchange."""
 
-# Each piece costs both ends a system call and their threads' turns, so that 64 KB took half as long again as 256 KB
-# (benchmarks/call_overhead.py); it is also what a cancel waits for behind a large frame. A latent of 512 KB and its
-# head make two.
-PIECE_BYTES: Final = 320 * 1024
 SMALL_FRAME_BYTES: Final = 64 * 1024
 """Frames up to that size are urgent: they do not wait behind larger ones."""
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
@@ -82,15 +79,15 @@ def opened(message: Buffer) -> Piece:
         raise PieceError(f"a message is a piece of the unknown kind {kind}") from None
 
 
-def payloads(buffers: Sequence[Buffer], first: bytes = b"") -> Iterator[list[Buffer]]:
-    """Yield the bytes of `first` and then of `buffers` in payloads of `PIECE_BYTES` at most, of nearly equal size.
+def payloads(buffers: Sequence[Buffer], size: PieceSize, first: bytes = b"") -> Iterator[list[Buffer]]:
+    """Yield the bytes of `first` and then of `buffers` in payloads of `size` at most, which are nearly equal.
 
     Each is a list of buffers, which share memory except for small neighbours, which are joined: a system call takes
     so many buffers and no more.
     """
-    total = len(first) + sum(map(len, buffers))
-    most = ceil(total / ceil(total / PIECE_BYTES)) if total else 0
-    parts, small, room = list[Buffer](), bytearray(first), most - len(first)
+    left = len(first) + sum(map(len, buffers))
+    room = _part(left, size) - len(first)
+    parts, small = list[Buffer](), bytearray(first)
     for buffer in buffers:
         view = memoryview(buffer)
         while view:
@@ -102,7 +99,13 @@ def payloads(buffers: Sequence[Buffer], first: bytes = b"") -> Iterator[list[Buf
                 parts += [small, part] if small else [part]
                 small = bytearray()
             if not room:
-                yield [*parts, small] if small else parts
-                parts, small, room = [], bytearray(), most
+                payload = [*parts, small] if small else parts
+                yield payload
+                left -= sum(map(len, payload))
+                parts, small, room = [], bytearray(), _part(left, size)
     if parts or small:
         yield [*parts, small] if small else parts
+
+
+def _part(left: int, size: PieceSize) -> int:
+    return ceil(left / ceil(left / size.bytes)) if left else 0

@@ -214,7 +214,7 @@ class WebSocketConnection:
 
     def _send_frame(self, exchange: Exchange, frame: EncodedFrame) -> None:
         urgent, left = frame.size_bytes <= SMALL_FRAME_BYTES, frame.size_bytes
-        for payload in payloads(frame.buffers):
+        for payload in payloads(frame.buffers, self._link.piece_size):
             if exchange.is_dropped:
                 return
             left -= sum(map(len, payload))
