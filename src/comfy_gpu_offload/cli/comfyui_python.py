@@ -20,8 +20,11 @@ NEEDED = (
     *("torch", "numpy", "safetensors", "msgpack", "zstandard", "xxhash", "requests", "urllib3", "certifi"),
     *("pydantic", "pydantic_settings", "dotenv", "h11", "websockets", "psutil"),
 )
-"""Import names of requirements.txt, and of psutil, which ComfyUI brings; without that of cryptography, which makes
-the certificate of a worker that is shared for the first time and is asked for then."""
+"""Import names of requirements.txt, and of psutil, which ComfyUI brings.
+
+Two are imported when they are used: cryptography makes the certificate of a worker that is shared at first,
+and python_socks is for clients.
+"""
 _REMEDY = "set COMFYUI_PYTHON to the interpreter that this ComfyUI runs under"
 # Seconds, for a slow disk; usually an interpreter answers in a tenth of one.
 _PROBE_S = 120.0
