@@ -20,6 +20,7 @@ DOUBT = (
 # Each is raised before the first byte of a request is sent.
 _UNSENT = (
     requests.ConnectTimeout,
+    requests.exceptions.ProxyError,
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
     urllib3.exceptions.ClosedPoolError,

@@ -75,7 +75,7 @@ def test_a_whole_loop_streams_through_the_edge(session: Session) -> None:
 
 
 def test_frames_over_the_edges_limit_pass_in_pieces(edge: LoadBalancerEdge) -> None:
-    edge.limits = EdgeLimits(message_bytes=300_000)
+    edge.limits = EdgeLimits(message_bytes=1_200_000)
     with connect_from(settings(edge)) as session:
         x = torch.arange(5_000_000, dtype=torch.int64)  # 40 MB
         assert torch.equal(session.model("double")(x), x * 2)
