@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import plots
 from comfy_gpu_offload.client.encoding.step_time import StepCost
+from comfy_gpu_offload.config.env_file import write_settings
 from comfy_gpu_offload.config.settings import given_settings, load_settings
 from comfy_gpu_offload.errors import OffloadError
 from emulated_link import Link, best_kind, described, emulated
-from env_file import write_setting
 from mosaic import mosaic_worker
 from results import Bound, Results, Table, conclude
 from step_predictions import (
@@ -108,7 +108,7 @@ def _advise(best: Prediction, options: argparse.Namespace) -> None:
     print(f"Faster in the node Remote Sampler: {faster}; its mode `auto` measures that by itself.")
     if not options.write:
         return
-    write_setting(options.env_file, _VARIABLE, best.choice)
+    write_settings(options.env_file, {_VARIABLE: best.choice})
     print(f"{options.env_file} has it now.")
     if _VARIABLE in os.environ:
         print(f"{_VARIABLE} is also set in this environment, which counts more than the file.")

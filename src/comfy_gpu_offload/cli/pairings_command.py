@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ..config.findings import checked_settings
+from ..config.private_files import private_folder
 from ..config.settings import Settings
 from ..server.pairing.pairings import Pairings
-from ..server.pairing.private_files import private_folder
 from ..server.pairing.share import EVERYWHERE, open_share, shared_addresses
 from . import sharing
 

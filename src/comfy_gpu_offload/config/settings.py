@@ -81,6 +81,7 @@ class Settings(BaseSettings):
         runpod_base_url: of RunPod's API for queue endpoints.
         endpoint: the endpoint's kind; `auto` detects it.
         wake_timeout_s: how long to wait for an endpoint's worker to start.
+        ready_timeout_s: how long a rented machine may take until a call works; then another one is rented.
         gpu_rate: price of the worker's GPU in dollars per second; for estimates alone.
         ca_file: certificates to trust besides the system's, for a worker with one of its own.
         compression: one of `codec_names.COMPRESSIONS`. `auto` uses the lossless encoding with the shortest step, by
@@ -100,6 +101,7 @@ class Settings(BaseSettings):
             folder in the user's cache.
         upload_bytes: the most that it keeps there; 0 for nothing.
         pairing_folder: where a worker that is shared keeps its key and its pairings; None for the user's own.
+        rental_folder: where this side remembers what it rented; None for the user's own.
         model_bytes: the most that loaded models may take at a worker; 0 for as much as memory allows.
         comfyui_python: the interpreter that a comfyui worker's ComfyUI runs under; None to look for it.
     """
@@ -120,6 +122,7 @@ class Settings(BaseSettings):
     runpod_base_url: Annotated[AddressSetting, Field(validation_alias=_as_it_is("runpod_base_url"))] = RUNPOD_API
     endpoint: EndpointKind = "auto"
     wake_timeout_s: Seconds = 180.0
+    ready_timeout_s: Seconds = 600.0
     gpu_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     ca_file: Path | None = None
     compression: str = "auto"
@@ -136,6 +139,7 @@ class Settings(BaseSettings):
     upload_folder: Path | None = None
     upload_bytes: Annotated[int, Field(ge=0)] = 16 * 1024**3
     pairing_folder: Path | None = None
+    rental_folder: Path | None = None
     model_bytes: Annotated[int, Field(ge=0)] = 0
     comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
 
@@ -157,7 +161,7 @@ class Settings(BaseSettings):
             raise ValueError("it is printable ASCII without spaces or quotes around it")
         return value
 
-    @field_validator("ca_file", "capture_dir", "upload_folder", "pairing_folder", "comfyui_python")
+    @field_validator("ca_file", "capture_dir", "upload_folder", "pairing_folder", "rental_folder", "comfyui_python")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return None if value is None else at_home(value)
@@ -169,7 +173,7 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no file {value}")
         return value
 
-    @field_validator("capture_dir", "upload_folder", "pairing_folder")
+    @field_validator("capture_dir", "upload_folder", "pairing_folder", "rental_folder")
     @classmethod
     def _check_folder(cls, value: Path | None) -> Path | None:
         if value is not None and value.exists() and not value.is_dir():

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ...config.certificates import fingerprint_of
+from ...config.private_files import create_once, require_private
 from ...errors import ConfigError
 from ..http.tls import server_context
-from .private_files import create_once, require_private
 
 _FILE = "worker.pem"
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)

@@ -18,9 +18,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from ...config.pairing import TOKEN_BYTES
+from ...config.private_files import create_once
 from ...errors import ConfigError
 from ..http.tokens import token_digest
-from .private_files import create_once
 
 logger = logging.getLogger(__name__)
 

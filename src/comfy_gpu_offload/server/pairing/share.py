@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ...config.address import HTTPS, Address
 from ...config.pairing import Pairing
+from ...config.private_files import private_folder
 from .certificate import Certificate, certificate_in
 from .own_addresses import own_addresses
 from .pairings import DEFAULT_NAME, IssuedPairing, Pairings
-from .private_files import private_folder
 
 EVERYWHERE = "::"
 """Host to listen on: all networks of this machine, by IPv6 and IPv4."""

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.support.platforms import needs_posix
 
+from comfy_gpu_offload.config import private_files
+from comfy_gpu_offload.config.private_files import create_once, private_folder, replace_private, require_private
 from comfy_gpu_offload.errors import ConfigError
-from comfy_gpu_offload.server.pairing import private_files
-from comfy_gpu_offload.server.pairing.private_files import create_once, private_folder, require_private
 
 
 @needs_posix
@@ -94,6 +94,20 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_replaced_whole_and_stays_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_private(tmp_path / "key", b"first")
+    replace_private(tmp_path / "key", b"second")
+    require_private(tmp_path / "key")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        replace_private(tmp_path / "key", b"third")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("key", b"second")]
+
+
 def test_the_folder_is_the_users_own_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_files.sys, "platform", "linux")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -113,6 +127,8 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_setting(tmp_path: Path) 
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match="COMFY_GPU_OFFLOAD_PAIRING_FOLDER"):
             private_folder(place)
+        with pytest.raises(ConfigError, match="COMFY_GPU_OFFLOAD_RENTAL_FOLDER"):
+            private_folder(place, "rental")
 
 
 def test_a_user_without_a_home_is_told_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
