@@ -54,6 +54,20 @@ def test_a_method_of_comfyuis_class_is_refused_as_long_as_it_stays(found: Found)
     assert run["same after it"]
 
 
+def test_an_object_that_no_network_reads_stays_here(found: Found) -> None:
+    run = found["objects in options"]
+    assert run["same"]
+    assert run["mattered"]
+    assert run["calls"] > 0
+
+
+def test_an_object_for_the_sampling_loop_is_refused_with_the_whole_loop(found: Found) -> None:
+    whole = found["objects in options"]["whole"]
+    assert "own_code" in whole["said"]
+    assert whole["said"].startswith("UnsupportedRunError")
+    assert whole["calls"] == 0
+
+
 @pytest.mark.parametrize("way", ["each step", "whole loop"])
 def test_what_packs_replaced_before_any_prompt_is_warned_of_once_a_run(found: Found, way: str) -> None:
     same, said, shown = found["before prompts"][way]

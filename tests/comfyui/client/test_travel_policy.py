@@ -49,6 +49,7 @@ TRAVELS: dict[str, Patch] = {
     "data": options(rope_options={"scale_x": 2.0}, tensor=torch.ones(2)),
     "empty places": options(patches={"attn1_patch": []}, patches_replace={}, ar_state={}),
     "read here alone": options(wrappers={"outer_sample": {"a": [own_patch]}}, callbacks={"a": object()}),
+    "objects that no network reads": options(somebodys={"a": [object()]}, another=own_patch),
     "caches that run here": options(easycache=object(), context_window=object()),
     "a set of numbers": options(stg_self_attn_blocks={3, 1}),
     "ComfyUI's own patch": free_lunch,
@@ -70,9 +71,9 @@ REFUSED: dict[str, tuple[Patch, str]] = {
         options(optimized_attention_override=own_patch),
         r"the option optimized_attention_override .*computes attention in its own way",
     ),
-    "an object": (
-        options(somebodys={"a": [object()]}),
-        r"transformer_options\['somebodys'\]\['a'\]\[0\]: a .*object",
+    "an object that the network may read": (
+        options(output={"a": [object()]}),
+        r"transformer_options\['output'\]\['a'\]\[0\]: a .*object",
     ),
     "guidance that patches": (
         lambda patcher: patcher.model_options.update(sampler_post_cfg_function=[guidance_that_patches]),
@@ -143,6 +144,14 @@ def test_what_is_read_here_alone_is_not_sent(sides: Sides) -> None:
     given = {"wrappers": {"a": {}}, "multigpu_thread_pool": object(), "sigmas": torch.ones(1), "patches": {}}
     assert options_to_send(given) == {"sigmas": torch.ones(1)}
     assert options_to_send({"stg_self_attn_blocks": {3, 1}}) == {"stg_self_attn_blocks": (1, 3)}
+
+
+def test_an_object_that_a_sent_patch_may_read_is_refused(sides: Sides) -> None:
+    free_lunch(sides.remote)
+    options(factor=object())(sides.remote)
+    with pytest.raises(UnsupportedPatchError, match="no plain data"):
+        sampled(sides.remote)
+    assert sides.calls == 0
 
 
 def test_another_network_in_its_place_is_refused(sides: Sides) -> None:

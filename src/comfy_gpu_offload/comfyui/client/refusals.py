@@ -56,7 +56,7 @@ _REMEDIES: Mapping[str, str] = {
 # By the option's name in `transformer_options`, where that alone says what the patch is for.
 _REMEDIES_BY_KEY: Mapping[str, str] = {"optimized_attention_override": _ATTENTION}
 # The entries of `transformer_options` that ComfyUI calls as functions.
-_CODE = frozenset({"optimized_attention_override"})
+CODE = frozenset({"optimized_attention_override"})
 
 
 def of_patch(what: str, name: str, patches: Iterable[Any]) -> Obstacle:
@@ -73,7 +73,7 @@ def of_patch(what: str, name: str, patches: Iterable[Any]) -> Obstacle:
 
 def is_code(name: str) -> bool:
     """Return whether the entry of `transformer_options` with that name is code."""
-    return name in _CODE
+    return name in CODE
 
 
 def of_option(what: str, value: Any) -> Obstacle:

@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import Obstacle, UnsupportedPatchError, UnsupportedValueError
 from ...io.tree import pack
 from ..wire import stock_patches
-from . import refusals
+from . import network_reads, refusals
 from .patches.patch_uploads import weight_obstacles
 from .patches.weight_hooks import hook_obstacles
 
@@ -29,6 +29,8 @@ _COMPILE_KEY = "torch.compile"
 # Names and strings in the code of a function that patches a model's options itself.
 _PATCHING = frozenset({"set_model_options_patch_replace", "patches_replace"})
 _PATCHES = {"patches": "the block patch", "patches_replace": "the attention replacement"}
+# Networks read these, so what is in them is sent or refused.
+_READ_BY_NETWORKS = frozenset({*_PATCHES, *_STATE, *refusals.CODE})
 # Sets of block numbers. Sets are no data here; the network only looks numbers up, so it may be given a tuple.
 _NUMBERS = frozenset({"stg_self_attn_blocks"})
 
@@ -122,7 +124,7 @@ def _are_known(patches: Iterable[Any]) -> bool:
 
 
 def refused_options(options: Mapping[str, Any]) -> Iterator[Obstacle]:
-    """Yield each entry of `transformer_options` that cannot be sent."""
+    """Yield each entry of `transformer_options` that a network may read and that cannot be sent."""
     for key, value in options.items():
         if key in _LOCAL or _is_empty(value):
             continue
@@ -135,19 +137,31 @@ def refused_options(options: Mapping[str, Any]) -> Iterator[Obstacle]:
             yield refusals.of_state(key)
         elif refusals.is_code(key):
             yield refusals.of_patch("the option", key, [value])
-        else:
-            yield from _unless_data(key, _plain(key, value))
+        elif (found := _no_data(key, value)) is not None and network_reads.may_read(key, options):
+            yield found
+
+
+def objects_kept_here(options: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the entries of `transformer_options` that cannot be sent and that no network reads.
+
+    Code around the network, which runs here, may read them: some packs' samplers keep their settings so.
+    """
+    others = {key: value for key, value in options.items() if not (key in _LOCAL or key in _READ_BY_NETWORKS)}
+    objects = [key for key, value in others.items() if not _is_empty(value) and _no_data(key, value) is not None]
+    return frozenset(key for key in objects if not network_reads.may_read(key, options))
 
 
 def _plain(key: str, value: Any) -> Any:
     return tuple(sorted(value)) if key in _NUMBERS and isinstance(value, set | frozenset) else value
 
 
-def _unless_data(key: str, value: Any) -> Iterator[Obstacle]:
+def _no_data(key: str, value: Any) -> Obstacle | None:
+    """Return why an entry of `transformer_options` cannot be sent as data; None if it can."""
     try:
-        pack(value, f"transformer_options[{key!r}]")
+        pack(_plain(key, value), f"transformer_options[{key!r}]")
     except UnsupportedValueError as error:
-        yield refusals.of_option(f"{error.path}: a {error.kind}, which is no plain data", value)
+        return refusals.of_option(f"{error.path}: a {error.kind}, which is no plain data", value)
+    return None
 
 
 def _is_empty(value: Any) -> bool:
@@ -165,6 +179,7 @@ def options_to_send(options: Mapping[str, Any]) -> dict[str, Any]:
     refused = tuple(refused_options(options))
     if refused:
         raise UnsupportedPatchError(refused)
-    kept = {key: _plain(key, value) for key, value in options.items() if key not in _LOCAL}
+    here = _LOCAL | objects_kept_here(options)
+    kept = {key: _plain(key, value) for key, value in options.items() if key not in here}
     data = stock_patches.pack_options(kept)
     return {key: value for key, value in data.items() if key not in _PATCHES or value}

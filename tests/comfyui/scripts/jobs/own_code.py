@@ -129,6 +129,41 @@ def of_the_class() -> dict[str, Any]:
     return {**refused, "following": following, "same after it": same}
 
 
+class _Settings:
+    """A pack's settings of a run, an object that cannot be sent."""
+
+    scale = 0.75
+
+
+def _settings_in_options(model: Any) -> Any:
+    """Leave an object in the options for a function of the pack's own that runs around the network."""
+    key = "own_code_settings"
+    model.model_options["transformer_options"] = {**model.model_options["transformer_options"], key: [_Settings()]}
+
+    def scaled(given: dict[str, Any]) -> torch.Tensor:
+        settings = given["model_options"]["transformer_options"][key][0]
+        return given["denoised"] * settings.scale
+
+    model.set_model_sampler_post_cfg_function(scaled)
+    return model
+
+
+def objects_in_options() -> dict[str, Any]:
+    """Return how a run ends with an object in the options that only code around the network reads."""
+    pair = Pair.of(WAN)
+    plain = sampled(pair.stock, case(WAN))
+    stock, remote = (_settings_in_options(each.clone()) for each in (pair.stock, pair.remote))
+    whole = _refused(pair, lambda: sampled_whole(remote, case(WAN)))
+    calls = pair.remote.remote.calls
+    here, there = sampled(stock, case(WAN)), sampled(remote, case(WAN))
+    return {
+        "same": torch.equal(here, there),
+        "mattered": not torch.equal(here, plain),
+        "calls": pair.remote.remote.calls - calls,
+        "whole": whole,
+    }
+
+
 def _passed_on(function: Any) -> Any:
     """Return a pack's function around one of ComfyUI's, under its name."""
 
@@ -304,6 +339,7 @@ if __name__ == "__main__":
         "of the class": of_the_class(),
         "before prompts": before_prompts(),
         "injected": injected(),
+        "objects in options": objects_in_options(),
         "read": read(),
         "controls": controls(),
         # Last: torch leaves traces.

@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
 from .held_values import HeldValue, held_values
+from .source_names import strings_in
 
 _VERSION = attrgetter("_version")
 _STORES = ("_modules", "_parameters", "_buffers")
@@ -284,12 +285,4 @@ def _read_by(network: nn.Module) -> Iterator[str]:
     for kind in kinds:
         if not kind.__module__.startswith(("torch.", "builtins")):
             functions = (value for value in vars(kind).values() if isinstance(value, FunctionType))
-            yield from chain.from_iterable(_strings_in(function.__code__) for function in functions)
-
-
-def _strings_in(code: CodeType) -> Iterator[str]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _strings_in(constant)
-        elif isinstance(constant, str):
-            yield constant
+            yield from chain.from_iterable(strings_in(function.__code__) for function in functions)

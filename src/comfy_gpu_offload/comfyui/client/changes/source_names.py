@@ -1,4 +1,4 @@
-"""The names in a module's own source code: those that it defines or uses, and those that it assigns as it runs."""
+"""The names in a module's own code: those that it defines or uses, that it assigns as it runs, and its strings."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ def _codes_in(code: CodeType) -> Iterator[CodeType]:
         if isinstance(constant, CodeType):
             yield constant
             yield from _codes_in(constant)
+
+
+def strings_in(code: CodeType) -> Iterator[str]:
+    """Yield the strings in the code of a function or module, and in code nested in it.
+
+    Code that asks for something by a name has that name among them, also in a tuple over which it loops.
+    """
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from strings_in(constant)
+        elif isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, tuple | frozenset):
+            yield from (item for item in constant if isinstance(item, str))
 
 
 def stored_names(module: ModuleType | type) -> frozenset[str]:

@@ -25,7 +25,7 @@ from .. import remote_control_net
 from ..changes import code_origin
 from ..remote_control_net import ControlTable
 from ..remote_state import record_of
-from ..travel_policy import options_to_send, refused_patches
+from ..travel_policy import objects_kept_here, options_to_send, refused_patches
 
 _RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 # The samplers whose function ComfyUI does not find by their name: `comfy.samplers.sampler_object`.
@@ -157,6 +157,8 @@ def _of_loop(patcher: Any) -> Iterator[str]:
     for kind in ("wrappers", "callbacks"):
         for found in (getattr(patcher, kind, {}), options.get(kind, {})):
             yield from _of_functions(kind.removesuffix("s"), found)
+    for key in sorted(objects_kept_here(options)):
+        yield f"the object {key} in transformer_options ({_owner(options[key])}), for code in the sampling loop"
     if getattr(patcher, "additional_models", None):
         yield f"a second model that goes with this one ({', '.join(map(str, patcher.additional_models))})"
 

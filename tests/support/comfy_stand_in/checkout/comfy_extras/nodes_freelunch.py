@@ -10,7 +10,7 @@ class FreeU:
         """Put the patch on a clone of the model."""
 
         def output_block_patch(h: Any, hsp: Any, transformer_options: Any) -> tuple[Any, Any]:
-            return h * b1, hsp
+            return h * transformer_options.get("factor", b1), hsp
 
         made = model.clone()
         patches = made.model_options["transformer_options"].setdefault("patches", {})
