@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Protocol
 
@@ -47,6 +48,19 @@ class Listing:
     models: tuple[ModelEntry, ...]
     skipped: tuple[SkippedEntry, ...] = ()
     modules: tuple[ModelEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that new model files may be put into.
+
+    Attributes:
+        path: is made if it is missing.
+        suffixes: of the files that the backend lists there, in lower case.
+    """
+
+    path: Path
+    suffixes: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -171,8 +185,9 @@ class InterruptedCallError(BackendError):
 class Backend(ABC):
     """The base of all backends.
 
-    All methods but `interrupt`, `listing` and `info` are called one at a time, each from any thread. A method that
-    not every backend has gets a default here, which refuses what it cannot do by a `BackendError` that says so.
+    All methods but `interrupt`, `listing`, `model_folders` and `info` are called one at a time, each from any
+    thread. A method that not every backend has gets a default here, which refuses what it cannot do by a
+    `BackendError` that says so.
 
     Attributes:
         has_modules: whether it takes `ModelRef`s with further files and options, and calls of other methods than
@@ -191,6 +206,13 @@ class Backend(ABC):
 
         A bad entry in a folder of models is passed over, and never raises.
         """
+
+    def model_folders(self) -> Mapping[str, ModelFolder]:
+        """Return the folders that single files may be put into, by ComfyUI's names of them; by default none.
+
+        Called from any thread.
+        """
+        return {}
 
     @abstractmethod
     def describe(self, ref: ModelRef) -> Described:

@@ -56,7 +56,7 @@ def _wrong_with(file: BinaryIO, path: Path) -> str | None:
     # The first bytes of other kinds of files, read as a length, exceed that of any header.
     if is_safetensors and size >= _LENGTH_BYTES and _is_length(beginning):
         return _wrong_safetensors(file, beginning, size)
-    another = _another_kind(beginning, is_safetensors=is_safetensors)
+    another = another_kind(beginning, is_safetensors=is_safetensors)
     if another is None and is_safetensors:
         return f"is no safetensors file: it does not begin with the length of a header. {_AGAIN}"
     if another is None and beginning.startswith(_ZIP) and not zipfile.is_zipfile(path):
@@ -64,7 +64,7 @@ def _wrong_with(file: BinaryIO, path: Path) -> str | None:
     return another
 
 
-def _another_kind(beginning: bytes, *, is_safetensors: bool) -> str | None:
+def another_kind(beginning: bytes, *, is_safetensors: bool) -> str | None:
     """Return what a file that begins so is instead of weights, and what to do; None where it may be some."""
     if not any(beginning):
         return f"begins with zeros: a download that broke off, or a disk that was full. {_AGAIN}"

@@ -18,6 +18,7 @@ from ..io.frame import ALTERED
 from ..protocol.envelope import ProtocolSkewError
 from ..protocol.messages import Fault, FaultCode
 from .executor import CallerGoneError, ExecutorBusyError, ExecutorClosedError, JobCancelledError
+from .model_store.refusals import DiskFullError, FileInUseError, ModelStoreError
 
 _MAX_MESSAGE = 4000
 
@@ -34,6 +35,9 @@ _CODES: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (InterruptedCallError, FaultCode.CANCELLED),
     (ModelRunError, FaultCode.MODEL_FAILED),
     (BackendError, FaultCode.MODEL_FAILED),
+    (DiskFullError, FaultCode.DISK_FULL),
+    (FileInUseError, FaultCode.BUSY),
+    (ModelStoreError, FaultCode.REFUSED_FILE),
     (JobCancelledError, FaultCode.CANCELLED),
     (CallerGoneError, FaultCode.CANCELLED),
     (ExecutorBusyError, FaultCode.BUSY),

@@ -167,3 +167,15 @@ def test_a_damaged_file_is_refused_before_comfyui_reads_it(comfy_stand_in: Stand
     with pytest.raises(ModelFileError, match=f"{path} is cut off"):
         files.load_patcher(files.DIFFUSION_MODELS.find_file("a.safetensors"), "default")
     assert comfy.sd.loaded == []
+
+
+def test_a_new_file_goes_into_the_folder_that_has_its_kinds_name(comfy_stand_in: StandIn, tmp_path: Path) -> None:
+    import folder_paths
+
+    kind = diffusion_models().DIFFUSION_MODELS
+    by_default = kind.folder_for_new("diffusion_models")
+    assert by_default.path.name == "diffusion_models"
+    assert ".safetensors" in by_default.suffixes
+    folder_paths.add_model_folder_path("diffusion_models", str(tmp_path / "volume"), True)
+    assert kind.folder_for_new("diffusion_models").path == tmp_path / "volume"
+    assert kind.folder_for_new("checkpoints").path == comfy_stand_in.models / "checkpoints"

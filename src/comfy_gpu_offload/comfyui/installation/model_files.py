@@ -11,7 +11,14 @@ from pathlib import Path
 import comfy.model_management
 import folder_paths
 
-from ...backends.base import BackendError, ModelFileError, ModelNotFoundError, is_out_of_memory, no_room_for
+from ...backends.base import (
+    BackendError,
+    ModelFileError,
+    ModelFolder,
+    ModelNotFoundError,
+    is_out_of_memory,
+    no_room_for,
+)
 from ...backends.model_folders import Skips, files_in
 
 
@@ -42,6 +49,16 @@ class FileKind:
     def paths(self) -> tuple[str, ...]:
         """Return the folders on this machine that such files are looked for in."""
         return tuple(path for folder in self.folders for path in folder_paths.get_folder_paths(folder))
+
+    def folder_for_new(self, folder: str) -> ModelFolder:
+        """Return where a new file goes that belongs into ComfyUI's folder of that name, one of `folders`.
+
+        That is the first of its paths, or the one beside it that has the folder's own name: by default, ComfyUI
+        looks into `unet` before `diffusion_models`, and into `clip` after `text_encoders`.
+        """
+        paths = [Path(path) for path in folder_paths.get_folder_paths(folder)]
+        named = paths[0].parent / folder
+        return ModelFolder(named if named in paths else paths[0], _suffixes_of(folder))
 
     def list_files(self, skips: Skips | None = None) -> list[ModelFile]:
         """Return every file of this kind that can be read.
@@ -80,12 +97,16 @@ def _files_of(folder: str, skips: Skips) -> list[ModelFile]:
 
     ComfyUI's own listing is not used, since a folder that two links lead back into halts it.
     """
-    suffixes = folder_paths.folder_names_and_paths[folder][1]
+    suffixes = _suffixes_of(folder)
     found: dict[str, ModelFile] = {}
     for root in folder_paths.get_folder_paths(folder):
         for file in files_in(Path(root), lambda name: not suffixes or Path(name).suffix.lower() in suffixes, skips):
             found.setdefault(file.name, ModelFile(file.name, folder, file.path, file.size_bytes))
     return [found[name] for name in sorted(found)]
+
+
+def _suffixes_of(folder: str) -> frozenset[str]:
+    return frozenset(folder_paths.folder_names_and_paths[folder][1])
 
 
 @contextmanager

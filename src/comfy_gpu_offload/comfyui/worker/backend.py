@@ -17,6 +17,7 @@ from ...backends.base import (
     Computed,
     Described,
     Listing,
+    ModelFolder,
     ModelRunError,
     ModuleCall,
     PatchSet,
@@ -87,6 +88,11 @@ class ComfyUIBackend(Backend):
         self._skip_log.log(skipped)
         further = (entry for key, entry in modules.items() if key not in models)
         return Listing(tuple(models.values()), skipped, tuple(further))
+
+    def model_folders(self) -> Mapping[str, ModelFolder]:
+        """See `Backend`."""
+        kinds = [kind.files for kind in self._kinds.KINDS]
+        return {name: kind.folder_for_new(name) for kind in kinds for name in kind.folders}
 
     def describe(self, ref: ModelRef) -> Described:
         """See `Backend`. For the details see `describe` of the module's kind."""

@@ -49,9 +49,12 @@ _STATUS: dict[FaultCode, int] = {
     FaultCode.WRONG_PREDICTION: 409,
     FaultCode.TOO_LARGE: 413,
     FaultCode.CANCELLED: 499,
+    FaultCode.NOT_ALLOWED: 403,
+    FaultCode.REFUSED_FILE: 422,
     FaultCode.BUSY: 503,
     FaultCode.STOPPING: 503,
     FaultCode.OUT_OF_MEMORY: 507,
+    FaultCode.DISK_FULL: 507,
 }
 
 
