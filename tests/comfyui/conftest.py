@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,15 +42,22 @@ def _end(*_: object) -> None:
     pytest.exit("terminated", returncode=128 + signal.SIGTERM)
 
 
-@pytest.fixture(scope="session")
-def site(
-    checkout: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
+@contextmanager
+def running_site(
+    checkout: Checkout, python: Path, models_yaml: Path, folders: Callable[[str], Path], packs: Sequence[Path] = ()
 ) -> Iterator[Site]:
-    """Give one ComfyUI and one worker, for all tests on this checkout."""
+    """Run a ComfyUI and a worker.
+
+    Args:
+        folders: makes a new folder of that name.
+        packs: further node packs for the ComfyUI, which are linked to.
+    """
     token = new_token()
-    base = tmp_path_factory.mktemp("comfyui")
+    base = folders("comfyui")
     source = install_pack(base) / "src"
-    worker = Worker(checkout, python, tmp_path_factory.mktemp("worker"), models_yaml, token, source)
+    for pack in packs:
+        (base / "custom_nodes" / pack.name).symlink_to(pack, target_is_directory=True)
+    worker = Worker(checkout, python, folders("worker"), models_yaml, token, source)
     with ExitStack() as ending:
         ending.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _end))
         worker.begin()
@@ -62,9 +69,19 @@ def site(
         comfyui = begin_comfyui(checkout, python, base, models_yaml, env)
         ending.callback(comfyui.process.kill)
         await_comfyui(comfyui)
-        _sites.append(Site(checkout, python, comfyui, worker, proxy, token))
-        ending.callback(_sites.clear)
-        yield _sites[-1]
+        made = Site(checkout, python, comfyui, worker, proxy, token)
+        _sites.append(made)
+        ending.callback(_sites.remove, made)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def site(
+    checkout: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Give one ComfyUI and one worker, for all tests on this checkout."""
+    with running_site(checkout, python, models_yaml, tmp_path_factory.mktemp) as made:
+        yield made
 
 
 @pytest.fixture
