@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "config", "version", "io", "protocol", "runpod", "transport", "digits", "client", "server"),
         *("backends", "backend_factory", "comfyui/installation"),
     },
+    "rental": {"errors", "config", "client", "runpod"},
     "__init__": {"client", "shared_worker", "version"},
     "__main__": {"cli"},
 }

@@ -1,0 +1,1 @@
+"""Rented GPUs: the start of the worker there, and the end of what bills."""
