@@ -28,10 +28,14 @@ OffloadError
 │   ├── NoWorkerError          an endpoint without a worker that answers: it has to start, or is gone
 │   └── RunPodError            RunPod's API refused, failed, or could not be asked
 │       ├── RunPodAuthError            the API key is wrong, or does not allow this
+│       │   └── RunPodForbiddenError       the key is good, but may not do this
+│       ├── RunPodBalanceError         the account has not the credit that this takes
+│       ├── RunPodCapacityError        RunPod has no such GPU free at present; another may do
 │       ├── RunPodNotFoundError        no such endpoint, or the job is gone
 │       ├── RunPodWrongKindError       the endpoint is not a queue endpoint
 │       ├── RunPodPayloadTooLargeError over what the endpoint takes; `size_bytes`, `limit_bytes`
 │       ├── RunPodRequestError         a request that RunPod refuses, or would refuse and that is not sent
+│       │   └── RunPodRuleError            what is to be made breaks a rule of RunPod's; `fields` says which
 │       ├── RunPodRateLimitError       too many requests
 │       ├── RunPodServerError          RunPod, or the edge before it, failed
 │       ├── RunPodNetworkError         no connection, or it ended before the reply was complete
@@ -335,8 +339,8 @@ class RunPodError(TransportError):
     Attributes:
         status: the HTTP status code, or None if there was no reply.
         retryable: whether the same request may succeed later and does no harm if it is repeated.
-        maybe_submitted: whether RunPod may have accepted a job whose id is unknown, so that sending it again
-            could bill it twice. Never together with `retryable`.
+        maybe_submitted: whether RunPod may have accepted a job, or made a pod, whose id is unknown, so that sending
+            it again could bill it twice. Never together with `retryable`.
         retry_after_s: the time that RunPod asks to wait, or None.
     """
 
@@ -365,8 +369,20 @@ class RunPodAuthError(RunPodError):
     """The API key is wrong, or does not allow this."""
 
 
+class RunPodForbiddenError(RunPodAuthError):
+    """The API key is good, but may not do this."""
+
+
+class RunPodBalanceError(RunPodError):
+    """The account has not the credit that this takes."""
+
+
+class RunPodCapacityError(RunPodError):
+    """RunPod has no such GPU free at present. Another type, data centre or cloud may have one."""
+
+
 class RunPodNotFoundError(RunPodError):
-    """There is no such endpoint, or the job is gone."""
+    """There is no such endpoint, pod or volume, or the job is gone."""
 
 
 class RunPodWrongKindError(RunPodError):
@@ -396,6 +412,18 @@ class RunPodPayloadTooLargeError(RunPodError):
 
 class RunPodRequestError(RunPodError):
     """A request that RunPod refuses, or would refuse and that is not sent."""
+
+
+class RunPodRuleError(RunPodRequestError):
+    """The pod, endpoint or volume that is asked for breaks a rule of RunPod's.
+
+    Attributes:
+        fields: RunPod's sentences about the fields that are wrong; empty if it names none.
+    """
+
+    def __init__(self, message: str, *, status: int, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message, status=status)
+        self.fields = fields
 
 
 class RunPodRateLimitError(RunPodError):

@@ -52,12 +52,14 @@ def job_reply(status: str = "IN_QUEUE", **fields: Any) -> dict[str, Any]:
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
-def says(status: int, value: Any) -> Answer:
-    """Return an answer with JSON."""
+def says(status: int, value: Any, **headers: str) -> Answer:
+    """Return an answer with JSON, and with headers whose names have `_` for `-`."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        body = json.dumps(value).encode()
+        body = b"" if status == 204 else json.dumps(value).encode()
         handler.send_response(status)
+        for name, text in headers.items():
+            handler.send_header(name.replace("_", "-"), text)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)
@@ -115,6 +117,9 @@ def loopback_api(*answers: Answer, tls: ssl.SSLContext | None = None, reads: boo
             if "Content-Length" not in self.headers:
                 self.headers["Content-Length"] = "0"
             self.do_POST()
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass

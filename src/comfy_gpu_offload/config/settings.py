@@ -29,6 +29,8 @@ from .pairing import Pairing, is_pairing_line
 
 PREFIX = "COMFY_GPU_OFFLOAD_"
 RUNPOD_API = Address(HTTPS, "api.runpod.ai", path="/v2")
+RUNPOD_REST_API = Address(HTTPS, "api.runpod.io", path="/v2")
+RUNPOD_POD_ADDRESS = "https://{pod}-{port}.proxy.runpod.net"
 # The pack's own folder, where a user who unpacked it into custom_nodes puts .env.
 _PACK_FOLDER = Path(__file__).resolve().parents[3]
 _ENV_FILES = (_PACK_FOLDER / ".env", Path(".env"))
@@ -79,6 +81,8 @@ class Settings(BaseSettings):
         runpod_api_key: for a RunPod serverless endpoint; sent to RunPod as a bearer, never shown.
         runpod_endpoint_id: the id of that endpoint.
         runpod_base_url: of RunPod's API for queue endpoints.
+        runpod_api: of RunPod's API for pods, endpoints and prices.
+        runpod_pod_address: of a port of a pod; ``{pod}`` and ``{port}`` stand for its id and the port.
         endpoint: the endpoint's kind; `auto` detects it.
         wake_timeout_s: how long to wait for an endpoint's worker to start.
         ready_timeout_s: how long a rented machine may take until a call works; then another one is rented.
@@ -120,6 +124,8 @@ class Settings(BaseSettings):
     runpod_api_key: Annotated[SecretStr | None, Field(validation_alias=_as_it_is("runpod_api_key"))] = None
     runpod_endpoint_id: Annotated[str | None, Field(validation_alias=_as_it_is("runpod_endpoint_id"))] = None
     runpod_base_url: Annotated[AddressSetting, Field(validation_alias=_as_it_is("runpod_base_url"))] = RUNPOD_API
+    runpod_api: AddressSetting = RUNPOD_REST_API
+    runpod_pod_address: str = RUNPOD_POD_ADDRESS
     endpoint: EndpointKind = "auto"
     wake_timeout_s: Seconds = 180.0
     ready_timeout_s: Seconds = 600.0
@@ -152,6 +158,14 @@ class Settings(BaseSettings):
             )
         if value not in COMPRESSIONS:
             raise ValueError(f"it is one of {', '.join(COMPRESSIONS)}")
+        return value
+
+    @field_validator("runpod_pod_address")
+    @classmethod
+    def _check_pod_address(cls, value: str) -> str:
+        if "{pod}" not in value:
+            raise ValueError(f"it holds {{pod}}, which stands for a pod's id, as in {RUNPOD_POD_ADDRESS}")
+        Address.parse(value.replace("{pod}", "a").replace("{port}", "1"))
         return value
 
     @field_validator("token", "runpod_api_key")
@@ -290,4 +304,6 @@ def reason(message: str) -> str:
 def variable(field: str) -> str:
     """Return the environment variable of the setting with that name."""
     name = field.upper()
-    return name if name.startswith(("RUNPOD_", "COMFYUI_", PREFIX)) else PREFIX + name
+    given = Settings.model_fields.get(field)
+    is_ours = given is not None and given.validation_alias is None
+    return PREFIX + name if is_ours or not name.startswith(("RUNPOD_", "COMFYUI_", PREFIX)) else name

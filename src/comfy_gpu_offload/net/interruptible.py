@@ -13,12 +13,22 @@ T = TypeVar("T")
 _THREAD_NAME = "comfy-gpu-offload-runpod"
 
 
-def interruptibly(work: Callable[[], T], watch: Callable[[], None], late: Callable[[T], None]) -> T:
+def _nothing() -> None:
+    """Do nothing about what `work` raised."""
+
+
+def interruptibly(
+    work: Callable[[], T],
+    watch: Callable[[], None],
+    late: Callable[[T], None],
+    failed: Callable[[], None] = _nothing,
+) -> T:
     """Return what `work` returns, or raise what it raises. Call `watch` every 0.1 s; what it raises ends the wait.
 
-    `late` is given what `work` returned when nobody waits for it any more, on a thread of its own.
+    `late` is given what `work` returned when nobody waits for it any more, on a thread of its own. `failed` is
+    called on the thread of `work` when that raises, whether or not somebody still waits.
     """
-    running = _Running(work, late)
+    running = _Running(work, late, failed)
     try:
         running.start()
         while not running.ended.wait(CHECK_INTERVAL_S):
@@ -30,10 +40,11 @@ def interruptibly(work: Callable[[], T], watch: Callable[[], None], late: Callab
 
 
 class _Running(Generic[T]):
-    def __init__(self, work: Callable[[], T], late: Callable[[T], None]) -> None:
+    def __init__(self, work: Callable[[], T], late: Callable[[T], None], failed: Callable[[], None]) -> None:
         self.ended = threading.Event()
         self._work = work
         self._late = late
+        self._failed = failed
         self._lock = threading.Lock()
         self._abandoned = False
         self._returned: list[T] = []
@@ -64,6 +75,7 @@ class _Running(Generic[T]):
             value = self._work()
         except BaseException as error:
             self._raised = error
+            self._failed()
             self.ended.set()
             return
         with self._lock:

@@ -6,8 +6,9 @@ import io
 import socket
 import ssl
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from time import monotonic
@@ -35,27 +36,43 @@ _CHUNK_BYTES = 64 * 1024
 _IDLE_S = 60.0
 # 1 Mbit/s. A slower line counts as none; requests get as much more time as their bytes take at this rate.
 _SLOWEST_BYTES_PER_S = 125_000
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request. `path` is below the endpoint's address; `submits` says whether it begins a job."""
+    """A request. Its body may hold secrets, and is not shown.
 
-    method: Literal["GET", "POST"]
+    Attributes:
+        path: below the API's address.
+        submits: whether it begins what is billed: a job, a pod, an endpoint.
+        doubt: what an error says besides where RunPod may have begun it all the same.
+        secrets: texts of the body that no message may repeat.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     timeout_s: float
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     job_id: str | None = None
     submits: bool = False
+    doubt: str = DOUBT
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """RunPod's reply, whatever its status."""
+    """RunPod's reply, whatever its status. `retry_after` and `rate_limit` are the headers of these names."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
     retry_after: str | None = None
+    rate_limit: str | None = None
+
+
+def _nothing() -> None:
+    """Do nothing about a reply that never came."""
 
 
 class ApiHttp:
@@ -69,8 +86,9 @@ class ApiHttp:
         connect_timeout_s: float,
         reply_bytes: int,
         ca_file: Path | None = None,
+        setting: str = "RUNPOD_BASE_URL",
     ) -> None:
-        """`ca_file`: as `certificates.tls_context`.
+        """`ca_file`: as `certificates.tls_context`. `setting`: the one that `base` comes from, for messages.
 
         Raises:
             ConfigError: it cannot be read, or what names a proxy is wrong.
@@ -81,6 +99,7 @@ class ApiHttp:
         self._connect_timeout_s = connect_timeout_s
         self._reply_bytes = reply_bytes
         self._api_key = api_key
+        self._setting = setting
         self._begin()
 
     def _begin(self) -> None:
@@ -88,8 +107,16 @@ class ApiHttp:
         self._used_at = monotonic()
         self._session = _session(self._address, self._api_key, self._tls, self._proxy)
 
-    def exchange(self, request: Request, check: Check | None, late: Callable[[Reply], None]) -> Reply:
-        """Return the reply to `request`, whatever its status. `late` gets it if the wait was given up before.
+    def exchange(
+        self,
+        request: Request,
+        check: Check | None,
+        late: Callable[[Reply], None],
+        failed: Callable[[], None] = _nothing,
+    ) -> Reply:
+        """Return the reply to `request`, whatever its status.
+
+        `late` gets it if the wait was given up before; `failed` is called when it is certain that none comes.
 
         Raises:
             RunPodNetworkError: no complete reply came.
@@ -98,7 +125,7 @@ class ApiHttp:
             Whatever `check` raises, which is called at least every 0.1 s.
         """
         self._drop_idle()
-        meter = _Meter()
+        meter = Meter()
         started = monotonic()
 
         def watch() -> None:
@@ -108,13 +135,13 @@ class ApiHttp:
             if monotonic() - started > allowed_s:
                 raise RunPodNetworkError(
                     f"RunPod gave no complete reply to {request.path} within {allowed_s:.0f} s."
-                    f"{DOUBT if request.submits else ''}",
+                    f"{request.doubt if request.submits else ''}",
                     connected=True,
                     maybe_submitted=request.submits,
                 )
 
         try:
-            return interruptibly(lambda: self._exchange(request, meter), watch, late)
+            return interruptibly(lambda: self._exchange(request, meter), watch, late, failed)
         finally:
             self._used_at = monotonic()
 
@@ -132,34 +159,58 @@ class ApiHttp:
                 self._session.close()
             self._used_at = monotonic()
 
-    def _exchange(self, request: Request, meter: _Meter) -> Reply:
+    @contextmanager
+    def opened(self, request: Request, meter: Meter | None = None) -> Iterator[requests.Response]:
+        """Send `request` and give the response, whose body is read within the block.
+
+        Raises:
+            RunPodNetworkError, TlsError: as `exchange`, also for what breaks within the block.
+        """
         try:
             with self._session.request(
                 request.method,
                 self._base + request.path,
-                data=None if request.body is None else _Upload(request.body, meter),
-                headers={} if request.body is None else {"Content-Type": "application/json"},
+                data=None if request.body is None else _Upload(request.body, meter or Meter()),
+                headers={**({} if request.body is None else _JSON), **request.headers},
                 timeout=(self._connect_timeout_s, request.timeout_s),
                 allow_redirects=False,  # the key must not be sent elsewhere
                 stream=True,
             ) as response:
-                body = self._body(response, request, meter)
-                return Reply(response.status_code, body, response.headers.get("Retry-After"))
+                yield response
         except ProxyError as error:
             raise RunPodNetworkError(str(error), connected=False, retryable=error.retryable) from error
         except (OSError, urllib3.exceptions.HTTPError) as error:
-            ours = network_error(error, self._address, request.path, submits=request.submits)
+            ours = network_error(
+                error,
+                self._address,
+                request.path,
+                setting=self._setting,
+                doubt=request.doubt,
+                submits=request.submits,
+            )
             raise ours from _without_request(error)
 
-    def _body(self, response: requests.Response, request: Request, meter: _Meter) -> bytes:
+    def _exchange(self, request: Request, meter: Meter) -> Reply:
+        with self.opened(request, meter) as response:
+            body = self.body(response, request, meter)
+            said = response.headers
+            return Reply(response.status_code, body, said.get("Retry-After"), said.get("RateLimit"))
+
+    def body(self, response: requests.Response, request: Request, meter: Meter | None = None) -> bytes:
+        """Return the response's body.
+
+        Raises:
+            RunPodReplyError: it is too large.
+        """
         body = bytearray()
         for piece in response.iter_content(_CHUNK_BYTES):
             body += piece
-            meter.bytes += len(piece)
+            if meter is not None:
+                meter.bytes += len(piece)
             if len(body) > self._reply_bytes:
                 raise RunPodReplyError(
                     f"RunPod's reply to {request.path} is larger than {self._reply_bytes / 1e6:.0f} MB, and is "
-                    f"not read.{DOUBT if request.submits else ''}",
+                    f"not read.{request.doubt if request.submits else ''}",
                     status=response.status_code,
                     maybe_submitted=request.submits,
                 )
@@ -226,7 +277,7 @@ class _Bearer(AuthBase):
         return prepared
 
 
-class _Meter:
+class Meter:
     """A count of the bytes that have gone either way."""
 
     def __init__(self) -> None:
@@ -240,7 +291,7 @@ class _Upload(io.BytesIO):
     9.5 MB in 10 s is more than many lines carry.
     """
 
-    def __init__(self, body: bytes, meter: _Meter) -> None:
+    def __init__(self, body: bytes, meter: Meter) -> None:
         super().__init__(body)
         self._meter = meter
 

@@ -29,10 +29,14 @@ _UNSENT = (
 _MISCONFIGURED = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
-def network_error(error: Exception, base: Address, path: str, *, submits: bool) -> TransportError:
+def network_error(
+    error: Exception, base: Address, path: str, *, setting: str, doubt: str, submits: bool
+) -> TransportError:
     """Return our error for what a request to `path` below `base` raised.
 
-    `submits`: whether a job begins with it.
+    Args:
+        setting: where `base` comes from.
+        doubt: said of a request that may have arrived, if `submits`: if something that is billed begins with it.
     """
     causes = tuple(_causes(error))
     reason = type(causes[-1]).__name__
@@ -43,19 +47,19 @@ def network_error(error: Exception, base: Address, path: str, *, submits: bool) 
         error, (requests.RequestException, urllib3.exceptions.HTTPError)
     ):
         return RunPodNetworkError(
-            f"No request to RunPod can be made here ({reason}): check RUNPOD_BASE_URL.",
+            f"No request to RunPod can be made here ({reason}): check {setting}.",
             connected=False,
             retryable=False,
         )
     if any(isinstance(cause, _UNSENT) for cause in causes):
         return RunPodNetworkError(
-            f"RunPod cannot be reached ({reason}). Check the network and RUNPOD_BASE_URL; behind a proxy, "
+            f"RunPod cannot be reached ({reason}). Check the network and {setting}; behind a proxy, "
             "set HTTPS_PROXY.",
             connected=False,
         )
     return RunPodNetworkError(
         f"The connection to RunPod ended before its reply to {path} was complete ({reason})."
-        f"{DOUBT if submits else ''}",
+        f"{doubt if submits else ''}",
         connected=True,
         maybe_submitted=submits,
     )
