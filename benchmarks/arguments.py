@@ -11,17 +11,55 @@ What a benchmark then found it hands to `results.conclude`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import importlib.util
+import re
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from comfy_gpu_offload.cli.arguments import output_file, output_folder, whole_number
+from comfy_gpu_offload.cli.arguments import number, output_file, output_folder, whole_number
+from emulated_link import Link
 
 Item = TypeVar("Item")
 
 positive = whole_number(1, 1_000_000_000)
 """How often, or how many, of anything."""
+
+seconds = number(0, 3600)
+"""How long something takes, an hour at most."""
+
+_LINK = re.compile(r"([^/]+)/([^/]+)/([^/]+)")
+_round_trip_ms = number(0, 10_000)
+_mbit = number(0.01, 1_000_000)
+
+
+def link(text: str) -> Link:
+    """Return the link that ``MS/MBIT/MBIT`` describes: round trip, up, down.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not of that form, or no link is like that.
+    """
+    parts = _LINK.fullmatch(text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no link: give MS/MBIT/MBIT, as 40/20/100")
+    try:
+        return Link(_round_trip_ms(parts[1]) / 1e3, *(_mbit(part) * 1e6 / 8 for part in parts.groups()[1:]))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}; give MS/MBIT/MBIT, as 40/20/100") from None
+
+
+def pair(names: Collection[str], read: Callable[[str], Item]) -> Callable[[str], tuple[str, Item]]:
+    """Return a reader of ``NAME=VALUE`` with one of `names`, whose value `read` takes."""
+
+    def parse(text: str) -> tuple[str, Item]:
+        name, equals, value = text.partition("=")
+        if name not in names or not equals:
+            raise argparse.ArgumentTypeError(f"{text!r}: give one of {', '.join(names)}, =, and the value")
+        return name, read(value)
+
+    return parse
 
 
 def parser(description: str | None, *, seed: int = 0, seed_of: str = "all noise") -> argparse.ArgumentParser:
@@ -33,9 +71,21 @@ def parser(description: str | None, *, seed: int = 0, seed_of: str = "all noise"
     written = output_file(makes_folder=True)
     made.add_argument("--json", type=written, metavar="FILE", help="also write the rows here, as JSON")
     made.add_argument(
-        "--output", type=output_folder, metavar="DIR", help="also draw plots here, as PNG; made if missing"
+        "--output", type=_plots_folder, metavar="DIR", help="also draw plots here, as PNG; made if missing"
     )
     return made
+
+
+def _plots_folder(text: str) -> Path:
+    """Return the path of a folder for plots.
+
+    Raises:
+        argparse.ArgumentTypeError: nothing can be written there, or what draws is missing. It is said before
+            anything is measured.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("plots need matplotlib, which is not installed: pip install matplotlib")
+    return output_folder(text)
 
 
 def progress(items: Iterable[Item] | None = None, **options: Any) -> tqdm[Item]:

@@ -25,12 +25,6 @@ class Link:
     up: float
     down: float
 
-    @classmethod
-    def of(cls, text: str) -> Link:
-        """``MS/MBIT/MBIT``: round trip, up, down."""
-        round_trip, up, down = (float(part) for part in text.split("/"))
-        return cls(round_trip / 1e3, up * 1e6 / 8, down * 1e6 / 8)
-
     def __str__(self) -> str:
         return f"{self.round_trip_s * 1e3:g} ms, {self.up * 8e-6:g}/{self.down * 8e-6:g} Mbit/s"
 

@@ -279,8 +279,15 @@ def main() -> int:
     """Run the command; the exit status is 1 where a run ended as none should."""
     parser = arguments.parser(__doc__, seed_of="where faults strike")
     for kind, count in RUNS.items():
-        parser.add_argument(f"--{kind}", type=int, default=count, help=f"runs in which {NAMES[kind]} ({count})")
-    parser.add_argument("--silence-s", type=float, default=15.0, help="COMFY_GPU_OFFLOAD_SILENCE_S (15)")
+        parser.add_argument(
+            f"--{kind}",
+            type=arguments.whole_number(0, 1_000_000),
+            default=count,
+            help=f"runs in which {NAMES[kind]} ({count})",
+        )
+    parser.add_argument(
+        "--silence-s", type=arguments.number(1, 3600), default=15.0, help="COMFY_GPU_OFFLOAD_SILENCE_S (15)"
+    )
     parser.add_argument(
         "--through", nargs="+", choices=PROXIES, default=[DIRECT, "nginx"], help="(default: %(default)s)"
     )

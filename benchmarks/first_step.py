@@ -255,8 +255,15 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__)
     parser.add_argument("--case", nargs="+", help="cases (default: all that there are)")
-    parser.add_argument("--round-trip", type=float, default=80.0, help="ms, of the long link (%(default)s)")
-    parser.add_argument("--rate", type=float, default=100.0, help="Mbit/s each way (default: %(default)s)")
+    parser.add_argument(
+        "--round-trip", type=arguments.number(0, 10_000), default=80.0, help="ms, of the long link (%(default)s)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=arguments.number(0.01, 1_000_000),
+        default=100.0,
+        help="Mbit/s each way (default: %(default)s)",
+    )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument("--repeats", type=arguments.positive, default=5, help="of each measurement")
     parser.add_argument("--comfyui", nargs=2, metavar=("PYTHON", "ROOT"), help="a ComfyUI, and its interpreter")

@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
         "--batch", type=arguments.positive, default=64, help="digits at once (default: %(default)s)"
     )
     parser.add_argument("--steps", type=arguments.positive, default=20, help="of each run (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=4.0, help="(default: %(default)s)")
+    parser.add_argument("--guidance", type=arguments.number(0, 100), default=4.0, help="(default: %(default)s)")
     return parser.parse_args()
 
 

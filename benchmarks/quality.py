@@ -78,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--steps", nargs="+", type=arguments.positive, default=[5, 10, 20], help="(default: 5 10 20)"
     )
-    parser.add_argument("--guidance", type=float, default=2.0, help="(default: %(default)s)")
+    parser.add_argument("--guidance", type=arguments.number(0, 100), default=2.0, help="(default: %(default)s)")
     parser.add_argument(
         "--per-class", type=arguments.positive, default=10, help="pictures of each digit (default: %(default)s)"
     )

@@ -21,7 +21,6 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -176,9 +175,10 @@ def _plain(row: Any) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
+    """Return an option's value as JSON has it: paths, links and the like as text."""
     if isinstance(value, list | tuple):
         return [_json(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:

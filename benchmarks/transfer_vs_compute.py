@@ -29,7 +29,7 @@ import arguments
 import naive_stack
 import plots
 from each_step_runs import PROXIED_WAYS, WAYS, Model, Plan, Run, measure
-from emulated_link import Link, best_kind, described
+from emulated_link import best_kind, described
 from proxied import DIRECT, NAMES, available, skipped
 from results import Bound, Results, Table, conclude
 
@@ -72,8 +72,8 @@ def main() -> int:
     """Measures and prints the tables; with `--check`, exit status 1 where a bound is not held."""
     options = _options()
     torch.manual_seed(options.seed)
-    links = [Link.of(text) for text in options.link]
-    given = _given(options.compute)
+    links = options.link
+    given = dict(options.compute)
     runs = [
         run
         for name in options.model
@@ -112,7 +112,11 @@ def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the run's noise")
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["flux"], help="(default: %(default)s)")
     parser.add_argument(
-        "--link", nargs="+", default=[_HELD_LINK], help="MS/MBIT/MBIT: round trip, up, down (default: %(default)s)"
+        "--link",
+        type=arguments.link,
+        nargs="+",
+        default=[arguments.link(_HELD_LINK)],
+        help=f"MS/MBIT/MBIT: round trip, up, down (default: {_HELD_LINK})",
     )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument(
@@ -137,23 +141,15 @@ def _options() -> argparse.Namespace:
         help="of a run, 5 or more (default: %(default)s)",
     )
     parser.add_argument(
-        "--compute", nargs="*", default=[], metavar="MODEL=SECONDS", help="your GPU's time per call"
+        "--compute",
+        type=arguments.pair(MODELS, arguments.seconds),
+        nargs="*",
+        default=[],
+        metavar="MODEL=SECONDS",
+        help="your GPU's time per call",
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bound is not held")
-    options = parser.parse_args()
-    if options.steps < 5:
-        parser.error("a run has at least 5 steps: the first three settle")
-    return options
-
-
-def _given(pairs: list[str]) -> dict[str, float]:
-    given = {}
-    for pair in pairs:
-        name, _, seconds = pair.partition("=")
-        if name not in MODELS or not seconds:
-            raise SystemExit(f"--compute {pair}: one of {', '.join(MODELS)}, =, and seconds")
-        given[name] = float(seconds)
-    return given
+    return parser.parse_args()
 
 
 def _tables(runs: list[Run]) -> list[Table]:
@@ -179,7 +175,7 @@ def _bounds(runs: list[Run]) -> list[Bound]:
     if lossless:
         unequal = sum(not run.equal for run in lossless)
         bounds.append(Bound.at_most("lossless runs that end in another latent", unequal, 0, ".0f"))
-    link = Link.of(_HELD_LINK)
+    link = arguments.link(_HELD_LINK)
     held = [run for run in runs if (run.model, run.link) == (MODELS[_HELD_MODEL].title, str(link))]
     for run in held:
         if (run.way, run.through, run.compute_s) != (_HELD_WAY, DIRECT, _HELD_COMPUTE_S):

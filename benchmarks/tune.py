@@ -31,7 +31,7 @@ from comfy_gpu_offload.client.encoding.step_time import StepCost
 from comfy_gpu_offload.config.env_file import write_settings
 from comfy_gpu_offload.config.settings import given_settings, load_settings
 from comfy_gpu_offload.errors import OffloadError
-from emulated_link import Link, best_kind, described, emulated
+from emulated_link import best_kind, described, emulated
 from mosaic import mosaic_worker
 from results import Bound, Results, Table, conclude
 from step_predictions import (
@@ -122,14 +122,22 @@ def _options() -> argparse.Namespace:
         "--latent", type=arguments.positive, nargs="+", default=[1, 16, 128, 128], help="(default: Flux at 1024²)"
     )
     parser.add_argument("--dtype", choices=_DTYPES, default="bfloat16", help="of the model (default: %(default)s)")
-    parser.add_argument("--compute", type=float, default=0.6, help="seconds of a model call (default: %(default)s)")
+    parser.add_argument(
+        "--compute", type=arguments.seconds, default=0.6, help="seconds of a model call (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=arguments.positive, default=20, help="of a run (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="put what to set into the .env file")
     parser.add_argument("--env-file", type=Path, default=Path(".env"), help="(default: %(default)s here)")
     parser.add_argument(
         "--check", action="store_true", help="hold predictions to measured steps, over emulated links"
     )
-    parser.add_argument("--link", nargs="+", default=list(_CHECK_LINKS), help="for --check: MS/MBIT/MBIT")
+    parser.add_argument(
+        "--link",
+        type=arguments.link,
+        nargs="+",
+        default=list(map(arguments.link, _CHECK_LINKS)),
+        help="for --check: MS/MBIT/MBIT",
+    )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     options = parser.parse_args()
     if options.write:
@@ -145,8 +153,7 @@ def _check(shape: Shape, options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         port = int(stack.enter_context(mosaic_worker(shape.compute_s)).rsplit(":", 1)[1])
         taken = costs(shape)
-        for text in arguments.progress(options.link, unit="link"):
-            link = Link.of(text)
+        for link in arguments.progress(options.link, unit="link"):
             with emulated(link, port, options.kind) as near:
                 rows += _check_link(str(link), choices_over(near), taken, shape)
     columns = {

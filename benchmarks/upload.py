@@ -96,7 +96,7 @@ class Row:
 def main() -> int:
     """Upload and print the table; exit status 1 if a bound is not held."""
     options = _options()
-    link = Link.of(options.link)
+    link = options.link
     rows = []
     progress: Any
     with arguments.progress(total=_count(options), unit="upload") as progress:
@@ -123,9 +123,13 @@ def _count(options: argparse.Namespace) -> int:
 
 def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the weights")
-    parser.add_argument("--link", default="40/100/100", help="MS/MBIT/MBIT: round trip, up, down (%(default)s)")
+    parser.add_argument(
+        "--link", type=arguments.link, default="40/100/100", help="MS/MBIT/MBIT: round trip, up, down (%(default)s)"
+    )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
-    parser.add_argument("--size-mb", type=float, default=200, help="of the LoRA (default: %(default)s)")
+    parser.add_argument(
+        "--size-mb", type=arguments.number(0.1, 100_000), default=200, help="of the LoRA (default: %(default)s)"
+    )
     parser.add_argument("--what", nargs="+", choices=["lora", "one-tensor"], default=["lora", "one-tensor"])
     parser.add_argument("--setting", nargs="+", default=["none", "auto"], help="of compression")
     parser.add_argument(

@@ -23,6 +23,7 @@ default cases over a TUN link, with at least 0.8 s of compute.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -116,12 +117,18 @@ class Case:
 
     @classmethod
     def of(cls, text: str) -> Case:
-        """``MS/MBIT/MBIT:KB/KB``; the way down a multiple of the way up."""
+        """Return the case ``MS/MBIT/MBIT:KB/KB``.
+
+        Raises:
+            argparse.ArgumentTypeError: it is of another form, or KB down is no multiple of KB up.
+        """
         link, _, sizes = text.partition(":")
-        up, down = (int(part) * 1024 for part in sizes.split("/"))
-        if not up or down % up:
-            raise SystemExit(f"--case {text}: KB down is a multiple of KB up")
-        return cls(Link.of(link), up, down)
+        found = re.fullmatch(r"([1-9][0-9]{0,6})/([0-9]{1,7})", sizes)
+        if found is None or int(found[2]) % int(found[1]):
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: give MS/MBIT/MBIT:KB/KB, as 40/20/100:512/512; KB down is a multiple of KB up"
+            )
+        return cls(arguments.link(link), *(int(size) * 1024 for size in found.groups()))
 
     def __str__(self) -> str:
         return f"{self.link}, {self.up // 1024} + {self.down // 1024} KB"
@@ -147,7 +154,7 @@ class Row:
 def main() -> int:
     """Measures and prints the table; with `--check`, exit status 1 where a bound is not held."""
     options = _options()
-    rows = list(_measured([Case.of(text) for text in options.case], options))
+    rows = list(_measured(options.case, options))
     results = Results(
         "warm_connections",
         rows,
@@ -171,11 +178,17 @@ def _bounds(rows: list[Row], compute_s: float) -> list[Bound]:
 def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the payloads")
     parser.add_argument(
-        "--case", nargs="+", default=list(_BOUNDS), help="MS/MBIT/MBIT:KB/KB (default: %(default)s)"
+        "--case",
+        type=Case.of,
+        nargs="+",
+        default=list(map(Case.of, _BOUNDS)),
+        help=f"MS/MBIT/MBIT:KB/KB (default: {' '.join(_BOUNDS)})",
     )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument("--congestion", default="cubic", help="control of it, at both ends (default: %(default)s)")
-    parser.add_argument("--compute", type=float, default=0.8, help="seconds of a call (default: %(default)s)")
+    parser.add_argument(
+        "--compute", type=arguments.seconds, default=0.8, help="seconds of a call (default: %(default)s)"
+    )
     parser.add_argument(
         "--calls", type=arguments.positive, default=8, help="that count, of each way (default: %(default)s)"
     )

@@ -68,9 +68,16 @@ class Row:
 def main() -> int:
     """Print the table; exit status 1 if a bound is not held."""
     parser = arguments.parser(__doc__, seed_of="latents and conditioning")
-    parser.add_argument("--link", action="append", help="MS/MBIT/MBIT: round trip, up, down; repeat for more")
+    parser.add_argument(
+        "--link", type=arguments.link, action="append", help="MS/MBIT/MBIT: round trip, up, down; repeat for more"
+    )
     parser.add_argument("--steps", type=arguments.positive, default=20, help="(default: %(default)s)")
-    parser.add_argument("--compute-ms", type=float, default=100.0, help="of one call (default: %(default)s)")
+    parser.add_argument(
+        "--compute-ms",
+        type=arguments.number(0, 3_600_000),
+        default=100.0,
+        help="of one call (default: %(default)s)",
+    )
     parser.add_argument(
         "--size", type=arguments.positive, default=128, help="of the latent's sides (default: %(default)s)"
     )
@@ -80,8 +87,7 @@ def main() -> int:
     rows = []
     with echo_worker(options.compute_ms / 1e3) as url:
         port = int(url.rsplit(":", 1)[1])
-        for text in arguments.progress(options.link or _LINKS, unit="link"):
-            link = Link.of(text)
+        for link in arguments.progress(options.link or list(map(arguments.link, _LINKS)), unit="link"):
             with emulated(link, port, options.kind) as near:
                 rows.append(_measure(link, f"http://127.0.0.1:{near}", options))
     title = f"{options.steps} steps of {options.compute_ms:.0f} ms, latent of {options.size}x{options.size}"

@@ -32,6 +32,54 @@ def test_every_command_answers_help(path: Path) -> None:
         assert option in done.stdout
 
 
+_LINKS = ("40/0/100", "40/20", "40/20/100/1", "nan/20/100", "40/inf/100", "-1/20/100", "40/x/100", "")
+_WRONG: dict[str, list[tuple[str, str]]] = {
+    "tune.py": [
+        ("--compute", "-3"),
+        ("--compute", "nan"),
+        ("--latent", "0"),
+        ("--dtype", "int8"),
+        ("--steps", "1.5"),
+    ],
+    "transfer_vs_compute.py": [
+        *(("--link", link) for link in _LINKS),
+        ("--compute", "flux=abc"),
+        ("--compute", "flux"),
+        ("--compute", "other=1"),
+        ("--compute", "flux=-1"),
+        ("--steps", "4"),
+        ("--naive", "none"),
+    ],
+    "warm_connections.py": [
+        ("--case", "40/20/100"),
+        ("--case", "40/20/100:0/1"),
+        ("--case", "40/20/100:2/3"),
+        ("--compute", "inf"),
+    ],
+    "whole_loop.py": [("--link", "40/0/100"), ("--compute-ms", "-1")],
+    "upload.py": [("--size-mb", "0"), ("--link", "a/b/c")],
+    "first_step.py": [("--rate", "0"), ("--round-trip", "1e9")],
+    "faults_run.py": [("--kill", "-1"), ("--silence-s", "0")],
+    "prediction.py": [("--guidance", "nan")],
+    "quality.py": [("--guidance", "x")],
+}
+
+
+@pytest.mark.parametrize("script", _WRONG)
+def test_a_wrong_argument_is_one_line_that_says_what_is_wrong(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = __import__(script.removesuffix(".py")).main
+    for option, value in _WRONG[script]:
+        monkeypatch.setattr(sys, "argv", [script, f"{option}={value}"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2, (option, value)
+        *usage, said = capsys.readouterr().err.splitlines()
+        assert usage[0].startswith("usage:")
+        assert f"argument {option}: " in said, said
+
+
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [

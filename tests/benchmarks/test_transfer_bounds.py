@@ -5,11 +5,11 @@ from typing import Any
 
 
 def held(*others: dict[str, Any], **changes: Any) -> list[bool]:
+    import arguments
     import transfer_vs_compute
     from each_step_runs import Run
-    from emulated_link import Link
 
-    link = Link.of("40/20/100")
+    link = arguments.link("40/20/100")
     row = Run(
         model=transfer_vs_compute.MODELS["flux"].title,
         link=str(link),
