@@ -18,6 +18,7 @@ import arguments
 from comfy_gpu_offload.client.connect import connect_from
 from comfy_gpu_offload.client.encoding.link_speed import LinkSpeed, measure_link
 from comfy_gpu_offload.client.encoding.step_time import EncodingKind, StepCost
+from comfy_gpu_offload.client.offload_estimate import RunShape, Stored
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.config.endpoint import Direct, configured
 from comfy_gpu_offload.config.settings import Settings
@@ -31,6 +32,8 @@ SETTLING = 4
 """Calls until predictions have a history, and a connection's window has grown or has shrunk as far as it will."""
 
 _COUNTED = 5
+# Measurements of the link, whose spread says how far a figure can be believed.
+_ROUNDS = 3
 # A choice that gains less than this over the default is not worth a setting.
 _WORTHWHILE = 0.02
 # Long enough for an idle connection to slow down.
@@ -46,21 +49,33 @@ class Shape:
     compute_s: float
     steps: int
     seed: int
+    begins_empty: bool = True
 
     @property
     def call_bytes(self) -> int:
         """Return the bytes of a call's latent, uncompressed."""
         return torch.Size(self.latent).numel() * self.dtype.itemsize
 
-    @property
-    def job_bytes(self) -> int:
-        """Return the bytes of a whole run's latent, which is sent in float32, once for both halves."""
-        return torch.Size(self.latent[1:]).numel() * 4
+    def run(self, session: Session) -> RunShape:
+        """Return the shape of the run by which the node's `auto` decides, for this session's encoding."""
+        elements = torch.Size(self.latent[1:]).numel()
+        stored = Stored(session.stored_share, *session.call_shares)
+        return RunShape.of(self.steps, elements, self.call_bytes, stored, is_empty=self.begins_empty)
+
+    def begun(self) -> torch.Tensor:
+        """Return the latent that a run begins with: zeros of an empty one, or one that a picture was encoded to."""
+        shape = (1, *self.latent[1:])
+        return torch.zeros(shape) if self.begins_empty else torch.randn(shape)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One compression setting and its figures: seconds and bytes; `whole_s` for a step of a run as one job."""
+    """One compression setting and its figures: seconds and bytes.
+
+    Attributes:
+        spread_s: by how much `step_s` differs between measurements, of link and coding together.
+        whole_s: of a step of a run as one job.
+    """
 
     choice: str
     way: str
@@ -70,6 +85,7 @@ class Prediction:
     coding_s: float
     network_s: float
     step_s: float
+    spread_s: float
     whole_s: float
 
 
@@ -156,14 +172,16 @@ def predict(choices: Iterable[Choice], taken: Mapping[str, StepCost], shape: Sha
         OffloadError: the worker cannot be asked.
     """
     found: list[Prediction] = []
-    link, job_s = None, None
+    links: list[LinkSpeed] = []
+    job_s = None
     for choice in arguments.progress(list(choices), desc="the link", unit="choice"):
         with choice.opened() as session:
             if job_s is None:
-                job_s = _job_s(session, shape.job_bytes)
-            if link is None and choice.warm:
-                link = measure_link(session, shape.call_bytes)
-            network = {way: _network_s(session, taken[way], link, shape.compute_s) for way in choice.ways}
+                job_s = _job_s(session, shape.run(session))
+            if not links and choice.warm:
+                links = [measure_link(session, shape.call_bytes) for _ in range(_ROUNDS)]
+            times = {way: _network_times(session, taken[way], links, shape.compute_s) for way in choice.ways}
+        network = {way: statistics.median(each) for way, each in times.items()}
         way = min(choice.ways, key=lambda way: network[way] + taken[way].coding_s)
         cost = taken[way]
         found.append(
@@ -176,23 +194,43 @@ def predict(choices: Iterable[Choice], taken: Mapping[str, StepCost], shape: Sha
                 coding_s=cost.coding_s,
                 network_s=network[way],
                 step_s=shape.compute_s + network[way] + cost.coding_s,
-                whole_s=shape.compute_s + (cost.coding_s + job_s) / shape.steps,
+                spread_s=max(times[way]) - min(times[way]),
+                whole_s=_whole_s(shape, cost, job_s),
             )
         )
     return found
 
 
-def _network_s(session: Session, cost: StepCost, link: LinkSpeed | None, pause_s: float) -> float:
-    if link is not None:
-        return link.network_s(cost.up_bytes, cost.down_bytes)
+def predicted_whole_s(choice: Choice, cost: StepCost, shape: Shape) -> float:
+    """Return the expected seconds of a step of a run as one job.
+
+    Raises:
+        OffloadError: the worker cannot be asked.
+    """
+    with choice.opened() as session:
+        return _whole_s(shape, cost, _job_s(session, shape.run(session)))
+
+
+def _whole_s(shape: Shape, cost: StepCost, job_s: float) -> float:
+    return shape.compute_s + (cost.coding_s + job_s) / shape.steps
+
+
+def _network_times(session: Session, cost: StepCost, links: list[LinkSpeed], pause_s: float) -> list[float]:
+    """Return the seconds that a call's network took in each measurement."""
+    if links:
+        return [link.network_s(cost.up_bytes, cost.down_bytes) for link in links]
     return _after_pauses(session, cost, pause_s)
 
 
 def advice(predictions: Sequence[Prediction]) -> Prediction:
-    """Return the fastest step; the default, `auto`, if others gain next to nothing."""
+    """Return the setting to choose: the default, `auto`, unless another one's gain is beyond what measuring tells.
+
+    `auto` also adapts when the line changes, so a gain that may be noise is no reason to give it up.
+    """
     best = min(predictions, key=lambda each: each.step_s)
     default = next((each for each in predictions if each.choice == "auto"), best)
-    return best if best.step_s < default.step_s * (1 - _WORTHWHILE) else default
+    least_gain = max(_WORTHWHILE * default.step_s, best.spread_s + default.spread_s)
+    return best if default.step_s - best.step_s > least_gain else default
 
 
 def measured_step_s(choice: Choice, shape: Shape) -> float:
@@ -205,7 +243,7 @@ def measured_whole_s(choice: Choice, shape: Shape) -> float:
     """Seconds of a step of a run that is one job, by one."""
     with choice.opened() as session:
         model = session.model("echo")
-        job = {"latent": torch.randn(1, *shape.latent[1:]), "positive": [], "negative": []}
+        job = {"latent": shape.begun(), "positive": [], "negative": []}
         fields = {"sampler": "euler", "scheduler": "simple", "seed": 0, "steps": shape.steps, "cfg": 1.0}
         started = perf_counter()
         model.sample(fields, job)
@@ -227,17 +265,17 @@ def _cost(session: Session, shape: Shape) -> StepCost:
     )
 
 
-def _job_s(session: Session, size: int) -> float:
-    """Return the seconds of a job of so many bytes and of its later result: both begin slowly, as in a run."""
-    up_s = session.probe(size, 0)
+def _job_s(session: Session, run: RunShape) -> float:
+    """Return the seconds of a job and of its later result: both begin slowly, as in a run."""
+    up_s = session.probe(run.job_up, 0)
     sleep(_PAUSE_S)
-    return up_s + session.probe(0, size) - session.probe()
+    return up_s + session.probe(0, run.job_down) - session.probe()
 
 
-def _after_pauses(session: Session, cost: StepCost, pause_s: float) -> float:
-    """Return the seconds of as many bytes after each such pause, on a connection that is idle meanwhile."""
+def _after_pauses(session: Session, cost: StepCost, pause_s: float) -> list[float]:
+    """Return what as many bytes took, in seconds, after such a pause on a connection that is idle meanwhile."""
     times = []
     for _ in range(SETTLING + _COUNTED):
         times.append(session.probe(int(cost.up_bytes), int(cost.down_bytes)))
         sleep(pause_s)
-    return statistics.median(times[SETTLING:])
+    return times[SETTLING:]

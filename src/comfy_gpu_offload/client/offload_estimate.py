@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..transport.base import Check
 from .encoding.link_speed import Prober
@@ -25,6 +26,18 @@ _CALLS_A_STEP = {
     **dict.fromkeys(("heunpp2", "seeds_3"), 3),
 }
 _PROBES = 3
+
+
+# A message and its frame, without tensors.
+_MESSAGE_BYTES = 1024
+
+
+class Stored(NamedTuple):
+    """The shares of a latent's bytes that encoding leaves: in a job, and in a call and its reply."""
+
+    of_job: float
+    of_call_up: float
+    of_call_down: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,27 @@ class RunShape:
     call_down: int
     job_up: int
     job_down: int
+
+    @classmethod
+    def of(cls, calls: int, elements: int, call_bytes: int, stored: Stored, *, is_empty: bool) -> RunShape:
+        """Return the shape of a run.
+
+        Args:
+            calls: the number of model calls.
+            elements: of the run's latent, which a job sends and returns in float32.
+            call_bytes: of the latent as a call sends it: in the model's dtype, and twice with guidance.
+            stored: what encoding leaves of bytes.
+            is_empty: whether the run begins with an empty latent. It is all zeros, which take no bytes once they
+                are compressed.
+        """
+        latent_bytes = int(elements * 4 * stored.of_job)
+        return cls(
+            calls=calls,
+            call_up=int(call_bytes * stored.of_call_up) + _MESSAGE_BYTES,
+            call_down=int(call_bytes * stored.of_call_down) + _MESSAGE_BYTES,
+            job_up=(0 if is_empty else latent_bytes) + _MESSAGE_BYTES,
+            job_down=latent_bytes + _MESSAGE_BYTES,
+        )
 
     @property
     def is_smaller_as_job(self) -> bool:

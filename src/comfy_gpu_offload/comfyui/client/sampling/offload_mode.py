@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ....client.offload_estimate import RunShape, calls_of
+from ....client.offload_estimate import RunShape, Stored, calls_of
 from ....client.remote_model import RemoteModel
 from ...installation import release
 from ..changes import code_origin
@@ -19,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 AUTO, EACH_STEP, WHOLE_LOOP = "auto", "each step", "whole loop"
 CHOICES = (AUTO, EACH_STEP, WHOLE_LOOP)
-# A message and its frame, without tensors.
-_MESSAGE_BYTES = 1024
 
 
 def runs_whole(patcher: Any, offload: str, inputs: Mapping[str, Any]) -> bool:
@@ -111,15 +109,10 @@ def _run_shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | Non
     if not isinstance(latent, torch.Tensor) or getattr(latent, "is_nested", False):
         return None
     sides = 1 if inputs["cfg"] == 1 else 2
-    call_bytes = latent.numel() * remote.dtype.itemsize * sides
-    share_up, share_down = remote.call_shares
-    latent_bytes = int(latent.numel() * 4 * remote.stored_share)
-    steps = max(1, round(inputs["steps"]))
-    return RunShape(
-        calls=calls_of(inputs["sampler_name"], steps),
-        call_up=int(call_bytes * share_up) + _MESSAGE_BYTES,
-        call_down=int(call_bytes * share_down) + _MESSAGE_BYTES,
-        # An empty latent is all zeros, which take no bytes once they are compressed.
-        job_up=(latent_bytes if bool(latent.any()) else 0) + _MESSAGE_BYTES,
-        job_down=latent_bytes + _MESSAGE_BYTES,
+    return RunShape.of(
+        calls_of(inputs["sampler_name"], max(1, round(inputs["steps"]))),
+        latent.numel(),
+        latent.numel() * remote.dtype.itemsize * sides,
+        Stored(remote.stored_share, *remote.call_shares),
+        is_empty=not bool(latent.any()),
     )
