@@ -38,9 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "shared_worker": {"errors", "config", "backends", "server", "backend_factory"},
     "cli": {
         *("errors", "config", "version", "io", "protocol", "runpod", "transport", "digits", "client", "server"),
-        *("backends", "backend_factory", "comfyui/installation"),
+        *("backends", "backend_factory", "comfyui/installation", "rental"),
     },
-    "rental": {"errors", "config", "client", "runpod"},
+    "rental": {"errors", "config", "version", "net", "protocol", "runpod", "transport", "client"},
     "__init__": {"client", "shared_worker", "version"},
     "__main__": {"cli"},
 }

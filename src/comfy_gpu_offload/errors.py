@@ -46,6 +46,10 @@ OffloadError
 │           ├── RunPodJobTimedOutError     RunPod ended it when its time was over
 │           ├── RunPodJobCancelledError    it was cancelled
 │           └── RunPodJobUnfinishedError   it did not end within the time allowed
+├── RentalError            a GPU could not be rented, or not be given back
+│   ├── NothingFitsError       no GPU fits the wish, is in stock, or could be had
+│   ├── MachineError           a rented machine failed or was not ready in time; another may do
+│   └── StillBillingError      something rented could not be deleted; names it and the command that does
 └── WorkerFaultError       the worker answered with a fault; `code` says which
     ├── WorkerBusyError        other calls come first; a repeated call gets its turn
     ├── UnauthorizedError      wrong or missing token
@@ -510,6 +514,22 @@ class RunPodJobCancelledError(RunPodJobError):
 
 class RunPodJobUnfinishedError(RunPodJobError):
     """The job did not end within the time allowed. It goes on until it is cancelled."""
+
+
+class RentalError(OffloadError):
+    """A GPU could not be rented, or not be given back."""
+
+
+class NothingFitsError(RentalError):
+    """No GPU fits the wish, is in stock, or could be had."""
+
+
+class MachineError(RentalError):
+    """A rented machine failed, or was not ready in time. It has been given back, and another may do."""
+
+
+class StillBillingError(RentalError):
+    """Something rented could not be deleted, and may still bill."""
 
 
 class WorkerFaultError(OffloadError):

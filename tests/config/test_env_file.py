@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.support.platforms import needs_posix
 
-from comfy_gpu_offload.config.env_file import with_setting, write_settings
+from comfy_gpu_offload.config.env_file import read_settings, with_setting, write_settings
 
 NAME = "COMFY_GPU_OFFLOAD_COMPRESSION"
 
@@ -50,7 +50,8 @@ def test_a_file_keeps_its_mode_and_a_new_one_is_for_this_user_alone(tmp_path: Pa
 def test_what_stood_there_is_written_back(tmp_path: Path, before: str) -> None:
     path = tmp_path / ".env"
     path.write_bytes(before.encode())
-    earlier = write_settings(path, {NAME: "zstd", "OTHER": "x"})
+    earlier = read_settings(path, [NAME, "OTHER"])
+    write_settings(path, {NAME: "zstd", "OTHER": "x"})
     assert b"=zstd" in path.read_bytes()
     write_settings(path, earlier)
     assert path.read_bytes().decode().removeprefix("\ufeff") == before.removeprefix("\ufeff")

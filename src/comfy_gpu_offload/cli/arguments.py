@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -36,6 +37,19 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def minutes(text: str) -> int:
+    """Return the minutes of a duration such as ``4h``, ``90m``, or ``90``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or not from a minute to 30 days.
+    """
+    match = re.fullmatch(r"(\d{1,5})(h|m|min)?", text.strip().lower())
+    count = 0 if match is None else int(match[1]) * (60 if match[2] == "h" else 1)
+    if not 0 < count <= 30 * 24 * 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 4h or 90m")
+    return count
 
 
 def short_text(longest: int) -> Callable[[str], str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import platform
-import re
 import socket
 import statistics
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from ..config.endpoint import Direct, Serverless, configured
 from ..config.findings import found
 from ..config.proxies import Proxy, proxy_for
 from ..config.settings import Settings, env_files, load_settings
-from ..errors import ConfigError, ConnectError, OffloadError, ProxyError
+from ..errors import ConnectError, OffloadError, ProxyError
 from ..protocol.capabilities import lacking
 from ..runpod.client import RunPodClient
 from ..runpod.schema import EndpointHealth
@@ -33,6 +32,7 @@ from ..transport.connector import Connector, connector_to
 from ..transport.health import Health, ping
 from ..version import __version__
 from .arguments import short_text
+from .local_comfyui import comfyui_release
 from .models_command import skipped_lines, where_models_belong
 
 _DIGITS = "digits"
@@ -49,9 +49,6 @@ _MEANINGS = {
     Health.UNREACHABLE: "no answer. To a worker with --share leads the line that it prints, to one with "
     "--tls-cert an https:// address, to any other an http:// one",
 }
-
-# The file is read and not run, since it may be anything.
-_RELEASE = re.compile(r"""^__version__\s*=\s*["']([\w.+-]{1,40})["']""", re.MULTILINE)
 
 T = TypeVar("T")
 
@@ -82,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         if not finding.is_error:  # which ends it below
             _doubt("settings", finding.text)
     settings = _checked("settings", load_settings)
-    here = _checked("--comfyui", lambda: _comfyui_here(options.comfyui))
+    here = _checked("--comfyui", lambda: comfyui_release(options.comfyui))
     target = _settings(settings)
     _network(target)
     if isinstance(target, Serverless):
@@ -229,23 +226,6 @@ def _session(settings: Settings) -> Session:
         print(f"      {text}", flush=True)
 
     return _checked("handshake", lambda: connect_from(settings, notify=progress))
-
-
-def _comfyui_here(named: Path | None) -> str | None:
-    """Return the release of the ComfyUI that this pack lies in, or that is `named`; None where none is found.
-
-    Raises:
-        ConfigError: no ComfyUI is at `named`.
-    """
-    around = [folder.parent for folder in Path(__file__).absolute().parents if folder.name == "custom_nodes"]
-    for root in around if named is None else [named]:
-        file = root / "comfyui_version.py"
-        match = _RELEASE.search(file.read_text("utf-8", "replace")) if file.is_file() else None
-        if match is not None:
-            return match[1]
-    if named is not None:
-        raise ConfigError(f"--comfyui {named}: this is not a ComfyUI folder; name the one that holds main.py.")
-    return None
 
 
 def _versions(session: Session, comfyui_here: str | None) -> None:

@@ -15,6 +15,10 @@ from .exit_status import exit_status
 COMMANDS = {
     "worker": "hold models and run their forward passes for others",
     "pairings": "list the pairings of this machine's workers, add or revoke one",
+    "up": "rent a GPU at RunPod, start a worker there, and use it",
+    "down": "give back what was rented",
+    "status": "list what is rented, and what it costs",
+    "logs": "show the log of a rented machine",
     "demo": "sample digits through a worker, and show that remote equals local",
     "doctor": "check the configured worker, and say what to do where something is wrong",
     "models": "list what the configured worker can load",

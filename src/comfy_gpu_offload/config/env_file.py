@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -37,8 +37,19 @@ def written_value(text: str, name: str) -> str | None:
     return lines[-1].partition("=")[2] if lines else None
 
 
-def write_settings(path: Path, values: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Write settings into a file, whole or not at all; return what stood there, to be written back in the same way.
+def read_settings(path: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """Return each setting's `written_value` in a file; None for all if there is no such file.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeError: it is not UTF-8.
+    """
+    text = _read(path) if path.exists() else ""
+    return {name: written_value(text, name) for name in names}
+
+
+def write_settings(path: Path, values: Mapping[str, str | None]) -> None:
+    """Write settings into a file, whole or not at all; also what `read_settings` returned before, to put it back.
 
     The file's mode is kept; a new one can be read by this user alone. `values`: None removes a setting.
 
@@ -49,14 +60,16 @@ def write_settings(path: Path, values: Mapping[str, str | None]) -> dict[str, st
     path = path.resolve()  # a link stays one
     text, mode = "", 0o600
     if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:  # its line ends as they are
-            text = file.read()
+        text = _read(path)
         mode = path.stat().st_mode & 0o7777
-    before = {name: written_value(text, name) for name in values}
     for name, value in values.items():
         text = with_setting(text, name, value)
     _write(path, text, mode)
-    return before
+
+
+def _read(path: Path) -> str:
+    with path.open(encoding="utf-8", newline="") as file:  # its line ends as they are
+        return file.read()
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -1,0 +1,83 @@
+"""The end of what was rented: deleted by its id and by its name, tried again while RunPod cannot be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from time import sleep
+
+from ..errors import OffloadError, RunPodAuthError, RunPodNotFoundError, StillBillingError
+from ..runpod.rest.client import RestClient
+from .found import deleter, found_named
+from .progress import Progress
+from .records import Rental
+
+_CONSOLE = {
+    "pod": "https://console.runpod.io/pods",
+    "endpoint": "https://console.runpod.io/serverless",
+    "volume": "https://console.runpod.io/user/storage",
+}
+# Between attempts, in seconds: a short outage passes, and nobody waits longer than a minute to be told.
+_WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+# A request that was cut off may still make something. It is looked for that often, with such waits.
+_LOOKS, _LOOK_S = 4, 2.0
+# After which nothing comes of such a request any more.
+_UNDECIDED_S = 180.0
+
+Sleep = Callable[[float], None]
+
+
+def give_back(api: RestClient, rental: Rental, progress: Progress, wait: Sleep = sleep) -> int:
+    """Delete what was rented, and all else of its name; return how many things there were.
+
+    Raises:
+        StillBillingError: it cannot be deleted, or RunPod cannot be asked; says what bills and what to do.
+    """
+    for pause in (*_WAITS_S, None):
+        try:
+            return _delete(api, rental, wait)
+        except RunPodAuthError as error:
+            raise still_billing(rental, error) from error
+        except OffloadError as error:
+            if pause is None:
+                raise still_billing(rental, error) from error
+            progress.detail(f"it cannot be given back yet ({error}); again in {pause:.0f} s")
+            wait(pause)
+    raise AssertionError
+
+
+def still_billing(rental: Rental, error: OffloadError) -> StillBillingError:
+    """Return the error that names what bills, and the command that ends it."""
+    known = f" ({rental.id})" if rental.id else ""
+    price = f" ${rental.dollars_an_hour:.2f} an hour" if rental.dollars_an_hour else ""
+    return StillBillingError(
+        f"The {rental.kind} {rental.name}{known} could not be deleted: {error}\n"
+        f"It may still bill{price}. As soon as RunPod can be reached, run\n"
+        f"  comfy-gpu-offload down {rental.name}\n"
+        f"or delete it at {_CONSOLE[rental.kind]}."
+    )
+
+
+def _delete(api: RestClient, rental: Rental, wait: Sleep) -> int:
+    delete = deleter(api, rental.kind)
+    gone: set[str] = set()
+    if rental.id is not None:
+        with suppress(RunPodNotFoundError):
+            delete(rental.id)
+        gone.add(rental.id)
+    looks = _LOOKS if rental.id is None and _is_undecided(rental) else 1
+    for look in range(looks):
+        others = [each.id for each in found_named(api, rental.kind, rental.name) if each.id not in gone]
+        for each in others:
+            with suppress(RunPodNotFoundError):
+                delete(each)
+            gone.add(each)
+        if gone or look == looks - 1:
+            break
+        wait(_LOOK_S)
+    return len(gone)
+
+
+def _is_undecided(rental: Rental) -> bool:
+    return (datetime.now(UTC) - rental.made).total_seconds() < _UNDECIDED_S
