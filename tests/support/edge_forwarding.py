@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -15,7 +15,7 @@ from .edge_workers import WORKER_HEADER, EdgeRequest, EdgeWorker
 from .faults import Fault
 
 if TYPE_CHECKING:
-    from .runpod_edge import LoadBalancerEdge
+    from .runpod_edge import EdgeLimits
 
 _PIECE_BYTES = 65536
 # RFC 9110, 7.6.1; aiohttp sets its own.
@@ -40,12 +40,41 @@ class _TooLargeError(Exception):
     """The request turned out larger than allowed."""
 
 
+class Edge(Protocol):
+    """The reverse proxy that a request goes through."""
+
+    @property
+    def limits(self) -> EdgeLimits:
+        """The limits in force."""
+
+    @property
+    def passes_websockets(self) -> bool:
+        """True unless an upgrade reaches the worker as an ordinary request."""
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The HTTP client for requests to workers."""
+
+    def changed(self) -> None:
+        """Wake whoever waits for a change."""
+
+    def too_large(self, what: str, limit: int) -> web.Response:
+        """Return the reply to a body over the limit."""
+
+
 class Forwarding:
-    """One request on its way to a worker, and the reply on its way back."""
+    """One request on its way to a worker, and the reply on its way back. `path`: at the worker, if another."""
 
     def __init__(
-        self, edge: LoadBalancerEdge, request: web.Request, worker: EdgeWorker, seen: EdgeRequest, fault: Fault
+        self,
+        edge: Edge,
+        request: web.Request,
+        worker: EdgeWorker,
+        seen: EdgeRequest,
+        fault: Fault,
+        path: str | None = None,
     ) -> None:
+        self._path = request.path_qs if path is None else path
         self._edge = edge
         self._request = request
         self._worker = worker
@@ -59,7 +88,7 @@ class Forwarding:
             async with asyncio.timeout(self._edge.limits.processing_s) as begins:
                 async with self._edge.session.request(
                     self._request.method,
-                    self._worker.url + self._request.path_qs,
+                    self._worker.url + self._path,
                     headers=self._headers(),
                     data=self._upload() if has_body else None,
                     allow_redirects=False,
