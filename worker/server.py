@@ -22,7 +22,7 @@ from comfy_gpu_offload.config.findings import checked_settings
 from comfy_gpu_offload.config.settings import PREFIX, Settings
 from comfy_gpu_offload.config.token_strength import advice, weakness
 from comfy_gpu_offload.errors import ConfigError
-from comfy_gpu_offload.server.handler_options import handler_options
+from comfy_gpu_offload.server.handler_options import handler_options, lifetime_limits
 from comfy_gpu_offload.server.http.reply import Reply
 from comfy_gpu_offload.server.http.request import Request
 from comfy_gpu_offload.server.http.routes import Routes, WorkerState
@@ -52,6 +52,7 @@ def _run() -> None:
         port=worker.port,
         handler=options,
         announce=lambda address: print(f"listening on {address}", flush=True),
+        life=lifetime_limits(settings),
     )
     apart = worker.health_port not in {None, worker.port}
     with _pinged(state, worker.health_port or 0) if apart else nullcontext():

@@ -19,6 +19,19 @@ def test_a_number_is_whole_and_in_range(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "minutes"), [("20", 20), ("20m", 20), ("20MIN", 20), ("4h", 240), ("720h", 43_200)]
+)
+def test_a_time_is_minutes_or_says_otherwise(text: str, minutes: int) -> None:
+    assert arguments.minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "4 hours", "1d", "nan", "1.5h", "1e3", "721h", "h"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        arguments.minutes(text)
+
+
+@pytest.mark.parametrize(
     ("read", "name", "says"),
     [
         (arguments.output_file(), "missing/a.png", "there is no folder"),

@@ -17,6 +17,7 @@ from comfy_gpu_offload.server.executor import QueueLimits
 from comfy_gpu_offload.server.handler import Handler, HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.http.tokens import Tokens
+from comfy_gpu_offload.server.lifetime import Activity
 from comfy_gpu_offload.server.serve import ServeOptions, serve
 
 
@@ -38,12 +39,19 @@ class ThreadWorker:
         is_behind_edge: bool = False,
         queue: QueueLimits | None = None,
         grace: Grace | None = None,
+        activity: Activity | None = None,
     ) -> None:
         self._backend = backend
         self._limits = limits or FrameLimits()
         tokens = tokens or Tokens(None if token is None else SecretStr(token))
         self._state = WorkerState(self._limits, tokens, hosts=hosts, is_behind_edge=is_behind_edge)
-        handler = HandlerOptions(self._limits, store_bytes, queue=queue or QueueLimits(), grace=grace or Grace())
+        handler = HandlerOptions(
+            self._limits,
+            store_bytes,
+            queue=queue or QueueLimits(),
+            grace=grace or Grace(),
+            activity=activity or Activity(),
+        )
         self._options = ServeOptions(host, port, handler, self._announced, tls)
         self._ready = threading.Event()
         self._stopping: asyncio.Event | None = None

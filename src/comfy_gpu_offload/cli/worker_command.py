@@ -19,14 +19,15 @@ from ..config.findings import checked_settings
 from ..config.settings import Settings
 from ..config.token_strength import advice, weakness
 from ..errors import ConfigError
-from ..server.handler_options import handler_options
+from ..server.handler_options import handler_options, lifetime_limits
 from ..server.http.routes import WorkerState
 from ..server.http.tls import server_context
 from ..server.http.tokens import Tokens
+from ..server.lifetime import LifetimeLimits
 from ..server.pairing.share import EVERYWHERE, Share, shared_addresses
 from ..server.serve import ListenError, ServeOptions, serve_until_signalled
 from . import sharing
-from .arguments import existing_file, whole_number
+from .arguments import existing_file, minutes, whole_number
 from .comfyui_python import enter_comfyui
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve https with this certificate chain, in place of --share",
     )
     parser.add_argument("--tls-key", type=existing_file, metavar="PEM", help="and this private key")
+    parser.add_argument(
+        "--idle-exit",
+        type=minutes,
+        metavar="TIME",
+        help="leave after so long without use (20m or 20, 2h), so that a rented machine ends; without it never",
+    )
+    parser.add_argument(
+        "--at-most",
+        type=minutes,
+        metavar="TIME",
+        help="leave so long after the start whatever happens; the call that runs then may finish",
+    )
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
 
 
@@ -109,12 +122,19 @@ def run(options: argparse.Namespace) -> int:
         handler=handler_options(settings),
         announce=lambda address: _announce(address, options, share),
         tls=tls,
+        life=_life(options, settings),
     )
     backend = _backend(options, settings)
     tokens = Tokens(settings.token, None if share is None else share.pairings.digests)
     state = WorkerState(serving.handler.limits, tokens, hosts=tuple(options.allow_host))
     serve_process(state, lambda: _made(backend), serving)
     return 0
+
+
+def _life(options: argparse.Namespace, settings: Settings) -> LifetimeLimits:
+    limits = lifetime_limits(settings)
+    idle_s = limits.idle_s if options.idle_exit is None else options.idle_exit * 60
+    return LifetimeLimits(idle_s, limits.at_most_s if options.at_most is None else options.at_most * 60)
 
 
 def _host(options: argparse.Namespace) -> str:

@@ -43,6 +43,7 @@ _PLAINLY = {
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Minutes = Annotated[float, Field(ge=0, le=43_200)]
 Bytes = Annotated[int, Field(gt=0)]
 EndpointKind = Literal["auto", "queue", "load-balancer", "direct"]
 
@@ -107,6 +108,8 @@ class Settings(BaseSettings):
         pairing_folder: where a worker that is shared keeps its key and its pairings; None for the user's own.
         rental_folder: where this side remembers what it rented; None for the user's own.
         model_bytes: the most that loaded models may take at a worker; 0 for as much as memory allows.
+        idle_exit_minutes: without use after which a worker leaves; 0 for never.
+        at_most_minutes: from its start after which a worker leaves whatever it does; 0 for never.
         comfyui_python: the interpreter that a comfyui worker's ComfyUI runs under; None to look for it.
     """
 
@@ -147,6 +150,8 @@ class Settings(BaseSettings):
     pairing_folder: Path | None = None
     rental_folder: Path | None = None
     model_bytes: Annotated[int, Field(ge=0)] = 0
+    idle_exit_minutes: Minutes = 0.0
+    at_most_minutes: Minutes = 0.0
     comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
 
     @field_validator("compression")

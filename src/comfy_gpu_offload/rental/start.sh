@@ -34,7 +34,7 @@ HEALTHY_S=600                        # a worker that lived for so long has not c
 # An endpoint's worker belongs to its endpoint, and a worker without limits to whoever started it: nothing to end then.
 if [ "$START_INSTALL" = no ]; then
     if [ -n "${RUNPOD_ENDPOINT_ID:-}" ] ||
-        [ -z "${COMFY_GPU_OFFLOAD_IDLE_EXIT_MINUTES:-}${COMFY_GPU_OFFLOAD_AT_MOST_MINUTES:-}" ]; then
+        [ "${COMFY_GPU_OFFLOAD_IDLE_EXIT_MINUTES:-0} ${COMFY_GPU_OFFLOAD_AT_MOST_MINUTES:-0}" = '0 0' ]; then
         exec python -m worker
     fi
 fi

@@ -12,8 +12,9 @@ from ..errors import MessageError
 from ..io.buffers import Buffer
 from ..io.frame import EncodedFrame
 from ..protocol.envelope import open_frame
-from ..protocol.messages import ClientMessage
+from ..protocol.messages import Cancel, ClientMessage, Hello, Message, Probe
 from .answers import ANSWERS, Asked
+from .lifetime import Activity
 from .replies import Finish, on_a_thread, refusal
 from .waiting import PATIENT, Caller, Waiting
 from .worker_parts import HandlerOptions, WorkerParts
@@ -72,13 +73,19 @@ class Handler:
             envelope = open_frame(buffer, self.options.limits)
             request = envelope.request
             asked = Asked(envelope, caller, started)
-            yield from self._parts.runs.frames(asked, tells_waiting=tells_waiting)
+            with self.activity.in_use():
+                yield from self._parts.runs.frames(asked, tells_waiting=tells_waiting)
         except Exception as error:
             yield refusal(error, request)
 
     def progress(self, request: str, after: int) -> tuple[int, EncodedFrame] | None:
         """Return the last step of the run `request` and its frame; None if there is none past step `after`."""
         return self._parts.runs.progress(request, after)
+
+    @property
+    def activity(self) -> Activity:
+        """Return the record of the use that is made of the worker."""
+        return self._parts.activity
 
     def running(self) -> Waiting | None:
         """Return what is running, in the words for a call that would come next; None while nothing is."""
@@ -107,10 +114,23 @@ class Handler:
             if answer is None:
                 raise MessageError(f"a worker does not take a {type(message).__name__}")
             finish = answer(self._parts, message, Asked(envelope, caller, started))
+            if _is_use(message):
+                self.activity.use()
+                finish = partial(_in_use, self.activity, finish)
         except Exception as error:  # one of two places where every error becomes a fault; the other is `answered`
             refused = refusal(error, request)
             return lambda: refused
         return partial(_finished, finish, request)
+
+
+def _is_use(message: Message) -> bool:
+    """Return whether a worker that is asked this is in use; a client may ask the rest again and again of itself."""
+    return not (isinstance(message, Cancel | Probe) or (isinstance(message, Hello) and message.model is None))
+
+
+def _in_use(activity: Activity, finish: Finish) -> EncodedFrame:
+    with activity.in_use():
+        return finish()
 
 
 def _finished(finish: Finish, request: str | None) -> EncodedFrame:

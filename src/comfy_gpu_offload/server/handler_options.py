@@ -1,4 +1,4 @@
-"""A worker's limits and stores, as its settings have them."""
+"""A worker's limits, stores and lifetime, as its settings have them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from ..config.settings import Settings
 from ..io.frame import FrameLimits
 from .blob_folder import upload_folder
 from .handler import HandlerOptions
+from .lifetime import LifetimeLimits
 
 
 def handler_options(settings: Settings) -> HandlerOptions:
@@ -15,3 +16,8 @@ def handler_options(settings: Settings) -> HandlerOptions:
         store_bytes=settings.store_bytes,
         uploads=upload_folder(settings.upload_folder, settings.upload_bytes),
     )
+
+
+def lifetime_limits(settings: Settings) -> LifetimeLimits:
+    """Return when the worker leaves by itself, by the settings."""
+    return LifetimeLimits(settings.idle_exit_minutes * 60, settings.at_most_minutes * 60)

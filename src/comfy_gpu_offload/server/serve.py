@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend
@@ -16,6 +16,7 @@ from ..config.address import HTTP, HTTPS, Address
 from .handler import Handler, HandlerOptions
 from .http.routes import Routes, WorkerState
 from .http.server import HttpServer, listen
+from .lifetime import Lifetime, LifetimeLimits, told, watch
 from .malloc_tuning import keep_freed_memory
 from .signals import Signals
 
@@ -38,6 +39,7 @@ class ServeOptions:
     Attributes:
         port: 0 for any free port.
         announce: called once with the address when the worker is ready.
+        life: when the worker leaves by itself.
     """
 
     host: str
@@ -45,6 +47,7 @@ class ServeOptions:
     handler: HandlerOptions
     announce: Callable[[Address], None]
     tls: ssl.SSLContext | None = None
+    life: LifetimeLimits = field(default_factory=LifetimeLimits)
 
 
 async def serve_until_signalled(
@@ -65,6 +68,7 @@ async def serve(
 ) -> bool:
     """Serve until `stopping` is set; listen at once, and answer `/ping` with 204 until the backend is made.
 
+    At the end of the life that `options` allow, the worker sets it itself.
     Stopping refuses new calls, lets the running one finish, and sends its reply. Returns False if a thread is still
     at work then: making the backend, or in a call that took too long.
 
@@ -76,13 +80,18 @@ async def serve(
     try:
         ready = asyncio.wrap_future(_begun(make_backend))
         stopped = asyncio.ensure_future(stopping.wait())
+        leaving = asyncio.ensure_future(watch(Lifetime(options.life, options.handler.activity), stopping))
         either: set[asyncio.Future[Any]] = {ready, stopped}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        with options.handler.activity.in_use():
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             return False
+        if limits := told(options.life):
+            logger.info("this worker leaves %s", limits)
         state.handler = Handler(ready.result(), options.handler)
         options.announce(_address(server, options))
         await stopped
+        leaving.cancel()
         logger.info("stopping: the running call is finished first")
         finished = await asyncio.to_thread(state.handler.close, _DRAIN_S)
         if not finished:

@@ -14,6 +14,7 @@ from .answers.sampling import SamplingRuns
 from .blob_folder import BlobFolder
 from .blob_store import BlobStore
 from .executor import Executor, QueueLimits
+from .lifetime import Activity
 from .tensor_lookup import TensorLookup
 from .uploads import Uploads
 
@@ -28,6 +29,7 @@ class HandlerOptions:
         uploads: the folder in which uploads are kept as well, or None.
         queue: limits of the calls that wait for the device.
         grace: for how long a run continues that nobody follows.
+        activity: the record of the use that is made of the worker.
     """
 
     limits: FrameLimits = field(default_factory=FrameLimits)
@@ -35,6 +37,7 @@ class HandlerOptions:
     uploads: BlobFolder | None = None
     queue: QueueLimits = field(default_factory=QueueLimits)
     grace: Grace = field(default_factory=Grace)
+    activity: Activity = field(default_factory=Activity)
 
 
 class WorkerParts:
@@ -46,11 +49,13 @@ class WorkerParts:
         uploads: tensors and weight patches that clients uploaded.
         calls: forward calls, their last replies and their prediction histories.
         runs: sampling runs, under way and finished.
+        activity: the record of use, by which an idle worker leaves.
     """
 
     def __init__(self, backend: Backend, options: HandlerOptions) -> None:
         self.backend = backend
         self.instance = secrets.token_hex(16)
+        self.activity = options.activity
         self.executor = Executor(backend.clear_interrupt, options.queue)
         store = BlobStore(options.store_bytes)
         self.limits = WorkerLimits(frame_bytes=options.limits.frame_bytes, store_bytes=store.budget_bytes)
@@ -58,4 +63,12 @@ class WorkerParts:
         self.uploads = Uploads(store, options.uploads)
         self.calls = ForwardCalls(backend, self.executor, tensors, self.uploads, self.instance)
         abandoned = AbandonedRuns(self.executor, backend.interrupt, options.grace)
-        self.runs = SamplingRuns(backend, self.executor, tensors, self.uploads, self.instance, abandoned=abandoned)
+        self.runs = SamplingRuns(
+            backend,
+            self.executor,
+            tensors,
+            self.uploads,
+            self.instance,
+            abandoned=abandoned,
+            activity=self.activity,
+        )

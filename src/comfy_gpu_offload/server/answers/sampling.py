@@ -15,6 +15,7 @@ from ...protocol.envelope import parts_of, seal, seal_parts
 from ...protocol.messages import Follow, Progress, SampleJob
 from ..abandoned_runs import AbandonedRuns
 from ..executor import Executor
+from ..lifetime import Activity
 from ..replies import Finish, answered, on_a_thread, prepared, refusal, reply_codec, result_of
 from ..run_store import Run, RunStore, Step, unknown_run
 from ..tensor_lookup import TensorLookup
@@ -45,6 +46,7 @@ class SamplingRuns:
     Args:
         instance: names this start of the worker.
         abandoned: ends the runs that nobody follows.
+        activity: is told of each run, which goes on without a follower too.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class SamplingRuns:
         instance: str,
         *,
         abandoned: AbandonedRuns,
+        activity: Activity,
     ) -> None:
         self._backend = backend
         self._executor = executor
@@ -63,6 +66,7 @@ class SamplingRuns:
         self._uploads = uploads
         self._instance = instance
         self._abandoned = abandoned
+        self._activity = activity
         self._runs = RunStore()
 
     def begin(self, asked: Asked) -> Finish:
@@ -133,7 +137,8 @@ class SamplingRuns:
 
         def work() -> None:
             try:
-                frame = answered(turn, sample, failed=lambda: self._runs.forget(job.request, run))
+                with self._activity.in_use():
+                    frame = answered(turn, sample, failed=lambda: self._runs.forget(job.request, run))
             except BaseException as error:  # whoever follows the run must see an end
                 self._runs.forget(job.request, run)
                 run.finish(refusal(error, job.request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -30,6 +30,8 @@ from .request import Request
 from .tokens import Tokens
 from .wrong_tokens import WrongTokens
 
+# Whose requests are use of the worker while they arrive; those of others are by what they ask (`Handler`).
+_USES = frozenset({"/v1/forward", "/v1/sample"})
 _FRAME_PATHS = frozenset({"/v1/hello", "/v1/forward", "/v1/cancel", "/v1/sample"})
 
 _STATUS: dict[FaultCode, int] = {
@@ -158,7 +160,8 @@ class Routes:
         if handler is None:
             return _answer_fault(STARTING)
         try:
-            body = _read(request.body, self._state.limits)
+            with handler.activity.in_use() if request.path in _USES else nullcontext():
+                body = _read(request.body, self._state.limits)
         except FrameError as error:
             return _answer_fault(fault_of(error))
         caller = HttpCaller(request.connection)

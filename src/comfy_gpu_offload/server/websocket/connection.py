@@ -26,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 ROUTES = ("hello", "forward", "cancel", "sample")
 """The routes, in the order of their numbers in a BEGIN piece, from 1 on."""
+USES = frozenset({"forward", "sample"})
+"""The routes whose requests are use of the worker while they arrive and are answered.
+
+Those of others are by what they ask (`Handler`): their frames are small.
+"""
 MANY_REPLIES = "sample"
 """The route whose requests have any number of replies; others have one."""
 
@@ -114,6 +119,9 @@ class WebSocketConnection:
         open_now = list(self._open.values())
         if open_now:
             self._used_at = now
+            handler = self._worker.handler()
+            if handler is not None and any(each.is_use for each in open_now):
+                handler.activity.use()
             if now - self._link.heard_at > self._limits.progress_s:
                 raise _ViolationError(1008, "no sign of life came")
         for exchange in open_now:
@@ -157,6 +165,7 @@ class WebSocketConnection:
             name = ROUTES[route - 1]
             exchange = Exchange(piece.exchange, _replies(handler, name), self._link, self._frames)
             exchange.has_many_replies = name == MANY_REPLIES
+            exchange.is_use = name in USES
             self._open[exchange.number] = exchange
             self._feed(exchange, piece.payload[1:])
 

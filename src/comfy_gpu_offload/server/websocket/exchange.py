@@ -27,6 +27,7 @@ class Exchange:
         reader: of the request's frame.
         heard_at: when bytes of the request came last, by `monotonic`.
         request_bytes: of the request's frame, as soon as its size is known.
+        is_use: whether the worker is in use from the request's first byte on.
         has_many_replies: whether any number of replies may come, and not one.
         is_answered: whether the request is whole and its replies are being made.
         is_dropped: whether the client wants no replies any more, or the connection has ended.
@@ -38,6 +39,7 @@ class Exchange:
         self.reader = FrameReader(limits)
         self.heard_at = monotonic()
         self.request_bytes = 0
+        self.is_use = False
         self.has_many_replies = False
         self.is_answered = False
         self.is_dropped = False
