@@ -8,6 +8,7 @@ OffloadError
 ├── UnsupportedModuleError the worker's release has no modules besides models
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
 ├── UnsupportedCodecError  the worker cannot decode the compression that is set; names those that it can
+├── ModelPushError         a model file of this machine that cannot be pushed to the worker; says why
 ├── RemoteMergeError       a merge of a model at the worker into a model on this machine
 ├── RemoteWeightsError     weights at the worker that code on this machine needs, to save them for example
 │   └── RemoteWeightError      one such weight; names it, and the code that needs it
@@ -182,6 +183,10 @@ class UnsupportedCodecError(OffloadError):
             f"{' or '.join(others)}."
         )
         self.unknown = unknown
+
+
+class ModelPushError(OffloadError):
+    """A model file of this machine that cannot be pushed to the worker."""
 
 
 class RemoteControlNetError(OffloadError):

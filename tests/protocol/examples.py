@@ -41,6 +41,7 @@ from comfy_gpu_offload.protocol.messages import (
     WorkerLimits,
     WorkerTimings,
 )
+from comfy_gpu_offload.protocol.messages.model_push import Pushed, PushModel, PushPart
 
 REF = ModelRef(name="model.safetensors")
 MODULE = ModelRef(name="encoder:a.safetensors", files=("b.safetensors",), options=(("type", "flux"),))
@@ -126,6 +127,9 @@ _ALL: tuple[Message, ...] = (
     Kept(request=REQUEST, instance=INSTANCE, size_bytes=10_000_000),
     Fetch(request=REQUEST, call=CLIENT, begin=4096, size_bytes=4096),
     ReplyPart(request=REQUEST, instance=INSTANCE),
+    PushModel(request=REQUEST, folder="vae", name="a.safetensors", sha256=bytes(32), size_bytes=4096, restart=True),
+    PushPart(request=REQUEST, folder="vae", name="a.safetensors", sha256=bytes(32), begin=1024),
+    Pushed(request=REQUEST, instance=INSTANCE, received=1024, received_sha256=bytes(32), is_whole=True),
     Cancel(request=REQUEST),
     Cancelled(request=REQUEST, state="queued"),
     Fault(

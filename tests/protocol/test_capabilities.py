@@ -10,6 +10,7 @@ from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.protocol.capabilities import (
     CAPABILITIES,
+    OF_MODEL_FILES,
     PREDICTED,
     STRIDES,
     announcement,
@@ -24,7 +25,7 @@ from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
 def test_sides_of_this_release_name_capabilities_apart_from_codecs() -> None:
     with Session(LoopbackTransport(Handler(FunctionBackend()))) as session:
-        assert session.welcome.capabilities == CAPABILITIES
+        assert set(session.welcome.capabilities or ()) == {*CAPABILITIES} - OF_MODEL_FILES
         assert session.welcome.codecs == codecs.names()
         assert not lacking(session.welcome)
 
@@ -38,7 +39,7 @@ def test_both_forms_of_an_announcement_say_the_same(kind: type[Hello | Welcome],
     assert knows(peer, STRIDES)
     assert not knows(peer, PREDICTED)
     assert known_names(peer) == {*codecs.names(), STRIDES}
-    assert lacking(peer) == tuple(name for name in CAPABILITIES if name != STRIDES)
+    assert lacking(peer) == tuple(name for name in CAPABILITIES if name not in {STRIDES, *OF_MODEL_FILES})
 
 
 def test_a_codec_of_a_capabilitys_name_is_no_capability() -> None:

@@ -40,6 +40,7 @@ class ThreadWorker:
         queue: QueueLimits | None = None,
         grace: Grace | None = None,
         activity: Activity | None = None,
+        takes_models: bool = False,
     ) -> None:
         self._backend = backend
         self._limits = limits or FrameLimits()
@@ -51,6 +52,7 @@ class ThreadWorker:
             queue=queue or QueueLimits(),
             grace=grace or Grace(),
             activity=activity or Activity(),
+            takes_models=takes_models,
         )
         self._options = ServeOptions(host, port, handler, self._announced, tls)
         self._ready = threading.Event()

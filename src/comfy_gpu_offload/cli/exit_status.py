@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _EXTRAS = {"psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
 # What ComfyUI's registry leaves out of the pack.
 _DEMO = f"{_PACKAGE.name}.digits"
-_FAILURE, _WRONG, _INTERRUPTED = 1, 2, 130
+_FAILURE, _WRONG, INTERRUPTED = 1, 2, 130
 
 
 def exit_status(run: Callable[[], int]) -> int:
@@ -36,7 +36,7 @@ def exit_status(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILURE
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except Exception as error:
         logger.debug("the command failed", exc_info=error)
         print(f"comfy-gpu-offload: {explained(error)}", file=sys.stderr, flush=True)

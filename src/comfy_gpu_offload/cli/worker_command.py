@@ -95,6 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="leave so long after the start whatever happens; the call that runs then may finish",
     )
+    parser.add_argument(
+        "--allow-downloads",
+        action="store_true",
+        help="let clients bring model files (fetch, push) and remove those that they brought, also where other "
+        "machines reach this worker",
+    )
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
 
 
@@ -116,10 +122,13 @@ def run(options: argparse.Namespace) -> int:
             "which makes one, or put a proxy that speaks https in front.",
             _host(options),
         )
+    if options.allow_downloads:
+        settings = settings.model_copy(update={"model_downloads": "on"})
+    is_private = options.share is None and is_loopback(_host(options))
     serving = ServeOptions(
         host=_host(options),
         port=options.port,
-        handler=handler_options(settings),
+        handler=handler_options(settings, is_for_this_machine=is_private),
         announce=lambda address: _announce(address, options, share),
         tls=tls,
         life=_life(options, settings),

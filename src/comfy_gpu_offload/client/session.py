@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +27,7 @@ from .forks import register_for_forks
 from .forward_calls import ForwardCalls
 from .handshake import Handshake
 from .model_call import ModelCall, ModelRun
+from .model_files import ModelFiles, OnWork
 from .offload_estimate import OffloadEstimate, OffloadEstimator, RunShape
 from .options import SessionOptions
 from .remote_model import RemoteModel
@@ -91,6 +93,7 @@ class Session:
         self._calls = ForwardCalls(self._parts)
         self._runs = SamplingRuns(self._parts)
         self._estimator = OffloadEstimator(self._link)
+        self._files = ModelFiles(exchanges, options, handshake)
         self._estimating = threading.Lock()
 
     def forked(self) -> None:
@@ -145,6 +148,31 @@ class Session:
         description, details = self._handshake.load(ref, check)
         self._policy.probe_link_early()
         return RemoteModel(self, description, details, check=check)
+
+    def push_model(
+        self,
+        path: str | Path,
+        folder: str,
+        name: str | None = None,
+        *,
+        on_work: OnWork = lambda *_: None,
+        check: Check | None = None,
+    ) -> None:
+        """Send a model file of this machine to the worker, or what it lacks of it.
+
+        Args:
+            path: of a .safetensors or .gguf file.
+            folder: ComfyUI's name of the folder that it is for, e.g. ``diffusion_models``.
+            name: that it gets there; its own by default.
+            on_work: takes what is being done, and the bytes that are done, of so many.
+            check: called several times a second; what it raises ends the push, which can be continued later.
+
+        Raises:
+            ModelPushError: the file cannot be read or is changed meanwhile, or the worker takes no files.
+            TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: it refused the file.
+        """
+        self._files.push(Path(path), folder, name, on_work, check)
 
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
         """Return the seconds that so many bytes of noise take to the worker and back, without the worker's time.

@@ -110,6 +110,8 @@ class Settings(BaseSettings):
         model_bytes: the most that loaded models may take at a worker; 0 for as much as memory allows.
         idle_exit_minutes: without use after which a worker leaves; 0 for never.
         at_most_minutes: from its start after which a worker leaves whatever it does; 0 for never.
+        model_downloads: whether clients may have a worker fetch model files, push some to it, and remove what they
+            brought; `auto`: only at a worker that no other machine reaches.
         comfyui_python: the interpreter that a comfyui worker's ComfyUI runs under; None to look for it.
     """
 
@@ -152,6 +154,7 @@ class Settings(BaseSettings):
     model_bytes: Annotated[int, Field(ge=0)] = 0
     idle_exit_minutes: Minutes = 0.0
     at_most_minutes: Minutes = 0.0
+    model_downloads: Literal["auto", "on", "off"] = "auto"
     comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
 
     @field_validator("compression")

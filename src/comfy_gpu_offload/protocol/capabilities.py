@@ -37,6 +37,10 @@ CAPABILITIES: Final = (
 """All capabilities of this release, those of single messages included (`ClientMessage.capability`)."""
 
 
+OF_MODEL_FILES: Final = frozenset({"model_push"})
+"""The capabilities by which clients change a worker's model files. Its operator may switch them off."""
+
+
 class Announcement(TypedDict):
     """The fields of `hello` and `welcome` that say what a side knows."""
 
@@ -67,5 +71,5 @@ def known_names(peer: Hello | Welcome) -> frozenset[str]:
 
 
 def lacking(peer: Hello | Welcome) -> tuple[str, ...]:
-    """Return the capabilities of this release that the side which introduced itself by `peer` does not have."""
-    return tuple(capability for capability in CAPABILITIES if not knows(peer, capability))
+    """Return the capabilities that the side which introduced itself by `peer` does not have, since it is older."""
+    return tuple(name for name in CAPABILITIES if name not in OF_MODEL_FILES and not knows(peer, name))

@@ -98,6 +98,7 @@ class Handler:
     def close(self, timeout_s: float | None = None) -> bool:
         """Let the running call finish, refuse those that wait and free the models; return False on a timeout."""
         finished = self._parts.executor.close(timeout_s)
+        self._parts.pushes.close()
         if finished:
             self._parts.backend.close()
         return finished

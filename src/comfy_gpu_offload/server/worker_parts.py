@@ -15,6 +15,7 @@ from .blob_folder import BlobFolder
 from .blob_store import BlobStore
 from .executor import Executor, QueueLimits
 from .lifetime import Activity
+from .model_store.model_pushes import ModelPushes
 from .tensor_lookup import TensorLookup
 from .uploads import Uploads
 
@@ -30,6 +31,7 @@ class HandlerOptions:
         queue: limits of the calls that wait for the device.
         grace: for how long a run continues that nobody follows.
         activity: the record of the use that is made of the worker.
+        takes_models: whether clients may bring model files to the worker, and remove those that they brought.
     """
 
     limits: FrameLimits = field(default_factory=FrameLimits)
@@ -38,6 +40,7 @@ class HandlerOptions:
     queue: QueueLimits = field(default_factory=QueueLimits)
     grace: Grace = field(default_factory=Grace)
     activity: Activity = field(default_factory=Activity)
+    takes_models: bool = False
 
 
 class WorkerParts:
@@ -50,6 +53,8 @@ class WorkerParts:
         calls: forward calls, their last replies and their prediction histories.
         runs: sampling runs, under way and finished.
         activity: the record of use, by which an idle worker leaves.
+        takes_models: as in `HandlerOptions`.
+        pushes: model files that clients are sending.
     """
 
     def __init__(self, backend: Backend, options: HandlerOptions) -> None:
@@ -72,3 +77,5 @@ class WorkerParts:
             abandoned=abandoned,
             activity=self.activity,
         )
+        self.takes_models = options.takes_models
+        self.pushes = ModelPushes(backend.model_folders)

@@ -21,6 +21,7 @@ class FaultCode(StrEnum):
     MODEL_CHANGED = "model_changed"
     MISSING_TENSORS = "missing_tensors"
     UNKNOWN_RUN = "unknown_run"
+    UNKNOWN_PUSH = "unknown_push"
     UNKNOWN_REPLY = "unknown_reply"
     UNKNOWN_PATCHES = "unknown_patches"
     BAD_PATCHES = "bad_patches"

@@ -11,7 +11,15 @@ import torch
 from ...backends.base import Described
 from ...io import tree
 from ...io.frame import EncodedFrame
-from ...protocol.capabilities import CAPABILITIES, MODULES, PACKED_HEADERS, STRIDES, announcement, knows
+from ...protocol.capabilities import (
+    CAPABILITIES,
+    MODULES,
+    OF_MODEL_FILES,
+    PACKED_HEADERS,
+    STRIDES,
+    announcement,
+    knows,
+)
 from ...protocol.envelope import parts_of, seal_parts
 from ...protocol.messages import LONGEST_PATH, MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome
 from ...version import __version__
@@ -62,8 +70,12 @@ def _welcome(worker: WorkerParts, hello: Hello, described: Described | None) -> 
         folders=None if listing.models else tuple(path[:LONGEST_PATH] for path in info.folders),
         model=None if described is None else described.description,
         request=hello.request,
-        **announcement(CAPABILITIES, among_codecs=hello.capabilities is None),
+        **announcement(_capabilities(worker), among_codecs=hello.capabilities is None),
     )
+
+
+def _capabilities(worker: WorkerParts) -> tuple[str, ...]:
+    return tuple(name for name in CAPABILITIES if worker.takes_models or name not in OF_MODEL_FILES)
 
 
 def _skipped(entries: tuple[SkippedEntry, ...]) -> Skipped | None:

@@ -45,6 +45,7 @@ _STATUS: dict[FaultCode, int] = {
     FaultCode.MISSING_TENSORS: 409,
     FaultCode.UNKNOWN_RUN: 404,
     FaultCode.UNKNOWN_REPLY: 404,
+    FaultCode.UNKNOWN_PUSH: 409,
     FaultCode.UNKNOWN_PATCHES: 409,
     FaultCode.BAD_PATCHES: 400,
     FaultCode.UNKNOWN_HISTORY: 409,

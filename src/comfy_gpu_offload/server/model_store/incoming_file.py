@@ -82,6 +82,11 @@ class IncomingFile:
             self.close()
             raise
 
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of what has been received, as 64 hexadecimal digits."""
+        return self._hash.hexdigest()
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`, at best some MiB at once.
 
