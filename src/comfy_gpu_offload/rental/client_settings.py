@@ -105,6 +105,8 @@ def put_back(rental: Rental) -> bool:
                 name: None if value is None else value.get_secret_value() for name, value in rental.replaced.items()
             }
             write(rental.env_file, before)
+            if not rental.env_file.read_bytes().strip():  # it was made for these settings
+                rental.env_file.unlink()
             return True
     return False
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from time import sleep
 
-from ..errors import OffloadError, RunPodAuthError, RunPodNotFoundError, StillBillingError
+from ..errors import OffloadError, RentalError, RunPodAuthError, StillBillingError
 from ..runpod.rest.client import RestClient
 from .found import deleter, found_named
 from .progress import Progress
@@ -20,8 +19,9 @@ _CONSOLE = {
 }
 # Between attempts, in seconds: a short outage passes, and nobody waits longer than a minute to be told.
 _WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-# A request that was cut off may still make something. It is looked for that often, with such waits.
-_LOOKS, _LOOK_S = 4, 2.0
+# A request that was cut off may still make something. It is looked for that often, in seconds apart; so is what a
+# deletion should have ended.
+_LOOKS, _LOOK_S = 5, 2.0
 # After which nothing comes of such a request any more.
 _UNDECIDED_S = 180.0
 
@@ -29,7 +29,7 @@ Sleep = Callable[[float], None]
 
 
 def give_back(api: RestClient, rental: Rental, progress: Progress, wait: Sleep = sleep) -> int:
-    """Delete what was rented, and all else of its name; return how many things there were.
+    """Delete what was rented, and all else of its name; return how many deletions that took.
 
     Raises:
         StillBillingError: it cannot be deleted, or RunPod cannot be asked; says what bills and what to do.
@@ -60,23 +60,29 @@ def still_billing(rental: Rental, error: OffloadError) -> StillBillingError:
 
 
 def _delete(api: RestClient, rental: Rental, wait: Sleep) -> int:
+    """Delete until nothing of that name is listed any more: RunPod may accept a deletion that has no effect.
+
+    Raises:
+        RunPodError: RunPod could not be asked.
+        RentalError: it lists it still.
+    """
     delete = deleter(api, rental.kind)
     gone: set[str] = set()
     if rental.id is not None:
-        with suppress(RunPodNotFoundError):
-            delete(rental.id)
+        delete(rental.id)
         gone.add(rental.id)
-    looks = _LOOKS if rental.id is None and _is_undecided(rental) else 1
-    for look in range(looks):
-        others = [each.id for each in found_named(api, rental.kind, rental.name) if each.id not in gone]
-        for each in others:
-            with suppress(RunPodNotFoundError):
-                delete(each)
-            gone.add(each)
-        if gone or look == looks - 1:
-            break
+    is_awaited = rental.id is None and _is_undecided(rental)
+    for _ in range(_LOOKS):
+        there = found_named(api, rental.kind, rental.name)
+        if not there and (gone or not is_awaited):
+            return len(gone)
+        for each in there:
+            delete(each.id)
+            gone.add(each.id)
         wait(_LOOK_S)
-    return len(gone)
+    if gone:
+        raise RentalError("RunPod has accepted its deletion, and lists it still")
+    return 0
 
 
 def _is_undecided(rental: Rental) -> bool:
