@@ -11,10 +11,11 @@ PIP := $(BIN)/python -m pip $(INSTALL)
 SDK := $(VENV)-runpod
 # Spinning OpenMP threads of one process starve those of another.
 export OMP_WAIT_POLICY := passive
+PRISM ?= 5.14.2
 # Test processes that run side by side.
 PROCESSES ?= 2
 
-.PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures clean
+.PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures prism clean
 
 demo: $(VENV)/.demo
 	$(BIN)/comfy-gpu-offload demo
@@ -55,6 +56,13 @@ bench: $(VENV)/.dev
 pictures: $(VENV)/.dev
 	$(BIN)/python -m tests.web.take_pictures
 
+# A mock server by RunPod's schema, for tests/runpod/rest. Takes npm; the tests find RunPod's schema by $RUNPOD_OPENAPI.
+prism: .prism/.done
+
+.prism/.done: Makefile
+	npm install --silent --no-audit --no-fund --prefix .prism @stoplight/prism-cli@$(PRISM)
+	touch $@
+
 # torch first and alone: with it in place, a range that it satisfies installs no other.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -78,4 +86,4 @@ $(SDK)/.done: worker/requirements.txt constraints.txt $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(SDK) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) $(SDK) .prism .mypy_cache .pytest_cache .ruff_cache .hypothesis build

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from tests.support import prism
 from tests.web.harness import chromium
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -41,7 +42,7 @@ _OF_COMFYUI = ("prompts", "scripts", "page")  # by how long they take
 
 
 def pytest_report_header() -> list[str]:
-    return [chromium.report(os.environ)]
+    return [chromium.report(os.environ), prism.report()]
 
 
 def scope_of(nodeid: str) -> str:

@@ -49,7 +49,9 @@ def test_no_file_of_it_is_missing_from_git() -> None:
 def test_a_copy_without_git_is_packed_alike(tmp_path: Path) -> None:
     """Return the paths that git ignores, by top-level entry."""
     copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns(".git", ".venv*", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv*", ".prism", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"
+    )
     shutil.copytree(REPOSITORY, copy, ignore=ignored)
     (copy / ".env").write_text("COMFY_GPU_OFFLOAD_TOKEN=secret\n")
     (copy / ".venv").mkdir()

@@ -26,7 +26,7 @@ _MOST_RESTARTS = 20
 
 @dataclass(frozen=True)
 class Order:
-    """What a pod's container is to run: its id, image, arguments and environment."""
+    """The order for a container: its pod's id, the image, its arguments and environment, and where its lines go."""
 
     pod_id: str
     image: str

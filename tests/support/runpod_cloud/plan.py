@@ -50,7 +50,7 @@ class Gpu:
 
 @dataclass
 class Capacity:
-    """What is in stock. `empty` holds GPU ids, or ids with a cloud or a data centre: ``"NVIDIA L4 COMMUNITY"``.
+    """The stock. `empty` holds GPU ids, or ids with a cloud or a data centre: ``"NVIDIA L4 COMMUNITY"``.
 
     A create fails for what is empty. The catalogue says so too, unless it `is_late`.
     """
