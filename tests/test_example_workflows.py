@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "example_workflows").glob("*.json"))
-REMOTE = ("RemoteModelLoader", "RemoteControlNetLoader")
+ALL_REMOTE = [path for path in EXAMPLES if path.stem.startswith("all_remote_")]
+_OPTIONAL = 7  # litegraph's shape of such an input
+_FOLDERS = {
+    "Checkpoint": "checkpoints",
+    "CLIP": "text_encoders",
+    "ControlNet": "controlnet",
+    "DualCLIP": "text_encoders",
+    "VAE": "vae",
+}
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 _LINK = re.compile(r"`models/(?P<directory>\w+)` \[(?P<name>[^\]]+)\]\((?P<url>[^)]+)\)")
 
@@ -20,6 +28,10 @@ _LINK = re.compile(r"`models/(?P<directory>\w+)` \[(?P<name>[^\]]+)\]\((?P<url>[
 def nodes_of(path: Path) -> list[dict[str, Any]]:
     nodes: list[dict[str, Any]] = json.loads(path.read_text())["nodes"]
     return nodes
+
+
+def is_remote(node: dict[str, Any]) -> bool:
+    return bool(node["type"].startswith("Remote") and node["type"].endswith("Loader"))
 
 
 def note_of(path: Path) -> str:
@@ -45,7 +57,8 @@ def test_every_link_is_known_at_both_ends_and_fits(path: Path) -> None:
         assert number in output["links"]
         assert given["link"] == number
         assert output["type"] == given["type"] == kind
-    assert all(given["link"] is not None for node in nodes.values() for given in node["inputs"])
+    inputs = [given for node in nodes.values() for given in node["inputs"]]
+    assert all(given["link"] is not None for given in inputs if given.get("shape") != _OPTIONAL)
 
 
 @each_example
@@ -56,33 +69,38 @@ def test_it_holds_no_secret_and_no_address_but_of_models(path: Path) -> None:
 
 
 @each_example
-def test_each_local_loader_says_where_its_models_are_found(path: Path) -> None:
-    local = [node for node in nodes_of(path) if files_of(node) and node["type"] not in REMOTE]
-    assert local
-    for node in local:
+def test_each_loader_says_where_its_models_are_found(path: Path) -> None:
+    loaders = [node for node in nodes_of(path) if files_of(node)]
+    assert loaders
+    for node in loaders:
         models = node["properties"]["models"]
         assert [model["name"] for model in models] == files_of(node)
+        kind = node["type"].removeprefix("Remote").removesuffix("Loader")
         for model in models:
             assert model["url"].endswith(f"/{model['name']}")
-            assert model["directory"] == ("vae" if node["type"] == "VAELoader" else "text_encoders")
+            folders = ("checkpoints", "diffusion_models") if kind == "Model" else (_FOLDERS[kind],)
+            assert model["directory"] in folders
 
 
-@each_example
-def test_no_remote_loader_has_models_that_comfyui_would_offer_to_download_here(path: Path) -> None:
-    remote = [node for node in nodes_of(path) if node["type"] in REMOTE]
-    assert remote
-    assert all("models" not in node["properties"] for node in remote)
+@pytest.mark.parametrize("path", ALL_REMOTE, ids=lambda path: path.stem)
+def test_those_with_everything_at_the_worker_need_no_file_here(path: Path) -> None:
+    assert all(is_remote(node) for node in nodes_of(path) if files_of(node))
+    assert "No model files." in note_of(path).partition("**On this machine**")[2]
+
+
+def test_every_kind_of_model_has_one_with_everything_at_the_worker() -> None:
+    remote = {node["type"] for path in ALL_REMOTE for node in nodes_of(path) if is_remote(node)}
+    assert {"RemoteCheckpointLoader", "RemoteCLIPLoader", "RemoteDualCLIPLoader", "RemoteVAELoader"} <= remote
 
 
 @each_example
 def test_the_note_links_what_the_worker_needs_and_what_this_machine_needs(path: Path) -> None:
     there, here = note_of(path).split("**On this machine**")
     assert there.startswith("**On the worker**")
-    remote = [file for node in nodes_of(path) if node["type"] in REMOTE for file in files_of(node)]
-    assert [link["name"] for link in _LINK.finditer(there)] == remote
-    assert all(link["url"].endswith(f"/{link['name']}") for link in _LINK.finditer(there))
-    local = [model for node in nodes_of(path) for model in node["properties"].get("models", [])]
-    assert [link.groupdict() for link in _LINK.finditer(here)] == local
+    for text, remote in ((there, True), (here, False)):
+        nodes = [node for node in nodes_of(path) if is_remote(node) == remote]
+        models = [model for node in nodes for model in node["properties"].get("models", [])]
+        assert [link.groupdict() for link in _LINK.finditer(text)] == models
 
 
 @each_example

@@ -1,6 +1,7 @@
 """A command that writes the README's picture of the nodes and the thumbnails of the example workflows.
 
-    python -m tests.web.take_pictures
+    python -m tests.web.take_pictures             # all of them
+    python -m tests.web.take_pictures NAME ...    # of these workflows
 
 Each workflow is opened in Chromium, on a page of a real ComfyUI with a worker. The README's is run with a small
 model, so that the lines under its nodes are those of a run.
@@ -44,6 +45,10 @@ _SETTINGS = {
     "Comfy.Execution.PreviewMethod": "none",
 }
 _CAPTIONS = {
+    "all_remote_checkpoint": ("Checkpoint", "all on the worker"),
+    "all_remote_flux": ("Flux", "all on the worker"),
+    "all_remote_qwen_image_edit": ("Qwen Edit", "all on the worker"),
+    "all_remote_wan_image_to_video": ("Wan 2.2", "image to video, all remote"),
     "remote_control_net": ("ControlNet", "SD1.5, from edges"),
     "remote_model": ("Flux", "text to image"),
     "remote_sdxl": ("SDXL", "text to image"),
@@ -161,7 +166,7 @@ def take_thumbnail(screen: Screen, template: Template) -> None:
     picture = shot(screen.page, (x, y + height - side, side, side)).resize(
         (_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS
     )
-    picture.save(FOLDER / f"{template.name}.jpg", quality=85, optimize=True)
+    picture.save(FOLDER / f"{template.name}.jpg", quality=70, optimize=True)
 
 
 def main() -> None:
@@ -178,7 +183,7 @@ def main() -> None:
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=program) as browser,
     ):
-        for template in map(Template.read, NAMES):
+        for template in map(Template.read, sys.argv[1:] or NAMES):
             page = browser.new_page(viewport={"width": 1600, "height": 1700}, device_scale_factor=1.5)
             screen = Screen(page, installation, Path(folder))
             with local_files(template, installation), remote_models(template, worker):

@@ -37,11 +37,14 @@ def test_a_template_opens_as_it_was_written(template: Template, screen: Screen) 
     screen.open()
     screen.load(template.workflow)
     screen.assert_calm()
-    saved = {node["id"]: node.get("widgets_values", []) for node in screen.saved()["nodes"]}
+    nodes = screen.saved()["nodes"]
+    saved = {node["id"]: node.get("widgets_values", []) for node in nodes}
+    properties = {node["id"]: node["properties"] for node in nodes}
     assert set(saved) == {node["id"] for node in template.nodes}
     for node in template.nodes:
         written = node["widgets_values"]
         assert saved[node["id"]][: len(written)] == written, node["type"]  # a later release may have more of them
+        assert properties[node["id"]].get("models") == node["properties"].get("models"), node["type"]
     screen.picture(template.name)
 
 

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parent / "matrix"))
 
 # First: it makes ComfyUI importable, from this script's own arguments.
 import build_models  # isort: skip
+import build_clip_l  # isort: skip
 import torch  # isort: skip
 from architectures import ALL  # isort: skip
 from safetensors.torch import save_file  # isort: skip
@@ -30,15 +31,21 @@ def of(config: str, prefix: str = "") -> Weights:
     return {prefix + key: tensor.to(model.dtype) for key, tensor in random_weights(model.shapes())}
 
 
+def whole_sd15() -> Weights:
+    """Return a checkpoint: a small model and VAE, and a text encoder of its real size."""
+    generator = torch.Generator().manual_seed(7)
+    weights = build_clip_l.in_checkpoint(build_clip_l.clip_l(generator), generator)
+    return weights | build_models.weights(build_models.unet(), 6, torch.float16, _CHECKPOINT)
+
+
 MODELS: dict[str, Callable[[], Weights]] = {
     "checkpoints/sd_xl_base_1.0.safetensors": lambda: of("SDXL", _CHECKPOINT),
-    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": lambda: build_models.weights(
-        build_models.unet(), 6, torch.float16, _CHECKPOINT
-    ),
+    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": whole_sd15,
     "controlnet/control_v11p_sd15_canny_fp16.safetensors": lambda: build_models.weights(
         build_models.control_net(), 9, torch.float16
     ),
     "diffusion_models/flux1-dev.safetensors": lambda: of("Flux"),
+    "diffusion_models/qwen_image_edit_2509_fp8_e4m3fn.safetensors": lambda: of("QwenImage"),
     "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors": lambda: of("WAN21_T2V"),
     "diffusion_models/wan2.2_ti2v_5B_fp16.safetensors": lambda: of("WAN22_T2V"),
 }

@@ -1,8 +1,9 @@
 """The example workflows, run from a page with small models in place of the real ones.
 
 The worker's models are small, and of the architecture of the real ones. ComfyUI builds text encoders and VAEs at
-full size only, so nodes of the tests' own pack take their places in the prompt that leaves the page. The workflow
-on the page stays as it is, and has the lines under its nodes.
+full size only, so nodes of the tests' own pack take the places of their loaders, remote ones too, in the prompt
+that leaves the page. What a checkpoint holds is real. The workflow on the page stays as it is, and has the lines
+under its nodes.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from .screen import Screen
 
 FOLDER = REPOSITORY / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-REMOTE_LOADERS = ("RemoteModelLoader", "RemoteControlNetLoader")
+# Remote loaders that stay in the prompt.
+_RUN = ("RemoteModelLoader", "RemoteControlNetLoader", "RemoteCheckpointLoader")
 _MODULE = "comfy-gpu-offload"
 _EMPTY_FILE = b"\x02\x00\x00\x00\x00\x00\x00\x00{}"  # safetensors without a tensor: listed, and not read
 
 _Node = dict[str, Any]
 # Inputs of the stand-ins, by the loader's `type` and by the file's name.
 _TEXT_ENCODERS = {
+    "qwen_image": {"width": 3584, "pooled": 0},
     "flux": {"width": 4096, "pooled": 768},
     "sdxl": {"width": 2048, "pooled": 1280},
     "stable_diffusion": {"width": 768, "pooled": 0},
@@ -38,13 +41,14 @@ _TEXT_ENCODERS = {
 }
 _VAES = {
     "ae.safetensors": {"channels": 16, "factor": 8, "video": False},
+    "qwen_image_vae.safetensors": {"channels": 16, "factor": 8, "video": True},
     "sdxl_vae.safetensors": {"channels": 4, "factor": 8, "video": False},
     "vae-ft-mse-840000-ema-pruned.safetensors": {"channels": 4, "factor": 8, "video": False},
     "wan_2.1_vae.safetensors": {"channels": 16, "factor": 8, "video": True},
     "wan2.2_vae.safetensors": {"channels": 48, "factor": 16, "video": True},
 }
 
-_SHRUNK = {"width": 64, "height": 64, "length": 5, "steps": 3}
+_SHRUNK = {"width": 64, "height": 64, "length": 5, "steps": 3, "megapixels": 0.01}
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class Template:
 
     @property
     def remote_loaders(self) -> list[int]:
-        """Return the ids of the nodes that load from the worker."""
-        return [node["id"] for node in self.nodes if node["type"] in REMOTE_LOADERS]
+        """Return the ids of the nodes that load from the worker when it runs."""
+        return [node["id"] for node in self.nodes if node["type"] in _RUN]
 
     @property
     def sampler(self) -> int:
@@ -87,13 +91,18 @@ class Template:
 
     @property
     def remote_files(self) -> list[str]:
-        """Return the names of the files that the worker must have."""
-        return [node["widgets_values"][-1] for node in self.nodes if node["type"] in REMOTE_LOADERS]
+        """Return the names of the files that the worker must have when it runs."""
+        return [model["name"] for node in self.nodes if node["type"] in _RUN for model in _models(node)]
 
     @property
     def local_models(self) -> list[dict[str, str]]:
         """Return the `name`, `directory` and `url` of each file that this machine must have."""
-        return [model for node in self.nodes for model in node["properties"].get("models", [])]
+        return [model for node in self.nodes if not node["type"].startswith("Remote") for model in _models(node)]
+
+
+def _models(node: dict[str, Any]) -> list[dict[str, str]]:
+    models: list[dict[str, str]] = node["properties"].get("models", [])
+    return models
 
 
 @contextmanager
@@ -132,6 +141,8 @@ def run_small(screen: Screen, shrunk: bool = True) -> None:
         for node in body["prompt"].values():
             if shrunk:
                 node["inputs"].update({name: value for name, value in _SHRUNK.items() if name in node["inputs"]})
+            if shrunk and node["class_type"] == "TextEncodeQwenImageEditPlus":
+                del node["inputs"]["vae"]  # it would have a picture of 1024 x 1024 beside the latent
             _stand_in(node)
         route.continue_(post_data=json.dumps(body))
 
@@ -140,9 +151,10 @@ def run_small(screen: Screen, shrunk: bool = True) -> None:
 
 def _stand_in(node: _Node) -> None:
     inputs = node["inputs"]
-    if node["class_type"] in {"CLIPLoader", "DualCLIPLoader"}:
+    kind = node["class_type"].removeprefix("Remote")
+    if kind in {"CLIPLoader", "DualCLIPLoader"}:
         node.update(class_type="OffloadTestTextEncoder", inputs=_TEXT_ENCODERS[inputs["type"]])
-    elif node["class_type"] == "VAELoader":
+    elif kind == "VAELoader":
         node.update(class_type="OffloadTestVAE", inputs=_VAES[inputs["vae_name"]])
 
 
