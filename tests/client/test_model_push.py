@@ -303,7 +303,7 @@ def test_what_is_no_model_is_refused_by_its_beginning(
     proxy = BreakingProxy(worker.port)
     with connect(proxy.url) as session, pytest.raises(WorkerFaultError, match=r"own\.safetensors is not taken"):
         push(session, file)
-    assert proxy.up < 12 * PART
+    assert proxy.up < 2 * PART
     assert not [path for path in models.iterdir() if path.is_file()]
 
 

@@ -30,7 +30,7 @@ OnProgress = Callable[[int, int], None]
 LEAST_PART_BYTES: Final = 256 * 1024
 MOST_PART_BYTES: Final = 4 * 1024**2
 """Base64 of a part stays far below what RunPod's queue takes in a job (10 MB)."""
-_FIRST_PART_BYTES: Final = 1024**2
+_FIRST_PART_BYTES: Final = 256 * 1024
 _PART_S: Final = 2.0
 
 
@@ -134,6 +134,8 @@ class ModelPush:
             while begin < self._file.size_bytes:
                 part_bytes = min(size.bytes, self._file.size_bytes - begin)
                 self._put(pipeline, begin, part_bytes, size, retries)
+                if not begin:
+                    pipeline.finish()  # by its beginning the worker tells what is no model
                 # Another client may push the same file at the same time.
                 begin = max(begin + part_bytes, self._received)
             pipeline.finish()

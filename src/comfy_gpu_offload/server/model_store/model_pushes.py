@@ -161,6 +161,8 @@ class _Push:
         self._sha256 = asked.sha256
         self._file: IncomingFile | None = None
         self._active_at = monotonic()
+        # The reason why the file is not taken, for the parts that wait.
+        self._refusal: str | None = None
         self._changed = threading.Condition()
 
     @property
@@ -186,12 +188,15 @@ class _Push:
         with self._changed:
             file = self._once_at(begin, is_gone)
             self._active_at = monotonic()
-            if end > file.received:
-                try:
+            try:
+                if end > file.received:
                     file.write(data[file.received - begin :])
-                finally:
-                    self._changed.notify_all()
-            return self._state(file)
+                return self._state(file)
+            except RefusedFileError as error:
+                self._file, self._refusal = None, str(error)
+                raise
+            finally:
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Close the file; parts that wait are refused, and their clients begin again."""
@@ -208,6 +213,8 @@ class _Push:
             if is_gone() or monotonic() > deadline:
                 raise unknown_push("a part before this one has not come")
             self._changed.wait(_LOOK_EVERY_S)
+        if self._refusal is not None:
+            raise RefusedFileError(self._refusal)
         if self._file is None:
             raise unknown_push()
         return self._file
@@ -217,7 +224,6 @@ class _Push:
             return PushState(file.received, bytes.fromhex(file.sha256))
         origin = file.finish(self._sha256.hex(), SOURCE)
         self._file = None
-        self._changed.notify_all()
         return PushState(origin.size_bytes, self._sha256, is_whole=True)
 
 
