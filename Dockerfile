@@ -1,11 +1,15 @@
 # A worker for RunPod's queue and load-balancing endpoints, for pods, and for any machine with an NVIDIA GPU:
 #   docker build --platform linux/amd64 -t NAME .
-# from the repository's root, where RunPod's Hub looks for it too. worker/README.md says how to deploy it.
+# from the repository's root, where RunPod's Hub looks for it too. A release publishes it on ghcr.io
+# (.github/workflows/release.yml), so nobody has to build it. worker/README.md says how to deploy it.
 
 # `base` alone, because PyTorch's wheels bring CUDA and cuDNN along; what the image adds is the check that the host's
 # driver is new enough. 12.8 is the first CUDA for Blackwell (RTX 5090, B200) and still runs on Ampere and Ada.
 ARG CUDA_IMAGE=nvidia/cuda:12.8.1-base-ubuntu24.04
 FROM ${CUDA_IMAGE}
+
+LABEL org.opencontainers.image.source=https://github.com/comfy-gpu-offload/comfy-gpu-offload \
+    org.opencontainers.image.licenses=GPL-3.0-or-later
 
 ENV DEBIAN_FRONTEND=noninteractive \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -51,6 +55,7 @@ COPY src /tmp/package/src
 RUN pip install --no-deps /tmp/package && rm -rf /tmp/package
 COPY worker /app/worker
 COPY worker/test_input.json /app/test_input.json
+COPY src/comfy_gpu_offload/rental/start.sh /app/start.sh
 RUN python -m compileall -q /app/worker
 
 ENV COMFY_GPU_OFFLOAD_SERVE=queue \
@@ -59,5 +64,6 @@ ENV COMFY_GPU_OFFLOAD_SERVE=queue \
 WORKDIR /app
 USER ${WORKER_USER}
 EXPOSE 8288
-# The process that gets SIGTERM is the worker itself.
-ENTRYPOINT ["python", "-m", "worker"]
+# The worker takes the script's place unless it is to leave by itself, so that it gets SIGTERM. No ENTRYPOINT, which a
+# pod's own command could not replace.
+CMD ["sh", "/app/start.sh"]

@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from comfy_gpu_offload.cli.main import COMMANDS
+from comfy_gpu_offload.rental.images import IMAGE_COMFYUI, published_name
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github" / "workflows"
@@ -231,6 +232,16 @@ def test_the_pythons_are_those_that_the_package_is_for() -> None:
     matrices = {job: body["strategy"]["matrix"]["python"] for _, job, body in jobs() if "strategy" in body}
     assert matrices["linux"] == said
     assert matrices["portable"] == [said[0], said[-1]]
+
+
+def test_up_takes_the_image_that_a_release_publishes() -> None:
+    assert published_name() == f"ghcr.io/comfy-gpu-offload/comfy-gpu-offload:{METADATA['project']['version']}"
+    assert METADATA["project"]["urls"]["Repository"].endswith("github.com/comfy-gpu-offload/comfy-gpu-offload")
+    scripts = "\n".join(step.run for step in STEPS if step.job == "image" and step.workflow == "release.yml")
+    assert 'image="ghcr.io/${GITHUB_REPOSITORY_OWNER,,}/comfy-gpu-offload"' in scripts
+    assert '--tag "$image:${GITHUB_REF_NAME#v}"' in scripts
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE))
+    assert arguments["COMFYUI_VERSION"] == IMAGE_COMFYUI
 
 
 def test_comfy_cli_is_of_the_images_release() -> None:

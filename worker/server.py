@@ -28,6 +28,7 @@ from comfy_gpu_offload.server.http.request import Request
 from comfy_gpu_offload.server.http.routes import Routes, WorkerState
 from comfy_gpu_offload.server.http.server import HttpServer, listen
 from comfy_gpu_offload.server.http.tokens import Tokens
+from comfy_gpu_offload.server.lifetime import LifetimeLimits
 from comfy_gpu_offload.server.serve import ServeOptions
 
 logger = logging.getLogger(__name__)
@@ -52,23 +53,30 @@ def _run() -> None:
         port=worker.port,
         handler=options,
         announce=lambda address: print(f"listening on {address}", flush=True),
-        life=lifetime_limits(settings),
+        life=_life(worker, settings),
     )
     apart = worker.health_port not in {None, worker.port}
     with _pinged(state, worker.health_port or 0) if apart else nullcontext():
         serve_process(state, lambda: ready_backend(worker, settings), serving)
 
 
+def _life(worker: WorkerSettings, settings: Settings) -> LifetimeLimits:
+    """Return when the worker leaves by itself; never in an endpoint, which starts and stops its workers."""
+    return LifetimeLimits() if _is_of_endpoint(worker) else lifetime_limits(settings)
+
+
+def _is_of_endpoint(worker: WorkerSettings) -> bool:
+    """Return whether this is an endpoint's worker. RUNPOD_ENDPOINT_ID alone may come from a client's settings."""
+    return bool(worker.endpoint_id and worker.pod_id)
+
+
 def _token(worker: WorkerSettings, settings: Settings) -> SecretStr | None:
     """Return the token that callers must send, or None behind a load-balancing endpoint: its edge asks for a key.
-
-    For that both the endpoint's and the pod's id must be set: RUNPOD_ENDPOINT_ID alone may come from a client's
-    settings.
 
     Raises:
         ConfigError: anyone could use this GPU, since the token is missing or easy to guess.
     """
-    if worker.endpoint_id and worker.pod_id:
+    if _is_of_endpoint(worker):
         logger.info("no token is required here: RunPod's edge lets in nobody without an API key of the account")
         if settings.token is not None:
             logger.warning(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.support.backend import FunctionBackend
+from tests.support.platforms import needs_posix
 from tests.support.process import environment
 from worker.example_jobs import files
 from worker.queue_jobs import QueueJobs
@@ -29,6 +30,7 @@ from comfy_gpu_offload.server.handler import Handler
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
+START = ROOT / "src" / "comfy_gpu_offload" / "rental" / "start.sh"
 HUB = json.loads((ROOT / ".runpod" / "hub.json").read_text())
 TESTS = json.loads((ROOT / ".runpod" / "tests.json").read_text())
 TEST_INPUT = json.loads((ROOT / "worker" / "test_input.json").read_text())
@@ -106,19 +108,26 @@ def test_no_secret_and_no_clutter_enters_the_context(path: str) -> None:
     assert ignored(path)
 
 
+@needs_posix
 def test_the_entry_starts_the_worker_that_is_copied(tmp_path: Path) -> None:
-    (line,) = (line for line in DOCKERFILE.read_text().splitlines() if line.startswith("ENTRYPOINT"))
-    words = json.loads(line.removeprefix("ENTRYPOINT"))
-    assert words == ["python", "-m", "worker"]
+    (line,) = (line for line in DOCKERFILE.read_text().splitlines() if line.startswith("CMD"))
+    words = json.loads(line.removeprefix("CMD"))
+    assert not of("ENTRYPOINT")  # which a pod's `args` could not replace
     (workdir,) = of("WORKDIR")
+    assert words == ["sh", f"{workdir[0]}/start.sh"]
+    assert [START.relative_to(ROOT).as_posix(), words[1]] in of("COPY")
     assert ["worker", f"{workdir[0]}/worker"] in of("COPY")
     assert ["worker/test_input.json", f"{workdir[0]}/test_input.json"] in of("COPY")
     # With the image's own environment, there being no ComfyUI here: it gets as far as looking for one.
     image = {name: value for name, value in variables("ENV").items() if name.startswith(PREFIX)}
+    python = {
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+        "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
+    }
     done = subprocess.run(
-        [sys.executable, *words[1:]],
+        ["sh", START],
         cwd=tmp_path,
-        env=environment(**{**image, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}),
+        env=environment(**image, **python),
         capture_output=True,
         text=True,
         timeout=60,
@@ -170,7 +179,10 @@ def test_model_folders_lie_on_both_mount_points() -> None:
     config = yaml.safe_load((ROOT / "worker" / "extra_model_paths.yaml").read_text())
     assert [section["base_path"] for section in config.values()] == ["/runpod-volume/models", "/workspace/models"]
     for section in config.values():
-        assert section.keys() == {"base_path", "diffusion_models", "checkpoints", "controlnet"}
+        assert section.keys() == {
+            "base_path",
+            *("diffusion_models", "checkpoints", "controlnet", "text_encoders", "vae"),
+        }
         assert all(isinstance(folders, str) for folders in section.values())
 
 
@@ -196,6 +208,11 @@ def test_the_hubs_listing_is_of_its_form() -> None:
     assert config["runsOn"] == "GPU"
     assert isinstance(config["containerDiskInGb"], int)
     assert config["gpuCount"] == 1
+    # By it a listing can be deployed as a load-balancing endpoint and as a pod, which both serve over HTTP.
+    assert config["endpointType"] == "LB"
+    values = {entry["key"]: entry["value"] for entry in config["env"] if "value" in entry}
+    port = str(WorkerSettings.model_fields["port"].default)
+    assert values == {"COMFY_GPU_OFFLOAD_SERVE": "http", "PORT": port, "PORT_HEALTH": port}
     assert set(config["gpuIds"].split(",")) <= GPU_POOLS
 
 
