@@ -13,7 +13,7 @@ import torch
 from pydantic import SecretStr
 from tests.support.faults import Fault, bad_gateway
 from tests.support.runpod_cloud import PodPlan, RunpodCloud
-from tests.support.runpod_cloud.containers import Container, start_script, worker
+from tests.support.runpod_cloud.containers import Running, start_script, worker
 
 from comfy_gpu_offload.client.connect import connect
 from comfy_gpu_offload.config.address import Address
@@ -58,7 +58,7 @@ def cloud() -> Iterator[RunpodCloud]:
         yield made
 
 
-def container_of(cloud: RunpodCloud, pod_id: str) -> Container:
+def container_of(cloud: RunpodCloud, pod_id: str) -> Running:
     container = cloud.pods[pod_id].container
     assert container is not None
     return container

@@ -14,7 +14,7 @@ from tests.support.aiohttp_server import AiohttpServer
 from tests.support.faults import Faults
 from tests.support.runpod_edge import LoadBalancerEdge
 
-from .containers import Container, Order, Starter
+from .containers import Order, Running, Starter
 from .graphql_routes import GraphqlRoutes
 from .plan import Capacity, PodPlan
 from .proxy_routes import ProxyRoutes
@@ -117,6 +117,10 @@ class RunpodCloud(AiohttpServer):
             self.end_what_is_due()
 
         self._on_loop(advance)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the cloud's time pass, without a look at what is due."""
+        self._ahead_s += seconds
 
     def set_starter(self, starter: Starter) -> None:
         """Start what runs in pods by that from now on, where it has to know the cloud's address."""
@@ -227,13 +231,13 @@ class RunpodCloud(AiohttpServer):
         """Wake whoever waits for a change."""
         self._notify()
 
-    def _start(self, made_id: str, body: dict[str, Any], ids: dict[str, str], log: Log) -> Container | None:
+    def _start(self, made_id: str, body: dict[str, Any], ids: dict[str, str], log: Log) -> Running | None:
         if self._starter is None:
             return None
         env = {**body.get("env", {}), **ids}
         return self._starter(Order(made_id, body["image"], body.get("args", ""), env, log.add))
 
-    def _kill(self, container: Container | None) -> None:
+    def _kill(self, container: Running | None) -> None:
         if container is not None:
             asyncio.get_running_loop().run_in_executor(None, container.kill)
 

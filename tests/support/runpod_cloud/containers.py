@@ -16,8 +16,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from tests.support.backend import FunctionBackend
 from tests.support.process import environment
+from tests.support.worker import ThreadWorker
 
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _LONGEST_LOG = 10_000
@@ -99,7 +102,53 @@ class Container:
         self._log(line.rstrip("\n"))
 
 
-Starter = Callable[[Order], Container]
+class ThreadContainer:
+    """A worker in a thread of the test's process, which listens at once. Its model doubles what it is given."""
+
+    def __init__(self, order: Order) -> None:
+        self._worker = ThreadWorker(FunctionBackend(), token=order.env.get("COMFY_GPU_OFFLOAD_TOKEN"))
+        self._worker.__enter__()
+        self.starts = 1
+        self.url: str | None = self._worker.url
+        order.log(f"listening on {self.url}")
+
+    @property
+    def runs(self) -> bool:
+        """True until it is killed."""
+        return self.url is not None
+
+    def crash(self) -> None:
+        """Refuse: a thread cannot be killed."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """Stop it."""
+        if self.url is not None:
+            self.url = None
+            self._worker.stop()
+
+
+class Running(Protocol):
+    """A container, whatever it is made of."""
+
+    starts: int
+
+    @property
+    def url(self) -> str | None:
+        """The address of its worker, once that is known."""
+
+    @property
+    def runs(self) -> bool:
+        """True while it lives."""
+
+    def crash(self) -> None:
+        """Kill what runs in it, as a crash would."""
+
+    def kill(self) -> None:
+        """End it for good."""
+
+
+Starter = Callable[[Order], Running]
 
 
 def worker(*arguments: str, folder: Path) -> Starter:

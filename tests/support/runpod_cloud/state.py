@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from tests.support.runpod_edge import LoadBalancerEdge
 
-from .containers import Container
+from .containers import Running
 from .plan import PodPlan
 
 Kind = Literal["pod", "endpoint", "volume"]
@@ -79,7 +79,7 @@ class CloudPod:
     deletes: int = 0
     is_stopped: bool = False
     terminate_after: float | None = None
-    container: Container | None = None
+    container: Running | None = None
 
     @property
     def name(self) -> str:
@@ -163,7 +163,7 @@ class CloudEndpoint:
     began: float
     edge: LoadBalancerEdge
     log: Log
-    container: Container | None = None
+    container: Running | None = None
     worker_id: str = field(default_factory=new_id)
     ended: float | None = None
 
