@@ -42,6 +42,7 @@ from comfy_gpu_offload.protocol.messages import (
     WorkerTimings,
 )
 from comfy_gpu_offload.protocol.messages.model_push import Pushed, PushModel, PushPart
+from comfy_gpu_offload.protocol.messages.model_removal import Removed, RemoveModel
 
 REF = ModelRef(name="model.safetensors")
 MODULE = ModelRef(name="encoder:a.safetensors", files=("b.safetensors",), options=(("type", "flux"),))
@@ -79,7 +80,7 @@ _ALL: tuple[Message, ...] = (
         codecs=("raw", "zstd"),
         capabilities=("predicted",),
         limits=WorkerLimits(frame_bytes=1, store_bytes=0),
-        models=(ModelEntry(name="m", folder="f", size_bytes=3),),
+        models=(ModelEntry(name="m", folder="f", size_bytes=3, sha256=bytes(32), source="push"),),
         skipped=Skipped(count=1, entries=(SkippedEntry(name="n", reason="r"),)),
         folders=("/srv/models",),
         model=ModelDescription(ref=REF, fingerprint=FINGERPRINT, compute_dtype="bfloat16", warnings=("w",)),
@@ -130,6 +131,8 @@ _ALL: tuple[Message, ...] = (
     PushModel(request=REQUEST, folder="vae", name="a.safetensors", sha256=bytes(32), size_bytes=4096, restart=True),
     PushPart(request=REQUEST, folder="vae", name="a.safetensors", sha256=bytes(32), begin=1024),
     Pushed(request=REQUEST, instance=INSTANCE, received=1024, received_sha256=bytes(32), is_whole=True),
+    RemoveModel(request=REQUEST, client=CLIENT, folder="vae", name="a.safetensors"),
+    Removed(request=REQUEST, instance=INSTANCE),
     Cancel(request=REQUEST),
     Cancelled(request=REQUEST, state="queued"),
     Fault(

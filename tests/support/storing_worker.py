@@ -45,9 +45,14 @@ class StoringBackend(FunctionBackend):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
+        self.unloaded: list[Path] = []
 
     def model_folders(self) -> Mapping[str, ModelFolder]:
         return {FOLDER: ModelFolder(self.folder, SUFFIXES)}
+
+    def unload(self, path: Path) -> None:
+        assert path.exists()
+        self.unloaded.append(path)
 
     def listing(self) -> Listing:
         files = sorted(path for path in self.folder.glob("*") if path.suffix in SUFFIXES)

@@ -214,6 +214,9 @@ class Backend(ABC):
         """
         return {}
 
+    def unload(self, path: Path) -> None:  # noqa: B027  # a default, not a part that is missing
+        """Let what is loaded from that file leave memory, because the file is about to be removed."""
+
     @abstractmethod
     def describe(self, ref: ModelRef) -> Described:
         """Load the model if it is not loaded, and describe it.

@@ -117,6 +117,11 @@ class ResidentModels(Generic[ModelT]):
         if found is not None:
             self._unload(found[0])
 
+    def drop_where(self, is_meant: Callable[[ModelT], bool]) -> None:
+        """Let those leave that are meant."""
+        for key in [key for key, (model, _) in self._models.items() if is_meant(model)]:
+            self.drop(key)
+
     def clear(self) -> None:
         """Let all leave."""
         while self._models:

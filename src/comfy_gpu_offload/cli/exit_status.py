@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _EXTRAS = {"psutil": "worker", "diffusers": "worker", "PIL": "demo", "tqdm": "demo"}
 # What ComfyUI's registry leaves out of the pack.
 _DEMO = f"{_PACKAGE.name}.digits"
-_FAILURE, _WRONG, INTERRUPTED = 1, 2, 130
+FAILURE, _WRONG, INTERRUPTED = 1, 2, 130
 
 
 def exit_status(run: Callable[[], int]) -> int:
@@ -34,13 +34,13 @@ def exit_status(run: Callable[[], int]) -> int:
     except BrokenPipeError:
         # The reader of our output has ended. Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _FAILURE
+        return FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         logger.debug("the command failed", exc_info=error)
         print(f"comfy-gpu-offload: {explained(error)}", file=sys.stderr, flush=True)
-        return _WRONG if isinstance(error, ConfigError | ModuleNotFoundError) else _FAILURE
+        return _WRONG if isinstance(error, ConfigError | ModuleNotFoundError) else FAILURE
 
 
 def explained(error: Exception) -> str:

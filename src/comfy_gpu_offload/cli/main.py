@@ -21,7 +21,7 @@ COMMANDS = {
     "logs": "show the log of a rented machine",
     "demo": "sample digits through a worker, and show that remote equals local",
     "doctor": "check the configured worker, and say what to do where something is wrong",
-    "models": "list what the configured worker can load",
+    "models": "list what the configured worker can load, or remove one",
     "push": "send a model file of this machine to the configured worker",
 }
 

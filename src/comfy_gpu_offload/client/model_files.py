@@ -10,6 +10,7 @@ from .exchanges import Exchanges
 from .handshake import Handshake
 from .local_file import LocalFile
 from .model_push import FileToPush, ModelPush, refuse_without_pushes
+from .model_removal import ModelRemoval
 from .options import SessionOptions
 
 OnWork = Callable[[str, int, int], None]
@@ -38,3 +39,8 @@ class ModelFiles:
                 lambda done, of: on_work(f"sending {path.name}", done, of),
             )
             push.run(check)
+
+    def remove(self, folder: str, name: str, check: Check | None) -> None:
+        """See `Session.remove_model`."""
+        refuse_without_pushes(self._handshake)
+        ModelRemoval(self._exchanges, self._options, self._handshake).run(folder, name, check)

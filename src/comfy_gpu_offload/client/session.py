@@ -174,6 +174,16 @@ class Session:
         """
         self._files.push(Path(path), folder, name, on_work, check)
 
+    def remove_model(self, folder: str, name: str, *, check: Check | None = None) -> None:
+        """Remove a file that a client brought to the worker; if it is loaded there, it leaves memory first.
+
+        Raises:
+            ModelPushError: the worker lets clients change no files.
+            TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: it refused: no client brought the file, or it is not there.
+        """
+        self._files.remove(folder, name, check)
+
     def probe(self, up_bytes: int = 0, down_bytes: int = 0, *, check: Check | None = None) -> float:
         """Return the seconds that so many bytes of noise take to the worker and back, without the worker's time.
 

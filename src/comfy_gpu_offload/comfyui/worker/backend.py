@@ -94,6 +94,10 @@ class ComfyUIBackend(Backend):
         kinds = [kind.files for kind in self._kinds.KINDS]
         return {name: kind.folder_for_new(name) for kind in kinds for name in kind.folders}
 
+    def unload(self, path: Path) -> None:
+        """See `Backend`."""
+        self.pool.unload(path)
+
     def describe(self, ref: ModelRef) -> Described:
         """See `Backend`. For the details see `describe` of the module's kind."""
         loaded, _ = self.pool.load(ref)

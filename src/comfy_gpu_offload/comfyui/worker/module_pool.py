@@ -7,6 +7,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Collection, Hashable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -111,6 +112,11 @@ class ModulePool:
         for each in self.residents:
             each.hooks.free()
         self._management.soft_empty_cache()
+
+    def unload(self, path: Path) -> None:
+        """Let the modules leave that were loaded from that file."""
+        meant = path.resolve()
+        self.residents.drop_where(lambda loaded: any(each.resolve() == meant for each in loaded.paths))
 
     def clear(self) -> None:
         """Let all modules leave."""

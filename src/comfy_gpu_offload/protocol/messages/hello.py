@@ -13,6 +13,7 @@ from .base import (
     LATER,
     PROTOCOL_VERSION,
     ClientMessage,
+    Digest,
     Identifier,
     Message,
     MessagePart,
@@ -63,12 +64,20 @@ class ModelRef(MessagePart):
 MODULE_FOLDERS = frozenset({"controlnet", "text_encoders", "vae", "vae_approx", "clip_vision"})
 
 
-class ModelEntry(Message, extra="ignore"):
-    """A model that a worker can load. `folder`: the kind of folder that it lies in; `size_bytes`: of its files."""
+class ModelEntry(MessagePart, extra="ignore"):
+    """A model that a worker can load.
+
+    Attributes:
+        folder: the kind of folder that it lies in.
+        size_bytes: of its files.
+        sha256, source: of a file that a client brought, and where from: an address, or ``push``.
+    """
 
     name: ShortText
     folder: ShortText
     size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[Digest | None, LATER] = None
+    source: Annotated[Annotated[str, Field(max_length=1024)] | None, LATER] = None
 
     @property
     def is_model(self) -> bool:

@@ -23,6 +23,7 @@ from ...protocol.capabilities import (
 from ...protocol.envelope import parts_of, seal_parts
 from ...protocol.messages import LONGEST_PATH, MAX_SKIPPED, Hello, Skipped, SkippedEntry, Welcome
 from ...version import __version__
+from ..model_store.listed_origins import with_origins
 from ..replies import Finish, answered
 from .table import Asked, answers
 
@@ -56,7 +57,8 @@ def begin_hello(worker: WorkerParts, message: Hello, asked: Asked) -> Finish:
 
 
 def _welcome(worker: WorkerParts, hello: Hello, described: Described | None) -> Welcome:
-    info, listing = worker.backend.info(), worker.backend.listing()
+    info = worker.backend.info()
+    listing = with_origins(worker.backend.listing(), worker.backend.model_folders())
     return Welcome(
         instance=worker.instance,
         package=__version__,

@@ -73,6 +73,16 @@ def origin_of(path: Path) -> Origin | None:
     return Origin(sha256, status.st_size, source[:_MAX_SOURCE])
 
 
+def origins_in(directory: Path) -> dict[str, Origin]:
+    """Return by name the origins of the files in a folder, of those that have one."""
+    try:
+        records = sorted((directory / FOLDER).glob("*.json"))
+    except OSError:
+        return {}
+    found = {record.stem: origin_of(directory / record.stem) for record in records}
+    return {name: origin for name, origin in found.items() if origin is not None}
+
+
 def forget(path: Path) -> None:
     """Remove the record of a file that is gone, if there is one."""
     with suppress(OSError):
