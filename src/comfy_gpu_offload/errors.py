@@ -6,6 +6,7 @@ OffloadError
 ├── UnsupportedStateError  torch's state around a call, which the worker does not follow; says what to do
 ├── UnsupportedPatchError  a model with patches that cannot be sent to the worker; lists all of them
 ├── UnsupportedModuleError the worker's release has no modules besides models
+├── ModelDownloadsOffError the worker's operator does not let clients bring models, or its release is older
 ├── UnsupportedRunError    a sampling run that cannot go to the worker as a whole; names the reason
 ├── UnsupportedCodecError  the worker cannot decode the compression that is set; names those that it can
 ├── ModelPushError         a model file of this machine that cannot be pushed to the worker; says why
@@ -151,6 +152,16 @@ class UnsupportedModuleError(OffloadError):
         super().__init__(
             "The worker's comfy-gpu-offload lacks the capability 'modules': it runs diffusion models and "
             "ControlNets alone. Update it there, or switch off use_runpod in the loader."
+        )
+
+
+class ModelDownloadsOffError(OffloadError):
+    """The worker's operator does not let clients bring models, or its release is older."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This worker takes no models from clients. On its machine, start it with --allow-downloads, or set "
+            "COMFY_GPU_OFFLOAD_MODEL_DOWNLOADS=on there; a release that does not know this has to be updated."
         )
 
 

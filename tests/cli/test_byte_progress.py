@@ -44,6 +44,20 @@ def test_a_log_has_a_line_now_and_then() -> None:
     assert lines[0] == "sending a [..............................] 0 %, 0.00 of 4.00 GB"
 
 
+def test_a_file_of_unknown_size_has_no_bar() -> None:
+    stream = StringIO()
+    with ByteProgress(stream, Clock()) as line:
+        line.show("fetching a", 2 * 10**9, None)
+    assert stream.getvalue() == "fetching a 2.00 GB\n"
+
+
+def test_a_wait_is_told() -> None:
+    stream = StringIO()
+    with ByteProgress(stream, Clock()) as line:
+        line.show("fetching a", 0, None, "the site answers 503")
+    assert stream.getvalue() == "fetching a: the site answers 503\n"
+
+
 def test_each_piece_of_work_has_a_line() -> None:
     stream = Terminal()
     with ByteProgress(stream, Clock()) as line:

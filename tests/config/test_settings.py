@@ -28,7 +28,7 @@ def test_the_example_lists_every_setting_with_its_default() -> None:
     listed = example()
     assert listed.keys() == {variable(name) for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else field.default
+        default = "" if field.default in {None, ()} else field.default
         assert listed[variable(name)] == (f"{default:g}" if isinstance(default, float) else str(default)), name
 
 

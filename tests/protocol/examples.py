@@ -41,6 +41,12 @@ from comfy_gpu_offload.protocol.messages import (
     WorkerLimits,
     WorkerTimings,
 )
+from comfy_gpu_offload.protocol.messages.model_downloads import (
+    DownloadModel,
+    FollowDownload,
+    ModelProgress,
+    StopDownload,
+)
 from comfy_gpu_offload.protocol.messages.model_push import Pushed, PushModel, PushPart
 from comfy_gpu_offload.protocol.messages.model_removal import Removed, RemoveModel
 
@@ -131,6 +137,30 @@ _ALL: tuple[Message, ...] = (
     PushModel(request=REQUEST, folder="vae", name="a.safetensors", sha256=bytes(32), size_bytes=4096, restart=True),
     PushPart(request=REQUEST, folder="vae", name="a.safetensors", sha256=bytes(32), begin=1024),
     Pushed(request=REQUEST, instance=INSTANCE, received=1024, received_sha256=bytes(32), is_whole=True),
+    DownloadModel(
+        request=REQUEST,
+        client=CLIENT,
+        source="hf:org/name/x.safetensors",
+        folder="vae",
+        name="x.safetensors",
+        sha256="ab" * 32,
+        hf_token="h",
+        civitai_token="c",
+    ),
+    FollowDownload(request=REQUEST, client=CLIENT, job="j" * 8),
+    StopDownload(request=REQUEST, client=CLIENT, job="j" * 8),
+    ModelProgress(
+        request=REQUEST,
+        job="j" * 8,
+        state="receiving",
+        received=3,
+        size_bytes=5,
+        folder="vae",
+        name="x.safetensors",
+        waits_for="w",
+        sha256="ab" * 32,
+        source="s",
+    ),
     RemoveModel(request=REQUEST, client=CLIENT, folder="vae", name="a.safetensors"),
     Removed(request=REQUEST, instance=INSTANCE),
     Cancel(request=REQUEST),

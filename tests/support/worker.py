@@ -18,6 +18,7 @@ from comfy_gpu_offload.server.handler import Handler, HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.http.tokens import Tokens
 from comfy_gpu_offload.server.lifetime import Activity
+from comfy_gpu_offload.server.model_downloads.downloads import DownloadOptions
 from comfy_gpu_offload.server.serve import ServeOptions, serve
 
 
@@ -41,6 +42,7 @@ class ThreadWorker:
         grace: Grace | None = None,
         activity: Activity | None = None,
         takes_models: bool = False,
+        downloads: DownloadOptions | None = None,
     ) -> None:
         self._backend = backend
         self._limits = limits or FrameLimits()
@@ -53,6 +55,7 @@ class ThreadWorker:
             grace=grace or Grace(),
             activity=activity or Activity(),
             takes_models=takes_models,
+            downloads=downloads or DownloadOptions(),
         )
         self._options = ServeOptions(host, port, handler, self._announced, tls)
         self._ready = threading.Event()

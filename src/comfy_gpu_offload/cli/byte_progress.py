@@ -32,18 +32,28 @@ class ByteProgress:
         self._what = ""
         self._seen: list[tuple[float, int]] = []
 
-    def show(self, what: str, done: int, of: int) -> None:
-        """Show that `done` of `of` bytes are done of `what`, unless it was shown a moment ago."""
+    def show(self, what: str, done: int, of: int | None, waits_for: str | None = None) -> None:
+        """Show that `done` of `of` bytes are done of `what`, unless it was shown a moment ago.
+
+        Args:
+            of: None where nobody knows it.
+            waits_for: what the work waits for, in words for users; shown in place of the rest.
+        """
         now = self._clock()
         if what != self._what:
             self._what, self._seen, self._shown_at = what, [], float("-inf")
         self._seen = [(at, size) for at, size in self._seen if now - at <= _RATE_OVER_S]
         self._seen.append((now, done))
-        if now - self._shown_at < self._every_s and done < of:
+        is_done = of is not None and done >= of
+        if now - self._shown_at < self._every_s and not is_done:
             return
         self._shown_at = now
-        self._write(f"{what} {_bar(done, of)} {_amount(done, of)}{self._rate(done, of)}")
-        if done >= of:
+        if waits_for is not None:
+            self._write(f"{what}: {waits_for}")
+            return
+        bar = "" if of is None else f" {_bar(done, of)}"
+        self._write(f"{what}{bar} {_amount(done, of)}{self._rate(done, of)}")
+        if is_done:
             self.end()
 
     def end(self) -> None:
@@ -59,12 +69,12 @@ class ByteProgress:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def _rate(self, done: int, of: int) -> str:
+    def _rate(self, done: int, of: int | None) -> str:
         (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
         if last_at - first_at < 1.0 or last <= first:
             return ""
         rate = (last - first) / (last_at - first_at)
-        left = f", {_duration((of - done) / rate)} left" if done < of else ""
+        left = f", {_duration((of - done) / rate)} left" if of and done < of else ""
         return f" at {rate / 1e6:.1f} MB/s{left}"
 
     def _write(self, text: str) -> None:
@@ -81,7 +91,9 @@ def _bar(done: int, of: int) -> str:
     return f"[{'#' * filled}{'.' * (_WIDTH - filled)}]"
 
 
-def _amount(done: int, of: int) -> str:
+def _amount(done: int, of: int | None) -> str:
+    if of is None:
+        return f"{done / 1e9:.2f} GB"
     unit, scale = ("GB", 1e9) if of >= 1e9 else ("MB", 1e6)
     return f"{100 * done // max(1, of)} %, {done / scale:.2f} of {of / scale:.2f} {unit}"
 

@@ -1,4 +1,4 @@
-"""The model files at a worker, as a session changes them: one is pushed there, or removed."""
+"""The model files at a worker, as a session changes them: one is fetched or pushed there, or removed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..transport.base import Check
 from .exchanges import Exchanges
 from .handshake import Handshake
 from .local_file import LocalFile
+from .model_downloads import FetchedModel, ModelDownloads, OnFetchProgress, WantedModel
 from .model_push import FileToPush, ModelPush, refuse_without_pushes
 from .model_removal import ModelRemoval
 from .options import SessionOptions
@@ -24,6 +25,10 @@ class ModelFiles:
         self._exchanges = exchanges
         self._options = options
         self._handshake = handshake
+
+    def fetch(self, wanted: WantedModel, on_progress: OnFetchProgress, check: Check | None) -> FetchedModel:
+        """See `Session.fetch_model`."""
+        return ModelDownloads(self._exchanges, self._options, self._handshake).fetch(wanted, on_progress, check)
 
     def push(self, path: Path, folder: str, name: str | None, on_work: OnWork, check: Check | None) -> None:
         """See `Session.push_model`."""

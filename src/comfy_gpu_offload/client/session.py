@@ -27,6 +27,7 @@ from .forks import register_for_forks
 from .forward_calls import ForwardCalls
 from .handshake import Handshake
 from .model_call import ModelCall, ModelRun
+from .model_downloads import FetchedModel, OnFetchProgress, WantedModel
 from .model_files import ModelFiles, OnWork
 from .offload_estimate import OffloadEstimate, OffloadEstimator, RunShape
 from .options import SessionOptions
@@ -173,6 +174,31 @@ class Session:
             WorkerFaultError: it refused the file.
         """
         self._files.push(Path(path), folder, name, on_work, check)
+
+    def fetch_model(
+        self,
+        source: str,
+        *,
+        on_progress: OnFetchProgress = lambda _: None,
+        check: Check | None = None,
+        **choices: Any,
+    ) -> FetchedModel:
+        """Have the worker download a model into its folders, and return where it is; at once if it has it.
+
+        Args:
+            source: ``https://…``, ``hf:org/name/file``, ``civitai:VERSION`` or ``sha256:HASH``; see `WantedModel`.
+            on_progress: is told about once a second how far it is.
+            check: called several times a second during waits; what it raises stops the download. Its part stays at
+                the worker, and the next request for the same file continues it.
+            choices: further fields of `WantedModel`, e.g. ``folder="vae"``.
+
+        Raises:
+            ModelDownloadsOffError: the worker takes no models from clients.
+            MessageError: a field has a value that no worker takes.
+            WorkerFaultError: the worker refuses the source or the file, has no room, or the download failed.
+            TransportError: the worker cannot be reached.
+        """
+        return self._files.fetch(WantedModel(source, **choices), on_progress, check)
 
     def remove_model(self, folder: str, name: str, *, check: Check | None = None) -> None:
         """Remove a file that a client brought to the worker; if it is loaded there, it leaves memory first.

@@ -28,6 +28,8 @@ from .address import HTTPS, Address
 from .pairing import Pairing, is_pairing_line
 
 PREFIX = "COMFY_GPU_OFFLOAD_"
+HUGGING_FACE = Address(HTTPS, "huggingface.co")
+CIVITAI = Address(HTTPS, "civitai.com")
 RUNPOD_API = Address(HTTPS, "api.runpod.ai", path="/v2")
 RUNPOD_REST_API = Address(HTTPS, "api.runpod.io", path="/v2")
 RUNPOD_POD_ADDRESS = "https://{pod}-{port}.proxy.runpod.net"
@@ -58,13 +60,32 @@ def _parsed_worker(value: object) -> Address | Pairing:
     return Pairing.parse(str(value)) if is_pairing_line(str(value)) else _parsed_address(value)
 
 
+def _parsed_hosts(value: object) -> tuple[Address, ...]:
+    texts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    return tuple(each if isinstance(each, Address) else _parsed_host(str(each)) for each in texts if each != "")
+
+
+def _shown_hosts(hosts: tuple[Address, ...]) -> str:
+    return ",".join(map(str, hosts))
+
+
+def _parsed_host(text: str) -> Address:
+    text = text.strip()
+    address = Address.parse(text if "://" in text else f"{HTTPS}://{text}")
+    if address.path:
+        raise ValueError("it holds hosts, separated by commas, as in models.example.org: no paths")
+    return address
+
+
 if TYPE_CHECKING:
     AddressSetting = Address
     WorkerSetting = Address | Pairing
+    HostsSetting = tuple[Address, ...]
 else:
     # If the annotation were the dataclass itself, pydantic-settings would parse a variable's text as JSON.
     AddressSetting = Annotated[Any, BeforeValidator(_parsed_address), PlainSerializer(str)]
     WorkerSetting = Annotated[Any, BeforeValidator(_parsed_worker), PlainSerializer(str)]
+    HostsSetting = Annotated[Any, BeforeValidator(_parsed_hosts), PlainSerializer(_shown_hosts)]
 
 
 def _as_it_is(name: str) -> Any:
@@ -112,6 +133,9 @@ class Settings(BaseSettings):
         at_most_minutes: from its start after which a worker leaves whatever it does; 0 for never.
         model_downloads: whether clients may have a worker fetch model files, push some to it, and remove what they
             brought; `auto`: only at a worker that no other machine reaches.
+        download_hosts: further hosts that a worker downloads models from.
+        hf_endpoint, civitai_endpoint: Hugging Face and Civitai, or mirrors of them, for a worker's downloads.
+        hf_token, civitai_token: a client's, for models that it has the worker download; never shown.
         comfyui_python: the interpreter that a comfyui worker's ComfyUI runs under; None to look for it.
     """
 
@@ -155,6 +179,11 @@ class Settings(BaseSettings):
     idle_exit_minutes: Minutes = 0.0
     at_most_minutes: Minutes = 0.0
     model_downloads: Literal["auto", "on", "off"] = "auto"
+    download_hosts: HostsSetting = ()
+    hf_endpoint: Annotated[AddressSetting, Field(validation_alias=_as_it_is("hf_endpoint"))] = HUGGING_FACE
+    civitai_endpoint: AddressSetting = CIVITAI
+    hf_token: Annotated[SecretStr | None, Field(validation_alias=_as_it_is("hf_token"))] = None
+    civitai_token: Annotated[SecretStr | None, Field(validation_alias=_as_it_is("civitai_token"))] = None
     comfyui_python: Annotated[Path | None, Field(validation_alias=_as_it_is("comfyui_python"))] = None
 
     @field_validator("compression")
@@ -176,7 +205,7 @@ class Settings(BaseSettings):
         Address.parse(value.replace("{pod}", "a").replace("{port}", "1"))
         return value
 
-    @field_validator("token", "runpod_api_key")
+    @field_validator("token", "runpod_api_key", "hf_token", "civitai_token")
     @classmethod
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not is_header_text(value.get_secret_value()):
@@ -314,4 +343,5 @@ def variable(field: str) -> str:
     name = field.upper()
     given = Settings.model_fields.get(field)
     is_ours = given is not None and given.validation_alias is None
-    return PREFIX + name if is_ours or not name.startswith(("RUNPOD_", "COMFYUI_", PREFIX)) else name
+    is_others = name.startswith(("RUNPOD_", "COMFYUI_", "HF_", PREFIX)) or name == "CIVITAI_TOKEN"
+    return PREFIX + name if is_ours or not is_others else name

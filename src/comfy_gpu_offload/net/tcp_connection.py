@@ -6,10 +6,25 @@ import os
 import selectors
 import socket
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
+from typing import Any
 
 # Until the next address is tried beside one that does not answer (RFC 8305, 5).
 _HEAD_START_S = 0.25
+
+
+# An address of a host, as `socket.getaddrinfo` gives it.
+Place = tuple[int, int, int, str, tuple[Any, ...]]
+
+
+def places_of(host: str, port: int) -> list[Place]:
+    """Return the addresses of a host, by the system's rules, the best first.
+
+    Raises:
+        OSError: the name has no address (`socket.gaierror`).
+    """
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def connect_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
@@ -23,7 +38,18 @@ def connect_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
         TimeoutError: none answered in time.
     """
     deadline = monotonic() + timeout_s
-    untried = deque(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    return connect_to(places_of(host, port), deadline - monotonic())
+
+
+def connect_to(places: Sequence[Place], timeout_s: float) -> socket.socket:
+    """Return a connection to the first of these addresses that answers; see `connect_tcp`. No name is looked up.
+
+    Raises:
+        OSError: none answers; why the last one does not.
+        TimeoutError: none answered in time.
+    """
+    deadline = monotonic() + timeout_s
+    untried = deque(places)
     error: OSError = TimeoutError("timed out")
     with _Attempts() as attempts:
         while untried or attempts.are_under_way:

@@ -37,7 +37,7 @@ CAPABILITIES: Final = (
 """All capabilities of this release, those of single messages included (`ClientMessage.capability`)."""
 
 
-OF_MODEL_FILES: Final = frozenset({"model_push"})
+OF_MODEL_FILES: Final = frozenset({"model_downloads", "model_push"})
 """The capabilities by which clients change a worker's model files. Its operator may switch them off."""
 
 

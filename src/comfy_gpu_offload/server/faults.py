@@ -18,6 +18,7 @@ from ..io.frame import ALTERED
 from ..protocol.envelope import ProtocolSkewError
 from ..protocol.messages import Fault, FaultCode
 from .executor import CallerGoneError, ExecutorBusyError, ExecutorClosedError, JobCancelledError
+from .model_downloads.errors import DownloadFailedError, DownloadStoppedError
 from .model_store.refusals import DiskFullError, FileInUseError, ModelStoreError
 
 _MAX_MESSAGE = 4000
@@ -37,6 +38,8 @@ _CODES: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (BackendError, FaultCode.MODEL_FAILED),
     (DiskFullError, FaultCode.DISK_FULL),
     (FileInUseError, FaultCode.BUSY),
+    (DownloadFailedError, FaultCode.DOWNLOAD_FAILED),
+    (DownloadStoppedError, FaultCode.CANCELLED),
     (ModelStoreError, FaultCode.REFUSED_FILE),
     (JobCancelledError, FaultCode.CANCELLED),
     (CallerGoneError, FaultCode.CANCELLED),

@@ -97,6 +97,7 @@ class Handler:
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Let the running call finish, refuse those that wait and free the models; return False on a timeout."""
+        self._parts.downloads.close()
         finished = self._parts.executor.close(timeout_s)
         self._parts.pushes.close()
         if finished:

@@ -15,6 +15,7 @@ from .blob_folder import BlobFolder
 from .blob_store import BlobStore
 from .executor import Executor, QueueLimits
 from .lifetime import Activity
+from .model_downloads.downloads import DownloadOptions, Downloads
 from .model_store.model_pushes import ModelPushes
 from .tensor_lookup import TensorLookup
 from .uploads import Uploads
@@ -32,6 +33,7 @@ class HandlerOptions:
         grace: for how long a run continues that nobody follows.
         activity: the record of the use that is made of the worker.
         takes_models: whether clients may bring model files to the worker, and remove those that they brought.
+        downloads: the settings for models that the worker downloads.
     """
 
     limits: FrameLimits = field(default_factory=FrameLimits)
@@ -41,6 +43,7 @@ class HandlerOptions:
     grace: Grace = field(default_factory=Grace)
     activity: Activity = field(default_factory=Activity)
     takes_models: bool = False
+    downloads: DownloadOptions = field(default_factory=DownloadOptions)
 
 
 class WorkerParts:
@@ -55,6 +58,7 @@ class WorkerParts:
         activity: the record of use, by which an idle worker leaves.
         takes_models: as in `HandlerOptions`.
         pushes: model files that clients are sending.
+        downloads: of models, which clients ask for.
     """
 
     def __init__(self, backend: Backend, options: HandlerOptions) -> None:
@@ -79,3 +83,4 @@ class WorkerParts:
         )
         self.takes_models = options.takes_models
         self.pushes = ModelPushes(backend.model_folders)
+        self.downloads = Downloads(options.downloads, backend.model_folders, self.activity)

@@ -36,6 +36,7 @@ class FaultCode(StrEnum):
     NOT_ALLOWED = "not_allowed"
     REFUSED_FILE = "refused_file"
     DISK_FULL = "disk_full"
+    DOWNLOAD_FAILED = "download_failed"
     BUSY = "busy"
     STOPPING = "stopping"
     INTERNAL = "internal"

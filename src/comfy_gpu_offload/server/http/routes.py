@@ -54,6 +54,7 @@ _STATUS: dict[FaultCode, int] = {
     FaultCode.CANCELLED: 499,
     FaultCode.NOT_ALLOWED: 403,
     FaultCode.REFUSED_FILE: 422,
+    FaultCode.DOWNLOAD_FAILED: 502,
     FaultCode.BUSY: 503,
     FaultCode.STOPPING: 503,
     FaultCode.OUT_OF_MEMORY: 507,
