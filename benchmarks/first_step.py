@@ -4,17 +4,20 @@
     python benchmarks/first_step.py --case digits --round-trip 80 --repeats 5
     python benchmarks/first_step.py --comfyui COMFYUI_PYTHON COMFYUI_ROOT
 
-Each measurement begins with a session that is new, and ends with the result of the first call: connection, TLS,
-handshake, loading, what the call needs to be uploaded, and the call. It is made over a link with a long round trip
-and over one with a short one. The difference, in units of the difference of the two, is the number of round trips:
-what either side computes is in both and cancels out. Times are the shortest of several, since only other work on
-the machine makes them longer. A second table shows the frames that the client sent, and when.
+Each measurement begins with a session that is new, but for those of Flux, and ends with the result of the first
+call: connection, TLS, handshake, loading, what the call needs to be uploaded, and the call. It is made over a link
+with a long round trip and over one with a short one. The difference, in units of the difference of the two, is the
+number of round trips: what either side computes is in both and cancels out. Times are the shortest of several,
+since only other work on the machine makes them longer. A second table shows the frames that the client sent, and when.
 
 digits         the bundled model, at a worker of plain http
 digits, TLS    the same over TLS
 large model    a model whose description is as large as Qwen-Image's, with 1 MB of conditioning in the call
 LoRA, known    one of 8 MB, which the worker has from another session
 LoRA, new      the same, which has to be uploaded
+Flux …         a prompt in a session that is open: a text is encoded at the worker, and a latent of 1024² is
+               sampled, step by step or as a whole, until the first step's result or report. The worker computes
+               nothing. Conditioning stays there, or comes down and goes up again as with older workers.
 ComfyUI        a small network from Remote Model Loader, sampled by Remote Sampler; each time a new process
 """
 
@@ -42,13 +45,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import comfy_gpu_offload
-from comfy_gpu_offload.backends.base import Described
+from comfy_gpu_offload.backends.base import Computed, Described, ModuleCall
 from comfy_gpu_offload.backends.diffusers.backend import DiffusersBackend
 from comfy_gpu_offload.client.exchanges import Exchanges
+from comfy_gpu_offload.client.remote_model import RemoteModel
 from comfy_gpu_offload.client.weight_patches import WeightPatches
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.frame import FrameLimits
-from comfy_gpu_offload.protocol.messages import ModelDescription, ModelRef
+from comfy_gpu_offload.protocol.messages import Keep, ModelDescription, ModelRef
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
@@ -163,6 +167,71 @@ class _Lora:
             session.model("echo").patched(patches, (torch.zeros(1, 4, 64, 64),), {})
 
 
+class _FluxEcho(EchoBackend):
+    """A text encoder with results of T5-XXL's size, and a model that returns its latent; neither computes."""
+
+    has_modules = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made = (_noise(1, 256, 4096), _noise(1, 768))
+
+    def is_repeatable(self, ref: ModelRef, method: str | None) -> bool:
+        """See `Backend`."""
+        return method == "encode"
+
+    def forward(self, call: ModuleCall) -> Computed:
+        """See `Backend`."""
+        if call.method != "encode":
+            return super().forward(call)
+        # Another one for each text: only its first number differs, so that this takes no time.
+        made = self._made[0].clone()
+        made[0, 0, 0] = call.args[0]
+        return Computed((made, self._made[1]), 0.0, 0.0)
+
+
+class _FluxPrompt:
+    """A prompt of Flux's sizes, with a text that is new each time.
+
+    Args:
+        whole: whether the run goes to the worker as a whole.
+        kept: whether conditioning stays at the worker.
+    """
+
+    def __init__(self, *, whole: bool, kept: bool) -> None:
+        self._whole = whole
+        self._kept = kept
+        self._text = 0.0
+
+    def __call__(self, url: str) -> tuple[float, list[tuple[str, float]]]:
+        """Return the seconds from the text to the first step, in a session that is open, and no exchanges."""
+        with comfy_gpu_offload.connect(url, model="echo") as session:
+            model = session.model("echo")
+            self._run(model)
+            started = perf_counter()
+            seconds = self._run(model) - started
+        return seconds, []
+
+    def _run(self, model: RemoteModel) -> float:
+        """Run a prompt, and return when its first step was known."""
+        self._text += 1.0
+        keep: Keep | None = "digests" if self._kept else None
+        device = torch.device("cpu")
+        cond, pooled = model.patched(None, (self._text,), {}, method="encode", device=device, keep_result=keep)
+        if not self._whole:
+            model(_noise(1, 16, 128, 128).bfloat16(), context=cond.to(torch.bfloat16), y=pooled.to(torch.bfloat16))
+            return perf_counter()
+        steps: list[float] = []
+        fields = {"sampler": "euler", "scheduler": "simple", "seed": 1, "steps": 1, "cfg": 1.0}
+        job = {
+            "latent": torch.zeros(1, 16, 128, 128),
+            "positive": [[cond, {"pooled_output": pooled}]],
+            "negative": [],
+        }
+        model.sample(fields, job, lambda *_: steps.append(perf_counter()))
+        return steps[0]
+
+
 class _NewLoras:
     """A call with a LoRA that no worker has seen: another one each time."""
 
@@ -188,6 +257,10 @@ def _cases(options: argparse.Namespace, stack: ExitStack) -> dict[str, Case]:
         "LoRA, known": Case(echo, _Lora(1).use),
         "LoRA, new": Case(echo, _NewLoras().use),
     }
+    for whole, way in ((False, "each step"), (True, "whole loop")):
+        for kept, where in ((True, "kept"), (False, "sent")):
+            run = _FluxPrompt(whole=whole, kept=kept)
+            made[f"Flux, {way}, conditioning {where}"] = Case(partial(worker_of, _FluxEcho), run)
     if options.comfyui:
         python, root = options.comfyui
         made["ComfyUI"] = Case(
@@ -264,6 +337,9 @@ def _options() -> argparse.Namespace:
         default=100.0,
         help="Mbit/s each way (default: %(default)s)",
     )
+    parser.add_argument(
+        "--rate-up", type=arguments.number(0.01, 1_000_000), help="Mbit/s from client to worker, where it differs"
+    )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
     parser.add_argument("--repeats", type=arguments.positive, default=5, help="of each measurement")
     parser.add_argument("--comfyui", nargs=2, metavar=("PYTHON", "ROOT"), help="a ComfyUI, and its interpreter")
@@ -278,8 +354,8 @@ def _measured(name: str, case: Case, options: argparse.Namespace) -> Row:
         times: dict[float, list[float]] = {}
         shown: tuple[Exchange, ...] = ()
         for round_trip_s in (long_s, short_s):
-            rate = options.rate * 1e6 / 8
-            with emulated(Link(round_trip_s, rate, rate), port, options.kind) as near:
+            rates = [rate * 1e6 / 8 for rate in (options.rate_up or options.rate, options.rate)]
+            with emulated(Link(round_trip_s, *rates), port, options.kind) as near:
                 for _ in range(options.repeats):
                     with _exchanges() as begun:
                         started = perf_counter()

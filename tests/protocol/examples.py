@@ -11,6 +11,8 @@ from comfy_gpu_offload.protocol.messages import (
     Cancelled,
     Coded,
     Define,
+    DerivedStep,
+    DerivedTensor,
     Fault,
     FaultCode,
     Fetch,
@@ -64,6 +66,13 @@ CODED = Coded(
     strides=(256, 1, 32, 4),
 )
 WHOLE = WholeTensor(digest=bytes(32), dtype="float16", shape=(2, 3), parts=(bytes(32),), strides=(1, 2))
+DERIVED = DerivedTensor(
+    sources=(bytes(32),),
+    steps=(
+        DerivedStep(operation="cast", inputs=(0,), dtype="bfloat16"),
+        DerivedStep(operation="repeat", inputs=(1,), numbers=(2, 1, 1)),
+    ),
+)
 
 _ALL: tuple[Message, ...] = (
     Hello(
@@ -105,6 +114,8 @@ _ALL: tuple[Message, ...] = (
         autocast=Autocast(dtype="float16", caches=True, gradients="off"),
         method="encode",
         most_reply_bytes=4096,
+        keep_result="digests",
+        derived=(DERIVED,),
     ),
     Result(request=REQUEST, instance=INSTANCE, timings=WorkerTimings(compute_s=0.5), prediction=CODED),
     SampleJob(
@@ -123,6 +134,8 @@ _ALL: tuple[Message, ...] = (
         last_step=19,
         patches=PATCHES,
         reply_strides=True,
+        keep_result="data",
+        derived=(DERIVED,),
     ),
     Follow(request=REQUEST, after=3),
     Progress(request=REQUEST, step=3, of=20, waiting="behind 1 other"),

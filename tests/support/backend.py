@@ -34,7 +34,8 @@ Function = Callable[..., Any]
 class FunctionBackend(Backend):
     """See `Backend`. `calls` holds the arguments of every call that began, `patches` and `hooks` its weights'.
 
-    A function ``name.method`` is another method of the model `name`.
+    A function ``name.method`` is another method of the model `name`. Methods that are called ``encode`` are
+    repeatable.
     """
 
     has_modules = True
@@ -71,6 +72,9 @@ class FunctionBackend(Backend):
         return Listing(
             tuple(ModelEntry(name=name, folder="diffusion_models", size_bytes=0) for name in self.functions)
         )
+
+    def is_repeatable(self, ref: ModelRef, method: str | None) -> bool:
+        return method == "encode"
 
     def describe(self, ref: ModelRef) -> Described:
         if ref.name not in self.functions:

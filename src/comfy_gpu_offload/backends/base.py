@@ -267,6 +267,13 @@ class Backend(ABC):
                 "pass: start the worker with --backend comfyui."
             )
 
+    def is_repeatable(self, ref: ModelRef, method: str | None) -> bool:
+        """Return whether a method's result depends on nothing but the call's arguments, patches and hooks.
+
+        By default of none: a result is then never given in place of computing.
+        """
+        return False
+
     def interrupt(self) -> None:  # noqa: B027  # a default, not a part that is missing
         """Ask the running call to end soon; by default it runs to its end.
 

@@ -10,12 +10,14 @@ import torch
 
 from ..errors import UnsupportedValueError
 from ..io.buffers import aligned
+from ..io.kept.kept_tensor import KeptTensor
 from ..io.strides import moved
-from ..io.tree import PackedTree, Tree, map_tensors
+from ..io.tree import PackedTree, Tree, map_tensors, unpack
 from ..protocol.envelope import Envelope
 from ..protocol.messages import FaultCode, Forward, SampleJob
 from .call_meter import CallMeter
 from .encoding.policy import Encoding
+from .kept_results import KeptResult
 from .weight_patches import HookPatches, WeightPatches
 
 
@@ -32,6 +34,7 @@ class Call:
         meter: counts its times and bytes.
         patches, hooks: on the model's weights; None for none.
         on_received: told of a large reply's bytes as they come: those that have, and all.
+        kept: stands for a result that stays at the worker; None if it does not.
     """
 
     message: Forward | SampleJob
@@ -43,12 +46,14 @@ class Call:
     patches: WeightPatches | None = None
     hooks: HookPatches | None = None
     on_received: Callable[[int, int], None] = lambda done, of: None
+    kept: KeptResult | None = None
 
     @property
     def next_message(self) -> Forward | SampleJob:
-        """The message of the next attempt, with what it says about prediction."""
-        prediction = self.encoding.prediction
-        return self.message if prediction is None else self.message.model_copy(update={"prediction": prediction})
+        """The message of the next attempt, with what it says about prediction and of tensors to be made there."""
+        said = {"prediction": self.encoding.prediction, "derived": self.encoding.derived or None}
+        said = {name: value for name, value in said.items() if value is not None}
+        return self.message.model_copy(update=said) if said else self.message
 
     @property
     def named_patches(self) -> tuple[WeightPatches, ...]:
@@ -65,7 +70,18 @@ class Call:
 
     def value_of(self, reply: Envelope) -> Tree:
         """Return the tree of its reply, with the tensors on `device`."""
-        return map_tensors(reply.unpack(), lambda tensor: aligned(moved(tensor, self.device)))
+        if self.kept is None:
+            value = reply.unpack()
+        else:
+            whole = [
+                self.kept.tensor(at, each) if each.tensor is None else each.tensor
+                for at, each in enumerate(reply.tensors)
+            ]
+            value = unpack(reply.skeleton, tuple(whole))
+        return map_tensors(value, self._placed)
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if isinstance(tensor, KeptTensor) else aligned(moved(tensor, self.device))
 
 
 def refuse_gradients(packed: PackedTree) -> None:

@@ -95,8 +95,8 @@ class ForwardCalls:
     def _exchange(self, call: Call, check: Check | None) -> tuple[list[Part], Envelope]:
         """Send the call; return the parts of its frame, and the reply."""
         t0 = perf_counter()
-        message = call.next_message
         parts = call.encoding.parts(call.packed, call.host)
+        message = call.next_message
         t1 = perf_counter()
         frame = seal_parts(message, call.packed.skeleton, parts, call.encoding.codec)
         self._parts.handshake.refuse_too_large(frame)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..io.tree import Tree
-from ..protocol.messages import FORWARD, ModelRef
+from ..protocol.messages import FORWARD, Keep, ModelRef
 from .weight_patches import HookPatches, WeightPatches
 
 OnProgress = Callable[[int, int, bytes | None], None]
@@ -35,6 +35,7 @@ class ModelCall:
         method: the name of the method; a worker has a list of those that may be called.
         on_received: told of a large reply as it comes in parts.
         has_pictures: whether its tensors are pictures or video, or what a VAE makes them of.
+        keep_result: whether the worker is to keep the result, where it can; see `protocol.messages.Forward`.
     """
 
     ref: ModelRef
@@ -47,6 +48,7 @@ class ModelCall:
     method: str = FORWARD
     on_received: OnReceived = lambda done, of: None
     has_pictures: bool = False
+    keep_result: Keep | None = None
 
     @property
     def is_step(self) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import RemoteWeightsError
 from ..io.tree import Record, Tree, first_tensor
-from ..protocol.messages import FORWARD, ModelDescription
+from ..protocol.messages import FORWARD, Keep, ModelDescription
 from ..transport.base import Check
 from .model_call import ModelCall, ModelRun, OnProgress, OnReceived
 from .offload_estimate import OffloadEstimate, RunShape, compute_of
@@ -76,13 +76,14 @@ class RemoteModel(nn.Module):
         device: torch.device | None = None,
         on_received: OnReceived = lambda done, of: None,
         has_pictures: bool = False,
+        keep_result: Keep | None = None,
     ) -> Any:
         """Return the same as `forward`, with patches and hooks on the model's weights for this call alone.
 
         Args:
             method: the name of the method to call.
             device: of the result's tensors; None for that of the first tensor among the arguments.
-            on_received, has_pictures: as in `ModelCall`.
+            on_received, has_pictures, keep_result: as in `ModelCall`.
 
         Raises:
             OffloadError: as `forward`.
@@ -103,6 +104,7 @@ class RemoteModel(nn.Module):
             method,
             on_received,
             has_pictures,
+            keep_result,
         )
         value, timings = self._session.forward(call, self._check)
         self.timings.append(timings)
@@ -134,6 +136,10 @@ class RemoteModel(nn.Module):
     def shares_worker_with(self, other: RemoteModel) -> bool:
         """Return whether the calls of both are sent to the same worker."""
         return self._session is other._session
+
+    def note_cast(self, source: torch.Tensor, made: torch.Tensor) -> None:
+        """Do what `Session.note_cast` does."""
+        self._session.note_cast(source, made)
 
     def estimate(self, shape: RunShape) -> OffloadEstimate:
         """Estimate how long a sampling run of that shape will take, by this model's calls so far.

@@ -104,7 +104,7 @@ class SamplingRuns:
         else:
             call.meter.begin_exchanges_anew()
             parts = call.encoding.parts(call.packed, call.host)
-            frame = seal_parts(call.message, call.packed.skeleton, parts, call.encoding.codec)
+            frame = seal_parts(call.next_message, call.packed.skeleton, parts, call.encoding.codec)
             self._parts.handshake.refuse_too_large(frame)
         call.meter.sending(frame, encode_s=perf_counter() - t0)
         with call.meter.exchanging():

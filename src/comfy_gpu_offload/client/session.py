@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,9 +13,10 @@ import torch
 
 from ..errors import ExchangeTimeoutError, MessageError, OffloadError, UnsupportedModuleError, UnsupportedRunError
 from ..io.buffers import on_host
+from ..io.kept.kept_tensor import KeptTensor
 from ..io.tree import PackedTree, Tree, pack, pack_call
-from ..protocol.capabilities import AUTOCAST, MODULES, STRIDES
-from ..protocol.messages import FORWARD, Fetch, Forward, ModelEntry, ModelRef, SampleJob, Welcome, made
+from ..protocol.capabilities import AUTOCAST, KEPT_RESULTS, MODULES, STRIDES
+from ..protocol.messages import FORWARD, Fetch, Forward, Keep, ModelEntry, ModelRef, SampleJob, Welcome, made
 from ..transport.base import Carrier, Check, Transport
 from .call import Call, refuse_gradients
 from .call_meter import CallMeter
@@ -26,6 +29,7 @@ from .exchanges import Exchanges, new_request
 from .forks import register_for_forks
 from .forward_calls import ForwardCalls
 from .handshake import Handshake
+from .kept_results import KeptResult
 from .model_call import ModelCall, ModelRun
 from .model_downloads import FetchedModel, OnFetchProgress, WantedModel
 from .model_files import ModelFiles, OnWork
@@ -291,11 +295,14 @@ class Session:
             autocast=autocast,
             method=None if call.method == FORWARD else call.method,
             most_reply_bytes=self._options.most_reply_bytes if keeps_replies else None,
+            keep_result=call.keep_result if self._may_keep else None,
         )
         meter = CallMeter(started)
         under_way = Call(
             message, packed, host, call.device, encoding, meter, call.patches, call.hooks, call.on_received
         )
+        if message.keep_result == "digests":
+            under_way.kept = KeptResult(self._parts.digests, partial(self._ask_again, call, check), call.device)
         try:
             value, timings = self._calls.answer(under_way, check)
         except BaseException as error:
@@ -306,6 +313,20 @@ class Session:
         if self._options.capture is not None:
             self._options.capture.call(packed.paths, host, value)
         return value, timings
+
+    def note_cast(self, source: torch.Tensor, made: torch.Tensor) -> None:
+        """Have calls name `made` and not send it, if the worker has `source`, of which it is a cast."""
+        if self._may_keep:
+            self._parts.digests.note_cast(source, made)
+
+    @property
+    def _may_keep(self) -> bool:
+        """Return whether the worker may keep results, and nothing here is to write them down."""
+        return KEPT_RESULTS in self._handshake.capabilities and self._options.capture is None
+
+    def _ask_again(self, call: ModelCall, check: Check | None, keep: Keep) -> Tree:
+        value, _ = self.forward(replace(call, keep_result=keep), check)
+        return value
 
     def sample(self, run: ModelRun, check: Check | None = None) -> tuple[Tree, CallTimings]:
         """Return the result of a whole sampling run as one job, and its timings.
@@ -328,7 +349,8 @@ class Session:
         autocast_on(run.device, "a whole loop at the worker computes without, so run each step")
         encoding = self._policy.begin_run(run.ref)
         try:
-            message = made(SampleJob, {**self._common_fields(run, encoding), **run.fields})
+            keep = {"keep_result": "data"} if self._may_keep else {}
+            message = made(SampleJob, {**self._common_fields(run, encoding), **run.fields, **keep})
         except MessageError as error:
             raise UnsupportedRunError(f"a worker does not take its {error}") from None
         packed, host = self._on_host(pack(run.job, "job"))
@@ -368,5 +390,13 @@ class Session:
         """
         refuse_gradients(packed)
         refuse_default_dtype()
-        host = tuple([on_host(tensor) for tensor in packed.tensors])
+        host = tuple([self._here_or_kept(tensor) for tensor in packed.tensors])
         return packed, host if (STRIDES in self._handshake.capabilities) else plain_tensors(packed, host)
+
+    def _here_or_kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor on the CPU, or as it is if this session's worker keeps it."""
+        if isinstance(tensor, KeptTensor):
+            if self._may_keep and tensor.derivation(self._parts.digests) is not None:
+                return tensor
+            tensor = tensor.data_here()
+        return on_host(tensor)

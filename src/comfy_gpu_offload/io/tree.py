@@ -18,12 +18,13 @@ import torch
 
 from ..errors import FrameError, UnsupportedValueError
 from .dtypes import NAMES, TORCH_DTYPES
+from .kept.kept_tensor import KeptTensor
 
 # Deep enough for any call seen, shallow enough that neither side can run out of stack.
 MAX_DEPTH = 64
 MAX_NODES = 200_000
 _PLAIN = frozenset({bool, float, bytes})
-_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter, KeptTensor})
 _CONTAINERS = frozenset({list, tuple, torch.Size, dict, OrderedDict})
 _INT64 = range(-(2**63), 2**64)
 # Below the length at which Python itself refuses (sys.int_info.default_max_str_digits); the bits fit into it.

@@ -25,6 +25,9 @@ MODULES: Final = "modules"
 PACKED_HEADERS: Final = "packed_headers"
 """The side reads frames whose header is compressed (docs/frame.md)."""
 
+KEPT_RESULTS: Final = "kept_results"
+"""The worker keeps results under their digests, and makes tensors of them (docs/protocol.md, "Kept results")."""
+
 _OF_MESSAGES = {kind.capability for kind in KINDS.values() if issubclass(kind, ClientMessage)}
 CAPABILITIES: Final = (
     PREDICTED,
@@ -32,6 +35,7 @@ CAPABILITIES: Final = (
     AUTOCAST,
     MODULES,
     PACKED_HEADERS,
+    KEPT_RESULTS,
     *sorted(name for name in _OF_MESSAGES if name is not None),
 )
 """All capabilities of this release, those of single messages included (`ClientMessage.capability`)."""

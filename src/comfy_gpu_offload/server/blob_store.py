@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import torch
 
+from ..io.kept.derivation import outline
 from ..io.strides import copied, memory_bytes
 
 
@@ -53,3 +54,12 @@ class BlobStore:
                 return None
             self._tensors.move_to_end(digest)
         return copied(tensor)
+
+    def outline(self, digest: bytes) -> torch.Tensor | None:
+        """Return a tensor without data, of the kept one's dtype, shape and strides; None if it is not kept."""
+        with self._lock:
+            tensor = self._tensors.get(digest)
+            if tensor is None:
+                return None
+            self._tensors.move_to_end(digest)
+        return outline(tensor)

@@ -14,6 +14,7 @@ from .answers.sampling import SamplingRuns
 from .blob_folder import BlobFolder
 from .blob_store import BlobStore
 from .executor import Executor, QueueLimits
+from .kept_results import KeptResults
 from .lifetime import Activity
 from .model_downloads.downloads import DownloadOptions, Downloads
 from .model_store.model_pushes import ModelPushes
@@ -68,9 +69,10 @@ class WorkerParts:
         self.executor = Executor(backend.clear_interrupt, options.queue)
         store = BlobStore(options.store_bytes)
         self.limits = WorkerLimits(frame_bytes=options.limits.frame_bytes, store_bytes=store.budget_bytes)
-        tensors = TensorLookup(store)
+        tensors = TensorLookup(store, options.limits.frame_bytes)
         self.uploads = Uploads(store, options.uploads)
-        self.calls = ForwardCalls(backend, self.executor, tensors, self.uploads, self.instance)
+        kept = KeptResults(store)
+        self.calls = ForwardCalls(backend, self.executor, tensors, self.uploads, self.instance, kept=kept)
         abandoned = AbandonedRuns(self.executor, backend.interrupt, options.grace)
         self.runs = SamplingRuns(
             backend,
@@ -78,6 +80,7 @@ class WorkerParts:
             tensors,
             self.uploads,
             self.instance,
+            kept=kept,
             abandoned=abandoned,
             activity=self.activity,
         )

@@ -19,7 +19,7 @@ from ...io.frame import Part
 from ...io.tree import PackedTree
 from ...protocol.capabilities import PREDICTED, known_names
 from ...protocol.envelope import Envelope
-from ...protocol.messages import FaultCode, ModelRef, Prediction, Result
+from ...protocol.messages import DerivedTensor, FaultCode, ModelRef, Prediction, Result
 from ...transport.base import Carrier, Check
 from ..background_work import BackgroundWork
 from ..handshake import Handshake
@@ -28,7 +28,7 @@ from ..options import SessionOptions
 from ..timings import CallTimings
 from ..version_check import refuse_unknown_codec
 from .adaptive_choice import AdaptiveChoice, adaptive_choice
-from .digest_cache import DigestCache
+from .digest_cache import DigestCache, NamedTensor
 from .link_speed import Prober
 from .predicted_runs import PREDICTED_SHARES, PredictedCall, PredictedRuns
 from .step_time import EncodingKind
@@ -44,6 +44,7 @@ class Encoding:
 
     Attributes:
         codec: stores the tensors of its frames, both ways.
+        derived: how the worker makes tensors of the last frame that were sent without data.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Encoding:
         self._model = model
         self._predicted = predicted
         self._learn = learn
+        self.derived: tuple[DerivedTensor, ...] = ()
         self._first_bytes: int | None = None
         self._raw_up = self._raw_down = 0
 
@@ -70,12 +72,16 @@ class Encoding:
     def parts(self, packed: PackedTree, host: tuple[torch.Tensor, ...]) -> list[Part]:
         """Return the parts of the call's next frame: predicted, named by digest, or as they are.
 
-        `host` holds the tensors of `packed` on the CPU.
+        `host` holds the tensors of `packed` on the CPU, or as the worker keeps them.
         """
+        named = self._digests.named(host)
         first = None if self._predicted is None else self._predicted.payload
-        parts = self._digests.parts(self._model, packed, host, first)
+        parts = self._digests.parts(self._model, packed, named, first)
+        derivations = (tensor.derivation for tensor in named if isinstance(tensor, NamedTensor))
+        made = {each.name: each for each in derivations if each is not None}
+        self.derived = tuple(map(DerivedTensor.of, made.values()))
         self._first_bytes = host[0].nbytes if host else None
-        self._raw_up = sum(tensor.nbytes for tensor, part in zip(host, parts, strict=True) if not part.held)
+        self._raw_up = sum(tensor.nbytes for tensor, part in zip(named, parts, strict=True) if not part.held)
         return parts
 
     def decoded(self, result: Result, reply: Envelope, parts: list[Part]) -> Envelope:
@@ -87,7 +93,8 @@ class Encoding:
             CodecError: the prediction gives another tensor here than at the worker.
             MessageError: the reply is predicted, and that was not asked for.
         """
-        self._digests.delivered(result.instance, parts)
+        kept = [Part(each.name, each.tensor, each.digest) for each in reply.tensors if each.tensor is not None]
+        self._digests.delivered(result.instance, [*parts, *kept])
         if self._predicted is not None:
             reply = self._predicted.finish(result.prediction, reply)
         self._raw_down = sum(each.tensor.nbytes for each in reply.tensors if each.tensor is not None)

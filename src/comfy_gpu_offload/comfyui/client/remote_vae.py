@@ -173,7 +173,10 @@ class RemoteVae(comfy.sd.VAE):  # type: ignore[misc]  # ComfyUI is untyped
         # What a pack has put in place of `process_output` wants the network's own values.
         own = self.process_output is self._process_output and self._output_dtype is torch.float32
         eight_bit = self._eight_bit and own
-        value = self._called(method, samples.to(self._dtype), named, eight_bit=eight_bit)
+        sent = samples.to(self._dtype)
+        # The end of a run at the same worker is known there.
+        self.remote.note_cast(samples, sent)
+        value = self._called(method, sent, named, eight_bit=eight_bit)
         if eight_bit:
             return value.to(device=self.output_device, dtype=torch.float32).div_(255).movedim(1, -1)
         made = self.process_output(value)
@@ -211,6 +214,8 @@ class RemoteVae(comfy.sd.VAE):  # type: ignore[misc]  # ComfyUI is untyped
         state = state_of(self._network)
         numbers = {name: getattr(self._network, name) for name in self._numbers}
         context = {OUTPUT_DTYPE: self._output_dtype, ATTRIBUTES: numbers, EIGHT_BIT: eight_bit}
+        # A run that begins with the latent is at the same worker, as a rule.
+        keeps = method in {ENCODE, ENCODE_TILED}
         try:
             result = self.remote.patched(
                 state.weight_patches,
@@ -220,6 +225,7 @@ class RemoteVae(comfy.sd.VAE):  # type: ignore[misc]  # ComfyUI is untyped
                 device=torch.device("cpu"),
                 on_received=upload_bar(),
                 has_pictures=True,
+                keep_result="data" if keeps else None,
             )
         except ModelChangedError:
             loader_epoch.advance()
@@ -229,7 +235,12 @@ class RemoteVae(comfy.sd.VAE):  # type: ignore[misc]  # ComfyUI is untyped
             raise MessageError("the worker's result of a VAE is not of the expected form")
         if result.get(DREW_NOISE):
             self._warn_of_noise()
-        return value if eight_bit else value.to(device=self.output_device, dtype=dtype)
+        if eight_bit:
+            return value
+        made = value.to(device=self.output_device, dtype=dtype)
+        if keeps:
+            self.remote.note_cast(value, made)
+        return made
 
     def _warn_of_noise(self) -> None:
         if not self._warned_of_noise:

@@ -142,7 +142,15 @@ class EncoderState(RemoteState):
         if found is not None:
             raise UnsupportedPatchError((found,))
         try:
-            return self.remote.patched(self.weight_patches, args, kwargs, self.hooks, method=method, device=device)
+            return self.remote.patched(
+                self.weight_patches,
+                args,
+                kwargs,
+                self.hooks,
+                method=method,
+                device=device,
+                keep_result="digests" if method == ENCODE else None,
+            )
         except ModelChangedError:
             loader_epoch.advance()
             raise

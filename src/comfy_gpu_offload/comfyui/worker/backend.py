@@ -158,6 +158,10 @@ class ComfyUIBackend(Backend):
             computing = began[0] if began else started  # before it, ComfyUI brings the weights to the device
         return Computed(result, nets_s + load_s + computing - started, perf_counter() - computing)
 
+    def is_repeatable(self, ref: ModelRef, method: str | None) -> bool:
+        """See `Backend`."""
+        return method in self._kinds.kind_of(ref).repeatable
+
     def interrupt(self) -> None:
         """See `Backend`. Takes effect at the module's next block."""
         self._interrupted.set()

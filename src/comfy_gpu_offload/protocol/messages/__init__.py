@@ -19,11 +19,13 @@ from .calls import (
     Cancelled,
     Follow,
     Forward,
+    Keep,
     Progress,
     Result,
     SampleJob,
     WorkerTimings,
 )
+from .derived import DerivedStep, DerivedTensor
 from .faults import Fault, FaultCode
 from .hello import (
     MAX_FURTHER_FILES,
@@ -65,6 +67,8 @@ __all__ = [
     "ClientMessage",
     "Coded",
     "Define",
+    "DerivedStep",
+    "DerivedTensor",
     "Fault",
     "FaultCode",
     "Fetch",
@@ -72,6 +76,7 @@ __all__ = [
     "Forward",
     "Hello",
     "HookRef",
+    "Keep",
     "Kept",
     "Message",
     "MessageT",

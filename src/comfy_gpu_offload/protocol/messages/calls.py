@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from ...io.dtypes import TORCH_DTYPES
-from .base import LATER, ClientMessage, Identifier, Message, Seconds, ShortText, WorkerMessage
+from .base import ANY_SEQUENCE, LATER, ClientMessage, Identifier, Message, Seconds, ShortText, WorkerMessage
+from .derived import MOST_DERIVED, DerivedTensor
 from .hello import ModelRef
 from .patches import HookRef, PatchRef
 from .prediction import Coded, Prediction
@@ -36,6 +37,11 @@ class Autocast(Message):
 FORWARD: Final = "forward"
 """The method of a call that names none."""
 
+Keep = Literal["digests", "data"]
+"""Asks the worker to keep the tensors of a result by their digests, and says what the reply has of them."""
+
+_Derived = Annotated[tuple[DerivedTensor, ...], ANY_SEQUENCE, Field(max_length=MOST_DERIVED)]
+
 
 class Forward(ClientMessage):
     """A request for one call of a model or another module. The frame's tree holds ``(args, kwargs)``.
@@ -50,6 +56,9 @@ class Forward(ClientMessage):
         method: the name of the method to call, one that the worker lists for this kind of module; None for the
             forward pass.
         most_reply_bytes: a larger reply is kept, to be fetched in parts; None for a reply in one frame.
+        keep_result: whether the worker is to keep the result's tensors by their digests, and what the reply has of
+            them; None for not.
+        derived: tensors of the frame that come without data, and which the worker makes of those that it keeps.
     """
 
     type: Literal["forward"] = "forward"
@@ -65,6 +74,8 @@ class Forward(ClientMessage):
     autocast: Annotated[Autocast | None, LATER] = None
     method: Annotated[ShortText | None, LATER] = None
     most_reply_bytes: Annotated[Annotated[int, Field(gt=0)] | None, LATER] = None
+    keep_result: Annotated[Keep | None, LATER] = None
+    derived: Annotated[_Derived | None, LATER] = None
 
 
 # The limit of ComfyUI's samplers; a mistyped number would occupy the device for days.
@@ -82,7 +93,7 @@ class SampleJob(ClientMessage):
         request: names the run; a worker that has it already continues it.
         start_step, last_step: of `steps`; None for the first and the last.
         preview: ComfyUI's name of a preview method, or ``none``.
-        reply_strides: as in `Forward`.
+        reply_strides, keep_result, derived: as in `Forward`.
     """
 
     type: Literal["sample"] = "sample"
@@ -104,6 +115,8 @@ class SampleJob(ClientMessage):
     preview: ShortText = "none"
     patches: PatchRef | None = None
     reply_strides: Annotated[bool | None, LATER] = None
+    keep_result: Annotated[Literal["data"] | None, LATER] = None
+    derived: Annotated[_Derived | None, LATER] = None
 
 
 class Follow(ClientMessage):

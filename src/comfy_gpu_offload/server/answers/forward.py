@@ -17,6 +17,7 @@ from ...protocol.envelope import Envelope, parts_of, seal, seal_parts
 from ...protocol.messages import FORWARD, Forward, Kept
 from ..executor import Executor, Turn
 from ..faults import missing_tensors
+from ..kept_results import KeptResults, call_name
 from ..prediction_histories import Histories, Tracked, unknown_history
 from ..replies import Finish, answered, prepared, reply_codec, result_of
 from ..reply_cache import PendingReply, ReplyCache
@@ -47,16 +48,25 @@ class ForwardCalls:
 
     Args:
         instance: names this start of the worker.
+        kept: the results that clients asked to be kept.
     """
 
     def __init__(
-        self, backend: Backend, executor: Executor, tensors: TensorLookup, uploads: Uploads, instance: str
+        self,
+        backend: Backend,
+        executor: Executor,
+        tensors: TensorLookup,
+        uploads: Uploads,
+        instance: str,
+        *,
+        kept: KeptResults,
     ) -> None:
         self._backend = backend
         self._executor = executor
         self._tensors = tensors
         self._uploads = uploads
         self._instance = instance
+        self._kept = kept
         self._replies = ReplyCache()
         self._histories = Histories()
 
@@ -67,10 +77,10 @@ class ForwardCalls:
             MessageError, FrameError: the frame holds no forward call.
             RefusedError: this worker lacks something for the call.
         """
-        known = self._replies.join(message.request)
-        if known is not None:
+        joined = self._replies.join(message.request)
+        if joined is not None:
             logger.debug("request %s asked for again", message.request)
-            return partial(self._joined, message, known, asked.caller)
+            return partial(self._joined, message, joined, asked.caller)
         self._backend.refuse_modules(message.model, message.method)
         codec = reply_codec(message.reply_codec)
         patches, hooks = self._uploads.patch_set(message.patches), self._uploads.hook_set(message.hooks)
@@ -86,11 +96,17 @@ class ForwardCalls:
             autocast=message.autocast,
         )
         decode_s = perf_counter() - asked.started
+        name = self._name_of(message, asked.envelope)
+        if message.keep_result == "digests" and (known := self._recalled(message, name, codec, (decode_s, 0.0))):
+            return lambda: known
 
         def run(queue_s: float) -> EncodedFrame:
             logger.debug("request %s begins", message.request)
+            recalled = self._recalled(message, name, codec, (decode_s, queue_s))
+            if recalled is not None:
+                return recalled
             done = prepared(lambda: self._backend.forward(call))
-            return self._result(message, codec, done, (decode_s, queue_s), tracked)
+            return self._result(message, codec, done, (decode_s, queue_s), tracked, name=name)
 
         # Asked for again while this thread was reading: only one of the two may compute.
         reply, first = self._replies.claim(message.request)
@@ -120,13 +136,36 @@ class ForwardCalls:
     def _call_of(self, message: Forward, envelope: Envelope) -> tuple[_Call, Tracked | None]:
         """Return the arguments and keyword arguments, and the call's place in its history if it has one."""
         prediction = message.prediction
+        derived = message.derived
         if prediction is None:
-            return _checked(tree.unpack(envelope.skeleton, self._tensors.resolve(envelope.tensors))), None
+            tensors = self._tensors.resolve(envelope.tensors, derived=derived)
+            return _checked(tree.unpack(envelope.skeleton, tensors)), None
         # A refusal for a missing history also lists missing tensors, which spares the client another refusal.
         knows = self._histories.knows(message.client, prediction)
-        tensors = self._tensors.resolve(envelope.tensors, missing_tensors if knows else unknown_history)
+        tensors = self._tensors.resolve(envelope.tensors, missing_tensors if knows else unknown_history, derived)
         tracked, tensors = self._histories.take(message.client, prediction, tensors)
         return _checked(tree.unpack(envelope.skeleton, tensors)), tracked
+
+    def _name_of(self, message: Forward, envelope: Envelope) -> bytes | None:
+        """Return the name by which the call's result is kept; None if it is not to be given in place of another."""
+        is_kept = message.keep_result is not None and message.reply_strides
+        if not is_kept or not self._backend.is_repeatable(message.model, message.method):
+            return None
+        return call_name(message, envelope)
+
+    def _recalled(
+        self,
+        message: Forward,
+        name: bytes | None,
+        codec: codecs.Codec | codecs.Chooser,
+        waited: tuple[float, float],
+    ) -> EncodedFrame | None:
+        """Return the reply with the result of an earlier call of that name, or None if it is not kept."""
+        found = None if name is None else self._kept.recall(name, data=message.keep_result == "data")
+        if found is None:
+            return None
+        logger.debug("request %s is answered with what is kept", message.request)
+        return seal_parts(result_of(message, self._instance, Computed(None, 0.0, 0.0), waited), *found, codec)
 
     def _answer(self, message: Forward, reply: PendingReply, turn: Turn, run: _Job) -> EncodedFrame:
         try:
@@ -147,9 +186,16 @@ class ForwardCalls:
         done: Computed,
         waited: tuple[float, float],
         tracked: Tracked | None,
+        *,
+        name: bytes | None,
     ) -> EncodedFrame:
         packed = tree.pack(done.result, "result")
-        parts = parts_of(packed, message.reply_strides)
+        if message.keep_result is not None and message.reply_strides:
+            parts = self._kept.keep(packed, name)
+            # What cannot be computed again is not left here alone.
+            parts = self._kept.without_data(parts) if name and message.keep_result == "digests" else parts
+        else:
+            parts = parts_of(packed, message.reply_strides)
         coded = None
         if tracked is not None:
             coded, parts = self._histories.finish(tracked, parts)

@@ -15,6 +15,7 @@ from ...protocol.envelope import parts_of, seal, seal_parts
 from ...protocol.messages import Follow, Progress, SampleJob
 from ..abandoned_runs import AbandonedRuns
 from ..executor import Executor
+from ..kept_results import KeptResults
 from ..lifetime import Activity
 from ..replies import Finish, answered, on_a_thread, prepared, refusal, reply_codec, result_of
 from ..run_store import Run, RunStore, Step, unknown_run
@@ -45,6 +46,7 @@ class SamplingRuns:
 
     Args:
         instance: names this start of the worker.
+        kept: keeps the latents that clients asked to be kept.
         abandoned: ends the runs that nobody follows.
         activity: is told of each run, which goes on without a follower too.
     """
@@ -57,6 +59,7 @@ class SamplingRuns:
         uploads: Uploads,
         instance: str,
         *,
+        kept: KeptResults,
         abandoned: AbandonedRuns,
         activity: Activity,
     ) -> None:
@@ -65,6 +68,7 @@ class SamplingRuns:
         self._tensors = tensors
         self._uploads = uploads
         self._instance = instance
+        self._kept = kept
         self._abandoned = abandoned
         self._activity = activity
         self._runs = RunStore()
@@ -119,7 +123,8 @@ class SamplingRuns:
         codec = reply_codec(job.reply_codec)
         patches = self._uploads.patch_set(job.patches)
         envelope = asked.envelope
-        tensors = _mapping_of(tree.unpack(envelope.skeleton, self._tensors.resolve(envelope.tensors)))
+        resolved = self._tensors.resolve(envelope.tensors, derived=job.derived)
+        tensors = _mapping_of(tree.unpack(envelope.skeleton, resolved))
         decode_s = perf_counter() - asked.started
         run, is_new = self._runs.claim(job.request, job.steps)
         if not is_new:
@@ -133,7 +138,9 @@ class SamplingRuns:
             done = prepared(lambda: self._backend.sample(job, tensors, run.report, patches=patches))
             result = result_of(job, self._instance, done, (decode_s, queue_s))
             packed = tree.pack(done.result, "result")
-            return seal_parts(result, packed.skeleton, parts_of(packed, job.reply_strides), codec)
+            is_kept = job.keep_result is not None and job.reply_strides
+            parts = self._kept.keep(packed) if is_kept else parts_of(packed, job.reply_strides)
+            return seal_parts(result, packed.skeleton, parts, codec)
 
         def work() -> None:
             try:

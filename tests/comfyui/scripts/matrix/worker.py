@@ -33,7 +33,8 @@ from comfy_gpu_offload.comfyui.client.patcher import RemoteModelPatcher, remote_
 from comfy_gpu_offload.comfyui.installation import diffusion_model_files  # noqa: E402
 from small_models import SmallModel  # noqa: E402
 
-SESSION = Session(LoopbackTransport(Handler(BACKEND)))
+HANDLER = Handler(BACKEND)
+SESSION = Session(LoopbackTransport(HANDLER))
 
 
 @dataclass

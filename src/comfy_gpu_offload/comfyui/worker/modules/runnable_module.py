@@ -118,6 +118,7 @@ class RunnableModule(ABC):
         files: the folders that files of this kind lie in.
         methods: the methods that a client may call, each with the check of its arguments. ``forward`` calls what
             `callee` returns, and is what a call that names no method asks for.
+        repeatable: those of the methods whose results depend on arguments, patches and hooks alone.
         weight_prefix: with what the keys of weights that may be patched begin.
         can_sample: whether whole sampling runs are for this kind.
     """
@@ -125,6 +126,7 @@ class RunnableModule(ABC):
     prefix: ClassVar[str]
     files: ClassVar[FileKind]
     methods: ClassVar[Mapping[str, Check]] = {}
+    repeatable: ClassVar[frozenset[str]] = frozenset()
     weight_prefix: ClassVar[str] = ""
     can_sample: ClassVar[bool] = False
 

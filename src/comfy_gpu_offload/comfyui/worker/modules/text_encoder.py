@@ -82,6 +82,7 @@ class TextEncoder(RunnableModule):
         GENERATE: _check_generating,
         FILE_DATA: _check_file_data,
     }
+    repeatable = frozenset({ENCODE})
 
     def __init__(self, clip: Any, dtype: torch.dtype, files: Sequence[ModelFile]) -> None:
         self._patcher = clip.patcher
