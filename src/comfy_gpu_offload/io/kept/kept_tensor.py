@@ -31,7 +31,7 @@ _SEED = secrets.randbits(64)
 
 
 class Source(Protocol):
-    """What has the data of tensors that a worker keeps.
+    """An owner of the data of tensors that a worker keeps.
 
     Attributes:
         holder: whose worker keeps them: their names mean nothing to others.
