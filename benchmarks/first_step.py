@@ -8,7 +8,7 @@ Each measurement begins with a session that is new, but for those of Flux, and e
 call: connection, TLS, handshake, loading, what the call needs to be uploaded, and the call. It is made over a link
 with a long round trip and over one with a short one. The difference, in units of the difference of the two, is the
 number of round trips: what either side computes is in both and cancels out. Times are the shortest of several,
-since only other work on the machine makes them longer. A second table shows the frames that the client sent, and when.
+since only other work on the machine makes them longer. A second table shows the frames that the client sent.
 
 digits         the bundled model, at a worker of plain http
 digits, TLS    the same over TLS
