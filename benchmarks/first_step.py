@@ -172,8 +172,8 @@ class _FluxEcho(EchoBackend):
 
     has_modules = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, pace_s: float = 0.0) -> None:
+        super().__init__(pace_s)
         self._made = (_noise(1, 256, 4096), _noise(1, 768))
 
     def is_repeatable(self, ref: ModelRef, method: str | None) -> bool:
