@@ -9,6 +9,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.process import environment
+from tests.support.runpod_cloud import RunpodCloud
+
+from comfy_gpu_offload.rental.records import Records, Rental
+
+# Settings that stand in the `.env` already: a command writes where they are.
+BEFORE = "COMFY_GPU_OFFLOAD_URL=https://before.example\n"
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["comfy_gpu_offload.cli.up_command", "comfy_gpu_offload.cli.down_command"])
 
@@ -47,6 +54,44 @@ class CommandProcess:
         self._process.join(timeout_s)
         assert self._process.exitcode is not None, self.output
         return self._process.exitcode
+
+
+class Place:
+    """A user's folder with a `.env`, and a cloud. Commands that still run when its block ends are killed."""
+
+    def __init__(self, folder: Path, cloud: RunpodCloud) -> None:
+        self.folder, self.cloud = folder, cloud
+        self.env = environment(**cloud.settings(), COMFY_GPU_OFFLOAD_RENTAL_FOLDER=str(folder / "rentals"))
+        self._processes: list[CommandProcess] = []
+
+    def __enter__(self) -> Place:
+        (self.folder / ".env").write_text(BEFORE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.end()
+
+    def start(self, *arguments: str) -> CommandProcess:
+        """Start a command."""
+        self._processes.append(CommandProcess(*arguments, folder=self.folder, env=self.env))
+        return self._processes[-1]
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """Run a command to that end; return what it said."""
+        process = self.start(*arguments)
+        assert process.wait() == status, process.output
+        return process.output
+
+    @property
+    def rentals(self) -> tuple[Rental, ...]:
+        """The records."""
+        return Records(self.folder / "rentals").all()
+
+    @property
+    def env_file(self) -> str:
+        """The text of the `.env`."""
+        return (self.folder / ".env").read_text()
 
 
 def _run(arguments: tuple[str, ...], folder: str, env: dict[str, str], output: str) -> None:

@@ -8,47 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.rental.command_process import CommandProcess
+from tests.rental.command_process import BEFORE, Place
 from tests.support.faults import Fault
 from tests.support.platforms import needs_posix
-from tests.support.process import environment
 from tests.support.runpod_cloud import PodPlan, RunpodCloud
-
-from comfy_gpu_offload.rental.records import Records
 
 pytestmark = needs_posix
 
 UP = ("up", "--yes", "--image", "stock")
-BEFORE = "COMFY_GPU_OFFLOAD_URL=https://before.example\n"
 EVER = 10**6
-
-
-class Place:
-    """A user's folder, and the cloud."""
-
-    def __init__(self, folder: Path, cloud: RunpodCloud) -> None:
-        self.folder, self.cloud = folder, cloud
-        (folder / ".env").write_text(BEFORE)
-        self._env = environment(**cloud.settings(), COMFY_GPU_OFFLOAD_RENTAL_FOLDER=str(folder / "rentals"))
-        self.processes: list[CommandProcess] = []
-
-    def start(self, *arguments: str) -> CommandProcess:
-        self.processes.append(CommandProcess(*arguments, folder=self.folder, env=self._env))
-        return self.processes[-1]
-
-    def run(self, *arguments: str) -> str:
-        process = self.start(*arguments)
-        status = process.wait()
-        assert status == 0, process.output
-        return process.output
-
-    @property
-    def records(self) -> int:
-        return len(Records(self.folder / "rentals").all())
-
-    @property
-    def env_file(self) -> str:
-        return (self.folder / ".env").read_text()
 
 
 def asked(method: str, path: str) -> Callable[[RunpodCloud], bool]:
@@ -77,14 +45,11 @@ STAGES: dict[str, tuple[PodPlan, Fault | None, Callable[[RunpodCloud], bool]]] =
 @pytest.fixture
 def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
     plan, fault, _ = STAGES[request.param]
-    with RunpodCloud(plans=[plan]) as cloud:
+    with RunpodCloud(plans=[plan]) as cloud, Place(tmp_path, cloud) as made:
         if fault is not None:
             cloud.faults.add("POST /pods", fault)
         cloud.faults.add("DELETE /pods/{id}", Fault(delay_s=0.5), times=3)
-        made = Place(tmp_path, cloud)
         yield made
-        for process in made.processes:
-            process.end()
 
 
 ALL = [pytest.param(stage, stage, id=stage) for stage in STAGES]
@@ -97,7 +62,7 @@ def test_down_ends_what_a_killed_up_left(place: Place, stage: str) -> None:
     up.kill()
     place.run("down", "--all")
     assert place.cloud.billing_now() == []
-    assert place.records == 0
+    assert place.rentals == ()
     assert place.env_file == BEFORE
 
 
@@ -109,7 +74,7 @@ def test_an_interrupted_up_leaves_nothing(place: Place, stage: str, number: int)
     up.send(number)
     assert up.wait() == 130, up.output
     assert place.cloud.billing_now() == []
-    assert place.records == 0
+    assert place.rentals == ()
     assert place.env_file == BEFORE
     assert place.cloud.key not in up.output
 

@@ -37,13 +37,13 @@ def run(options: argparse.Namespace) -> int:
     settings = checked_settings()
     records = Records(settings.rental_folder)
     with RestClient.of(settings) as api:
-        rentals = chosen(api, records, options.names, everything=options.all, volumes=options.volumes)
-        if not rentals:
+        endings = chosen(api, records, options.names, everything=options.all, volumes=options.volumes)
+        if not endings:
             print("Nothing of yours is rented.")
             return 0
         with Interruptions() as interruptions, ProgressLine() as progress:
             context = RentalContext(api, settings, records, progress, interruptions)
-            ended, errors = end_all(context, rentals)
+            ended, errors = end_all(context, endings)
     for each in ended:
         print(_said_of(each))
     raised_together(errors)

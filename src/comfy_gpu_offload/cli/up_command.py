@@ -28,11 +28,13 @@ from ..rental.running import Running, running, use
 from ..rental.volumes import VolumeWish, limited, new_volume, place_of
 from ..runpod.rest.client import RestClient
 from ..runpod.rest.schema import GpuOffer
-from .arguments import minutes, number, short_text, whole_number
+from .arguments import minutes, number, short_text
 from .local_comfyui import comfyui_folder, comfyui_release
 from .progress_line import ProgressLine
 
 _SHOWN = 6
+# In minutes. A worker of an endpoint starts again with the next call; a pod does not.
+_POD_IDLE, _ENDPOINT_IDLE = 20, 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--at-most", type=minutes, metavar="4h", help="give the pod back after that time, whatever it does")
     add(
         "--idle-exit",
-        type=whole_number(0, 24 * 60),
-        default=20,
-        metavar="MINUTES",
-        help="give it back after so many minutes without a call; 0 for never (default: %(default)s)",
+        type=_idle,
+        metavar="TIME",
+        help="give it back after that time without a call, 0 for never (default: 20m, of an endpoint's worker 5m)",
     )
     add("--another", action="store_true", help="rent another one although one of yours is running")
     add("--comfyui", type=Path, metavar="PATH", help="the ComfyUI folder here; found by itself around the pack")
@@ -95,10 +96,10 @@ def run(options: argparse.Namespace) -> int:
         with Interruptions() as interruptions, ProgressLine() as progress:
             context = RentalContext(api, settings, records, progress, interruptions)
             with _with_volume(context, options.volume, found) as (volume_id, there):
-                plan = Plan(image.name, image.args, options.idle_exit, options.at_most, volume_id)
+                plan = Plan(image.name, image.args, _idle_minutes(options), options.at_most, volume_id)
                 what = _rentable(context, plan, options)
                 rental, welcome = Renting(context, what, env_file).rent(there)
-    _say_how_to_go_on(rental, welcome, options.idle_exit)
+    _say_how_to_go_on(rental, welcome, _idle_minutes(options))
     return 0
 
 
@@ -160,11 +161,12 @@ def _say_what_is_made(first: Candidate, image: Image, options: argparse.Namespac
         )
     if options.endpoint:
         print(
-            f"This makes one serverless endpoint. While its worker runs it bills ${first.dollars_an_hour:.2f} an "
-            "hour, otherwise nothing."
+            f"This makes one serverless endpoint. Its worker bills ${first.dollars_an_hour:.2f} an hour while it "
+            f"runs, up to {_idle_minutes(options)} minutes beyond the last call; otherwise nothing bills."
         )
         return
-    ends = [f"{options.idle_exit} minutes pass without a call"] if options.idle_exit else []
+    idle = _idle_minutes(options)
+    ends = [f"{idle} minutes pass without a call"] if idle else []
     ends += [f"{options.at_most / 60:g} hours are over"] if options.at_most else []
     print(
         f"This makes one pod, the first of these that can be had. It bills ${first.dollars_an_hour:.2f} an hour "
@@ -217,6 +219,17 @@ def _say_how_to_go_on(rental: Rental, welcome: Welcome, idle_minutes: int) -> No
 def _agreed(question: str, *, default: bool) -> bool:
     answer = input(f"{question} [{'Y/n' if default else 'y/N'}] ").strip().lower()
     return default if not answer else answer in {"y", "yes"}
+
+
+def _idle(text: str) -> int:
+    return 0 if text.strip() == "0" else minutes(text)
+
+
+def _idle_minutes(options: argparse.Namespace) -> int:
+    """Return the minutes without a call after which what is made ends; 0 for never."""
+    if options.idle_exit is None:
+        return _ENDPOINT_IDLE if options.endpoint else _POD_IDLE
+    return int(options.idle_exit)
 
 
 def _volume(text: str) -> VolumeWish:

@@ -31,9 +31,17 @@ class Ended:
     settings_put_back: bool
 
 
+@dataclass(frozen=True)
+class Ending:
+    """A rental to give back, and whether RunPod lists it."""
+
+    rental: Rental
+    is_there: bool
+
+
 def chosen(
     api: RestClient, records: Records, names: Sequence[str], *, everything: bool, volumes: bool
-) -> list[Rental]:
+) -> list[Ending]:
     """Return what is to be given back.
 
     Args:
@@ -49,32 +57,35 @@ def chosen(
     if names:
         return [_named(name, ours) for name in names]
     kinds: set[Kind] = {"pod", "endpoint", "volume"} if volumes else {"pod", "endpoint"}
-    meant = [each for each in ours if each.kind in kinds]
+    meant = [each for each in ours if each.rental.kind in kinds]
     if len(meant) > 1 and not everything and not volumes:
-        listed = "\n".join(f"  {each.name}  {each.kind}  {each.machine}" for each in meant)
+        listed = "\n".join(f"  {each.rental.name}  {each.rental.kind}  {each.rental.machine}" for each in meant)
         raise ConfigError(f"There are several: name those to give back, or add --all.\n{listed}")
     return meant
 
 
-def end_all(context: RentalContext, rentals: Sequence[Rental]) -> tuple[list[Ended], list[StillBillingError]]:
+def end_all(context: RentalContext, endings: Sequence[Ending]) -> tuple[list[Ended], list[StillBillingError]]:
     """Give back each; return what is, and an error for each that is not."""
     ended: list[Ended] = []
     errors: list[StillBillingError] = []
-    for rental in rentals:
+    for ending in endings:
         try:
             with context.interruptions.deferred():
-                ended.append(_end(context, rental))
+                ended.append(_end(context, ending))
         except StillBillingError as error:
             errors.append(error)
     return ended, errors
 
 
-def _end(context: RentalContext, rental: Rental) -> Ended:
+def _end(context: RentalContext, ending: Ending) -> Ended:
+    rental = ending.rental
     context.progress.stage(f"giving back {rental.name}")
     count = give_back(context.api, rental, context.progress)
     put_back = client_settings.put_back(rental)
     context.records.forget(rental.name)
-    return Ended(rental, count > 0, _so_far(context.api, rental), put_back)
+    return Ended(
+        rental, ending.is_there or (count > 0 and rental.id is None), _so_far(context.api, rental), put_back
+    )
 
 
 def _so_far(api: RestClient, rental: Rental) -> float | None:
@@ -86,21 +97,23 @@ def _so_far(api: RestClient, rental: Rental) -> float | None:
         return None
 
 
-def _ours(api: RestClient, records: Records) -> list[Rental]:
+def _ours(api: RestClient, records: Records) -> list[Ending]:
     """Return all rentals: records, with the id that RunPod has, and what no record remembers."""
     by_name = {each.name: each for each in records.all()}
+    there = set[str]()
     for each in found(api):
         record = by_name.get(each.name) or Rental(name=each.name, kind=each.kind, machine=each.machine)
         if record.id is None:
             price = each.dollars_an_hour or record.dollars_an_hour
             record = record.model_copy(update={"id": each.id, "dollars_an_hour": price})
         by_name[each.name] = record
-    return list(by_name.values())
+        there.add(each.name)
+    return [Ending(each, each.name in there) for each in by_name.values()]
 
 
-def _named(name: str, ours: Sequence[Rental]) -> Rental:
+def _named(name: str, ours: Sequence[Ending]) -> Ending:
     for each in ours:
-        if name in {each.name, each.id}:
+        if name in {each.rental.name, each.rental.id}:
             return each
     raise ConfigError(
         f"There is nothing of yours named {name:.80}; `comfy-gpu-offload status` lists what there is."

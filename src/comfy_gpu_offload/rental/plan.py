@@ -28,7 +28,8 @@ class Plan:
         idle_minutes: after which the worker leaves; 0 for never. Of an endpoint, the platform ends idle workers.
         at_most_minutes: after which the worker leaves in any case; None for no limit.
         volume_id: of a network volume.
-        backend: the worker's, where the image leaves it open.
+        disk_gb: of the container's disk; None for a usual size.
+        workers: of an endpoint, at most.
     """
 
     image: str
@@ -67,7 +68,8 @@ class Plan:
             args=self.args,
             gpu_pools=(candidate.gpu,),
             workers_max=self.workers,
-            idle_timeout_s=max(1, min(3600, self.idle_minutes * 60)),
+            # RunPod keeps no idle worker for longer than an hour; so neither does 0, for never.
+            idle_timeout_s=min(3600, self.idle_minutes * 60 or 3600),
             volume_ids=() if self.volume_id is None else (self.volume_id,),
         )
 
