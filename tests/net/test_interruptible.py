@@ -70,3 +70,22 @@ def test_work_that_ends_while_its_caller_goes_is_handed_on_once() -> None:
         interruptibly(work, watch, late)
     assert handed_on.wait(60)
     assert values == [7]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_work_that_raises_says_so_whether_or_not_its_caller_has_gone(leaves: bool) -> None:
+    gate, failed = threading.Event(), threading.Event()
+
+    def work() -> int:
+        gate.wait(60)
+        raise ZeroDivisionError
+
+    def watch() -> None:
+        if leaves:
+            raise StopError
+        gate.set()
+
+    with pytest.raises(StopError if leaves else ZeroDivisionError):
+        interruptibly(work, watch, nothing, failed.set)
+    gate.set()
+    assert failed.wait(60)

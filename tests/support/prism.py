@@ -39,6 +39,8 @@ def find_schema() -> Path | None:
 def find_prism() -> Path | None:
     """Return prism's program: what `make prism` installed, else one on the PATH."""
     installed = _ROOT / ".prism" / "node_modules" / ".bin" / "prism"
+    if not hasattr(os, "killpg"):  # Windows, where npm's programs are scripts of cmd.exe
+        return None
     if installed.is_file() and shutil.which("node"):
         return installed
     on_path = shutil.which("prism")

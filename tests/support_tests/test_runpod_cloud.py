@@ -12,6 +12,7 @@ import requests
 import torch
 from pydantic import SecretStr
 from tests.support.faults import Fault, bad_gateway
+from tests.support.platforms import needs_posix
 from tests.support.runpod_cloud import PodPlan, RunpodCloud
 from tests.support.runpod_cloud.containers import Running, start_script, worker
 
@@ -31,6 +32,8 @@ from comfy_gpu_offload.runpod.rest.client import RestClient
 from comfy_gpu_offload.runpod.rest.creation_requests import EndpointRequest, PodRequest, VolumeRequest
 from comfy_gpu_offload.runpod.rest.options import RestOptions
 from comfy_gpu_offload.runpod.rest.schema import PodStatus, WorkerStatus
+
+pytestmark = needs_posix
 
 TOKEN = "a-token-of-the-pods-own"
 ENV = {"COMFY_GPU_OFFLOAD_TOKEN": TOKEN}

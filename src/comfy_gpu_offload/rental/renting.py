@@ -15,9 +15,14 @@ from ..errors import (
     NothingFitsError,
     OffloadError,
     RentalError,
+    RunPodAuthError,
+    RunPodBalanceError,
     RunPodCapacityError,
+    RunPodError,
+    RunPodForbiddenError,
     RunPodNetworkError,
     RunPodRateLimitError,
+    RunPodRuleError,
     RunPodServerError,
     StillBillingError,
 )
@@ -33,6 +38,11 @@ from .records import Kind, Rental
 
 # Of machines that fail or are not ready in time: each costs minutes and cents.
 _MOST_FAILURES = 3
+# What RunPod answers before it makes anything, so that there is nothing to give back.
+_NOTHING_MADE = (RunPodAuthError, RunPodBalanceError, RunPodCapacityError, RunPodRuleError)
+# What RunPod may say of one GPU alone: 403 of a kind that the account may not have, 400 in words that it does not
+# document. Said of every candidate, it is of the key or of the request.
+_OF_ONE_CANDIDATE = frozenset({400, 403})
 # What may pass with the next attempt.
 _PASSING = (MachineError, RunPodNetworkError, RunPodServerError, RunPodRateLimitError)
 
@@ -92,6 +102,7 @@ class Renting:
             OffloadError: something else failed, that would fail with the next candidate too.
         """
         waiting, failures, reasons = deque(candidates), 0, list[str]()
+        refusals: list[RunPodError] = []
         while waiting:
             candidate = waiting.popleft()
             try:
@@ -99,6 +110,12 @@ class Renting:
             except RunPodCapacityError:
                 reasons.append(f"{candidate}: taken by others")
                 self._progress.note(f"{candidate}: no capacity")
+            except (RunPodForbiddenError, RunPodRuleError) as error:
+                if error.status not in _OF_ONE_CANDIDATE:
+                    raise
+                refusals.append(error)
+                reasons.append(f"{candidate}: {error}")
+                self._progress.note(f"{candidate}: {error}")
             except _PASSING as error:
                 failures += 1
                 if failures == _MOST_FAILURES:
@@ -106,6 +123,8 @@ class Renting:
                 reasons.append(f"{candidate}: {error}")
                 self._progress.note(f"{candidate}: {error}. Given back; another one is tried.")
                 waiting.append(candidate)
+        if refusals and len(refusals) == len(reasons):
+            raise refusals[-1]
         listed = "\n".join(f"  - {reason}" for reason in reasons)
         raise NothingFitsError(
             f"None of the GPUs that fit could be had:\n{listed}\nTry again in a few minutes, or allow more: a "
@@ -143,9 +162,10 @@ class Renting:
         with self._interruptions.deferred():
             try:
                 made = self._rentable.make(rental, candidate)
-            except RunPodCapacityError:
-                self._records.forget(rental.name)
-                self._open = None
+            except _NOTHING_MADE as error:
+                if not error.maybe_submitted:
+                    self._records.forget(rental.name)
+                    self._open = None
                 raise
             self._open = rental = rental.model_copy(update={"id": made})
         self._records.save(rental)

@@ -306,6 +306,16 @@ def test_creates_that_fail_for_good_end_with_the_last_error_and_nothing_left() -
     assert api.requests.count(CREATE) == 3
 
 
+def test_a_refusal_after_a_lost_create_says_whether_something_may_be_left() -> None:
+    nothing, refused = [pods()] * 3, problem(401, "the key was withdrawn")
+    with loopback_api(breaks_off, *nothing, refused, pods()) as api, pytest.raises(RunPodAuthError) as caught:
+        client_of(api).create_pod(WANTED)
+    assert not caught.value.maybe_submitted
+    with loopback_api(breaks_off, *nothing, refused) as api, pytest.raises(RunPodAuthError) as caught:
+        client_of(api).create_pod(WANTED)
+    assert caught.value.maybe_submitted
+
+
 def test_no_capacity_is_not_tried_again() -> None:
     with loopback_api(problem(400, "no instances available")) as api, pytest.raises(RunPodCapacityError):
         client_of(api).create_pod(WANTED)

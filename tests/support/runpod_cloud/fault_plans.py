@@ -103,8 +103,10 @@ UP: dict[str, FaultPlan] = {
     "the account is empty": FaultPlan(cloud={"balance": 0.01}, error=RunPodBalanceError, pods=0),
     "the key only reads": FaultPlan(cloud={"read_only": True}, error=RunPodForbiddenError, pods=0),
     "the key is withdrawn": FaultPlan(_at(_CREATE, problem(401, "invalid")), error=RunPodAuthError, pods=0),
+    "one GPU is not for this account": FaultPlan(_at(_CREATE, problem(403, "no access to this pool"))),
+    "one GPU is refused in other words": FaultPlan(_at(_CREATE, problem(400, "placement failed"))),
     "a rule is broken": FaultPlan(
-        _at(_CREATE, problem(400, "image is not allowed")), error=RunPodRuleError, pods=0
+        _at(_CREATE, problem(400, "image is not allowed"), EVER), error=RunPodRuleError, pods=0
     ),
     "the body is refused": FaultPlan(
         _at(_CREATE, problem(422, "validation failed")), error=RunPodRuleError, pods=0

@@ -63,8 +63,8 @@ class Creations:
         """Make what is wanted; return it. Whatever this raises, it deletes what was made, as far as it can.
 
         Raises:
-            RunPodError: RunPod refused, failed or could not be asked. With `maybe_submitted`, nothing of that name
-                was found, and it may appear later all the same.
+            RunPodError: RunPod refused, failed or could not be asked. With `maybe_submitted`, something of that
+                name may be there or appear later all the same.
         """
         request = Request(
             "POST",
@@ -79,8 +79,10 @@ class Creations:
         creation = _Creation(what, wanted.name, request)
         try:
             made = self._made(creation, check)
-        except BaseException:
-            creation.give_up()
+        except BaseException as error:
+            is_certain = creation.give_up()
+            if isinstance(error, RunPodError) and not is_certain:
+                error.maybe_submitted = True
             raise
         creation.keep(made.id)
         return made
@@ -177,28 +179,31 @@ class _Creation(Generic[Made]):
             self._is_over, self._kept, late = True, kept, list(self._late)
         self._delete_all(late)
 
-    def give_up(self) -> None:
-        """End with none."""
+    def give_up(self) -> bool:
+        """End with none. Return False if something may be left."""
         with self._lock:
             self._is_over, late = True, list(self._late)
-        self._delete_all(late)
+        return self._delete_all(late)
 
-    def _delete_all(self, late: list[str]) -> None:
-        unwanted = dict.fromkeys(late)
+    def _delete_all(self, late: list[str]) -> bool:
+        unwanted, is_certain = dict.fromkeys(late), True
         if self.in_doubt:
             try:
                 unwanted.update(dict.fromkeys(item.id for item in self.what.named(self.name, None)))
             except OffloadError as error:
+                is_certain = False
                 logger.warning(
                     "Nothing could be found out about a %s named %s (%s): look with `comfy-gpu-offload status`",
                     *(self.what.noun, self.name, type(error).__name__),
                 )
         for made in unwanted:
-            self._delete(made)
+            is_certain &= self._delete(made)
+        return is_certain
 
-    def _delete(self, made: str) -> None:
+    def _delete(self, made: str) -> bool:
+        """Delete one, unless it is kept; return False if that fails."""
         if made == self._kept:
-            return
+            return True
         try:
             self.what.delete(made)
             logger.info("The %s %s, which nobody waits for any more, was deleted", self.what.noun, made)
@@ -207,3 +212,5 @@ class _Creation(Generic[Made]):
                 "The %s %s could not be deleted (%s): it bills until `comfy-gpu-offload down --all`",
                 *(self.what.noun, made, type(error).__name__),
             )
+            return False
+        return True

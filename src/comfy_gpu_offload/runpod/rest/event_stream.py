@@ -119,12 +119,13 @@ class _Lines:
         self._rest = b""
         self._id = ""
         self._data: list[str] = []
+        self._data_bytes = 0
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         """Yield the events that are complete with `piece`."""
         *lines, self._rest = (self._rest + piece).replace(b"\r\n", b"\n").split(b"\n")
         if len(self._rest) > _LONGEST_LINE:
-            raise RunPodReplyError(f"A line of {self._path} is longer than {_LONGEST_LINE} bytes, and is not read.")
+            raise self._too_long()
         for line in lines:
             yield from self._line(line.decode("utf-8", "replace"))
 
@@ -140,8 +141,17 @@ class _Lines:
         if not line:
             if self._data:
                 yield Event(self._id, "\n".join(self._data))
-            self._data = []
+            self._data, self._data_bytes = [], 0
         elif name == "data":
+            self._data_bytes += len(value)
+            if self._data_bytes > _LONGEST_LINE:
+                raise self._too_long()
             self._data.append(value)
         elif name == "id" and value.isascii() and value.isprintable():
             self._id = value
+
+    def _too_long(self) -> RunPodReplyError:
+        return RunPodReplyError(
+            f"An event of {self._path} is longer than {_LONGEST_LINE} bytes, and is not read. Read the log on "
+            "https://console.runpod.io instead."
+        )

@@ -12,7 +12,7 @@ import threading
 from ...errors import RunPodRateLimitError
 from ...net.clock import Check, Clock
 
-_WINDOW = re.compile(r'"?[\w-]{1,32}"?((?:\s*;\s*[a-z]{1,8}=\d{1,9}){1,8})')
+_WINDOW = re.compile(r'"?[\w-]{1,32}"?((?:\s*;\s*[a-z]{1,8}=\d{1,6}(?!\d)){1,8})')
 _LONGEST_HEADER = 1024
 
 
