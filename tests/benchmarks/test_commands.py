@@ -57,6 +57,7 @@ _WRONG: dict[str, list[tuple[str, str]]] = {
         ("--compute", "inf"),
     ],
     "whole_loop.py": [("--link", "40/0/100"), ("--compute-ms", "-1")],
+    "model_transfer.py": [("--gb", "0"), ("--rounds", "0"), ("--what", "pull")],
     "upload.py": [("--size-mb", "0"), ("--link", "a/b/c")],
     "first_step.py": [("--rate", "0"), ("--round-trip", "1e9")],
     "faults_run.py": [("--kill", "-1"), ("--silence-s", "0")],

@@ -56,13 +56,14 @@ class Answer:
     response: urllib3.BaseHTTPResponse
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """Yield the body in blocks of up to `size` bytes, until it ends where it should.
+        """Yield the body in blocks of up to `size` bytes, as they come, until it ends where it should.
 
         Raises:
             BrokenTransferError: it breaks off.
         """
         with _broken(self.address.place):
-            while block := self.response.read(size):
+            # Not `read`, which copies once more, and on a slow line waits until a block is full.
+            while block := self.response.read1(size):
                 yield block
 
 

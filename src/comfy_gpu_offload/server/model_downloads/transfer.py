@@ -21,6 +21,7 @@ from .remote_file import RemoteFile
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1024**2
+_TOLD_EVERY_BYTES = 256 * 1024
 _ATTEMPTS = 8
 _FIRST_S, _LONGEST_S = 1.0, 30.0
 # A site that asks for more is told to the user in place of waiting.
@@ -154,12 +155,15 @@ class Transfer:
 
     def _receive(self, answer: Answer, incoming: IncomingFile, content: _Content) -> None:
         size = content.file.size_bytes
-        self._watcher.progress(incoming.received, size)
+        told = incoming.received
+        self._watcher.progress(told, size)
         for block in answer.blocks(_BLOCK):
             self._watcher.check()
             incoming.write(block)
             self._came_further = True
-            self._watcher.progress(incoming.received, size)
+            if incoming.received - told >= _TOLD_EVERY_BYTES:
+                told = incoming.received
+                self._watcher.progress(told, size)
         if size is not None and incoming.received < size:
             raise BrokenTransferError(f"{answer.address.place.host} ended the transfer early")
 
