@@ -1,18 +1,18 @@
-"""Requests to the REST API with their retries, the limit of requests, and the parsing of replies."""
+"""Requests to the REST API, with their retries and the limit of requests."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from ...errors import RunPodError, RunPodReplyError
+from ...errors import RunPodError
 from ...net.clock import Check, Clock
 from ..api_requests import ApiHttp, Reply, Request
 from ..retry import Retries, RetryPolicy
 from .error_replies import ErrorReplies
 from .rate_limit import Quota
+from .reply_models import parsed
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,29 +70,3 @@ class ApiCalls:
         """Take in the limit of requests that a reply tells, and raise the error that it stands for, if any."""
         self._quota.note(reply.rate_limit)
         self._errors.raise_for_status(reply, request)
-
-
-def parsed(kind: type[Model], reply: Reply, request: Request) -> Model:
-    """Return the reply as a `kind`. A member that is null counts as missing.
-
-    Raises:
-        RunPodReplyError: it is none. Names the fields, never what is in them.
-    """
-    try:
-        return kind.model_validate_json(json.dumps(_without_nulls(json.loads(reply.body))))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the whole'}: {e['msg']}" for e in error.errors()[:3])
-    except (ValueError, RecursionError):
-        wrong = "it is not JSON"
-    raise RunPodReplyError(
-        f"RunPod's reply to {request.method} {request.path.partition('?')[0]} is not of the form it documents "
-        f"({wrong}). Is COMFY_GPU_OFFLOAD_RUNPOD_API RunPod's?{request.doubt if request.submits else ''}",
-        status=reply.status,
-        maybe_submitted=request.submits,
-    )
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

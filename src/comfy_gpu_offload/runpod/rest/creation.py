@@ -18,9 +18,10 @@ from ...errors import OffloadError, RunPodError
 from ...net.clock import Check
 from ..api_requests import Reply, Request
 from ..retry import Retries
-from .api_calls import ApiCalls, parsed
+from .api_calls import ApiCalls
 from .creation_requests import EndpointRequest, PodRequest, VolumeRequest
 from .options import RestOptions
+from .reply_models import parsed
 from .schema import Named
 
 logger = logging.getLogger(__name__)
