@@ -87,7 +87,9 @@ def test_a_worker_is_reached_through_it(
         http = HttpTransport(Address.parse(f"https://{HOST}"), ca_file=certificate[0])
         with closing(http):
             assert len(http.exchange("cancel", seal(Cancel(request="nothing-1")), Timeouts()))
-        assert proxy.asked == [f"{HOST}:443"] * 3
+        # A ping asks on a connection of its own, and another one where a busy worker is silent for long.
+        assert set(proxy.asked) == {f"{HOST}:443"}
+        assert len(proxy.asked) >= 3
 
 
 @EVERY_KIND
