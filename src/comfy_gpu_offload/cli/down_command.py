@@ -10,7 +10,7 @@ from ..rental.context import RentalContext
 from ..rental.ending import Ended, chosen, end_all, raised_together
 from ..rental.interruptions import Interruptions
 from ..rental.records import Records
-from ..runpod.rest.client import RestClient
+from ..rental.runpod_client import runpod_client
 from .progress_line import ProgressLine
 
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     settings = checked_settings()
     records = Records(settings.rental_folder)
-    with RestClient.of(settings) as api:
+    with runpod_client(settings) as api:
         endings = chosen(api, records, options.names, everything=options.all, volumes=options.volumes)
         if not endings:
             print("Nothing of yours is rented.")

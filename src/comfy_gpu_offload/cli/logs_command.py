@@ -11,6 +11,7 @@ from ..errors import ConfigError, RentalError
 from ..rental.found import Found, found
 from ..rental.pod_log import without
 from ..rental.records import Records
+from ..rental.runpod_client import runpod_client
 from ..runpod.rest.client import RestClient
 from ..runpod.rest.logs import LogLine
 from .arguments import whole_number
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     settings = checked_settings()
     tokens = [each.token.get_secret_value() for each in Records(settings.rental_folder).all() if each.token]
-    with RestClient.of(settings) as api:
+    with runpod_client(settings) as api:
         key = settings.runpod_api_key
         secrets = [*tokens, *([key.get_secret_value()] if key else [])]
         for line in _log(api, _chosen(api, options.name), options):

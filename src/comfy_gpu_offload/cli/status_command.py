@@ -11,6 +11,7 @@ from time import sleep
 from ..config.findings import checked_settings
 from ..errors import OffloadError
 from ..rental.records import Records
+from ..rental.runpod_client import runpod_client
 from ..rental.spending import Spending, spending
 from ..runpod.rest.client import RestClient
 from .arguments import whole_number
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     settings = checked_settings()
     records = Records(settings.rental_folder)
-    with RestClient.of(settings) as api:
+    with runpod_client(settings) as api:
         while True:
             try:
                 text = _table(api, records)

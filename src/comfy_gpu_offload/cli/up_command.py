@@ -25,6 +25,7 @@ from ..rental.pods import PodRental
 from ..rental.records import Records, Rental
 from ..rental.renting import Rentable, Renting
 from ..rental.running import Running, running, use
+from ..rental.runpod_client import runpod_client
 from ..rental.volumes import VolumeWish, limited, new_volume, place_of
 from ..runpod.rest.client import RestClient
 from ..runpod.rest.schema import GpuOffer
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     settings = checked_settings()
     env_file = client_settings.env_file_for_client()
     records = Records(settings.rental_folder)
-    with RestClient.of(settings) as api:
+    with runpod_client(settings) as api:
         api.check_key()
         if not options.another and (others := running(api, records)):
             return _use_running(others, records, settings, options)

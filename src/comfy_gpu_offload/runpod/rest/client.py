@@ -97,7 +97,7 @@ class RestClient:
         self._creations = Creations(self._calls, self._options)
 
     @classmethod
-    def of(cls, settings: Settings, clock: Clock | None = None) -> RestClient:
+    def of(cls, settings: Settings, clock: Clock | None = None, options: RestOptions | None = None) -> RestClient:
         """Return a client with the key and the addresses of `settings`.
 
         Raises:
@@ -113,6 +113,7 @@ class RestClient:
             base_url=settings.runpod_api,
             pod_template=settings.runpod_pod_address,
             ca_file=settings.ca_file,
+            options=options,
             clock=clock,
         )
 

@@ -1,0 +1,20 @@
+"""RunPod's client as rentals use it."""
+
+from __future__ import annotations
+
+from ..config.settings import Settings
+from ..runpod.rest.client import RestClient
+from ..runpod.rest.options import RestOptions
+from ..runpod.retry import RetryPolicy
+
+# `give_back` tries again itself, and tells the user in between.
+_OPTIONS = RestOptions(delete_retry=RetryPolicy(attempts=4, connect_attempts=4, total_s=15.0))
+
+
+def runpod_client(settings: Settings) -> RestClient:
+    """Return a client with the key and the addresses of `settings`.
+
+    Raises:
+        ConfigError: there is no key.
+    """
+    return RestClient.of(settings, options=_OPTIONS)
