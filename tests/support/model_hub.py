@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class ModelHub:
         ranges: whether the storage knows ranges.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: serve https with it."""
         self.files: dict[str, Stored] = {}
         self.versions: dict[int, dict[str, Any]] = {}
         self.asked: list[Asked] = []
@@ -62,15 +64,19 @@ class ModelHub:
         self.gate_token: str | None = None
         self.ranges = True
         self._stored: dict[str, Stored] = {}
-        self._servers = [_server(self, Exchange.site), _server(self, Exchange.storage)]
+        self._scheme = "http" if tls is None else "https"
+        self._servers = [_server(self, Exchange.site, tls), _server(self, Exchange.storage, tls)]
 
     @property
     def url(self) -> str:
-        return _url(self._servers[0])
+        return self._url(0)
 
     @property
     def storage_url(self) -> str:
-        return _url(self._servers[1])
+        return self._url(1)
+
+    def _url(self, number: int) -> str:
+        return f"{self._scheme}://127.0.0.1:{self._servers[number].server_address[1]}"
 
     def store(self, path: str, data: bytes) -> Stored:
         """Add a file of a repository, ``org/name/path``."""
@@ -110,7 +116,7 @@ class ModelHub:
         return self._stored.get(key)
 
     def requests_to(self, url: str) -> list[Asked]:
-        return [asked for asked in self.asked if f"http://{asked.host}" == url]
+        return [asked for asked in self.asked if f"{self._scheme}://{asked.host}" == url]
 
     def __enter__(self) -> ModelHub:
         for server in self._servers:
@@ -252,12 +258,11 @@ class _QuietServer(ThreadingHTTPServer):
         """Say nothing of those that end their connections early."""
 
 
-def _server(hub: ModelHub, role: Callable[[Exchange], None]) -> ThreadingHTTPServer:
+def _server(hub: ModelHub, role: Callable[[Exchange], None], tls: ssl.SSLContext | None) -> ThreadingHTTPServer:
     handler = type("HubExchange", (Exchange,), {"hub": hub, "role": role})
     server = _QuietServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    if tls is not None:
+        # The handshake is left to the thread that answers, so that a client that gives up holds nobody up.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     return server
-
-
-def _url(server: ThreadingHTTPServer) -> str:
-    return f"http://127.0.0.1:{server.server_address[1]}"

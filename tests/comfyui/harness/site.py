@@ -30,6 +30,7 @@ class Worker:
 
     Attributes:
         source: the folder that the package is imported from.
+        options, settings: further ones of the command, and of its environment.
     """
 
     checkout: Checkout
@@ -38,6 +39,8 @@ class Worker:
     models_yaml: Path
     token: str
     source: Path = REPOSITORY / "src"
+    options: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     port: int = 0
 
@@ -53,12 +56,13 @@ class Worker:
             "--port",
             str(self.port),
         ]
-        command += ["--extra-model-paths-config", self.models_yaml, "--cpu"]
+        command += ["--extra-model-paths-config", self.models_yaml, "--cpu", *self.options]
         env = {
             "COMFY_GPU_OFFLOAD_TOKEN": self.token,
             "COMFYUI_PYTHON": str(self.python),
             "PYTHONPATH": str(self.source),
             "COMFY_GPU_OFFLOAD_UPLOAD_FOLDER": str(self.folder / "uploads"),
+            **self.settings,
         }
         self.processes.append(Process("worker", command, self.folder, env))
 

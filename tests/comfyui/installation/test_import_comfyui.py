@@ -33,12 +33,14 @@ def folders(kind: str, below: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("found", "diffusion", "checkpoints", "nets"),
     [
-        (["diffusion_models", "checkpoints"], ["diffusion_models"], ["checkpoints"], []),
-        (["unet", "diffusion_models"], ["unet", "diffusion_models"], [], []),
-        (["checkpoints"], [], ["checkpoints"], []),
+        (["diffusion_models", "checkpoints"], ["diffusion_models"], ["checkpoints"], ["controlnet"]),
+        (["unet", "diffusion_models"], ["unet", "diffusion_models"], ["checkpoints"], ["controlnet"]),
+        (["unet"], ["unet", "diffusion_models"], ["checkpoints"], ["controlnet"]),
+        (["checkpoints"], ["diffusion_models"], ["checkpoints"], ["controlnet"]),
         (["controlnet", "t2i_adapter"], ["."], [], ["t2i_adapter", "controlnet"]),
-        (["anything"], ["."], [], []),
-        ([], ["."], [], []),
+        (["anything"], ["."], [], ["controlnet"]),
+        (["lost+found", ".cache"], ["diffusion_models"], ["checkpoints"], ["controlnet"]),
+        ([], ["diffusion_models"], ["checkpoints"], ["controlnet"]),
     ],
 )
 def test_a_models_folder_gives_its_subfolders_or_itself(
@@ -55,6 +57,20 @@ def test_a_models_folder_gives_its_subfolders_or_itself(
     add_models_dir(more)
     listed = [folders(kind, more) for kind in ("diffusion_models", "checkpoints", "controlnet")]
     assert listed == [diffusion, checkpoints, nets]
+
+
+@pytest.mark.parametrize("found", [[], ["checkpoints"], ["vae"]])
+def test_new_files_go_into_the_models_folder(comfy_stand_in: StandIn, tmp_path: Path, found: list[str]) -> None:
+    from comfy_gpu_offload.comfyui.worker.modules.kinds import KINDS
+
+    more = tmp_path / "more"
+    for name in ("", *found):
+        (more / name).mkdir()
+    add_models_dir(more)
+    new = {folder: kind.files.folder_for_new(folder).path for kind in KINDS for folder in kind.files.folders}
+    if found == ["vae"]:  # with an entry, and without a folder of models: it is one itself
+        assert (new.pop("diffusion_models"), new.pop("checkpoints").parent) == (more, comfy_stand_in.models)
+    assert all(path == more / folder for folder, path in new.items())
 
 
 def test_files_of_model_paths_are_read_the_roots_own_first(comfy_stand_in: StandIn, tmp_path: Path) -> None:

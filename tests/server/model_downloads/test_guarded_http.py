@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from tests.server.model_downloads.conftest import options_for
 from tests.support import model_hub
+from tests.support.connect_proxy import ConnectProxy
 from tests.support.model_hub import ModelHub
+from tests.support.tls import self_signed, server_context
 
 from comfy_gpu_offload.config.address import Address
 from comfy_gpu_offload.server.model_downloads import guarded_http
@@ -94,6 +97,31 @@ def test_redirects_end(hub: ModelHub, http: GuardedHttp) -> None:
     with pytest.raises(DownloadFailedError, match="in a circle"):
         get(http, f"{hub.url}/again")
     assert len(hub.asked) == 8
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+def test_a_certificate_is_checked(certificate: tuple[Path, Path]) -> None:
+    with ModelHub(server_context(certificate)) as hub:
+        hub.files["x"] = hub.keep(DATA)
+        hosts = options_for(hub).hosts
+        assert get(GuardedHttp(hosts, certificate[0]), f"{hub.url}/plain/x", bearer=TOKEN) == DATA
+        with pytest.raises(DownloadFailedError, match="does not know who signed"):
+            get(GuardedHttp(hosts), f"{hub.url}/plain/x", bearer=TOKEN)
+        assert len(hub.asked) == 1
+
+
+def test_a_proxy_is_given_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks the name up itself, so no address is looked at here."""
+    with ConnectProxy({}) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url())
+        monkeypatch.setattr(guarded_http, "places_of", lambda *_: pytest.fail("it was looked up here"))
+        with pytest.raises(DownloadFailedError, match=r"lets nobody through to https://huggingface\.co"):
+            get(GuardedHttp(AllowedHosts()), "https://huggingface.co/x")
+        assert proxy.asked == ["huggingface.co:443"]
 
 
 @pytest.mark.parametrize("private", ["127.0.0.1", "169.254.169.254", "10.1.2.3", "::1", "::ffff:10.0.0.1"])

@@ -68,17 +68,27 @@ def add_model_paths(root: Path, yaml_files: Sequence[Path]) -> None:
 
 
 def add_models_dir(models_dir: Path, kinds: Sequence[FileKind]) -> None:
-    """Register a folder's subfolders of model files by their names.
+    """Register a folder's subfolders of model files by their names, also those that new files will make.
 
-    Where it has no subfolder for the first of `kinds`, the folder itself holds files of that kind.
+    Where it has files but no subfolder for the first of `kinds`, the folder itself holds files of that kind.
     """
     add = importlib.import_module("folder_paths").add_model_folder_path
-    named = [{**{folder: folder for folder in kind.folders}, **kind.aliases} for kind in kinds]
-    found = [
-        [(folder, models_dir / name) for name, folder in each.items() if (models_dir / name).is_dir()]
-        for each in named
+    # The last one of a name that is registered comes first.
+    there = [
+        (folder, models_dir / name)
+        for kind in kinds
+        for name, folder in {**{folder: folder for folder in kind.folders}, **kind.aliases}.items()
+        if (models_dir / name).is_dir()
     ]
-    if not found[0]:
-        found[0].append((kinds[0].folders[0], models_dir))
-    for folder, path in dict.fromkeys(pair for each in found for pair in each):  # several kinds share a folder
+    has_none = not any(folder in kinds[0].folders for folder, _ in there)
+    if has_none and _has_entries(models_dir):
+        there.append((kinds[0].folders[0], models_dir))
+        kinds = [kind for kind in kinds if not set(kind.folders) & set(kinds[0].folders)]
+    missing = [(folder, models_dir / folder) for kind in kinds for folder in kind.folders]
+    for folder, path in dict.fromkeys([*(pair for pair in missing if pair not in there), *there]):
         add(folder, str(path.resolve()), True)
+
+
+def _has_entries(folder: Path) -> bool:
+    """Return whether a folder has anything in it, besides what a new volume's file system puts there."""
+    return any(not entry.name.startswith(".") and entry.name != "lost+found" for entry in folder.iterdir())
