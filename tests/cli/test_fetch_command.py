@@ -77,6 +77,15 @@ def test_a_users_own_file_is_fetched_from_its_origin(
     assert (tmp_path / "models/checkpoints/my model.safetensors").read_bytes() == DATA
 
 
+def test_a_users_own_file_is_looked_for_in_a_repository(
+    worker: ThreadWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "mine.safetensors"
+    own.write_bytes(DATA)
+    assert main(["fetch", str(own), "--repository", "org/name"]) == 0
+    assert capsys.readouterr().out.startswith("vae/mine.safetensors: 0.003 GB from hf:org/name/vae/x.safetensors@")
+
+
 def test_a_file_that_is_nowhere_is_to_be_pushed(
     worker: ThreadWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,6 +112,15 @@ class ModelHub:
         self._stored[f"version {number}"] = stored
         return stored
 
+    def listing(self, repository: str) -> list[dict[str, Any]]:
+        """Return the files of a repository, as Hugging Face lists them."""
+        files = [(path, file) for path, file in self.files.items() if path.startswith(f"{repository}/")]
+        large = [
+            {"type": "file", "path": path.removeprefix(f"{repository}/"), "lfs": {"oid": file.sha256}}
+            for path, file in files
+        ]
+        return [{"type": "directory", "path": "vae"}, {"type": "file", "path": "README.md"}, *large]
+
     def stored(self, key: str) -> Stored | None:
         return self._stored.get(key)
 
@@ -178,7 +187,10 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _civitai(self, path: str) -> None:
         *_, what, key = path.split("/")
-        found = None
+        found: object = None
+        if what == "tree":
+            repository = path.removeprefix("/api/models/").removesuffix(f"/tree/{key}")
+            found = self.hub.listing(repository)
         if what == "by-hash":
             each = self.hub.versions.values()
             found = next((v for v in each if any(f["hashes"].get("SHA256") == key for f in v["files"])), None)

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", type=short_text(256), help="the file's name there (default: its name at the source)"
     )
+    parser.add_argument(
+        "--repository",
+        metavar="ORG/NAME",
+        help="look for a file of your own in this repository at Hugging Face, which has no search by hash",
+    )
     parser.add_argument("--sha256", type=_sha256, metavar="HASH", help="refuse a file that has another SHA-256")
 
 
@@ -56,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if file is not None:
         choices["sha256"] = _hash_of(file)
         choices["name"] = choices["name"] or file.name
-        source = f"sha256:{choices['sha256']}"
+        source = f"hf:{options.repository}" if options.repository else f"sha256:{choices['sha256']}"
     tokens: dict[str, Any] = {"hf_token": settings.hf_token, "civitai_token": settings.civitai_token}
     with connect_from(settings) as session, ByteProgress() as line:
 

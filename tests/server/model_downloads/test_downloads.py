@@ -101,6 +101,36 @@ def test_a_hash_that_nobody_knows_is_told(downloads: Downloads) -> None:
         fetch(downloads, f"sha256:{SHA256}")
 
 
+def test_a_file_is_found_by_its_hash_in_a_repository(
+    hub: ModelHub, backend: FolderBackend, downloads: Downloads
+) -> None:
+    hub.store("org/name/vae/other.safetensors", safetensors_file(1000))
+    hub.store("org/name/vae/this.safetensors", DATA)
+    hub.gate_token = "hf_secret"
+    state = fetch(downloads, "hf:org/name", sha256=SHA256)
+    assert files(backend) == {"vae/this.safetensors": DATA}
+    assert state.origin is not None
+    assert state.origin.source == f"hf:org/name/vae/this.safetensors@{COMMIT}"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [({}, "Name a file of hf:org/name"), ({"sha256": "0" * 64}, "no file with")]
+)
+def test_a_repository_alone_is_no_file(
+    hub: ModelHub, downloads: Downloads, more: dict[str, str], words: str
+) -> None:
+    hub.store("org/name/vae/this.safetensors", DATA)
+    with pytest.raises(DownloadFailedError, match=words):
+        fetch(downloads, "hf:org/name", **more)
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[3]", b"[" * 10_000, b'[{"path": 3}]'])
+def test_a_listing_of_another_form_is_refused(hub: ModelHub, downloads: Downloads, answer: bytes) -> None:
+    hub.site_faults.append(model_hub.body(answer))
+    with pytest.raises(DownloadFailedError, match="something else than a listing"):
+        fetch(downloads, "hf:org/name", sha256=SHA256)
+
+
 def test_of_civitais_files_one_is_chosen_that_may_be_taken(
     hub: ModelHub, backend: FolderBackend, downloads: Downloads
 ) -> None:

@@ -14,7 +14,7 @@ from .guarded_http import GuardedHttp, read_json_bytes
 from .remote_file import RemoteFile
 from .web_address import WebAddress
 
-_MAX_BYTES = 8 * 1024**2
+_MAX_BYTES = 4 * 1024**2
 # Civitai's names of types, and the folders that belong to them. LoRA stay at the client.
 _FOLDERS = {
     "Checkpoint": ("checkpoints",),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from ...backends.base import ModelFolder
 from ..model_store.refusals import RefusedFileError
 from .civitai import Civitai
 from .guarded_http import GuardedHttp
+from .hugging_face import HuggingFace
 from .remote_file import OriginTokens, RemoteFile, Sites
-from .sources import CivitaiSource, HashSource, HuggingFaceSource, Source
-from .web_address import WebAddress
+from .sources import CivitaiSource, HashSource, HuggingFaceSource, RepositorySource, Source
 
 # Older names of folders, which repositories and addresses still use.
 _ALIASES = {"unet": "diffusion_models", "clip": "text_encoders", "t2i_adapter": "controlnet"}
@@ -22,7 +22,7 @@ class Origins:
     """The sites that sources name. Thread-safe."""
 
     def __init__(self, http: GuardedHttp, sites: Sites) -> None:
-        self._sites = sites
+        self._hugging_face = HuggingFace(http, sites.hugging_face)
         self._civitai = Civitai(http, sites.civitai)
 
     def look_up(self, source: Source, tokens: OriginTokens, sha256: str | None) -> RemoteFile:
@@ -36,7 +36,9 @@ class Origins:
             BrokenTransferError: another attempt may succeed.
         """
         if isinstance(source, HuggingFaceSource):
-            found = self._hugging_face(source)
+            found = self._hugging_face.by_path(source)
+        elif isinstance(source, RepositorySource):
+            found = self._hugging_face.by_hash(source, sha256, tokens.hugging_face)
         elif isinstance(source, CivitaiSource):
             found = self._civitai.by_version(source.version, tokens.civitai, sha256)
         elif isinstance(source, HashSource):
@@ -46,13 +48,6 @@ class Origins:
             folders = tuple(reversed(path.split("/")[:-1]))
             found = RemoteFile(source.address, path.rpartition("/")[2], str(source.address), folders)
         return found if sha256 is None else replace(found, sha256=sha256)
-
-    def _hugging_face(self, source: HuggingFaceSource) -> RemoteFile:
-        revision, path = quote(source.revision, safe=""), quote(source.path)
-        address = WebAddress.parse(f"{self._sites.hugging_face}/{source.repository}/resolve/{revision}/{path}")
-        *folders, name = source.path.split("/")
-        text = f"hf:{source.repository}/{source.path}@{source.revision}"
-        return RemoteFile(address, name, text, tuple(reversed(folders)))
 
 
 def folder_of(file: RemoteFile, chosen: str | None, folders: Mapping[str, ModelFolder]) -> str:

@@ -12,6 +12,7 @@ from .web_address import WebAddress
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUGGING_FACE = re.compile(rf"({_NAME}/{_NAME})/([^@]+?)(?:@([A-Za-z0-9._/-]{{1,128}}))?")
+_REPOSITORY = re.compile(rf"({_NAME}/{_NAME})(?:@([A-Za-z0-9._/-]{{1,128}}))?")
 _HUGGING_FACE_PAGE = re.compile(rf"/({_NAME}/{_NAME})/(?:resolve|blob)/([^/]+)/(.+)")
 _CIVITAI = re.compile(r"(?:(\d{1,12})@)?(\d{1,12})")
 _CIVITAI_DOWNLOAD = re.compile(r"/api/download/models/(\d{1,12})")
@@ -39,6 +40,14 @@ class HuggingFaceSource:
 
 
 @dataclass(frozen=True)
+class RepositorySource:
+    """The file of a repository ``org/name`` that has the SHA-256 which the client gives besides."""
+
+    repository: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
 class CivitaiSource:
     """The file of a version of a model, by the version's number."""
 
@@ -52,7 +61,7 @@ class HashSource:
     sha256: str
 
 
-Source = WebSource | HuggingFaceSource | CivitaiSource | HashSource
+Source = WebSource | HuggingFaceSource | RepositorySource | CivitaiSource | HashSource
 
 
 def parse_source(text: str) -> Source:
@@ -89,7 +98,10 @@ def _civitai_version(address: WebAddress) -> int | None:
     return int(match[1]) if match else None
 
 
-def _hugging_face(text: str) -> HuggingFaceSource:
+def _hugging_face(text: str) -> HuggingFaceSource | RepositorySource:
+    whole = _REPOSITORY.fullmatch(text)
+    if whole is not None:
+        return RepositorySource(whole[1], _checked(whole[1], "", whole[2] or "main").revision)
     match = _HUGGING_FACE.fullmatch(text)
     if match is None:
         raise RefusedSourceError(
@@ -99,7 +111,7 @@ def _hugging_face(text: str) -> HuggingFaceSource:
 
 
 def _checked(repository: str, path: str, revision: str) -> HuggingFaceSource:
-    segments = [*path.split("/"), *revision.split("/")]
+    segments = [*(path.split("/") if path else ()), *revision.split("/")]
     if not path.isprintable() or any(segment in {"", ".", ".."} for segment in segments):
         raise RefusedSourceError("The path of a file at Hugging Face has no empty parts, no . and no .. in it.")
     return HuggingFaceSource(repository, path, revision)
