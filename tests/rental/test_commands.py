@@ -71,6 +71,15 @@ def test_an_endpoint_is_used_and_given_back_too(digits: Place, monkeypatch: pyte
     assert digits.env_file == BEFORE
 
 
+def test_an_endpoint_without_a_worker_is_given_back(empty: Place) -> None:
+    empty.env["COMFY_GPU_OFFLOAD_READY_TIMEOUT_S"] = "1"
+    said = empty.run("up", "--yes", "--endpoint", "--image", "me/worker:1", status=1)
+    assert "no worker of it answered in time" in said
+    assert len(empty.cloud.endpoints) == 3
+    assert empty.cloud.billing_now() == []
+    assert (empty.rentals, empty.env_file) == ((), BEFORE)
+
+
 def test_a_new_volume_stays_where_the_pod_gave_itself_back(digits: Place) -> None:
     said = digits.run(*UP, "--volume", "new:50")
     assert "$3.50 a month" in said

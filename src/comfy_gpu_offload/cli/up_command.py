@@ -218,7 +218,10 @@ def _say_how_to_go_on(rental: Rental, welcome: Welcome, idle_minutes: int) -> No
 
 
 def _agreed(question: str, *, default: bool) -> bool:
-    answer = input(f"{question} [{'Y/n' if default else 'y/N'}] ").strip().lower()
+    try:
+        answer = input(f"{question} [{'Y/n' if default else 'y/N'}] ").strip().lower()
+    except EOFError:
+        return False
     return default if not answer else answer in {"y", "yes"}
 
 

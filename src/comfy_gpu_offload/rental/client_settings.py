@@ -48,6 +48,7 @@ def for_pod(url: str, token: SecretStr, dollars_an_hour: float) -> dict[str, str
     return {
         _URL: url,
         _TOKEN: token.get_secret_value(),
+        _ENDPOINT_ID: None,
         _KIND: None,
         _RATE: f"{dollars_an_hour / 3600:.7f}",
     }
