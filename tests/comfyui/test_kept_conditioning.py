@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -14,12 +15,12 @@ from .harness.comparison import assert_identical, assert_worth_comparing
 from .harness.fixtures import run_script
 from .harness.proxy import Exchange
 from .harness.site import Site
-from .harness.workflow import UNET, Link, Model, Sampling, Scene, Workflow
+from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene, Workflow
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 TINY = replace(UNET, latent=(1, 4, 8, 6))
-CLIP, LORA = "clip-l.safetensors", "clip-l-lora.safetensors"
+CLIP, LORA, VAE = "clip-l.safetensors", "clip-l-lora.safetensors", "small.safetensors"
 SAMPLING = Sampling(steps=3)
 # A prompt's 77 tokens in the 16 bits of the network, at least; a call's latent twice, with all that is around it.
 CONDITIONING_BYTES = 77 * 768 * 2
@@ -55,7 +56,8 @@ def concat(workflow: Workflow, clip: Link, text: str) -> Link:
 
 def combined(workflow: Workflow, clip: Link, text: str) -> Link:
     one, other = encode(workflow, clip, text), encode(workflow, clip, f"{text} there")
-    area = workflow.add("ConditioningSetArea", conditioning=one, width=32, height=64, x=8, y=0, strength=1.2)
+    place = {"width": 0.5, "height": 1.0, "x": 0.5, "y": 0.0, "strength": 1.2}
+    area = workflow.add("ConditioningSetAreaPercentage", conditioning=one, **place)
     return workflow.add("ConditioningCombine", conditioning_1=area, conditioning_2=other)
 
 
@@ -185,3 +187,55 @@ def test_a_worker_lost_before_its_whole_loop(with_clip: Site, listed: Callable[[
         with_clip.comfyui.run(scene.workflow.graph)
     assert len(with_clip.worker.processes) == started + 1
     assert_identical(with_clip.comfyui.saved("stock"), with_clip.comfyui.saved("whole"))
+
+
+def test_latents_that_the_worker_has_do_not_go_up_again(site: Site, listed: Callable[[Model], str]) -> None:
+    model = replace(MMDIT, latent=(1, 16, 32, 32))
+    scene = Scene.of(model)
+    workflow = scene.workflow
+    further = {"stock": {}, "remote": {"offload": "whole loop"}}
+    for name, vae, unet in (
+        ("stock", workflow.add("VAELoader", vae_name=VAE), workflow.local(model)),
+        (
+            "remote",
+            workflow.add("RemoteVAELoader", vae_name=VAE, use_runpod=True),
+            workflow.remote(listed(model)),
+        ),
+    ):
+        node = "RemoteSampler" if name == "remote" else "KSampler"
+        common = {"model": unet, "positive": scene.positive, "negative": scene.negative, **further[name]}
+        first = workflow.add(node, latent_image=scene.latent, **common, **vars(SAMPLING))
+        picture = workflow.add("VAEDecode", samples=first, vae=vae)
+        again = workflow.add("VAEEncode", pixels=picture, vae=vae)
+        fields = {**vars(SAMPLING), "denoise": 0.5}
+        workflow.save(workflow.add(node, latent_image=again, **common, **fields), name)
+    site.proxy.forget()
+    site.comfyui.run(workflow.graph)
+    expected = site.comfyui.saved("stock")
+    assert_worth_comparing({"stock": expected}, {"stock": SAMPLING})
+    assert_identical(expected, site.comfyui.saved("remote"))
+    decode, encode = (exchange.up_bytes for exchange in site.proxy.exchanges("forward"))
+    latent = prod(model.latent) * 4
+    assert decode < 6000 < latent < encode
+    _, img2img = (exchange.up_bytes for exchange in site.proxy.exchanges("sample"))
+    assert img2img < 6000
+
+
+# The largest tensor of conditioning that a call sends, in bytes, and all that is fetched for it. Of SDXL, ComfyUI
+# joins the pooled output, which text encoders' replies have with them, with the picture's sizes.
+SMALL = {"SDXL": (2 * 2816 * 4, 2 * 1280 * 4)}
+
+
+def test_samplers_read_no_conditioning_of_any_kind_of_model(checkout: Checkout, python: Path) -> None:
+    wanted = ("SDXL", "SD3", "Flux", "WAN21_T2V", "HunyuanVideo", "Lumina2")
+    lines = run_script(python, "matrix/kept.py", checkout.root, *wanted, timeout_s=600).splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    present = [row for row in rows if "absent" not in row]
+    assert len(rows) == len(wanted)
+    assert len(present) >= 5
+    for row in present:
+        most_sent, most_fetched = SMALL.get(row["architecture"], (100, 0))
+        for way in ("each step", "whole loop"):
+            assert row[way]["outcome"] == "identical", row
+            assert row[way]["sent"] <= most_sent, row
+            assert row[way]["fetched"] <= most_fetched, row
