@@ -320,3 +320,10 @@ def test_a_run_begins_with_what_was_encoded_at_the_worker(
         assert same(sampled(session, latent), latent + 1 + 1)
         transport.stream = stream  # type: ignore[method-assign]
         assert frames[0] < 3000
+
+
+def test_a_queue_whose_workers_take_turns_sends_the_data(transport: Counted) -> None:
+    transport.carries_cancel = False
+    with Session(transport) as session:
+        cond, *_ = encode(session, [1, 2])
+        assert type(cond) is torch.Tensor

@@ -321,8 +321,10 @@ class Session:
 
     @property
     def _may_keep(self) -> bool:
-        """Return whether the worker may keep results, and nothing here is to write them down."""
-        return KEPT_RESULTS in self._handshake.capabilities and self._options.capture is None
+        """Return whether the worker may keep results: later calls reach it, and nothing here writes them down."""
+        # A queue gives each request to whichever worker is free, as it would a cancel.
+        reaches_it = self._transport.carries_cancel
+        return reaches_it and KEPT_RESULTS in self._handshake.capabilities and self._options.capture is None
 
     def _ask_again(self, call: ModelCall, check: Check | None, keep: Keep) -> Tree:
         value, _ = self.forward(replace(call, keep_result=keep), check)

@@ -287,3 +287,15 @@ def test_torch_saves_and_loads_it() -> None:
     found = torch.load(file, weights_only=True)["cond"]
     assert type(found) is torch.Tensor
     assert torch.equal(found, tensor)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("was_read", [False, True])
+def test_a_compiled_function_gets_the_data(mode: Any, was_read: bool) -> None:
+    tensor = noise(1, 5, 4)
+    kept = Worker(tensor).kept()
+    compiled = torch.compile(lambda x: x.to(torch.float64) * 2 + x[:, :1], backend="eager")
+    with mode():
+        if was_read:
+            kept.sum()
+        assert torch.equal(compiled(kept), tensor.to(torch.float64) * 2 + tensor[:, :1])

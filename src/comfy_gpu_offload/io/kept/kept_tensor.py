@@ -13,6 +13,7 @@ copies apart as ever. Whether the data is still what the worker has is seen from
 from __future__ import annotations
 
 import secrets
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from .derivation import MOST_SOURCES, MOST_STEPS, Derivation, DerivationError, S
 # Guards the graph of all tensors. Nothing waits for a worker while it is held.
 _GRAPH = threading.RLock()
 _SEED = secrets.randbits(64)
+_UNCOMPILED: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 class Source(Protocol):
@@ -237,18 +239,31 @@ class KeptTensor(torch.Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Call a function of torch: a fact, an exact operation, or anything else on the data."""
-        from . import exact_operations  # noqa: PLC0415  # which imports this module
-
-        kwargs = kwargs or {}
-        made = exact_operations.call(func, args, kwargs)
-        return _on_data(func, args, kwargs) if made is NotImplemented else made
+        return _uncompiled(_answer)(func, args, kwargs or {})
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch's own stub is that of another function
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Call what torch calls past `__torch_function__`, on the data."""
-        return _on_data(func, args, kwargs or {})
+        return _uncompiled(_on_data)(func, args, kwargs or {})
+
+
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that `torch.compile` calls and does not look into: it may ask a worker."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:  # whose import takes a second
+        return function
+    if function not in _UNCOMPILED:
+        _UNCOMPILED[function] = dynamo.disable(function)
+    return _UNCOMPILED[function]
+
+
+def _answer(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    from . import exact_operations  # noqa: PLC0415  # which imports this module
+
+    made = exact_operations.call(func, args, kwargs)
+    return _on_data(func, args, kwargs) if made is NotImplemented else made
 
 
 def made_by(step: Step | None, tensors: list[KeptTensor], device: torch.device) -> torch.Tensor | None:
@@ -275,7 +290,7 @@ def made_by(step: Step | None, tensors: list[KeptTensor], device: torch.device) 
         _data(each)
     with _GRAPH:
         node.fill()
-        if not unchanged:
+        if not unchanged or device.type != "cpu":  # where a hash would take a copy
             return node.real
         node.link()
     return KeptTensor(node)
