@@ -17,7 +17,7 @@ from torch import nn
 
 from ...client.remote_model import RemoteModel
 from ...errors import ModelChangedError, Obstacle, UnsupportedPatchError
-from ...protocol.messages import FORWARD
+from ...protocol.messages import FORWARD, Keep
 from ..wire.file_contents import LargeTensor
 from ..wire.text_encoder_calls import (
     ENCODE,
@@ -141,6 +141,8 @@ class EncoderState(RemoteState):
         found = self.found_change()
         if found is not None:
             raise UnsupportedPatchError((found,))
+        # Whoever calls a part, as packs do that weight prompts their own way, goes on to compute with its result.
+        keep: Keep | None = "digests" if method == ENCODE and not kwargs[PART] else None
         try:
             return self.remote.patched(
                 self.weight_patches,
@@ -149,7 +151,7 @@ class EncoderState(RemoteState):
                 self.hooks,
                 method=method,
                 device=device,
-                keep_result="digests" if method == ENCODE else None,
+                keep_result=keep,
             )
         except ModelChangedError:
             loader_epoch.advance()
