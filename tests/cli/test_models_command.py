@@ -30,7 +30,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "own.safetensors").write_bytes(CONTENT)
     with ThreadWorker(StoringBackend(folder), takes_models=True) as worker:
         with connect(worker.url) as session:
-            session.push_model(tmp_path / "own.safetensors", FOLDER)
+            session.push_model(tmp_path / "own.safetensors", FOLDER, uploads=True)
         monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url)
         yield folder
 

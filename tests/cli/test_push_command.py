@@ -28,7 +28,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def push(monkeypatch: pytest.MonkeyPatch, worker: ThreadWorker, *arguments: str) -> int:
     monkeypatch.setenv("COMFY_GPU_OFFLOAD_URL", worker.url)
-    return main(["push", *arguments])
+    return main(["push", "--upload", *arguments])
 
 
 def storing(folder: Path, *, takes_models: bool = True) -> ThreadWorker:

@@ -84,7 +84,7 @@ def stop() -> None:
 
 
 def push(session: Session, file: Path, watch: Watch | None = None, name: str | None = None) -> None:
-    session.push_model(file, FOLDER, name, on_work=watch or Watch())
+    session.push_model(file, FOLDER, name, on_work=watch or Watch(), uploads=True)
 
 
 def assert_there(models: Path, file: Path, name: str = NAME) -> None:
@@ -148,7 +148,7 @@ def test_many_cuts(worker: ThreadWorker, file: Path, models: Path) -> None:
             proxy.break_after_up = proxy.up + 400_000
 
     with connect(proxy.url, retry_s=60) as session:
-        session.push_model(file, FOLDER, on_work=cut_next)
+        session.push_model(file, FOLDER, on_work=cut_next, uploads=True)
     assert not left
     assert_there(models, file)
 
@@ -290,7 +290,7 @@ def test_wrong_places_are_refused_by_name(
     worker: ThreadWorker, file: Path, models: Path, folder: str, name: str, words: str
 ) -> None:
     with connect(worker.url) as session, pytest.raises(WorkerFaultError, match=words):
-        session.push_model(file, folder, name)
+        session.push_model(file, folder, name, uploads=True)
     assert list(models.iterdir()) == []
 
 

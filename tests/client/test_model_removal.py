@@ -41,7 +41,7 @@ def session(worker: ThreadWorker, tmp_path: Path) -> Iterator[Session]:
     file = tmp_path / NAME
     file.write_bytes(CONTENT)
     with connect(worker.url, retry_s=30) as made:
-        made.push_model(file, FOLDER)
+        made.push_model(file, FOLDER, uploads=True)
         yield made
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..backends.base import ModelFileError
 from ..backends.weight_files import check_weight_file
 from ..client.connect import connect_from
+from ..client.model_files import PUSHED
 from ..config.findings import checked_settings
 from ..errors import ConfigError, ModelPushError
 from ..protocol.messages import MODULE_FOLDERS
@@ -34,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "FILE lies in here, if that has such a name)",
     )
     parser.add_argument("--name", type=short_text(200), help="its name at the worker (default: as here)")
+    parser.add_argument(
+        "--upload",
+        action="store_true",
+        help="send the file even where the worker could fetch it from the site that has it, by its hash",
+    )
     parser.epilog = (
         "The worker is the one in COMFY_GPU_OFFLOAD_URL, or the endpoint in RUNPOD_ENDPOINT_ID. A push that was "
         "interrupted goes on from where it was when the command is given again."
@@ -50,14 +56,23 @@ def run(options: argparse.Namespace) -> int:
     file: Path = options.file
     folder = options.folder or guessed_folder(file)
     _refuse_damaged(file)
-    with ByteProgress() as line, connect_from(checked_settings()) as session:
+    settings = checked_settings()
+    with ByteProgress() as line, connect_from(settings) as session:
         try:
-            session.push_model(file, folder, options.name, on_work=line.show)
+            found = session.push_model(
+                file,
+                folder,
+                options.name,
+                on_work=line.show,
+                uploads=options.upload,
+                civitai_token=settings.civitai_token,
+            )
         except KeyboardInterrupt:
             line.end()
             print(f"Stopped. The worker keeps what it has of {file.name}: the same command goes on from there.")
             return INTERRUPTED
-    print(f"{options.name or file.name} is at the worker now, in {folder}.")
+    origin = "" if found.source == PUSHED else f" It came from {found.source}: nothing was uploaded."
+    print(f"{found.name} is at the worker now, in {found.folder}.{origin}")
     return 0
 
 

@@ -32,7 +32,7 @@ from .handshake import Handshake
 from .kept_results import KeptResult
 from .model_call import ModelCall, ModelRun
 from .model_downloads import FetchedModel, OnFetchProgress, WantedModel
-from .model_files import ModelFiles, OnWork
+from .model_files import ModelFiles, OnWork, PushPlace
 from .offload_estimate import OffloadEstimate, OffloadEstimator, RunShape
 from .options import SessionOptions
 from .remote_model import RemoteModel
@@ -154,31 +154,6 @@ class Session:
         self._policy.probe_link_early()
         return RemoteModel(self, description, details, check=check)
 
-    def push_model(
-        self,
-        path: str | Path,
-        folder: str,
-        name: str | None = None,
-        *,
-        on_work: OnWork = lambda *_: None,
-        check: Check | None = None,
-    ) -> None:
-        """Send a model file of this machine to the worker, or what it lacks of it.
-
-        Args:
-            path: of a .safetensors or .gguf file.
-            folder: ComfyUI's name of the folder that it is for, e.g. ``diffusion_models``.
-            name: that it gets there; its own by default.
-            on_work: takes what is being done, and the bytes that are done, of so many.
-            check: called several times a second; what it raises ends the push, which can be continued later.
-
-        Raises:
-            ModelPushError: the file cannot be read or is changed meanwhile, or the worker takes no files.
-            TransportError: the worker could not be reached for as long as the retry policy says.
-            WorkerFaultError: it refused the file.
-        """
-        self._files.push(Path(path), folder, name, on_work, check)
-
     def fetch_model(
         self,
         source: str,
@@ -203,6 +178,33 @@ class Session:
             TransportError: the worker cannot be reached.
         """
         return self._files.fetch(WantedModel(source, **choices), on_progress, check)
+
+    def push_model(
+        self,
+        path: str | Path,
+        folder: str,
+        name: str | None = None,
+        *,
+        on_work: OnWork = lambda *_: None,
+        check: Check | None = None,
+        **choices: Any,
+    ) -> FetchedModel:
+        """Bring a model file of this machine to the worker: from its origin if that is known, else by sending it.
+
+        Args:
+            path: of a .safetensors or .gguf file.
+            folder: ComfyUI's name of the folder that it is for, e.g. ``diffusion_models``.
+            name: that it gets there; its own by default.
+            on_work: takes what is being done, and the bytes that are done, of so many.
+            check: called several times a second; what it raises ends the push, which can be continued later.
+            choices: further fields of `PushPlace`: ``uploads=True`` sends the file in any case.
+
+        Raises:
+            ModelPushError: the file cannot be read or is changed meanwhile, or the worker takes no files.
+            TransportError: the worker could not be reached for as long as the retry policy says.
+            WorkerFaultError: it refused the file.
+        """
+        return self._files.push(Path(path), PushPlace(folder, name, **choices), on_work, check)
 
     def remove_model(self, folder: str, name: str, *, check: Check | None = None) -> None:
         """Remove a file that a client brought to the worker; if it is loaded there, it leaves memory first.
