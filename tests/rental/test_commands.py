@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.rental.command_process import BEFORE, Place
 from tests.support.faults import Fault
 from tests.support.runpod_cloud import PodPlan, RunpodCloud
 
+from comfy_gpu_offload.cli.main import main
 from comfy_gpu_offload.client.connect import connect_from
 from comfy_gpu_offload.config.settings import Settings, load_settings, variable
 from comfy_gpu_offload.digits import model, sampling
@@ -160,6 +162,37 @@ def test_a_wrong_key_is_said_and_not_shown(
     assert "WRONG0123456789" not in process.output
 
 
+def test_a_key_in_a_misnamed_file_is_found(empty: Place) -> None:
+    empty.env["RUNPOD_API_KEY"] = ""
+    (empty.folder / ".env.txt").write_text("RUNPOD_API_KEY=rpa_X0123456789\n")
+    assert ".env.txt is not read" in empty.run("up", "--yes", status=2)
+
+
 def test_nobody_is_asked_where_nobody_is(empty: Place) -> None:
     assert "add --yes" in empty.run("up", status=2)
     assert empty.cloud.asked == []
+
+
+@pytest.mark.parametrize("answer", ["n", "", "yess", None])
+def test_anything_but_yes_rents_nothing(empty: Place, monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
+    for name, value in empty.env.items():
+        if name.startswith(("RUNPOD_", "COMFY_GPU_OFFLOAD_")):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(empty.folder)
+    monkeypatch.setattr("sys.stdin", Terminal())
+
+    def reply(question: str) -> str:
+        assert "Rent it?" in question
+        if answer is None:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr("builtins.input", reply)
+    assert main([*UP[:1], *UP[2:]]) == 1
+    assert empty.cloud.count("POST", "/pods") == 0
+    assert empty.rentals == ()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

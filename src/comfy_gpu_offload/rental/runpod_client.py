@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..config.findings import told_with_errors
 from ..config.settings import Settings
 from ..runpod.rest.client import RestClient
 from ..runpod.rest.options import RestOptions
@@ -15,6 +16,7 @@ def runpod_client(settings: Settings) -> RestClient:
     """Return a client with the key and the addresses of `settings`.
 
     Raises:
-        ConfigError: there is no key.
+        ConfigError: there is no key; says where one may have been meant to stand, as in a file `.env.txt`.
     """
-    return RestClient.of(settings, options=_OPTIONS)
+    with told_with_errors():
+        return RestClient.of(settings, options=_OPTIONS)
