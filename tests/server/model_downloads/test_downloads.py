@@ -33,7 +33,7 @@ from comfy_gpu_offload.server.model_store import incoming_file
 from comfy_gpu_offload.server.model_store.incoming_file import IncomingFile
 from comfy_gpu_offload.server.model_store.placement import Place
 from comfy_gpu_offload.server.model_store.provenance import origin_of
-from comfy_gpu_offload.server.model_store.refusals import DiskFullError, RefusedFileError
+from comfy_gpu_offload.server.model_store.refusals import DiskFullError, ModelStoreError, RefusedFileError
 
 DATA = safetensors_file(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -213,6 +213,23 @@ def test_an_address_without_a_strong_tag_is_read_anew(
     assert all("range" not in asked.headers for asked in hub.asked)
 
 
+@pytest.mark.parametrize("length", ["1" * 5000, "-1", "1e3", str(10**17)])
+def test_an_impossible_length_ends_in_a_refusal(
+    hub: ModelHub, backend: FolderBackend, downloads: Downloads, length: str
+) -> None:
+    def lie(exchange: Exchange) -> bool:
+        exchange.begin(200, None, **{"Content-Length": length})
+        exchange.wfile.write(DATA[:1000])
+        return True
+
+    hub.files["vae/x.safetensors"] = hub.keep(DATA)
+    hub.site_faults += [lie] * 20
+    with pytest.raises(ModelStoreError) as refused:
+        fetch(downloads, f"{hub.url}/plain/vae/x.safetensors")
+    assert fault_of(refused.value).code != "internal"
+    assert files(backend) == {}
+
+
 def test_storage_without_ranges_is_read_anew(hub: ModelHub, backend: FolderBackend, downloads: Downloads) -> None:
     stored = hub.store(PATH, DATA)
     hub.ranges = False
@@ -238,11 +255,14 @@ def test_a_file_that_was_replaced_meanwhile_is_read_anew(
     assert files(backend)["vae/x.safetensors"] == newer
 
 
-def test_a_wrong_range_is_not_used(hub: ModelHub, backend: FolderBackend, downloads: Downloads) -> None:
+@pytest.mark.parametrize("status", [206, 416])
+def test_a_wrong_range_is_not_used(
+    hub: ModelHub, backend: FolderBackend, downloads: Downloads, status: int
+) -> None:
     stored = hub.store(PATH, DATA)
 
     def other_range(exchange: Exchange) -> bool:
-        exchange.begin(206, 10, **{"Content-Range": f"bytes 0-9/{len(DATA)}"})
+        exchange.begin(status, 10, **{"Content-Range": f"bytes 0-9/{len(DATA)}"})
         exchange.wfile.write(DATA[:10])
         return True
 

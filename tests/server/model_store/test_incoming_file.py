@@ -52,7 +52,7 @@ def test_a_file_of_unknown_size_and_hash_comes_too(place: Place) -> None:
 def test_a_part_is_continued_with_its_hash(place: Place, cut: int) -> None:
     with IncomingFile(place, SHA256, len(DATA)) as file:
         file.write(DATA[:cut])
-    assert names(place) == [file.part.name]
+    assert names(place) == ([file.part.name] if cut else [])
     with IncomingFile(place, SHA256, len(DATA)) as file:
         assert file.received == cut
         file.write(DATA[cut:])
@@ -148,7 +148,7 @@ def test_a_link_in_the_files_place_is_not_followed(place: Place, tmp_path: Path)
 def test_a_link_in_the_parts_place_is_not_followed(place: Place, tmp_path: Path) -> None:
     with IncomingFile(place, SHA256) as file:
         pass
-    file.part.unlink()
+    assert not file.part.exists()
     file.part.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RefusedFileError, match="cannot write"):
         IncomingFile(place, SHA256)

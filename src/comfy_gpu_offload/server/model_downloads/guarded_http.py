@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from time import time
@@ -68,7 +69,7 @@ class Answer:
 
 
 class GuardedHttp:
-    """Requests to allowed hosts alone. Thread-safe: it holds no connection.
+    """Requests to allowed hosts alone. Thread-safe: it holds no connection, and TLS contexts are.
 
     Args:
         hosts: that may be asked.
@@ -78,6 +79,10 @@ class GuardedHttp:
     def __init__(self, hosts: AllowedHosts, ca_file: Path | None = None) -> None:
         self._hosts = hosts
         self._ca_file = ca_file
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return tls_context(self._ca_file)  # 30 ms
 
     @contextmanager
     def get(
@@ -113,7 +118,9 @@ class GuardedHttp:
 
     @contextmanager
     def _hop(self, address: WebAddress, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
-        with closing(self._connection(address.place)) as connection:
+        with _broken(address.place):
+            made = self._connection(address.place)
+        with closing(made) as connection:
             with _broken(address.place):
                 connection.request(
                     "GET", address.target, headers=headers, preload_content=False, decode_content=False
@@ -142,8 +149,7 @@ class GuardedHttp:
 
         if not place.is_encrypted:
             return Plain(place.host, place.tcp_port, timeout=_SILENCE_S)
-        tls = tls_context(self._ca_file)
-        return Encrypted(place.host, place.tcp_port, timeout=_SILENCE_S, ssl_context=tls)
+        return Encrypted(place.host, place.tcp_port, timeout=_SILENCE_S, ssl_context=self._tls)
 
     def _connect(self, place: Address) -> socket.socket:
         """Return a connection to `place`. Its name is looked up once, and what was checked is connected to.

@@ -27,7 +27,8 @@ _FIRST_S, _LONGEST_S = 1.0, 30.0
 # A site that asks for more is told to the user in place of waiting.
 _LONGEST_ASKED_S = 600.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _RANDOM = SystemRandom()
 
 
@@ -226,7 +227,7 @@ def _linked_sha256(headers: Mapping[str, str]) -> str | None:
 
 def _size_of(answer: Answer) -> int | None:
     text = answer.headers.get("Content-Length", "")
-    return int(text) if answer.status == 200 and text.isascii() and text.isdigit() else None
+    return int(text) if answer.status == 200 and _LENGTH.fullmatch(text) else None
 
 
 def _begin_of(answer: Answer) -> int | None:

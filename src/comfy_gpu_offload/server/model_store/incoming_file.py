@@ -164,8 +164,12 @@ class IncomingFile:
         self.close()
 
     def close(self) -> None:
-        """Leave the part as it is, to be continued later. Further calls do nothing."""
+        """Leave the part as it is, to be continued later, unless it is empty. Further calls do nothing."""
         if self._handle >= 0:
+            is_empty = self._lock is not None and not self.received
+            if is_empty and os.name != "nt":  # where an open file cannot be removed
+                with suppress(OSError):
+                    self.part.unlink()
             os.close(self._handle)
             self._handle = -1
         if self._lock is not None:
