@@ -179,10 +179,8 @@ def test_model_folders_lie_on_both_mount_points() -> None:
     config = yaml.safe_load((ROOT / "worker" / "extra_model_paths.yaml").read_text())
     assert [section["base_path"] for section in config.values()] == ["/runpod-volume/models", "/workspace/models"]
     for section in config.values():
-        assert section.keys() == {
-            "base_path",
-            *("diffusion_models", "checkpoints", "controlnet", "text_encoders", "vae"),
-        }
+        others = {"text_encoders", "vae", "vae_approx", "clip_vision", "upscale_models", "audio_encoders"}
+        assert section.keys() == {"base_path", "diffusion_models", "checkpoints", "controlnet", *others}
         assert all(isinstance(folders, str) for folders in section.values())
 
 
