@@ -20,6 +20,9 @@ NODES = {
     "RemoteTripleCLIPLoader": "Remote Triple CLIP Loader",
     "RemoteQuadrupleCLIPLoader": "Remote Quadruple CLIP Loader",
     "RemoteVAELoader": "Remote VAE Loader",
+    "RemoteCLIPVisionLoader": "Remote CLIP Vision Loader",
+    "RemoteUpscaleModelLoader": "Remote Upscale Model Loader",
+    "RemoteAudioEncoderLoader": "Remote Audio Encoder Loader",
     "RemoteSampler": "Remote Sampler",
 }
 
@@ -55,6 +58,12 @@ def test_the_loader_follows_the_contract(comfyui: ComfyUI) -> None:
     assert list(given) == ["use_runpod", "weight_dtype", "model_name"]
     assert list(inputs(comfyui, "RemoteControlNetLoader")) == ["use_runpod", "control_net_name"]
     assert list(inputs(comfyui, "RemoteVAELoader")) == ["use_runpod", "vae_name"]
+    assert list(inputs(comfyui, "RemoteCLIPVisionLoader")) == ["use_runpod", "clip_name"]
+    assert comfyui.api.object_info("RemoteCLIPVisionLoader")["output"] == ["CLIP_VISION"]
+    assert list(inputs(comfyui, "RemoteUpscaleModelLoader")) == ["use_runpod", "model_name"]
+    assert comfyui.api.object_info("RemoteUpscaleModelLoader")["output"] == ["UPSCALE_MODEL"]
+    assert list(inputs(comfyui, "RemoteAudioEncoderLoader")) == ["use_runpod", "audio_encoder_name"]
+    assert comfyui.api.object_info("RemoteAudioEncoderLoader")["output"] == ["AUDIO_ENCODER"]
     assert comfyui.api.object_info("RemoteModelLoader")["output"] == ["MODEL"]
     assert given["use_runpod"][0] == "BOOLEAN"
     assert given["use_runpod"][1]["default"] is True

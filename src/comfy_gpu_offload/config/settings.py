@@ -112,8 +112,8 @@ class Settings(BaseSettings):
         ca_file: certificates to trust besides the system's, for a worker with one of its own.
         compression: one of `codec_names.COMPRESSIONS`. `auto` uses the lossless encoding with the shortest step, by
             what the session measures.
-        pictures: ``8-bit`` lets VAEs at the worker send pictures as 8-bit values, which is what is saved of them;
-            ``exact`` sends all bits.
+        pictures: ``8-bit`` lets VAEs and upscale models at the worker send pictures as 8-bit values, which is what
+            is saved of them; ``exact`` sends all bits.
         connect_timeout_s, call_timeout_s, load_timeout_s: for a connection, a call, the loading of a model.
         silence_s: how long a connection may stay open with nothing on it, not even a sign of life, until a call is
             made again on another.

@@ -7,7 +7,9 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..comfyui.client.changes import loaded_code
 from . import findings_route, routes
+from .audio_encoder_loader import RemoteAudioEncoderLoader
 from .checkpoint_loader import RemoteCheckpointLoader
+from .clip_vision_loader import RemoteCLIPVisionLoader
 from .control_net_loader import RemoteControlNetLoader
 from .model_loader import RemoteModelLoader
 from .sampler import RemoteSampler
@@ -17,6 +19,7 @@ from .text_encoder_loaders import (
     RemoteQuadrupleCLIPLoader,
     RemoteTripleCLIPLoader,
 )
+from .upscale_model_loader import RemoteUpscaleModelLoader
 from .vae_loader import RemoteVAELoader
 
 
@@ -34,6 +37,9 @@ class RemoteNodes(ComfyExtension):  # type: ignore[misc]  # ComfyUI is untyped
             RemoteTripleCLIPLoader,
             RemoteQuadrupleCLIPLoader,
             RemoteVAELoader,
+            RemoteCLIPVisionLoader,
+            RemoteUpscaleModelLoader,
+            RemoteAudioEncoderLoader,
             RemoteSampler,
         ]
 

@@ -74,6 +74,9 @@ def test_the_lists_of_this_machine(loader: Any) -> None:
         "control_nets": ("edges.safetensors",),
         "text_encoders": (),
         "vaes": (),
+        "clip_visions": (),
+        "upscale_models": (),
+        "audio_encoders": (),
     }
 
 

@@ -22,8 +22,12 @@ ENTRIES = (
     ModelEntry(name="checkpoints/b.safetensors", folder="checkpoints", size_bytes=1),
     ModelEntry(name="sd.safetensors", folder="vae", size_bytes=1),
     ModelEntry(name="taesd", folder="vae_approx", size_bytes=1),
-    # Of a kind that later releases may have.
+    ModelEntry(name="h.safetensors", folder="clip_vision", size_bytes=1),
+    ModelEntry(name="checkpoints/b.safetensors", folder="clip_vision", size_bytes=1),
+    ModelEntry(name="4x.pth", folder="upscale_models", size_bytes=1),
     ModelEntry(name="speech.safetensors", folder="audio_encoders", size_bytes=1),
+    # Of a kind that later releases may have.
+    ModelEntry(name="style.safetensors", folder="style_models", size_bytes=1),
 )
 LISTS = {
     "models": ("a.safetensors", "checkpoints/b.safetensors"),
@@ -31,6 +35,9 @@ LISTS = {
     "control_nets": ("edges.safetensors",),
     "text_encoders": ("clip_l.safetensors",),
     "vaes": ("sd.safetensors", "taesd"),
+    "clip_visions": ("h.safetensors", "checkpoints/b.safetensors"),
+    "upscale_models": ("4x.pth",),
+    "audio_encoders": ("speech.safetensors",),
 }
 HERE = {
     "models": ("here.safetensors",),
@@ -38,6 +45,9 @@ HERE = {
     "control_nets": (),
     "text_encoders": (),
     "vaes": (),
+    "clip_visions": (),
+    "upscale_models": (),
+    "audio_encoders": (),
 }
 
 

@@ -137,7 +137,7 @@ def new_token() -> str:
 def write_models_yaml(folder: Path) -> Path:
     """Write an extra_model_paths.yaml for models in `folder`."""
     yaml = folder / "extra_model_paths.yaml"
-    kinds = ("checkpoints", "diffusion_models", "loras", "controlnet", "text_encoders", "vae")
+    kinds = ("checkpoints", "diffusion_models", "loras", "controlnet", "text_encoders", "vae", "upscale_models")
     yaml.write_text("\n".join(["tests:", f"  base_path: {folder}", *(f"  {kind}: {kind}" for kind in kinds), ""]))
     return yaml
 

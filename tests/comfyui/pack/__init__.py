@@ -126,6 +126,27 @@ class OffloadTestSaveLatent:
         return {}
 
 
+class OffloadTestSaveImage:
+    """Writes an IMAGE to ``<output folder>/<name>.safetensors``, as it is."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("IMAGE",), "name": ("STRING", {"default": "image"})}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        """Never equal to itself, as `OffloadTestSaveLatent.IS_CHANGED`."""
+        return float("nan")
+
+    def save(self, image: torch.Tensor, name: str) -> dict[str, Any]:
+        return OffloadTestSaveLatent().save({"samples": image}, name)
+
+
 class OffloadTestSamplerName:
     """A sampler's name, from an output whose type is the list of names."""
 
@@ -198,6 +219,7 @@ NODE_CLASS_MAPPINGS = {
         OffloadTestImage,
         OffloadTestLatent,
         OffloadTestSamplerName,
+        OffloadTestSaveImage,
         OffloadTestSaveLatent,
         OffloadTestSeveralLists,
         OffloadTestTextEncoder,

@@ -31,6 +31,7 @@ from comfy.ldm.wan.model import WanModel  # noqa: E402
 from comfy.t2i_adapter.adapter import Adapter_light  # noqa: E402
 from comfy.taesd.taesd import TAESD  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from spandrel.architectures.Compact import Compact  # noqa: E402
 
 try:
     from comfy.ldm.lightricks.av_model import LTXAVModel
@@ -234,6 +235,14 @@ def vae() -> Weights:
     return {name: tensor.contiguous() for name, tensor in random_weights(made, 13)}
 
 
+def upscaler() -> Weights:
+    """Return an upscale model with small weights: ComfyUI cuts its pictures off at 0 and 1."""
+    torch.manual_seed(23)
+    return {
+        key: value.contiguous() for key, value in Compact(num_feat=8, num_conv=2, upscale=2).state_dict().items()
+    }
+
+
 def random_weights(model: torch.nn.Module, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Draw weights that keep the size of activations: results are finite, and depend on all of them."""
     generator = torch.Generator().manual_seed(seed)
@@ -401,6 +410,7 @@ def main() -> None:
         "controlnet/sd3.safetensors": by_diffusers_names(weights(control_mmdit(), 11, torch.float32)),
         "controlnet/adapter.safetensors": weights(adapter_net(), 12, torch.float16),
         "vae/small.safetensors": vae(),
+        "upscale_models/twice.safetensors": upscaler(),
         "loras/mmdit-lora.safetensors": lora(128, "diffusion_model.joint_blocks.0.x_block.attn.proj"),
     }
     files |= adapters()

@@ -29,7 +29,7 @@ from ..wire.text_encoder_calls import PREFIX as ENCODER_PREFIX
 from . import loader_epoch
 from .file_data_cache import FileDataCache
 from .model_list_cache import KeptLists
-from .model_lists import CHECKPOINTS, CONTROL_NETS, MODELS, TEXT_ENCODERS, VAES, Lists, WorkerLists
+from .model_lists import Lists, WorkerLists
 from .patcher import RemoteModelPatcher, remote_patcher
 from .remote_control_net import RemoteControlNet
 from .remote_vae import RemoteVae
@@ -37,18 +37,8 @@ from .worker_sessions import Sessions
 
 
 def _lists_here() -> Lists:
-    models = importlib.import_module("..installation.diffusion_model_files", __package__)
-    nets = importlib.import_module("..installation.control_net_files", __package__)
-    encoders = importlib.import_module("..installation.text_encoder_files", __package__)
-    vaes = importlib.import_module("..installation.vae_files", __package__)
-    checkpoints = importlib.import_module("..installation.checkpoint_files", __package__)
-    return {
-        MODELS: tuple(file.name for file in models.DIFFUSION_MODELS.list_files()),
-        CONTROL_NETS: tuple(file.name for file in nets.CONTROL_NETS.list_files()),
-        TEXT_ENCODERS: tuple(file.name for file in encoders.TEXT_ENCODERS.list_files()),
-        CHECKPOINTS: tuple(file.name for file in checkpoints.CHECKPOINTS.list_files()),
-        VAES: tuple(file.name for file in vaes.VAES.list_files()),
-    }
+    files: Lists = importlib.import_module(".lists_here", __package__).lists_here()
+    return files
 
 
 logger = logging.getLogger(__name__)
@@ -121,7 +111,7 @@ def load_remote_clip(names: Sequence[str], choice: str, device: str) -> Any:
     options = [(TYPE, encoders.clip_type_name(choice)), *([(DEVICE, CPU)] if device == CPU else [])]
     first, *further = names
     fields = {"name": ENCODER_PREFIX + first, "files": tuple(further), "options": tuple(options)}
-    _, remote = _loaded_module(made(ModelRef, fields))
+    _, remote = remote_module(made(ModelRef, fields))
     return client.remote_clip(remote, _file_data)
 
 
@@ -132,7 +122,7 @@ def load_remote_vae(name: str) -> RemoteVae:
     Raises:
         OffloadError: no worker is configured, it cannot be reached, or it cannot load the VAE.
     """
-    _, remote = _loaded_module(made(ModelRef, {"name": vae_calls.PREFIX + name}))
+    _, remote = remote_module(made(ModelRef, {"name": vae_calls.PREFIX + name}))
     return RemoteVae(remote, eight_bit=checked_settings().pictures == "8-bit")
 
 
@@ -159,7 +149,7 @@ def load_remote_checkpoint(name: str) -> tuple[RemoteModelPatcher, Any, Any]:
 def _part_of_checkpoint(name: str) -> RemoteModel | None:
     """Return a part of a checkpoint, whose model the worker has loaded; None if the file lacks the part."""
     try:
-        return _loaded_module(made(ModelRef, {"name": name}))[1]
+        return remote_module(made(ModelRef, {"name": name}))[1]
     except UnknownModelError:
         return None
 
@@ -169,7 +159,12 @@ def _loaded(name: str, weight_dtype: str = "default") -> tuple[Session, RemoteMo
     return _opened(ref, lambda session, check: session.model(name, weight_dtype, check=check))
 
 
-def _loaded_module(ref: ModelRef) -> tuple[Session, RemoteModel]:
+def remote_module(ref: ModelRef) -> tuple[Session, RemoteModel]:
+    """Return the worker's module of that reference, and the session that it was loaded in.
+
+    Raises:
+        OffloadError: no worker is configured, it cannot be reached, or it cannot load the module.
+    """
     return _opened(ref, lambda session, check: session.module(ref, check=check))
 
 

@@ -18,9 +18,12 @@ from ...transport.base import Check
 from ..installation import release
 from ..installation.folder_names import (
     APPROXIMATE_VAE_FOLDER,
+    AUDIO_ENCODER_FOLDER,
     CHECKPOINT_FOLDER,
+    CLIP_VISION_FOLDER,
     CONTROL_NET_FOLDER,
     TEXT_ENCODER_FOLDER,
+    UPSCALE_MODEL_FOLDER,
     VAE_FOLDER,
 )
 from .model_list_cache import KeptLists
@@ -38,6 +41,9 @@ CONTROL_NETS = "control_nets"
 TEXT_ENCODERS = "text_encoders"
 CHECKPOINTS = "checkpoints"
 VAES = "vaes"
+CLIP_VISIONS = "clip_visions"
+UPSCALE_MODELS = "upscale_models"
+AUDIO_ENCODERS = "audio_encoders"
 # The lists that the files of a worker's folder are in; those of folders that are not known here are in none.
 _LISTS_OF: Mapping[str, tuple[str, ...]] = {
     "diffusion_models": (MODELS,),
@@ -47,8 +53,11 @@ _LISTS_OF: Mapping[str, tuple[str, ...]] = {
     TEXT_ENCODER_FOLDER: (TEXT_ENCODERS,),
     VAE_FOLDER: (VAES,),
     APPROXIMATE_VAE_FOLDER: (VAES,),
+    CLIP_VISION_FOLDER: (CLIP_VISIONS,),
+    UPSCALE_MODEL_FOLDER: (UPSCALE_MODELS,),
+    AUDIO_ENCODER_FOLDER: (AUDIO_ENCODERS,),
 }
-KINDS = (MODELS, CONTROL_NETS, TEXT_ENCODERS, CHECKPOINTS, VAES)
+KINDS = (MODELS, CONTROL_NETS, TEXT_ENCODERS, CHECKPOINTS, VAES, CLIP_VISIONS, UPSCALE_MODELS, AUDIO_ENCODERS)
 
 # Shorter than a run's, because a user waits for the list.
 _RETRY_S = 3.0

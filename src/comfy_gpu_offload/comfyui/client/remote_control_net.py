@@ -14,7 +14,8 @@ import torch
 from ...client.remote_model import RemoteModel
 from ...errors import MessageError, RemoteControlNetError
 from ...io.buffers import on_host
-from ..wire.control_data import PREFIX, PREPROCESSING, pack_hint
+from ..wire.control_data import PREFIX, PREPROCESSING
+from ..wire.picture_values import pack_picture
 from .control_payload import RemoteControl, chain_of
 from .stand_in import RemoteDiffusionModel
 
@@ -192,7 +193,7 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
 
     def _pack(self) -> torch.Tensor:
         if self._image is None:
-            self._image = pack_hint(self.cond_hint_original)
+            self._image = pack_picture(self.cond_hint_original)
         return self._image
 
     def _encode(self, width: int, height: int) -> torch.Tensor:
@@ -206,7 +207,7 @@ class RemoteControlNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # C
             )
             image = PREPROCESSING[self.facts.preprocessing](image)
             loaded = comfy.model_management.loaded_models(only_currently_used=True)
-            self._encoded[width, height] = pack_hint(self.vae.encode(image.movedim(1, -1)))
+            self._encoded[width, height] = pack_picture(self.vae.encode(image.movedim(1, -1)))
             comfy.model_management.load_models_gpu(loaded)
         return self._encoded[width, height]
 

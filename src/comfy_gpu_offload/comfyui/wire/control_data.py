@@ -16,8 +16,7 @@ from typing import Any, Self
 import torch
 
 from ...backends.base import ModelRunError
-from ...io.buffers import on_host
-from ...io.strides import moved, with_strides
+from .picture_values import unpack_picture
 
 # Before the name of a ControlNet's file, in a request for the module.
 PREFIX = "controlnet:"
@@ -35,10 +34,8 @@ _MAX_SIDE = 16_384
 _MAX_VALUES = 2**30
 _MAX_MASKS = 8
 _MAX_TYPES = 64
-_BYTE = 255.0
 # Set by an older release in pictures whose channels are the last dimension.
 _FORMER = "channels_last"
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class AppliedNet:
     @property
     def picture(self) -> torch.Tensor:
         """Return the hint as the control net takes it."""
-        return unpack_image(self.hint)
+        return unpack_picture(self.hint)
 
 
 @dataclass(frozen=True)
@@ -147,23 +144,6 @@ def remote_net_fields(control: Any) -> dict[str, Any] | None:
     if not isinstance(control, dict) or KEY not in control:
         return None
     return dict(_mapping(control[KEY]))
-
-
-def pack_hint(image: torch.Tensor) -> torch.Tensor:
-    """Return an `AppliedNet`'s `hint`: as uint8 where that loses nothing, as with a picture read from a file."""
-    image = on_host(image)
-    if image.dtype is not torch.float32 or not bool(image.isfinite().all()):
-        return image
-    codes = with_strides((image * _BYTE).round().clamp(0, _BYTE).to(torch.uint8), image.stride())
-    return codes if torch.equal(unpack_image(codes), image) else image
-
-
-def unpack_image(hint: torch.Tensor) -> torch.Tensor:
-    """Return 255ths as numbers, strides kept. On the CPU: a GPU multiplies by the reciprocal."""
-    if hint.dtype is not torch.uint8:
-        return hint
-    codes = moved(hint, _CPU)
-    return with_strides(codes.float() / _BYTE, codes.stride())
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

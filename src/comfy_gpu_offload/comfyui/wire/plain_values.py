@@ -20,7 +20,7 @@ def to_plain(value: Any, depth: int = 0) -> Any:
     """Return the same tree with ComfyUI's containers as dicts; anything else stays as it is."""
     if depth > MAX_DEPTH:
         return value
-    kind = _KINDS.get((type(value).__module__, type(value).__name__))
+    kind = _kind_of(value)
     if kind is not None:
         content = list(value.tensors) if kind == _NESTED else vars(value)
         return {_KIND: kind, _FIELD[kind]: to_plain(content, depth + 1)}
@@ -29,6 +29,12 @@ def to_plain(value: Any, depth: int = 0) -> Any:
     if type(value) in {list, tuple}:
         return type(value)(to_plain(item, depth + 1) for item in value)
     return value
+
+
+def _kind_of(value: Any) -> str | None:
+    """Return the kind of one of ComfyUI's containers, or of one derived from it; None for another value."""
+    names = ((kind.__module__, kind.__name__) for kind in type(value).__mro__)
+    return next((_KINDS[name] for name in names if name in _KINDS), None)
 
 
 def from_plain(value: Any) -> Any:

@@ -61,7 +61,9 @@ class ModelRef(MessagePart):
 
 
 # ComfyUI's names of folders whose files are no diffusion models.
-MODULE_FOLDERS = frozenset({"controlnet", "text_encoders", "vae", "vae_approx", "clip_vision"})
+MODULE_FOLDERS = frozenset(
+    {"controlnet", "text_encoders", "vae", "vae_approx", "clip_vision", "upscale_models", "audio_encoders"}
+)
 
 
 class ModelEntry(MessagePart, extra="ignore"):

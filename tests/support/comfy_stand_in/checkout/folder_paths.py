@@ -6,7 +6,7 @@ folder_names_and_paths: dict[str, tuple[list[str], set[str]]] = {
     name: ([], {".safetensors", ".ckpt", ".pt"})
     for name in (
         *("diffusion_models", "checkpoints", "controlnet", "loras", "text_encoders", "vae", "clip_vision"),
-        *("vae_approx", "custom_nodes"),
+        *("vae_approx", "upscale_models", "audio_encoders", "custom_nodes"),
     )
 }
 user_directory = ""

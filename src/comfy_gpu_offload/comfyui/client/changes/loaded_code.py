@@ -37,6 +37,8 @@ from .source_names import names_in_source, stored_names
 _PREFIXES = ("comfy.ldm.", "comfy.ops", "comfy.rmsnorm", "comfy.quant_ops", "comfy.lora", "comfy.weight_adapter")
 # Text encoders have these too.
 ENCODERS = ("comfy.sd1_clip", "comfy.sdxl_clip", "comfy.clip_model", "comfy.text_encoders.")
+# And encoders of pictures these.
+IMAGE_ENCODERS = ("comfy.clip_vision", "comfy.clip_model", "comfy.image_encoders.")
 _SAMPLING = frozenset(
     {
         "comfy.model_base",
@@ -200,12 +202,12 @@ class UsedCode:
         return list(chain.from_iterable(map(_VALUES, self._spaces)))
 
 
-def of_network(network: nn.Module, *further: type, prefixes: tuple[str, ...] = ()) -> UsedCode:
+def of_network(network: nn.Module, *further: ModuleType | type, prefixes: tuple[str, ...] = ()) -> UsedCode:
     """Return the code that a network runs.
 
     Args:
         network: the skeleton's network.
-        further: this package's classes in its place, which packs may replace methods of as well.
+        further: classes and modules around it, which packs may replace methods and functions of as well.
         prefixes: of the names of modules that this kind of network is made of, besides those of all kinds.
     """
     return UsedCode((*_owners(network, (*_PREFIXES, *prefixes)), *further))
@@ -224,7 +226,8 @@ def remember() -> None:
     To be called when all packs have been imported and no node has run: later changes are a node's.
     """
     for name, module in list(sys.modules.items()):
-        if (name.startswith((*_PREFIXES, *ENCODERS)) or name in _SAMPLING) and isinstance(module, ModuleType):
+        is_used = name.startswith((*_PREFIXES, *ENCODERS, *IMAGE_ENCODERS)) or name in _SAMPLING
+        if is_used and isinstance(module, ModuleType):
             _namespace(module)
             for kind in _classes_of(module):
                 _namespace(kind)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ....backends.base import ModelRunError
 from ....protocol.messages import ModelRef
+from .audio_encoder import AudioEncoder
 from .checkpoint_clip import CheckpointClip
 from .checkpoint_vae import CheckpointVae
+from .clip_vision import ClipVision
 from .control_net import ControlNet
 from .diffusion_model import DiffusionModel
 from .runnable_module import RunnableModule
 from .text_encoder import TextEncoder
+from .upscale_model import UpscaleModel
 from .vae import Vae
 
 KINDS: tuple[type[RunnableModule], ...] = (
@@ -19,6 +22,9 @@ KINDS: tuple[type[RunnableModule], ...] = (
     CheckpointClip,
     Vae,
     CheckpointVae,
+    ClipVision,
+    UpscaleModel,
+    AudioEncoder,
 )
 
 

@@ -14,6 +14,7 @@ from ....protocol.messages import ModelRef
 from ...installation.model_files import FileKind
 from ...installation.vae_files import VAES, LoadedVae, load_vae
 from ...wire.file_contents import FileContents
+from ...wire.picture_values import saved_values
 from ...wire.vae_calls import (
     ATTRIBUTES,
     CONTEXT,
@@ -203,7 +204,7 @@ class _VaeCall(MethodCall):
         if self.method in _DECODING:
             value = value.movedim(-1, 1)  # as the network has made it
             if context[EIGHT_BIT]:
-                return _levels(module.process_output(value.float()))
+                return saved_values(module.process_output(value.float()))
         return _narrowed(value, module.compute_dtype())
 
 
@@ -242,11 +243,6 @@ def _same(image: torch.Tensor) -> torch.Tensor:
 
 def _copied(image: torch.Tensor) -> torch.Tensor:
     return image * 1
-
-
-def _levels(picture: torch.Tensor) -> torch.Tensor:
-    """Return a picture's values from 0 to 1 as the whole numbers that Save Image makes of them: it cuts off."""
-    return (picture * 255.0).clamp(0, 255).to(torch.uint8)
 
 
 def _narrowed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
