@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -16,6 +17,7 @@ from ..io.tree import Record, Tree, first_tensor
 from ..protocol.messages import FORWARD, Keep, ModelDescription
 from ..transport.base import Check
 from .model_call import ModelCall, ModelRun, OnProgress, OnReceived
+from .model_methods import from_plain, methods_in
 from .offload_estimate import OffloadEstimate, RunShape, compute_of
 from .timings import CallTimings
 from .weight_patches import HookPatches, WeightPatches
@@ -215,10 +217,18 @@ class RemoteModel(nn.Module):
         """Return a context that does nothing. Pipelines announce conditional and unconditional calls by it."""
         return nullcontext()
 
+    def _method(self, name: str, ignored: frozenset[str], *args: Any, **kwargs: Any) -> Any:
+        """Call a method of a diffusers model; arguments that it ignores are not sent."""
+        sent = {key: value for key, value in kwargs.items() if key not in ignored}
+        return from_plain(self.patched(None, args, sent, method=name))
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
+            methods = methods_in(self.__dict__.get("details"))
+            if name in methods:
+                return partial(self._method, name, methods[name])
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r}: the model's layers and weights are on the worker"
             ) from None

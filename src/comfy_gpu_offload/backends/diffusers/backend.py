@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from ...io.tree import map_tensors
-from ...protocol.messages import ModelDescription, ModelEntry, ModelRef, SampleJob
+from ...protocol.messages import FORWARD, ModelDescription, ModelEntry, ModelRef, SampleJob
 from ..base import (
     Backend,
     BackendInfo,
@@ -38,6 +38,7 @@ from ..fingerprints import fingerprint
 from ..model_folders import SkipLog, Skips
 from ..resident_models import ResidentModels
 from ..weight_files import check_weight_file
+from .methods import METHODS, method, methods_of, plain
 from .model_files import DiffusersModel, choose_dtype, find_models, load
 
 DIGITS = "digits"
@@ -109,16 +110,25 @@ class DiffusersBackend(Backend):
         return {model.name: model for model in (*bundled, *found)}
 
     def describe(self, ref: ModelRef) -> Described:
-        """See `Backend`. Details: ``{"class": diffusers' class name, "config": the model's config}``."""
+        """See `Backend`. Details: ``{"class": the class's name, "config": the model's config, "methods": …}``."""
         loaded, _ = self._load(ref)
-        config = json.loads(json.dumps(dict(getattr(loaded.module, "config", {})), default=str))
+        own = getattr(loaded.module, "config", {})
+        given = own.to_dict() if hasattr(own, "to_dict") else dict(own)
+        config = json.loads(json.dumps(given, default=str))
         description = ModelDescription(
             ref=ref,
             fingerprint=loaded.fingerprint,
             compute_dtype=str(loaded.dtype).removeprefix("torch."),
         )
         public = {key: value for key, value in config.items() if key != "_name_or_path"}
-        return Described(description, {"class": type(loaded.module).__name__, "config": public})
+        details = {"class": type(loaded.module).__name__, "config": public, "methods": methods_of(loaded.module)}
+        return Described(description, details)
+
+    def refuse_modules(self, ref: ModelRef, method: str | None = None) -> None:
+        """See `Backend`. The methods of autoencoders are called by name; what else lacks them refuses the call."""
+        if method not in {None, FORWARD, *METHODS}:
+            raise ModelRunError(f"A diffusers worker calls no method {method!r:.80} of a model: use {FORWARD}.")
+        super().refuse_modules(ref)
 
     def forward(self, call: ModuleCall) -> Computed:
         """See `Backend`."""
@@ -127,7 +137,8 @@ class DiffusersBackend(Backend):
         started = perf_counter()
         with computing_for(self._device, call.autocast), model_errors(call.ref.name, torch.cuda.empty_cache):
             moved = on_device((call.args, dict(call.kwargs)), self._device)
-            result = _on_cpu(loaded.module(*moved[0], **moved[1]))
+            result = plain(method(loaded.module, call.method)(*moved[0], **moved[1]))
+            result = _on_cpu(result)
         return Computed(result, load_s, perf_counter() - started)
 
     def sample(

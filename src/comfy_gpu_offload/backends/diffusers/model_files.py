@@ -1,7 +1,8 @@
-"""Models of the diffusers library on disk: found in folders, and loaded."""
+"""Models of the libraries diffusers and transformers on disk: found in folders, and loaded."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -19,8 +20,9 @@ from safetensors import SafetensorError
 
 from ..base import ModelFileError, ModelNotFoundError, ModelRunError
 from ..model_folders import FoundFile, Skips, files_in, is_offerable
-from .weight_choice import INDEX, WEIGHTS, stored_dtype, taken
+from .weight_choice import INDEX, STANDARD, TRANSFORMERS_WEIGHTS, WEIGHTS, stored_dtype, taken
 
+_DIFFUSERS, _TRANSFORMERS = "diffusers", "transformers"
 _CONFIG = "config.json"
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
@@ -29,13 +31,32 @@ _MAX_CONFIG_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True)
+class ModelClass:
+    """A class of models: `library` is ``diffusers``, or ``transformers`` for text encoders of pipelines."""
+
+    library: str
+    name: str
+
+    @property
+    def weights(self) -> str:
+        """The name that the library gives a model's file."""
+        return WEIGHTS if self.library == _DIFFUSERS else TRANSFORMERS_WEIGHTS
+
+
+@dataclass(frozen=True)
 class DiffusersModel:
-    """A model on disk: `folder` holds its config, `files` the weights loaded, `class_name` is diffusers' class."""
+    """A model on disk.
+
+    Attributes:
+        folder: holds its config.
+        files: the weights that are loaded.
+        kind: the class that loads them.
+    """
 
     name: str
     folder: Path
     files: tuple[Path, ...]
-    class_name: str
+    kind: ModelClass
     size_bytes: int
 
 
@@ -46,9 +67,9 @@ def find_models(root: Path, skips: Skips) -> Iterator[DiffusersModel]:
     is told of what is passed over.
     """
     if root.is_file():
-        class_name = _class_name(root.parent, skips)
-        if class_name is not None:
-            yield DiffusersModel(root.stem, root.parent, (root,), class_name, root.stat().st_size)
+        kind = _class_of(root.parent, skips)
+        if kind is not None:
+            yield DiffusersModel(root.stem, root.parent, (root,), kind, root.stat().st_size)
         return
     folders: defaultdict[Path, list[FoundFile]] = defaultdict(list)
     for file in files_in(root, lambda name: name == _CONFIG or name.endswith(_SUFFIX), skips, _DEEPEST):
@@ -57,13 +78,13 @@ def find_models(root: Path, skips: Skips) -> Iterator[DiffusersModel]:
         by_name = {file.path.name: file for file in files}
         has_config = by_name.pop(_CONFIG, None) is not None
         weights = [by_name[file] for file in taken(folder, by_name)]
-        class_name = _class_name(folder, skips) if weights and has_config else None
-        if class_name is None or _lacks_weights(folder, root, skips):
+        kind = _class_of(folder, skips) if weights and has_config else None
+        if kind is None or _lacks_weights(folder, root, skips):
             continue
         name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
         if is_offerable(name, skips):
             paths = tuple(file.path for file in weights)
-            yield DiffusersModel(name, folder, paths, class_name, sum(file.size_bytes for file in weights))
+            yield DiffusersModel(name, folder, paths, kind, sum(file.size_bytes for file in weights))
 
 
 def _lacks_weights(folder: Path, root: Path, skips: Skips) -> bool:
@@ -71,23 +92,37 @@ def _lacks_weights(folder: Path, root: Path, skips: Skips) -> bool:
     below = folder.relative_to(root).as_posix()
     prefix = "" if below == "." else f"{below}/"
     passed_over = [name.removeprefix(prefix) for name in skips.entries if name.startswith(prefix)]
-    return any(name == WEIGHTS or _SHARD.fullmatch(name) for name in passed_over)
+    return any(name in STANDARD or _SHARD.fullmatch(name) for name in passed_over)
 
 
-def _class_name(folder: Path, skips: Skips) -> str | None:
-    """Return the diffusers class that the folder's config names, or None: config files come from strangers."""
+def _class_of(folder: Path, skips: Skips) -> ModelClass | None:
+    """Return the class that the folder's config names, or None: config files come from strangers."""
     config = folder / _CONFIG
     try:
         if config.stat().st_size > _MAX_CONFIG_BYTES:
             skips.add(str(config), "it is larger than any model's")
             return None
-        name = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
+        read = json.loads(config.read_text(encoding="utf-8"))
+        name, architectures = read.get("_class_name"), read.get("architectures")
     except (OSError, ValueError, AttributeError, RecursionError):
         skips.add(str(config), "it is no model's: not JSON")
         return None
+    if name is None and isinstance(architectures, list) and len(architectures) == 1:
+        return _of_transformers(folder, architectures[0], skips)
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     is_model = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)
-    return name if is_model else None
+    return ModelClass(_DIFFUSERS, str(name)) if is_model else None
+
+
+def _of_transformers(folder: Path, name: Any, skips: Skips) -> ModelClass | None:
+    try:
+        transformers = importlib.import_module(_TRANSFORMERS)
+    except ImportError:
+        skips.add(str(folder), "it is a model of transformers, which is not installed: pip install transformers")
+        return None
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    return ModelClass(_TRANSFORMERS, str(name)) if is_model else None
 
 
 def choose_dtype(model: DiffusersModel, weight_dtype: str, device: torch.device) -> torch.dtype:
@@ -109,26 +144,26 @@ def choose_dtype(model: DiffusersModel, weight_dtype: str, device: torch.device)
 
 
 def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    """Load the model as diffusers does, ready to run. Only safetensors are read, never a pickle.
+    """Load the model as its library does, ready to run. Only safetensors are read, never a pickle.
 
     Raises:
         ModelNotFoundError: its files are gone.
-        ModelFileError: diffusers cannot load it.
+        ModelFileError: its library cannot load it.
     """
-    kind: Any = getattr(diffusers, model.class_name)
+    kind: Any = getattr(importlib.import_module(model.kind.library), model.kind.name)
+    # Without the latter diffusers warns where accelerate is not installed.
+    own = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+    if model.kind.library == _TRANSFORMERS:
+        own = {"dtype": dtype}
     try:
         with _standard_folder(model) as folder:
             loaded: torch.nn.Module = kind.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                low_cpu_mem_usage=False,  # otherwise it warns where accelerate is not installed
+                folder, use_safetensors=True, local_files_only=True, **own
             )
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"The files of {model.name!r} are gone from {model.folder}.") from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelFileError(f"diffusers cannot load {model.name!r}: {str(error)[:500]}") from error
+        raise ModelFileError(f"{model.kind.library} cannot load {model.name!r}: {str(error)[:500]}") from error
     # Left to require gradients, as a user's own: torch multiplies some shapes another way where none are needed,
     # and the last bit would differ from a local run.
     return loaded.to(device).eval()
@@ -137,14 +172,15 @@ def load(model: DiffusersModel, dtype: torch.dtype, device: torch.device) -> tor
 @contextmanager
 def _standard_folder(model: DiffusersModel) -> Iterator[Path]:
     """Give a folder in which diffusers finds the model: its own, or one of links, for weights of another name."""
-    is_standard = model.files[0].name == WEIGHTS and not (model.folder / INDEX).exists()
+    standard = model.kind.weights
+    is_standard = model.files[0].name == standard and not (model.folder / f"{standard}{INDEX}").exists()
     if len(model.files) > 1 or is_standard:
         yield model.folder
         return
     with TemporaryDirectory(prefix="comfy-gpu-offload-") as name:
         folder = Path(name)
         _link(folder / _CONFIG, model.folder / _CONFIG)
-        _link(folder / WEIGHTS, model.files[0])
+        _link(folder / standard, model.files[0])
         yield folder
 
 

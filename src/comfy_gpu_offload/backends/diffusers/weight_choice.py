@@ -12,8 +12,10 @@ from safetensors import safe_open
 
 from ...io.dtypes import DTYPES
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
+# The names that diffusers and transformers give a model's file.
+WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
+STANDARD = (WEIGHTS, TRANSFORMERS_WEIGHTS)
+INDEX = ".index.json"
 _MAX_INDEX_BYTES = 16 * 1024**2
 
 
@@ -24,10 +26,11 @@ def taken(folder: Path, names: Iterable[str]) -> list[str]:
     is neither.
     """
     found = sorted(names)
-    shards = _indexed(folder / INDEX)
-    if shards:
-        return [name for name in found if name in shards]
-    return [WEIGHTS] if WEIGHTS in found else found
+    for standard in STANDARD:
+        shards = _indexed(folder / f"{standard}{INDEX}")
+        if shards:
+            return [name for name in found if name in shards]
+    return next(([standard] for standard in STANDARD if standard in found), found)
 
 
 def _indexed(index: Path) -> frozenset[str]:
