@@ -66,8 +66,17 @@ def test_down_ends_what_a_killed_up_left(place: Place, stage: str) -> None:
     assert place.env_file == BEFORE
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
-@pytest.mark.parametrize(("place", "stage"), ALL, indirect=["place"])
+# Any signal at any stage is tested without processes in test_faults.py.
+SIGNALS = [(stage, signal.SIGINT) for stage in STAGES] + [
+    ("while the worker starts", number) for number in (signal.SIGTERM, signal.SIGHUP)
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "stage", "number"),
+    [pytest.param(stage, stage, number, id=f"{stage}-{number.name}") for stage, number in SIGNALS],
+    indirect=["place"],
+)
 def test_an_interrupted_up_leaves_nothing(place: Place, stage: str, number: int) -> None:
     up = place.start(*UP)
     assert place.cloud.wait_for(lambda: STAGES[stage][2](place.cloud), 120), up.output
