@@ -4,10 +4,11 @@
     python benchmarks/model_transfer.py --gb 1 --rounds 5 --json transfer.json
 
 The client is this process, the worker another one with folders of models, and the file's origin a third, which
-sends noise as fast as it is read. `of hash` compares with how fast this process hashes noise in memory just before,
-since the hash is what a transfer cannot do without. Memory is each process's peak over what it took before. Seconds
-and rates are the medians of all rounds. Exits with 1 where a bound is not held; that of the rate supposes a machine
-that has nothing else to do, and a disk that is fast enough (`--folder`). Needs Linux.
+sends noise as fast as it is read. A file that is pushed is read and hashed at the client first, which is part of
+its time, and hashed at the worker as it comes. `of hash` compares with how fast this process hashes noise in
+memory just before, since the hash is what a transfer cannot do without. Memory is each process's peak over what
+it took before. Seconds and rates are the medians of all rounds. Exits with 1 where a bound is not held; that of
+the rate supposes a machine that has nothing else to do, and a disk that is fast enough (`--folder`). Needs Linux.
 """
 
 from __future__ import annotations
@@ -157,7 +158,19 @@ def _fetching(size: int, folder: Path) -> Iterator[_Way]:
         yield session, worker, lambda session: session.fetch_model(f"{origin}/{_FOLDER}/model.safetensors")
 
 
-_WAYS: dict[str, Callable[[int, Path], Any]] = {"fetch": _fetching}
+@contextmanager
+def _pushing(size: int, folder: Path) -> Iterator[_Way]:
+    """Give a session with a worker that a file of this machine is to be pushed to."""
+    own = folder / "own" / "model.safetensors"
+    own.parent.mkdir()
+    with own.open("wb") as file:
+        file.write(file_head(size))
+        file.writelines(noise(size))
+    with worker_process(_serve_worker, folder) as (url, worker), connect(url) as session:
+        yield session, worker, lambda session: session.push_model(own, _FOLDER, uploads=True)
+
+
+_WAYS: dict[str, Callable[[int, Path], Any]] = {"fetch": _fetching, "push": _pushing}
 
 
 def _serve_worker(ready: Connection, folder: Path, origin: str | None = None) -> None:
