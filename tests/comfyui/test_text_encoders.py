@@ -64,6 +64,8 @@ def test_what_was_compared_is_worth_comparing(found: Found) -> None:
         ("a weight read", "cannot read or change clip_l.transformer.text_model.embeddings.token_embedding.weight"),
         ("merged into a local one", "cannot be merged into a model on this machine"),
         ("a local one merged in", "a model merge whose second model is loaded here"),
+        ("a bypass LoRA", "the injection 'bypass_lora'"),
+        ("a token that is none", "A token's number, 1000000, is outside of the text encoder's vocabulary"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(found: Found, case: str, said: str) -> None:
@@ -73,3 +75,17 @@ def test_what_cannot_work_is_refused_by_name(found: Found, case: str, said: str)
 
 def test_moving_it_is_no_change(found: Found) -> None:
     assert found["refusals"]["moved"] == "went on"
+
+
+def test_a_real_composite_with_weights_of_its_own_is_refused_where_a_part_is_replaced(found: Found) -> None:
+    if not found["memory"]:
+        pytest.skip("this release has no such composite")
+    said = found["refusals"]["a real composite with weights"]
+    assert "gemma3_12b.encode_token_weights, around which text_embedding_projection.weight" in said
+
+
+def test_no_model_here_makes_room_for_what_the_worker_computes(found: Found) -> None:
+    """Later releases free memory on this machine by an encoder's own estimate."""
+    for name, (stock, remote) in found["memory"].items():
+        assert stock > 0, name
+        assert remote == 0, name

@@ -75,6 +75,7 @@ _MADE_LIKE = frozenset(
 # Python's in-place operators, by the names of torch's methods without the leading underscores.
 _IN_PLACE = frozenset(f"i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"))
 _IN_PLACE |= frozenset(f"i{name}__" for name in ("and", "or", "xor", "lshift", "rshift"))
+_PLAIN = (torch.Tensor, nn.Parameter)
 _WITHOUT_DATA = _FACTS | _SHAPES | _MADE_LIKE
 
 
@@ -96,6 +97,9 @@ class RemoteWeight(torch.Tensor):
     @classmethod
     def of(cls, remote: RemoteModel, key: str, weight: torch.Tensor) -> Self:
         """Return a stand-in with the shape and dtype of `weight`, which is on the meta device."""
+        if type(weight) not in _PLAIN and not isinstance(weight, RemoteWeight):
+            # A quantised weight, as later releases load them, wraps several tensors and shares no memory.
+            weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         # Torch lets a tensor share another one's memory only in the inference mode that this was made in.
         with torch.inference_mode(weight.is_inference()), torch._C.DisableTorchFunctionSubclass():
             made: Self = torch.Tensor._make_subclass(cls, weight.detach(), weight.requires_grad)

@@ -102,13 +102,15 @@ def _of_files(state_dicts: list[dict[str, torch.Tensor]], facts: TextEncoderFact
         pairs = zip(state_dicts, facts.files, strict=True)
         state_dicts = [convert(each, model_prefix="", metadata=dict(file.metadata))[0] for each, file in pairs]
     load = comfy.sd.load_text_encoder_state_dicts
-    return load(
-        state_dicts,
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        clip_type=comfy.sd.CLIPType[facts.type_name],
-        model_options=options,
-        **_without_dynamic_loading(load),
-    )
+    # ComfyUI makes some modules without naming a device: a norm of the part that reads pictures, for one.
+    with _META:
+        return load(
+            state_dicts,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            clip_type=comfy.sd.CLIPType[facts.type_name],
+            model_options=options,
+            **_without_dynamic_loading(load),
+        )
 
 
 def _of_checkpoint(state_dict: dict[str, torch.Tensor], metadata: Any, options: dict[str, Any]) -> Any:

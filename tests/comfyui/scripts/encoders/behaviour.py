@@ -10,16 +10,14 @@ from typing import Any
 import comfy.hooks
 import comfy.lora
 import comfy.sd
-import comfy.sd1_clip
 import nodes
 import torch
 from comfy_extras import nodes_attention_multiply, nodes_hooks, nodes_model_merging
-from encoder_sides import FOLDER, HANDLER, PROMPTS, Pair, compared, encoded, equal, remote_of
+from encoder_sides import FOLDER, HANDLER, PROMPTS, Pair, compared, encoded, equal
 from safetensors.torch import save_file
 from small_encoders import LATER
 
 from comfy_gpu_offload.client.session import Session
-from comfy_gpu_offload.errors import OffloadError
 from comfy_gpu_offload.transport.loopback import LoopbackTransport
 
 
@@ -94,7 +92,7 @@ def _leaf(method: str, name: str = "clip_l") -> Callable[[Any], Any]:
 
 
 @contextmanager
-def _replaced(clip: Any, name: str, method: str, value: Callable[..., Any]) -> Iterator[None]:
+def replaced(clip: Any, name: str, method: str, value: Callable[..., Any]) -> Iterator[None]:
     """Replace a part's method for a while, as packs do: `value` is given the method before."""
     part = getattr(clip.cond_stage_model, name)
     before = vars(part).get(method)
@@ -108,14 +106,14 @@ def _replaced(clip: Any, name: str, method: str, value: Callable[..., Any]) -> I
             setattr(part, method, before)
 
 
-def _scaled(before: Any, *args: Any) -> Any:
+def scaled(before: Any, *args: Any) -> Any:
     cond, pooled, *further = before(*args)
     return (cond * 1.5, pooled, *further)
 
 
 def _with_replaced(method: str) -> Callable[[Any], Any]:
     def encode(clip: Any) -> Any:
-        with _replaced(clip, "clip_l", method, _scaled):
+        with replaced(clip, "clip_l", method, scaled):
             return encoded(clip)
 
     return encode
@@ -124,7 +122,7 @@ def _with_replaced(method: str) -> Callable[[Any], Any]:
 def _object_patch(clip: Any) -> Any:
     made = clip.clone()
     part = made.cond_stage_model.clip_l
-    made.patcher.add_object_patch("clip_l.encode_token_weights", partial(_scaled, part.encode_token_weights))
+    made.patcher.add_object_patch("clip_l.encode_token_weights", partial(scaled, part.encode_token_weights))
     return made
 
 
@@ -214,79 +212,14 @@ def _generated(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _refused(act: Callable[[], Any]) -> str:
-    try:
-        act()
-    except OffloadError as error:
-        return f"{type(error).__name__}: {error}"
-    return "went on"
-
-
-def refusals() -> dict[str, str]:
-    """Return what is said to what cannot work."""
-    said: dict[str, str] = {}
-
-    def fresh() -> Any:
-        return remote_of("stable_diffusion", "clip_l")
-
-    def changed_block() -> None:
-        clip = fresh()
-        clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0].forward = lambda x, *_: x
-        encoded(clip)
-
-    def changed_function() -> None:
-        clip = fresh()
-        clip.cond_stage_model.clip_l.process_tokens = lambda *_: None
-        encoded(clip)
-
-    def object_patch_inside() -> None:
-        clip = fresh().clone()
-        clip.patcher.add_object_patch("clip_l.transformer.text_model.final_layer_norm", torch.nn.Identity())
-        encoded(clip)
-
-    def changed_class() -> None:
-        clip = fresh()
-        before = comfy.sd1_clip.SDClipModel.forward
-        comfy.sd1_clip.SDClipModel.forward = lambda *_: None
-        try:
-            encoded(clip)
-        finally:
-            comfy.sd1_clip.SDClipModel.forward = before
-
-    def composite_with_weights() -> None:
-        # As LTXAV, ACE-Step 1.5 and MiniMax Music have some, whose smallest forms are too large for a test.
-        clip = fresh()
-        clip.cond_stage_model.register_parameter("projection", torch.nn.Parameter(torch.ones(1)))
-        with _replaced(clip, "clip_l", "encode_token_weights", _scaled):
-            encoded(clip)
-
-    def weight_read() -> None:
-        fresh().cond_stage_model.clip_l.transformer.get_input_embeddings().weight + 1
-
-    def saved() -> None:
-        nodes_model_merging.CLIPSave().save(fresh(), str(FOLDER / "saved"))
-
-    def moved() -> None:
-        clip = fresh()
-        clip.cond_stage_model.to("cpu")
-        clip.cond_stage_model.clip_l.to(torch.device("cpu"))
-        encoded(clip)
-
-    said["a block replaced"] = _refused(changed_block)
-    said["a part's inner method replaced"] = _refused(changed_function)
-    said["an object patch inside"] = _refused(object_patch_inside)
-    said["ComfyUI's class changed"] = _refused(changed_class)
-    said["a composite with weights"] = _refused(composite_with_weights)
-    said["saved"] = _refused(saved)
-    said["half"] = _refused(fresh().cond_stage_model.half)
-    said["a weight read"] = _refused(
-        lambda: fresh().cond_stage_model.clip_l.transformer.get_input_embeddings().weight + 1
-    )
-    said["merged into a local one"] = _refused(
-        lambda: encoded(nodes_model_merging.CLIPMergeSimple().merge(PAIR.stock, PAIR.remote, 0.5)[0])
-    )
-    said["a local one merged in"] = _refused(
-        lambda: encoded(nodes_model_merging.CLIPMergeSimple().merge(fresh(), PAIR.stock, 0.5)[0])
-    )
-    said["moved"] = _refused(moved)
-    return said
+def memory_estimates() -> dict[str, list[int]]:
+    """Return by the files of encoders that estimate their memory what is told here: [stock, remote]."""
+    found = {}
+    for choice, *names in [("ltxv", "gemma3", "ltxav_projection"), ("ace", "qwen3_ace", "qwen3_ace_lm")] * LATER:
+        pair = Pair.of(choice, *names)
+        tokens = pair.stock.tokenize("a cat")
+        found[names[0]] = [
+            int(clip.cond_stage_model.memory_estimation_function(tokens, device=torch.device("cpu")))
+            for clip in (pair.stock, pair.remote)
+        ]
+    return found

@@ -27,14 +27,30 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
     "SD3 of CLIP-L": ("sd3", "clip_l"),
     "SD3 of two": ("sd3", "clip_l", "clip_g"),
     "T5-XXL (LTXV)": ("ltxv", "t5"),
+    "T5-XXL (PixArt)": ("pixart", "t5"),
+    "T5-XXL (Chroma)": ("chroma", "t5"),
     "umT5 (Wan)": ("wan", "umt5"),
     "Gemma 2 (Lumina)": ("lumina2", "gemma"),
     "Qwen2.5-VL (Qwen-Image)": ("qwen_image", "qwen_vl"),
-    **({"Qwen3 (Anima)": ("stable_diffusion", "qwen3")} if LATER else {}),
+    "umT5, scaled fp8 (Wan)": ("wan", "umt5_scaled"),
+    "Qwen2.5-VL, scaled fp8": ("qwen_image", "qwen_vl_scaled"),
+    "umT5 base (ACE-Step)": ("ace", "umt5_base"),
     "Flux": ("flux", "clip_l", "t5_wide"),
     "SD3 of three": ("stable_diffusion", "clip_l", "clip_g", "t5_wide"),
     "Llama (HunyuanVideo)": ("hunyuan_video", "clip_l", "llama"),
     "HiDream of four": ("stable_diffusion", "clip_l", "clip_g", "t5_wide", "llama_hidream"),
+}
+_LATER_FAMILIES: dict[str, tuple[str, ...]] = {
+    "Qwen3 (Anima)": ("stable_diffusion", "qwen3"),
+    "Gemma 3 (LTXAV)": ("ltxv", "gemma3", "ltxav_projection"),
+    "Qwen3 of two (ACE-Step 1.5)": ("ace", "qwen3_ace", "qwen3_ace_lm"),
+    "MiniMax Music 3": ("minimax", "music"),
+}
+# What nodes give their tokenizers besides a text.
+_GIVEN: dict[str, dict[str, Any]] = {
+    "umT5 base (ACE-Step)": {"lyrics": "[verse]\nla la la"},
+    "Qwen3 of two (ACE-Step 1.5)": {"lyrics": "la la la", "generate_audio_codes": False},
+    "MiniMax Music 3": {"lyrics": "la la la", "seed": 3, "max_audio_frames": 4},
 }
 
 
@@ -55,10 +71,17 @@ def _checkpoint() -> Pair:
 def families() -> dict[str, Any]:
     """Return for each family and prompt whether both sides' conditioning is the same."""
     found: dict[str, Any] = {}
-    for name, (choice, *files) in _FAMILIES.items():
-        pair = Pair.of(choice, *files)
+    for name, (choice, *files) in (_FAMILIES | (_LATER_FAMILIES if LATER else {})).items():
+        pair, given = Pair.of(choice, *files), _GIVEN.get(name, {})
         for number, prompt in enumerate(PROMPTS):
-            found[f"{name}, prompt {number}"] = compared(pair, lambda clip, prompt=prompt: encoded(clip, prompt))
+            found[f"{name}, prompt {number}"] = compared(
+                pair, lambda clip, prompt=prompt, given=given: encoded(clip, prompt, **given)
+            )
+        if name == "Gemma 3 (LTXAV)":
+            picture = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(3))
+            found[f"{name}, a picture"] = compared(
+                pair, lambda clip, picture=picture: encoded(clip, "<image_soft_token> a cat", image=picture)
+            )
         if choice == "qwen_image":
             pictures = [torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
             found[f"{name}, two pictures"] = compared(

@@ -10,10 +10,16 @@ from __future__ import annotations
 import json
 
 import encoder_sides
-from behaviour import behaviour, refusals
+from behaviour import behaviour, memory_estimates
+from encoder_refusals import refusals
 from families import families
 
 if __name__ == "__main__":
-    facts = {"families": families(), "behaviour": behaviour(), "refusals": refusals()}
+    facts = {
+        "families": families(),
+        "behaviour": behaviour(),
+        "refusals": refusals(),
+        "memory": memory_estimates(),
+    }
     print(json.dumps(facts), flush=True)
     encoder_sides.SESSION.close()

@@ -6,13 +6,16 @@ for the whole process: the worker, the client and ComfyUI's own loaders then all
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import comfy.sd1_clip
 import comfy.sdxl_clip
+import comfy.text_encoders.ace
 import comfy.text_encoders.hidream
 import comfy.text_encoders.hunyuan_video
 import comfy.text_encoders.llama
@@ -24,10 +27,15 @@ import comfy.text_encoders.wan
 import folder_paths
 import torch
 from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from transformers import T5TokenizerFast
 
 # Later releases know T5-XXL by its inner width, earlier ones by its width.
 LATER = hasattr(comfy.text_encoders.llama, "BaseGenerate")
+if LATER:
+    importlib.import_module("comfy.text_encoders.minimax_music")
 _WIDE = {"d_ff": 32, "num_heads": 2, "d_kv": 8}
 _T5 = {"d_model": 64, "num_heads": 2, "d_kv": 8} if LATER else _WIDE
 # By the name of a configuration file, what is changed in it.
@@ -36,6 +44,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "clip_config_bigg.json": {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2},
     "t5_config_xxl.json": _T5,
     "umt5_config_xxl.json": {**_T5, "vocab_size": 32128},
+    "umt5_config_base.json": {"d_ff": 32, "num_heads": 2, "d_kv": 8, "num_layers": 3, "vocab_size": 32128},
 }
 _SMALL = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1}
 # By the name of a dataclass in `comfy.text_encoders.llama`, what is changed in it.
@@ -45,7 +54,25 @@ _LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "Qwen25_7BVLI_Config": _SMALL | {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4},
     "Gemma2_2B_Config": _SMALL | {"num_hidden_layers": 3, "vocab_size": 32128},
     "Qwen3_06BConfig": _SMALL | {"hidden_size": 1024, "num_hidden_layers": 2},
+    "Gemma3_12B_Config": _SMALL | {"num_hidden_layers": 3},
+    # ComfyUI knows these two by their widths.
+    "Qwen3_06B_ACE15_Config": _SMALL | {"hidden_size": 1024, "num_hidden_layers": 2},
+    "Qwen3_2B_ACE15_lm_Config": _SMALL | {"hidden_size": 2048, "num_hidden_layers": 2, "vocab_size": 1000},
 }
+_SMALL_VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_MUSIC = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "decoder_num_heads": 2,
+    "decoder_intermediate_size": 64,
+    "decoder_num_layers": 1,
+}
+# What a file has of this encoder in one of two forms.
+_PRUNED = ("embed_tokens_prefill", "embed_tokens_audio", "lm_head_pruned")
 _VISION = {"hidden_size": 64, "intermediate_size": 64, "num_layers": 2, "num_heads": 2}
 
 
@@ -79,6 +106,9 @@ def make_small() -> None:
 
     module.Qwen2VLVisionTransformer = Small
     comfy.text_encoders.hunyuan_video.LlamaTokenizerFast = _AnotherTokenizer
+    if LATER:
+        comfy.text_encoders.llama.GEMMA3_VISION_CONFIG.update(_SMALL_VISION)
+        comfy.text_encoders.minimax_music.MODEL_CONFIG.update(_MUSIC)
 
 
 class _AnotherTokenizer:
@@ -132,6 +162,50 @@ def _language_model(name: str, **config: Any) -> Callable[[], Any]:
     return make
 
 
+def _ltxav_projection() -> Any:
+    """Return what LTXAV has besides a Gemma 3: a projection of all its layers, of a file of its own."""
+    layers = comfy.text_encoders.llama.Gemma3_12B_Config.num_hidden_layers + 1
+    projection = torch.nn.Linear(64 * layers, 48, bias=False, dtype=torch.bfloat16)
+    return _Whole(torch.nn.ModuleDict({"text_embedding_projection": projection}))
+
+
+class _Whole:
+    """A module in the place of an `SDClipModel`, all of whose weights are in the file."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.transformer = module
+
+
+def _music() -> Any:
+    model = comfy.text_encoders.minimax_music.MiniMaxMusic3TEModel()
+    for name in _PRUNED:
+        delattr(model.model, name)
+    return _Whole(model)
+
+
+def _music_tokenizer() -> torch.Tensor:
+    """Return a tokenizer of single letters, with the numbers that MiniMax Music 3 asks for."""
+    letters = {chr(code): code for code in range(32, 127)}
+    numbers = comfy.ldm.minimax_music.prompt.SPECIAL_TOKEN_IDS
+    tokenizer = Tokenizer(WordLevel({**letters, **numbers, "<unk>": 1}, unk_token="<unk>"))
+    special = "|".join(map(re.escape, numbers))
+    tokenizer.pre_tokenizer = Split(Regex(f"{special}|."), "isolated")
+    return torch.frombuffer(bytearray(tokenizer.to_str().encode()), dtype=torch.uint8)
+
+
+def _scaled(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights as files named fp8_scaled have them: those of linear layers in float8, with scales."""
+    made = {"scaled_fp8": torch.tensor([], dtype=torch.float8_e4m3fn)}
+    for key, weight in weights.items():
+        made[key] = weight
+        if weight.dim() == 2 and not _TABLE.search(key):
+            scale = weight.float().abs().max() / 400
+            made[key] = (weight.float() / scale).to(torch.float8_e4m3fn)
+            made[key.removesuffix("weight") + "scale_weight"] = scale
+    return made
+
+
+_TABLE = re.compile(r"embed_tokens|shared|relative_attention_bias")
 _BUILDERS: dict[str, Callable[[], Any]] = {
     "clip_l": _clip_l,
     "clip_l_other": _clip_l,
@@ -143,9 +217,20 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
     "llama_hidream": _language_model("Llama2", vocab_size=128256),
     "gemma": _language_model("Gemma2_2B"),
     "qwen_vl": _language_model("Qwen25_7BVLI"),
-    **({"qwen3": _language_model("Qwen3_06B")} if LATER else {}),
+    "umt5_scaled": lambda: comfy.text_encoders.wan.UMT5XXlModel(device="cpu", dtype=torch.float16),
+    "qwen_vl_scaled": _language_model("Qwen25_7BVLI"),
+    "umt5_base": lambda: comfy.text_encoders.ace.UMT5BaseModel(device="cpu", dtype=torch.float16),
 }
-_WITH_SPIECE = {"umt5", "gemma"}
+if LATER:
+    _BUILDERS |= {
+        "qwen3": _language_model("Qwen3_06B"),
+        "gemma3": _language_model("Gemma3_12B"),
+        "ltxav_projection": _ltxav_projection,
+        "qwen3_ace": _language_model("Qwen3_06B_ACE15"),
+        "qwen3_ace_lm": _language_model("Qwen3_2B_ACE15_lm"),
+        "music": _music,
+    }
+_WITH_SPIECE = {"umt5", "umt5_scaled", "umt5_base", "gemma", "gemma3"}
 
 
 def write(folder: Path, *names: str) -> None:
@@ -156,6 +241,10 @@ def write(folder: Path, *names: str) -> None:
         model = _BUILDERS[name]()
         dtype = next(each.dtype for each in model.transformer.parameters())
         weights = _randomised(model, number + 1, dtype)
+        if name.endswith("_scaled"):
+            weights = _scaled(weights)
+        if name == "music":
+            weights["tokenizer_json"] = _music_tokenizer()
         if name in _WITH_SPIECE:
             weights["spiece_model"] = _spiece()
         save_file(weights, target / f"{name}.safetensors")

@@ -187,7 +187,7 @@ class _EncoderCall(MethodCall):
         if part != "" and part not in parts:
             raise ModelRunError("The text encoder has no such part: use the same ComfyUI release on both sides.")
         callee = parts[part] if part else model
-        _check_tokens(args[0], [callee] if part else list(parts.values()))
+        _check_tokens(args[0], [callee] if part else list(parts.values()) or [model])
         model.reset_clip_options()
         # Later releases compute there. A composite may keep it as well.
         model.set_clip_options({"execution_device": patcher.load_device})
@@ -219,5 +219,8 @@ def _check_tokens(tokens: Any, parts: Sequence[torch.nn.Module]) -> None:
 
 
 def _vocabulary(part: Any) -> int:
-    weight = part.transformer.get_input_embeddings().weight
-    return int(weight.shape[0])
+    """Return the number of ids that a part has; a composite without parts has those of its largest table."""
+    if hasattr(part, "transformer"):
+        return int(part.transformer.get_input_embeddings().weight.shape[0])
+    tables = (module for module in part.modules() if isinstance(module, torch.nn.Embedding))
+    return max((int(table.weight.shape[0]) for table in tables), default=0)
