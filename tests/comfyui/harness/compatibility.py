@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from .companions import ENCODERS, VAES
 
 Outcomes = Mapping[str, str]
 
 _KINDS = {"identical": "=", "within": "≈", "refused": "R", "failed": "not yet"}
 _NOTHING = "-"
+_COMPANIONS = {"CLIP": ENCODERS, "VAE": VAES}
 _HEAD = """# What works with which model
 
 This page compares remote models with local ones. It has every architecture in ComfyUI's `comfy.supported_models`
@@ -18,8 +21,11 @@ of which a small model with random weights can be made that ComfyUI recognises. 
 KSampler with the model loaded locally, and with the model at a worker: on ComfyUI {releases}, in one process
 on a CPU, two steps of `euler`, cfg 4. `make matrix` writes this page.
 
-Each cell shows the result of Remote Sampler with `each step`; if `whole loop` gives another result, it follows
-after a stroke. KSampler with a remote model gives the result of `each step`.
+CLIP and VAE are the architecture's text encoder and VAE, from Remote CLIP Loader (Dual, Triple, Quadruple) and
+Remote VAE Loader: their own class with small sizes and random weights, both prompts, and all four methods.
+
+Each other cell shows the result of Remote Sampler with `each step`; if `whole loop` gives another result, it
+follows after a stroke. KSampler with a remote model gives the result of `each step`.
 
 | | |
 | --- | --- |
@@ -27,18 +33,23 @@ after a stroke. KSampler with a remote model gives the result of `each step`.
 | `≈ N` | equals the local model within N standard deviations of the latent |
 | `R` | refused by name, before or at the first call |
 | `not yet` | fails in another way |
-| `-` | nothing to compare: ComfyUI itself cannot do it with this model, or it changes nothing |
+| `-` | nothing to compare: it has no effect, ComfyUI itself cannot do it with this model, or no small one is made |
 """
 
 
 @dataclass(frozen=True)
 class Found:
-    """The findings on a release: a row for each architecture, the names of all, reasons for missing rows."""
+    """The findings on a release: a row for each architecture, the names of all, reasons for missing rows.
+
+    Attributes:
+        companions: by the column and the name of a text encoder or VAE, whether it is equal bit for bit.
+    """
 
     release: str
     rows: Mapping[str, Mapping[str, Any]]
     known: tuple[str, ...]
     left_out: Mapping[str, str]
+    companions: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, release: str, output: str) -> Found:
@@ -100,13 +111,32 @@ def _features(releases: list[Found]) -> Iterator[str]:
     yield "## Features\n"
     for media in dict.fromkeys(_row(releases, name)["media"] for name in names):
         yield f"### {media[0].upper()}{media[1:]}\n"
-        yield f"| | {' | '.join(columns)} | only in |"
-        yield f"| --- |{' --- |' * (len(columns) + 1)}"
+        yield f"| | {' | '.join([*columns, *_COMPANIONS])} | only in |"
+        yield f"| --- |{' --- |' * (len(columns) + len(_COMPANIONS) + 1)}"
         for name in names:
             if _row(releases, name)["media"] == media:
                 cells = [_cell(releases, name, "common", column) for column in columns]
+                cells += [companion(releases, name, column) for column in _COMPANIONS]
                 yield f"| {name} | {' | '.join(cells)} | {_where(releases, name)} |"
         yield ""
+
+
+def companion(releases: list[Found], name: str, column: str) -> str:
+    """Return the cell of an architecture's text encoder or VAE."""
+    found = [each.companions.get(column, {}).get(_COMPANIONS[column].get(name, "")) for each in releases]
+    known = [each for each in found if each is not None]
+    return _NOTHING if not known else _KINDS["identical"] if all(known) else _KINDS["failed"]
+
+
+def companions_of(encoders: Mapping[str, Any], vaes: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """Return a release's `companions` of what scripts/encoders/run.py and scripts/vaes/run.py have found."""
+    equal: dict[str, bool] = {}
+    for case, found in encoders["families"].items():
+        family = next((name for name in ENCODERS.values() if case.startswith(f"{name}, ")), None)
+        if family is not None:
+            equal[family] = equal.get(family, True) and found["equal"]
+    methods = {name: all(same for same, _ in found.values()) for name, found in vaes["equal"].items()}
+    return {"CLIP": equal, "VAE": methods}
 
 
 def _own(releases: list[Found]) -> Iterator[str]:
