@@ -190,7 +190,7 @@ def test_a_worker_lost_before_its_whole_loop(with_clip: Site, listed: Callable[[
 
 
 def test_latents_that_the_worker_has_do_not_go_up_again(site: Site, listed: Callable[[Model], str]) -> None:
-    model = replace(MMDIT, latent=(1, 16, 32, 32))
+    model = MMDIT
     scene = Scene.of(model)
     workflow = scene.workflow
     further = {"stock": {}, "remote": {"offload": "whole loop"}}
@@ -227,12 +227,12 @@ SMALL = {"SDXL": (2 * 2816 * 4, 2 * 1280 * 4)}
 
 
 def test_samplers_read_no_conditioning_of_any_kind_of_model(checkout: Checkout, python: Path) -> None:
-    wanted = ("SDXL", "SD3", "Flux", "WAN21_T2V", "HunyuanVideo", "Lumina2")
+    wanted = ("SDXL", "SD3", "Flux", "WAN21_T2V", "HunyuanVideo")
     lines = run_script(python, "matrix/kept.py", checkout.root, *wanted, timeout_s=600).splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{")]
     present = [row for row in rows if "absent" not in row]
     assert len(rows) == len(wanted)
-    assert len(present) >= 5
+    assert len(present) >= 4
     for row in present:
         most_sent, most_fetched = SMALL.get(row["architecture"], (100, 0))
         for way in ("each step", "whole loop"):
