@@ -71,7 +71,8 @@ class Machine:
         """Have a runpodctl that knows these words alone, and deletes the pod by them."""
         self.program(
             "runpodctl",
-            f'[ "$RUNPOD_API_KEY" = {KEY} ] && [ "$*" = "{words} {POD}" ] || exit 1; kill -9 -$(ps -o sid= $$)',
+            f'[ "$RUNPOD_API_KEY" = {KEY} ] && [ "$*" = "{words} {POD}" ] || exit 1\n'
+            'kill -9 -$(ps -o sid= $$ | tr -d " ")',
         )
 
     def start(self, worker: str, api: Api, *, shell: str = "sh", limits: bool = True, **given: Any) -> Pod:
@@ -273,6 +274,45 @@ def test_a_pod_on_which_nothing_can_be_installed_is_deleted(shell: str, machine:
     assert pod.wait() == -signal.SIGKILL
     assert "the worker could not be installed" in pod.log
     assert api.ways() == ["DELETE"]
+
+
+@pytest.mark.parametrize(
+    ("there", "constraints", "index"),
+    [
+        (
+            ("torch-2.9.1+cu128", "torchaudio-2.9.1+cu128"),
+            ["torch==2.9.1+cu128", "torchaudio==2.9.1+cu128"],
+            "--extra-index-url https://download.pytorch.org/whl/cu128",
+        ),
+        (("torch-2.9.1+cu128", "torchvision-0.24.1+cu128", "torchaudio-2.9.1+cu128"), None, ""),
+        (("torch-2.9.1",), ["torch==2.9.1"], ""),
+    ],
+    ids=["without torchvision", "with all three", "from PyPI"],
+)
+def test_the_images_torch_is_kept_and_gets_what_is_built_like_it(
+    there: tuple[str, ...], constraints: list[str] | None, index: str, machine: Machine, api: Api
+) -> None:
+    packages, made = machine.folder / "packages", machine.folder / "state" / "venv" / "bin"
+    for name in there:
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+        project, version = name.split("-")
+        (packages / f"{name}.dist-info" / "METADATA").write_text(f"Name: {project}\nVersion: {version}\n")
+    made.mkdir(parents=True)
+    python = made / "python"
+    # An environment in which pip only says what it was asked for.
+    asked = machine.folder / "pip.log"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] || {{ echo "$*" >>{asked}; exit 1; }}\n'
+        f'PYTHONPATH={packages} exec {sys.executable} -S "$@"\n'
+    )
+    python.chmod(0o755)
+    pod = machine.start(_LEAVES, api, image_is_ours=False, backend="diffusers", pack_source="file:///a.whl")
+    assert pod.wait() == -signal.SIGKILL
+    state = machine.folder / "state"
+    wanted = [name.replace("-", "==") for name in there] if constraints is None else constraints
+    assert (state / "torch.txt").read_text().split() == wanted
+    assert (state / "index.txt").read_text().strip() == index
+    assert f"--requirement {state}/index.txt --constraint {state}/torch.txt" in asked.read_text()
 
 
 def test_an_installation_that_hangs_is_ended(machine: Machine, api: Api) -> None:

@@ -38,13 +38,18 @@ class Api:
         return [method for method, *_ in self.asked]
 
     def answer(self, method: str, path: str, bearer: str, body: str) -> tuple[int, str]:
-        """Return status and body; end the pod if the request is to have it deleted."""
+        """Return status and body."""
         self.asked.append((method, path, bearer, body))
+        status, text = self.rest if method == "DELETE" else self.graphql
+        return (status or (204 if method == "DELETE" else 200)), text
+
+    def answered(self, method: str) -> None:
+        """End the pod if the last request was to delete it, and was accepted."""
+        _, path, bearer, body = self.asked[-1]
         status, text = self.rest if method == "DELETE" else self.graphql
         is_accepted = status in {200, 204} and "errors" not in text
         if is_accepted and bearer == f"Bearer {KEY}" and POD in path + body and self.pod is not None:
             end_group(self.pod)
-        return (status or (204 if method == "DELETE" else 200)), text
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,6 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
+        self.wfile.flush()
+        api.answered(self.command)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -127,7 +134,7 @@ class Pod:
 
 def end_group(process: subprocess.Popen[str]) -> None:
     """Kill the process and its children, as the end of a container does; `timeout` has groups of its own."""
-    for group in {process.pid, *_groups_below(process.pid)}:
+    for group in [process.pid, *_groups_below(process.pid)]:
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
 

@@ -111,15 +111,25 @@ read_limit() {
     fi
 }
 
-# Print the constraints that keep the image's torch, which fits its CUDA, from being replaced.
-torch_constraints() {
+# Write what pip has to heed: constraints that keep the image's torch, which fits its CUDA, from being replaced, and the
+# index with the same build of what belongs to it, where the image lacks that: PyPI's may be for another CUDA.
+heed_torch() {
     exec "$python" -c '
+import sys
 from importlib.metadata import PackageNotFoundError, version
+
+folder, found = sys.argv[1], {}
 for name in ("torch", "torchvision", "torchaudio"):
     try:
-        print(f"{name}=={version(name)}")
+        found[name] = version(name)
     except PackageNotFoundError:
-        pass'
+        pass
+build = found.get("torch", "").partition("+")[2]
+index = "--extra-index-url https://download.pytorch.org/whl/" + build if build and len(found) < 3 else ""
+with open(folder + "/torch.txt", "w") as constraints, open(folder + "/index.txt", "w") as options:
+    print(*(name + "==" + found[name] for name in found), sep="\n", file=constraints)
+    print(index, file=options)
+' "$START_FOLDER"
 }
 
 get_comfyui() {
@@ -137,7 +147,7 @@ pip_install() {
     set -- --requirement "$START_FOLDER/pack.txt"
     [ "$START_BACKEND" != comfyui ] || set -- "$@" --requirement "$START_FOLDER/comfyui.txt"
     run within_limit "$python" -m pip --disable-pip-version-check install --quiet --progress-bar off \
-        --constraint "$START_FOLDER/torch.txt" "$@"
+        --requirement "$START_FOLDER/index.txt" --constraint "$START_FOLDER/torch.txt" "$@"
 }
 
 install() {
@@ -145,7 +155,7 @@ install() {
     if [ ! -x "$python" ]; then
         run within_limit python3 -m venv --system-site-packages --without-pip "$START_FOLDER/venv" || return
     fi
-    run torch_constraints >"$START_FOLDER/torch.txt" || return
+    run heed_torch || return
     if [ "$START_BACKEND" = comfyui ]; then
         get_comfyui || return
     fi
