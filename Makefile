@@ -15,7 +15,7 @@ PRISM ?= 5.14.2
 # Test processes that run side by side.
 PROCESSES ?= 2
 
-.PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures prism clean
+.PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures prism clouds clean
 
 demo: $(VENV)/.demo
 	$(BIN)/comfy-gpu-offload demo
@@ -63,6 +63,15 @@ prism: .prism/.done
 	npm install --silent --no-audit --no-fund --prefix .prism @stoplight/prism-cli@$(PRISM)
 	touch $@
 
+# The task files for SkyPilot and dstack, read by the tools themselves: 700 MB that no other test needs.
+clouds: $(VENV)/.dev $(VENV)-dstack/.done $(VENV)-skypilot/.done
+	$(BIN)/pytest tests/worker/test_clouds.py
+
+$(VENV)-dstack/.done $(VENV)-skypilot/.done: $(VENV)-%/.done: worker/clouds/requirements-%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	touch $@
+
 # torch first and alone: with it in place, a range that it satisfies installs no other.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -86,4 +95,4 @@ $(SDK)/.done: worker/requirements.txt constraints.txt $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(SDK) .prism .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) $(SDK) $(VENV)-dstack $(VENV)-skypilot .prism .mypy_cache .pytest_cache .ruff_cache .hypothesis build
