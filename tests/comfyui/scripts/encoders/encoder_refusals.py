@@ -1,4 +1,4 @@
-"""What is said to changes of a CLIP that cannot reach the worker."""
+"""The refusals of changes to a CLIP that cannot reach the worker."""
 
 from __future__ import annotations
 
