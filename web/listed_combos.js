@@ -2,6 +2,7 @@
 // holds is kept, whatever the worker has and even if it cannot be reached.
 import { app } from "../../scripts/app.js";
 import { ListButton } from "./list_button.js";
+import * as fetches from "./model_fetches.js";
 import { translate } from "./translation.js";
 import { ask, offer, offered, watch, worker } from "./worker_lists.js";
 
@@ -84,13 +85,35 @@ function update() {
 function said(node, combos) {
   if (worker.asking) return { text: translate("asking the worker …"), disabled: true };
   if (worker.text) return { text: `${worker.text} (${(AGAIN[worker.state] ?? askAgain)()})`, warns: true };
-  const here = node.widgets.find((widget) => widget.name === "use_runpod")?.value === false;
-  const absent = combos.filter(({ widget, kind }) => widget.value && worker.lists[kind]?.includes(widget.value) === false);
-  if (absent.length && !here) {
-    const names = absent.map(({ widget }) => widget.value).join(", ");
+  const absent = absentNames(node, combos);
+  if (absent.length) {
+    const files = offeredFiles(node, absent);
+    if (files.length) return fetches.said(files);
+    const names = absent.join(", ");
     return { text: `${translate("not in the worker's list: {names}", { names })} (${askAgain()})`, warns: true };
   }
   return { text: translate("ask the worker for its list") };
+}
+
+// Return the names that a node wants of the worker and that are not in its list.
+function absentNames(node, combos) {
+  if (node.widgets.find((widget) => widget.name === "use_runpod")?.value === false) return [];
+  const absent = ({ widget, kind }) => widget.value && worker.lists[kind]?.includes(widget.value) === false;
+  return combos.filter(absent).map(({ widget }) => widget.value);
+}
+
+// Return those files that the worker can fetch, since the workflow says where from: the node itself, or another one.
+function offeredFiles(node, names) {
+  if (!worker.takes_models) return [];
+  const nodes = [node, ...allNodes()];
+  return names.map((name) => fetches.wanted(name, nodes)).filter(Boolean);
+}
+
+function clicked(node, combos) {
+  const files = worker.asking || worker.text ? [] : offeredFiles(node, absentNames(node, combos));
+  if (!files.length) ask("click");
+  else if (files.some(fetches.isFetching)) void fetches.stopAll(files);
+  else void fetches.fetchAll(files, () => ask("click"));
 }
 
 function chain(object, name, after) {
@@ -106,7 +129,7 @@ function attach(node, inputs) {
   const combos = inputs
     .map(([name, kind]) => ({ kind, widget: node.widgets?.find((widget) => widget.name === name) }))
     .filter(({ widget }) => widget);
-  const listed = { combos, saved: false, button: new ListButton(node, () => ask("click")) };
+  const listed = { combos, saved: false, button: new ListButton(node, () => clicked(node, combos)) };
   listedNodes.set(node, listed);
   for (const { widget, kind } of combos) {
     mark(widget, kind);
@@ -133,6 +156,7 @@ app.registerExtension({
   name: "comfy-gpu-offload.listed-combos",
   setup() {
     watch(update);
+    fetches.watch(update);
     app.api.addEventListener("execution_success", () => isUsed() && ask("run"));
   },
   beforeRegisterNodeDef(_, definition) {

@@ -9,7 +9,8 @@ const watchers = [];
 let asking = null;
 
 // `state`: "unknown" before the first answer, then a `State` of src/comfy_gpu_offload/comfyui/client/model_lists.py.
-export const worker = { lists: {}, state: "unknown", text: "", asking: false };
+// `takes_models`: whether the worker fetches models for its clients.
+export const worker = { lists: {}, state: "unknown", text: "", takes_models: false, asking: false };
 
 export function offered(kind) {
   if (!arrays.has(kind)) arrays.set(kind, []);

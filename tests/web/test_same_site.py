@@ -17,8 +17,10 @@ from .harness.screen import Screen
 pytestmark = pytest.mark.comfyui
 
 LISTS = "/comfy_gpu_offload/lists"
-ROUTES = (LISTS, "/comfy_gpu_offload/findings")
 BODY = '{"reason": "click"}'
+FETCH = '{"action": "state", "url": "https://huggingface.co/a", "folder": "vae", "name": "a.safetensors"}'
+BODIES = {LISTS: BODY, "/comfy_gpu_offload/findings": BODY, "/comfy_gpu_offload/fetch": FETCH}
+ROUTES = tuple(BODIES)
 # Each way that a page can make a request to another site without being asked; what it can read of each reply.
 REQUESTS = """async (url) => {
   const body = '{"reason": "click"}';
@@ -130,7 +132,10 @@ def test_where_a_request_comes_from(
     port = installation.url.rsplit(":", 1)[1]
     sent = {name: value.replace("{port}", port) for name, value in headers.items()}
     reply = requests.post(
-        installation.url + route, data=BODY, headers={"Content-Type": "application/json", **sent}, timeout=60
+        installation.url + route,
+        data=BODIES[route],
+        headers={"Content-Type": "application/json", **sent},
+        timeout=60,
     )
     assert reply.status_code == status, reply.text
 

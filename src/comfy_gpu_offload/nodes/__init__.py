@@ -6,7 +6,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..comfyui.client.changes import loaded_code
-from . import findings_route, routes
+from . import fetch_route, findings_route, routes
 from .audio_encoder_loader import RemoteAudioEncoderLoader
 from .checkpoint_loader import RemoteCheckpointLoader
 from .clip_vision_loader import RemoteCLIPVisionLoader
@@ -48,6 +48,7 @@ async def comfy_entrypoint() -> RemoteNodes:
     """Return the pack's nodes, once the routes are added to ComfyUI's server. ComfyUI calls this when it starts."""
     routes.register()
     findings_route.register()
+    fetch_route.register()
     loaded_code.remember_before_prompts()
     return RemoteNodes()
 

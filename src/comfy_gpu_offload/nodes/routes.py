@@ -32,10 +32,17 @@ def register() -> None:
 
 @same_site
 async def lists(request: web.Request) -> web.Response:
-    """Answer with `lists` of names by kind, `state` and `text` (see `model_lists.Answer`)."""
+    """Answer with `lists` of names by kind, `state`, `text` and `takes_models` (see `model_lists.Answer`)."""
     try:
         asked = Asked.model_validate_json(await request.read())
     except ValidationError:
         return web.json_response({"error": 'The body must be like {"reason": "open"}.'}, status=400)
     answer = await asyncio.to_thread(loader.lists.answer, asked.reason)
-    return web.json_response({"lists": dict(answer.lists), "state": answer.state, "text": answer.text})
+    return web.json_response(
+        {
+            "lists": dict(answer.lists),
+            "state": answer.state,
+            "text": answer.text,
+            "takes_models": answer.takes_models,
+        }
+    )

@@ -13,7 +13,9 @@ from ...client.connect import connect_from
 from ...config.endpoint import Direct, Serverless, configured
 from ...config.settings import PREFIX, Settings, load_settings
 from ...errors import ExchangeTimeoutError, OffloadError, TransportError
-from ...protocol.messages import ModelEntry
+from ...protocol.capabilities import knows
+from ...protocol.messages import ModelEntry, Welcome
+from ...protocol.messages.model_downloads import MODEL_DOWNLOADS
 from ...transport.base import Check
 from ..installation import release
 from ..installation.folder_names import (
@@ -77,11 +79,13 @@ class Answer:
         state: `listed`: just asked of the worker; `kept`: from an earlier answer; `here`: this machine's own files;
             `unasked`: empty, since the worker was never asked; `failed`: the last known, since asking failed.
         text: a message for the user, or empty.
+        takes_models: whether the worker fetches models for its clients, as far as is known.
     """
 
     lists: Lists
     state: State
     text: str = ""
+    takes_models: bool = False
 
 
 class WorkerLists:
@@ -93,6 +97,8 @@ class WorkerLists:
         self._kept = kept
         self._here = here
         self._asking = threading.Lock()
+        # By worker; as it said when it was last asked.
+        self._taking: dict[str, bool] = {}
         self._last: tuple[Settings, float, Answer] | None = None
 
     def answer(self, reason: Reason) -> Answer:
@@ -121,7 +127,7 @@ class WorkerLists:
         lists = self._kept.get(_name(target))
         if lists is None:
             return Answer({}, "unasked", _UNASKED if isinstance(target, Serverless) else "")
-        return Answer(lists, "kept")
+        return Answer(lists, "kept", takes_models=self._takes_models(target))
 
     def _fresh(self, settings: Settings) -> Answer:
         if self._last is not None:
@@ -132,26 +138,31 @@ class WorkerLists:
 
     def _asked(self, settings: Settings, target: Direct | Serverless) -> Answer:
         try:
-            entries = self._entries(settings, target)
+            welcome = self._welcome(settings, target)
         except OffloadError as error:
             logger.warning("The worker's models cannot be listed: %s", error)
             text = f"Worker not reachable: {error}" if isinstance(error, TransportError) else str(error)
             answer = Answer(self._kept.get(_name(target)) or {}, "failed", text)
         else:
-            lists = _by_kind(entries)
+            lists = _by_kind(welcome.models)
             self._kept.put(_name(target), lists)
-            answer = Answer(lists, "listed")
+            self._taking[_name(target)] = knows(welcome, MODEL_DOWNLOADS)
+            answer = Answer(lists, "listed", takes_models=self._takes_models(target))
         self._last = settings, monotonic(), answer
         return answer
 
-    def _entries(self, settings: Settings, target: Direct | Serverless) -> tuple[ModelEntry, ...]:
+    def _takes_models(self, target: Direct | Serverless) -> bool:
+        return self._taking.get(_name(target), False)
+
+    def _welcome(self, settings: Settings, target: Direct | Serverless) -> Welcome:
         check = _until(_ANSWER_S if isinstance(target, Direct) else _ANSWER_S + settings.wake_timeout_s)
         session = self._sessions.known(settings)
         if session is not None:
-            return session.models(check=check)
+            session.models(check=check)
+            return session.welcome
         hasty = settings.model_copy(update={"retry_s": min(settings.retry_s, _RETRY_S)})
         with connect_from(hasty, release.here(), _log, check) as session:
-            return session.welcome.models
+            return session.welcome
 
 
 def _by_kind(entries: Iterable[ModelEntry]) -> Lists:
