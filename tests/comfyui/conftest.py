@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .harness.checkouts import Checkout
+from .harness.fixtures import run_script
 from .harness.proxy import Proxy
 from .harness.site import (
     ComfyUI,
@@ -105,3 +106,14 @@ def listed(site: Site) -> Callable[[Model], str]:
         return name
 
     return name_of
+
+
+@pytest.fixture(scope="session")
+def _clip_l(checkout: Checkout, python: Path, models_yaml: Path) -> None:
+    run_script(python, "build_clip_l.py", checkout.root, models_yaml.parent)
+
+
+@pytest.fixture
+def with_clip(_clip_l: None, site: Site) -> Site:
+    """Return a site with a CLIP-L of its real size."""
+    return site

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from .harness.checkouts import Checkout
 from .harness.comparison import assert_identical, assert_worth_comparing
-from .harness.fixtures import run_script
 from .harness.proxy import Exchange
 from .harness.site import ComfyUI, Site
 from .harness.workflow import UNET, Link, Model, Sampling, Scene, Workflow
@@ -24,17 +21,6 @@ SAMPLING = Sampling(steps=2)
 
 # Gives a CLIP, of a workflow.
 Loading = Callable[[Workflow], Link]
-
-
-@pytest.fixture(scope="session")
-def _clip_l(checkout: Checkout, python: Path, models_yaml: Path) -> None:
-    run_script(python, "build_clip_l.py", checkout.root, models_yaml.parent)
-
-
-@pytest.fixture
-def with_clip(_clip_l: None, site: Site) -> Site:
-    """Return a site with a CLIP-L of its real size."""
-    return site
 
 
 def stock(workflow: Workflow) -> Link:
