@@ -56,7 +56,7 @@ _CAPTIONS = {
     "remote_wan_text_to_video": ("Wan 2.1", "text to video"),
 }
 _SHOWN = "remote_model"  # in the README
-_THUMBNAIL = 480  # a side: template browsers show squares
+_THUMBNAIL = 400  # a side: template browsers show squares
 _GRAPH_WIDTH = 900  # of a thumbnail before it is made smaller
 _MARGIN = 24
 _CORNER = (120, 640)  # of the page, clear of ComfyUI's own panels
@@ -166,7 +166,7 @@ def take_thumbnail(screen: Screen, template: Template) -> None:
     picture = shot(screen.page, (x, y + height - side, side, side)).resize(
         (_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS
     )
-    picture.save(FOLDER / f"{template.name}.jpg", quality=70, optimize=True)
+    picture.save(FOLDER / f"{template.name}.jpg", quality=60, optimize=True)
 
 
 def main() -> None:
