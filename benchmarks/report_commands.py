@@ -40,6 +40,7 @@ APART = {
     "faults_run": "takes minutes, and counts how runs end",
     "real_model": "needs a ComfyUI installation and a GPU",
     "stand_in": "needs a ComfyUI installation",
+    "whole_picture": "needs a ComfyUI installation for its prompts",
     "train_digits": "trains the demo's model and measures nothing",
 }
 """Commands that the report does not run, and why."""
