@@ -1,4 +1,4 @@
-"""What a rented container starts from: a Python with PyTorch, the pack as a wheel, ComfyUI as a repository."""
+"""The parts of a rented container: a Python with PyTorch, the pack as a wheel, ComfyUI as a repository."""
 
 from __future__ import annotations
 
