@@ -14,7 +14,7 @@ from .harness.checkouts import Checkout
 from .harness.comparison import assert_identical, assert_worth_comparing
 from .harness.fixtures import run_script
 from .harness.proxy import Exchange
-from .harness.site import Site
+from .harness.site import Site, Worker
 from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene, Workflow
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
@@ -187,6 +187,61 @@ def test_a_worker_lost_before_its_whole_loop(with_clip: Site, listed: Callable[[
         with_clip.comfyui.run(scene.workflow.graph)
     assert len(with_clip.worker.processes) == started + 1
     assert_identical(with_clip.comfyui.saved("stock"), with_clip.comfyui.saved("whole"))
+
+
+def restarted(worker: Worker, **settings: str) -> None:
+    """Start the worker again, with these settings besides its own."""
+    worker.stop()
+    worker.settings = settings
+    worker.begin()
+    worker.await_ready()
+
+
+# Room for one prompt's conditioning of two, and for none.
+@pytest.mark.parametrize("store_bytes", [77 * 768 * 4 + 20_000, 20_000])
+def test_conditioning_that_the_worker_had_no_room_for(
+    with_clip: Site, listed: Callable[[Model], str], store_bytes: int
+) -> None:
+    restarted(with_clip.worker, COMFY_GPU_OFFLOAD_STORE_BYTES=str(store_bytes))
+    try:
+        scene = Scene.of(TINY)
+        both_ways(scene, listed, f"in {store_bytes} bytes")
+        with_clip.comfyui.run(scene.workflow.graph)
+        latent = with_clip.comfyui.saved("stock")
+        for way in ("steps", "whole"):
+            assert_identical(latent, with_clip.comfyui.saved(way))
+    finally:
+        restarted(with_clip.worker)
+
+
+def test_a_worker_killed_between_sampling_and_decoding(site: Site, listed: Callable[[Model], str]) -> None:
+    scene = Scene.of(MMDIT, seed=29)
+    workflow = scene.workflow
+    for name, vae, model in (
+        ("stock", workflow.add("VAELoader", vae_name=VAE), workflow.local(MMDIT)),
+        (
+            "remote",
+            workflow.add("RemoteVAELoader", vae_name=VAE, use_runpod=True),
+            workflow.remote(listed(MMDIT)),
+        ),
+    ):
+        node, way = ("RemoteSampler", {"offload": "whole loop"}) if name == "remote" else ("KSampler", {})
+        common = {"model": model, "positive": scene.positive, "negative": scene.negative}
+        latent = workflow.add(node, latent_image=scene.latent, **common, **way, **vars(SAMPLING))
+        picture = workflow.add("VAEDecode", samples=latent, vae=vae)
+        local_vae = workflow.add("VAELoader", vae_name=VAE)
+        workflow.save(workflow.add("VAEEncode", pixels=picture, vae=local_vae), name)
+    started = len(site.worker.processes)
+
+    def restart(exchange: Exchange) -> None:
+        if exchange.route == "forward" and len(site.worker.processes) == started:
+            site.worker.process.kill()
+            site.worker.begin()
+
+    with site.proxy.watching(restart):
+        site.comfyui.run(workflow.graph)
+    assert len(site.worker.processes) == started + 1
+    assert_identical(site.comfyui.saved("stock"), site.comfyui.saved("remote"))
 
 
 def test_latents_that_the_worker_has_do_not_go_up_again(site: Site, listed: Callable[[Model], str]) -> None:

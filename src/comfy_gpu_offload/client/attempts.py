@@ -103,6 +103,8 @@ class Attempts:
         if fault.code is FaultCode.MISSING_TENSORS and self._resends < _MAX_RESENDS:
             self._resends += 1
             self._parts.digests.lacking(fault.missing)
+            if self._resends > 1:
+                self._call.encoding.name_nothing()
             logger.debug("the worker lacks %d tensors; they are sent again", len(fault.missing))
             return
         self._retries.after(error_of(fault))

@@ -15,7 +15,9 @@ import torch
 
 from ...errors import OffloadError
 from ...io import codecs
+from ...io.buffers import on_host
 from ...io.frame import Part
+from ...io.kept.kept_tensor import plain
 from ...io.tree import PackedTree
 from ...protocol.capabilities import PREDICTED, known_names
 from ...protocol.envelope import Envelope
@@ -61,6 +63,7 @@ class Encoding:
         self._predicted = predicted
         self._learn = learn
         self.derived: tuple[DerivedTensor, ...] = ()
+        self._names = True
         self._first_bytes: int | None = None
         self._raw_up = self._raw_down = 0
 
@@ -74,9 +77,15 @@ class Encoding:
 
         `host` holds the tensors of `packed` on the CPU, or as the worker keeps them.
         """
-        named = self._digests.named(host)
         first = None if self._predicted is None else self._predicted.payload
-        parts = self._digests.parts(self._model, packed, named, first)
+        named: tuple[torch.Tensor | NamedTensor, ...]
+        if self._names:
+            named = self._digests.named(host)
+            parts = self._digests.parts(self._model, packed, named, first)
+        else:
+            named = whole = tuple([on_host(plain(tensor)) for tensor in host])
+            sent = whole if first is None else (first, *whole[1:])
+            parts = [Part(path, tensor) for path, tensor in zip(packed.paths, sent, strict=True)]
         derivations = (tensor.derivation for tensor in named if isinstance(tensor, NamedTensor))
         made = {each.name: each for each in derivations if each is not None}
         self.derived = tuple(map(DerivedTensor.of, made.values()))
@@ -99,6 +108,14 @@ class Encoding:
             reply = self._predicted.finish(result.prediction, reply)
         self._raw_down = sum(each.tensor.nbytes for each in reply.tensors if each.tensor is not None)
         return reply
+
+    def name_nothing(self) -> None:
+        """Send all tensors with their data in the next frame, and no digests.
+
+        For a worker whose store is too small for all that one call names: what it is given again displaces what it
+        had, and then lacks that.
+        """
+        self._names = False
 
     def send_plainly(self, code: FaultCode) -> None:
         """Send the first tensor unpredicted in the next frame, because of the fault `code`."""

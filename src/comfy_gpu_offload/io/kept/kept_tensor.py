@@ -315,15 +315,24 @@ def _data(node: Node) -> torch.Tensor:
                     each.fill()
 
 
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor's data as a plain tensor: itself, if it is none that a worker keeps.
+
+    Raises:
+        OffloadError: the data could not be fetched, nor computed again.
+    """
+    return tensor.data_here() if isinstance(tensor, KeptTensor) else tensor
+
+
 def _on_data(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Call `func` with the data in place of kept tensors; the same tensor comes back as the same object."""
     given: list[KeptTensor] = []
 
-    def plain(tensor: KeptTensor) -> torch.Tensor:
+    def noted(tensor: KeptTensor) -> torch.Tensor:
         given.append(tensor)
         return tensor.data_here()
 
-    args, kwargs = tree_map_only(KeptTensor, plain, (args, dict(kwargs)))
+    args, kwargs = tree_map_only(KeptTensor, noted, (args, dict(kwargs)))
     result = func(*args, **kwargs)
     if isinstance(result, torch.Tensor):
         return next((tensor for tensor in given if tensor.node.real is result), result)
