@@ -35,12 +35,12 @@ def assert_digits_equal(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_from_a_key_to_digits_and_back(digits: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = [digits.run(*UP, "--memory", "20", "--at-most", "4h")]
+    said = [digits.run(*UP, "--memory", "20")]
     (pod,) = digits.cloud.pods.values()
     (rental,) = digits.rentals
     assert_digits_equal(digits, monkeypatch)
     env = pod.body["env"]
-    assert (env["COMFY_GPU_OFFLOAD_IDLE_EXIT_MINUTES"], env["COMFY_GPU_OFFLOAD_AT_MOST_MINUTES"]) == ("20", "240")
+    assert (env["COMFY_GPU_OFFLOAD_IDLE_EXIT_MINUTES"], env["COMFY_GPU_OFFLOAD_AT_MOST_MINUTES"]) == ("20", "720")
     said.append(digits.run("status"))
     assert f"{rental.name}  pod   NVIDIA L4" in said[-1]
     assert "$0.290 an hour" in said[-1]

@@ -35,7 +35,7 @@ from .progress_line import ProgressLine
 
 _SHOWN = 6
 # In minutes. A worker of an endpoint starts again with the next call; a pod does not.
-_POD_IDLE, _ENDPOINT_IDLE = 20, 5
+_POD_IDLE, _ENDPOINT_IDLE, _POD_AT_MOST = 20, 5, 12 * 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--endpoint", action="store_true", help="make a serverless endpoint, which bills while it works, not a pod")
     add("--image", type=short_text(255), metavar="NAME:TAG", help="an image with the worker; `stock` for RunPod's")
-    add("--at-most", type=minutes, metavar="4h", help="give the pod back after that time, whatever it does")
+    add(
+        "--at-most",
+        type=_idle,
+        metavar="TIME",
+        help="give the pod back after that time, whatever it does, 0 for never (default: 12h)",
+    )
     add(
         "--idle-exit",
         type=_idle,
@@ -97,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         with Interruptions() as interruptions, ProgressLine() as progress:
             context = RentalContext(api, settings, records, progress, interruptions)
             with _with_volume(context, options.volume, found) as (volume_id, there):
-                plan = Plan(image.name, image.args, _idle_minutes(options), options.at_most, volume_id)
+                plan = Plan(image.name, image.args, _idle_minutes(options), _at_most(options), volume_id)
                 what = _rentable(context, plan, options)
                 rental, welcome = Renting(context, what, env_file).rent(there)
     _say_how_to_go_on(rental, welcome, _idle_minutes(options))
@@ -168,7 +173,8 @@ def _say_what_is_made(first: Candidate, image: Image, options: argparse.Namespac
         return
     idle = _idle_minutes(options)
     ends = [f"{idle} minutes pass without a call"] if idle else []
-    ends += [f"{options.at_most / 60:g} hours are over"] if options.at_most else []
+    most = _at_most(options)
+    ends += [f"{most / 60:g} hours are over"] if most else []
     print(
         f"This makes one pod, the first of these that can be had. It bills ${first.dollars_an_hour:.2f} an hour "
         f"(the first) until `comfy-gpu-offload down`{''.join(f', or {each}' for each in ends)}."
@@ -234,6 +240,13 @@ def _idle_minutes(options: argparse.Namespace) -> int:
     if options.idle_exit is None:
         return _ENDPOINT_IDLE if options.endpoint else _POD_IDLE
     return int(options.idle_exit)
+
+
+def _at_most(options: argparse.Namespace) -> int | None:
+    """Return the minutes after which a pod ends in any case; None for never, and for an endpoint."""
+    if options.at_most is None:
+        return None if options.endpoint else _POD_AT_MOST
+    return int(options.at_most) or None
 
 
 def _volume(text: str) -> VolumeWish:
