@@ -35,6 +35,12 @@ _SELECTED = """id => {
     window.app.canvas.centerOnNode(node);
     window.app.canvas.selectItems([node]);
 }"""
+# As large as its text is drawn: a page that opens with many nodes is zoomed out until all of them fit.
+_IN_SIGHT = """id => {
+    window.app.canvas.ds.scale = 1;
+    window.app.canvas.centerOnNode(offloadTest.node(id));
+    window.app.canvas.setDirty(true, true);
+}"""
 LANGUAGES = sorted(folder.name for folder in (REPOSITORY / "locales").iterdir())
 
 
@@ -59,6 +65,7 @@ def page(installation: Installation, screen: Screen, language: str) -> Screen:
 def test_nodes_speak_the_pages_language(page: Screen, language: str) -> None:
     for number, kind in enumerate(NODES, 1):
         entry = texts(language, "nodeDefs.json")[kind]
+        page.page.evaluate(_IN_SIGHT, number)
         page.wait(lambda name=entry["display_name"]: name in page.drawn(), f"the name of {kind}")  # type: ignore[misc]
         labels = {name: widget["label"] or name for name, widget in page.widgets(number).items()}
         for name, said in entry["inputs"].items():
