@@ -1,4 +1,4 @@
-"""Run only the diffusion model's forward pass on somebody else's GPU.
+"""Run the heavy networks of ComfyUI and diffusers on somebody else's GPU, and all else here.
 
 session = comfy_gpu_offload.connect("http://127.0.0.1:8288")
 pipe.transformer = session.model("my-transformer")

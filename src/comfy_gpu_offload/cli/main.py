@@ -52,7 +52,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _summary() -> str:
-    return "Run ComfyUI's big models on somebody else's GPU: only the diffusion model's forward pass runs there."
+    return "Run ComfyUI's big models on somebody else's GPU: the heavy networks run there, all else here."
 
 
 def _load(command: str) -> Any:

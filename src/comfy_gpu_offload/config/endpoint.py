@@ -112,10 +112,12 @@ def _nothing(settings: Settings) -> ConfigError:
     if settings.endpoint in {"queue", "load-balancer"} or has_key_alone:
         return ConfigError(
             f"RUNPOD_ENDPOINT_ID is missing: the short word in the endpoint's address, shown at {_ENDPOINT_PAGE}."
+            + (" Without an endpoint, `comfy-gpu-offload up` rents a GPU with your key." if has_key_alone else "")
         )
     return ConfigError(
         f"No worker is configured. In {env_file_to_write()} (see .env.example) or in the environment, set either\n"
         f"  {PREFIX}URL, the line that `worker --share` prints on the machine with the GPU, or the address of a\n"
         "  worker on this machine, http://127.0.0.1:8288, or\n"
-        "  RUNPOD_ENDPOINT_ID and RUNPOD_API_KEY, for a RunPod serverless endpoint."
+        "  RUNPOD_ENDPOINT_ID and RUNPOD_API_KEY, for a RunPod serverless endpoint.\n"
+        "With RUNPOD_API_KEY alone, `comfy-gpu-offload up` rents a GPU and sets what is needed."
     )

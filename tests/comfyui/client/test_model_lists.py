@@ -12,6 +12,7 @@ import pytest
 
 from comfy_gpu_offload.config.settings import Settings
 from comfy_gpu_offload.errors import ConfigError, ConnectError, ExchangeTimeoutError, UnauthorizedError
+from comfy_gpu_offload.protocol.capabilities import MODEL_DOWNLOADS
 from comfy_gpu_offload.protocol.messages import ModelEntry
 
 ENTRIES = (
@@ -67,7 +68,7 @@ def site(comfy_stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     from comfy_gpu_offload.comfyui.client import model_lists
     from comfy_gpu_offload.comfyui.client.model_list_cache import KeptLists
 
-    made = SimpleNamespace(asked=[], entries=ENTRIES, clock=0.0, sessions=Sessions(), settings={})
+    made = SimpleNamespace(asked=[], entries=ENTRIES, capabilities=(), clock=0.0, sessions=Sessions(), settings={})
 
     def answered(check: Any) -> Any:
         if isinstance(made.entries, BaseException):
@@ -78,7 +79,7 @@ def site(comfy_stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     @contextmanager
     def connect(settings: Settings, release: Any, notify: Any, check: Any) -> Iterator[Any]:
         made.asked.append(settings)
-        yield SimpleNamespace(welcome=SimpleNamespace(models=answered(check)))
+        yield SimpleNamespace(welcome=welcome(answered(check), made.capabilities))
 
     made.answered = answered
     monkeypatch.setattr(model_lists, "connect_from", connect)
@@ -87,6 +88,10 @@ def site(comfy_stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     kept = KeptLists(tmp_path / "lists.json")
     made.lists = model_lists.WorkerLists(made.sessions, kept, lambda: HERE)
     return made
+
+
+def welcome(entries: Any, capabilities: tuple[str, ...] = ()) -> Any:
+    return SimpleNamespace(models=entries, capabilities=capabilities, codecs=())
 
 
 def loaded(settings: Any) -> Settings:
@@ -174,7 +179,15 @@ def test_a_user_does_not_wait_as_long_as_a_run(site: Any) -> None:
         site.check()
 
 
+def test_whether_a_worker_takes_models_is_known_until_it_is_asked_again(site: Any) -> None:
+    for capabilities in ((MODEL_DOWNLOADS,), ()):
+        site.capabilities = capabilities
+        answer(site, "click")
+        for reason in ("click", "run"):
+            assert site.lists.answer(reason).takes_models is bool(capabilities)
+
+
 def test_an_open_session_is_asked_and_no_other_is_opened(site: Any) -> None:
-    site.sessions.session = SimpleNamespace(models=lambda *, check: site.answered(check))
+    site.sessions.session = SimpleNamespace(models=lambda *, check: site.answered(check), welcome=welcome(ENTRIES))
     assert answer(site, "click") == ("listed", LISTS, "")
     assert site.asked == []
