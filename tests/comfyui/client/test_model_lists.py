@@ -12,8 +12,8 @@ import pytest
 
 from comfy_gpu_offload.config.settings import Settings
 from comfy_gpu_offload.errors import ConfigError, ConnectError, ExchangeTimeoutError, UnauthorizedError
-from comfy_gpu_offload.protocol.capabilities import MODEL_DOWNLOADS
 from comfy_gpu_offload.protocol.messages import ModelEntry
+from comfy_gpu_offload.protocol.messages.model_downloads import MODEL_DOWNLOADS
 
 ENTRIES = (
     ModelEntry(name="a.safetensors", folder="diffusion_models", size_bytes=1),
