@@ -38,6 +38,7 @@ COMMANDS = (
 
 APART = {
     "faults_run": "takes minutes, and counts how runs end",
+    "model_transfer": "writes gigabytes to the disk, whose speed it depends on",
     "real_model": "needs a ComfyUI installation and a GPU",
     "stand_in": "needs a ComfyUI installation",
     "whole_picture": "needs a ComfyUI installation for its prompts",

@@ -141,6 +141,8 @@ def test_ctrl_c_keeps_the_part_and_the_same_command_continues_it(
 
     hub.faults.append(hold)
     command = [sys.executable, "-m", "comfy_gpu_offload", "fetch", "hf:org/name/vae/x.safetensors"]
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and the command would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command,
         env=environment(COMFY_GPU_OFFLOAD_URL=worker.url),
@@ -148,6 +150,7 @@ def test_ctrl_c_keeps_the_part_and_the_same_command_continues_it(
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert half.wait(60)
     part = await_part(tmp_path / "models/vae")
     process.send_signal(signal.SIGINT)

@@ -6,11 +6,15 @@ import argparse
 import importlib
 import logging
 import sys
+import threading
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from ..version import __version__
 from .exit_status import exit_status
+
+_THREADS_END_S = 1.0
 
 COMMANDS = {
     "worker": "hold models and run their forward passes for others",
@@ -29,13 +33,30 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 1 for a failure, 2 for a wrong call or setting."""
-    return exit_status(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+    status = exit_status(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+    _let_threads_end()
+    return status
 
 
 def _run(argv: list[str]) -> int:
     options = _parse(argv)
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return int(_load(options.command).run(options))
+
+
+def _let_threads_end() -> None:
+    """Give this package's threads a moment to end, which those of a closed session soon do.
+
+    A daemon thread that is inside of torch when the interpreter ends would abort the process (Python 3.11).
+    """
+    deadline = monotonic() + _THREADS_END_S
+    for thread in threading.enumerate():
+        if (
+            thread.daemon
+            and thread.name.startswith("comfy-gpu-offload")
+            and thread is not threading.current_thread()
+        ):
+            thread.join(max(0.0, deadline - monotonic()))
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

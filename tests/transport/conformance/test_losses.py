@@ -36,9 +36,12 @@ def test_a_connection_cut_anywhere_is_a_loss_and_never_half_a_reply(setup: Setup
     proxy = setup.proxy()
     transport = setup.transport(proxy.port)
     Calls().echo().made(transport)
-    before = getattr(proxy, way)
-    Calls().echo(BYTES).made(transport)
-    total = getattr(proxy, way) - before
+    totals = []
+    for _ in range(5):
+        before = getattr(proxy, way)
+        Calls().echo(BYTES).made(transport)
+        totals.append(getattr(proxy, way) - before)
+    total = min(totals)  # without the signs of life that a call sends which takes longer
     assert total > BYTES
     unnoticed = []
     for position in positions(total):
