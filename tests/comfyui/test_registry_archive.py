@@ -19,7 +19,8 @@ from .harness.workflow import DIGITS, Sampling, Scene
 pytestmark = [pytest.mark.comfyui, pytest.mark.each_release]
 
 ENCODERS = {f"Remote{number}CLIPLoader" for number in ("", "Dual", "Triple", "Quadruple")}
-LOADERS = {f"Remote{kind}Loader" for kind in ("Checkpoint", "Model", "ControlNet", "VAE")}
+KINDS = ("Checkpoint", "Model", "ControlNet", "VAE", "CLIPVision", "UpscaleModel", "AudioEncoder")
+LOADERS = {f"Remote{kind}Loader" for kind in KINDS}
 NODES = {*LOADERS, *ENCODERS, "RemoteSampler"}
 PACK = "comfy-gpu-offload"
 # What is written where the pack runs.
