@@ -82,31 +82,13 @@ class ReplyParser:
                 "COMFY_GPU_OFFLOAD_ENDPOINT=load-balancer, or RUNPOD_ENDPOINT_ID to a queue endpoint.",
                 status=reply.status,
             )
-        return self._other(reply, request, text)
-
-    def _other(self, reply: Reply, request: Request, text: str) -> RunPodError:
-        said = f" It says: {text!r}" if text else ""
-        retry_after_s = seconds_of(reply.retry_after, self.wall())
-        if reply.status == 429:
-            return RunPodRateLimitError(
-                f"RunPod asks for fewer requests (429). Try again later.{said}",
-                status=429,
-                retry_after_s=retry_after_s,
-            )
-        if reply.status >= 500:
-            return RunPodServerError(
-                f"RunPod failed to answer {request.path} ({reply.status}).{said}"
-                f"{DOUBT if request.submits else ' Try again later.'}",
-                status=reply.status,
-                maybe_submitted=request.submits,
-                retry_after_s=retry_after_s,
-            )
-        if reply.status >= 400:
-            return RunPodRequestError(f"RunPod refused {request.path} ({reply.status}).{said}", status=reply.status)
-        return RunPodReplyError(
-            f"The answer to {request.path} leads elsewhere ({reply.status}), where the API key must not go. Is "
-            "RUNPOD_BASE_URL RunPod's, and is there a login page in between?",
-            status=reply.status,
+        return refusal_by_status(
+            reply,
+            request.path,
+            said=f" It says: {text!r}" if text else "",
+            doubt=DOUBT if request.submits else None,
+            setting="RUNPOD_BASE_URL",
+            now=self.wall(),
         )
 
     def _not_found(self, request: Request) -> str:
@@ -159,3 +141,38 @@ def _said(value: Any, otherwise: str) -> str:
 
 def _dotted(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "the whole"
+
+
+def refusal_by_status(
+    reply: Reply, asked: str, *, said: str, doubt: str | None, setting: str, now: float
+) -> RunPodError:
+    """Return the error for a reply that nothing but its status explains.
+
+    Args:
+        reply: no success.
+        asked: what was asked for, in words or as a path.
+        said: RunPod's words as a sentence with a space before it; empty for none.
+        doubt: what to do where the request may have had its effect all the same; None if it has none.
+        setting: the name of the setting that holds the API's address.
+        now: seconds since 1970.
+    """
+    retry_after_s = seconds_of(reply.retry_after, now)
+    if reply.status == 429:
+        return RunPodRateLimitError(
+            f"RunPod asks for fewer requests (429). Try again later.{said}", status=429, retry_after_s=retry_after_s
+        )
+    if reply.status >= 500:
+        return RunPodServerError(
+            f"RunPod failed to answer {asked} ({reply.status}).{said}"
+            f"{' Try again later.' if doubt is None else doubt}",
+            status=reply.status,
+            maybe_submitted=doubt is not None,
+            retry_after_s=retry_after_s,
+        )
+    if reply.status >= 400:
+        return RunPodRequestError(f"RunPod refused {asked} ({reply.status}).{said}", status=reply.status)
+    return RunPodReplyError(
+        f"The answer to {asked} leads elsewhere ({reply.status}), where the API key must not go. Is {setting} "
+        "RunPod's, and is there a login page in between?",
+        status=reply.status,
+    )

@@ -21,15 +21,10 @@ from ...errors import (
     RunPodError,
     RunPodForbiddenError,
     RunPodNotFoundError,
-    RunPodRateLimitError,
-    RunPodReplyError,
-    RunPodRequestError,
     RunPodRuleError,
-    RunPodServerError,
 )
 from ..api_requests import Reply, Request
-from ..reply_parsing import KEYS_PAGE, first_line
-from ..retry import seconds_of
+from ..reply_parsing import KEYS_PAGE, first_line, refusal_by_status
 
 BILLING_PAGE = "https://console.runpod.io/user/billing"
 _TEXT_BYTES = 16 * 1024
@@ -91,27 +86,13 @@ class ErrorReplies:
         return self._other(reply, request, asked, f" It says: {str(problem)!r}" if str(problem) else "")
 
     def _other(self, reply: Reply, request: Request, asked: str, said: str) -> RunPodError:
-        retry_after_s = seconds_of(reply.retry_after, self._wall())
-        if reply.status == 429:
-            return RunPodRateLimitError(
-                f"RunPod asks for fewer requests (429). Try again later.{said}",
-                status=429,
-                retry_after_s=retry_after_s,
-            )
-        if reply.status >= 500:
-            return RunPodServerError(
-                f"RunPod failed to answer {asked} ({reply.status}).{said}"
-                f"{request.doubt if request.submits else ' Try again later.'}",
-                status=reply.status,
-                maybe_submitted=request.submits,
-                retry_after_s=retry_after_s,
-            )
-        if reply.status >= 400:
-            return RunPodRequestError(f"RunPod refused {asked} ({reply.status}).{said}", status=reply.status)
-        return RunPodReplyError(
-            f"The answer to {asked} leads elsewhere ({reply.status}), where the API key must not go. Is "
-            "COMFY_GPU_OFFLOAD_RUNPOD_API RunPod's, and is there a login page in between?",
-            status=reply.status,
+        return refusal_by_status(
+            reply,
+            asked,
+            said=said,
+            doubt=request.doubt if request.submits else None,
+            setting="COMFY_GPU_OFFLOAD_RUNPOD_API",
+            now=self._wall(),
         )
 
     def _problem(self, body: bytes, request: Request) -> _Problem:
