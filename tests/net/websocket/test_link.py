@@ -4,11 +4,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support.tls import self_signed, server_context
 from websockets.protocol import Protocol
 
@@ -32,14 +34,20 @@ def shaken_hands() -> tuple[Protocol, Protocol]:
     return client, accepted.protocol
 
 
-@pytest.fixture
-def ends() -> Iterator[tuple[Link, Link]]:
+@contextmanager
+def shaken_links() -> Iterator[tuple[Link, Link]]:
     ours, theirs = socket.socketpair()
     client, worker = shaken_hands()
     links = Link(ours, client), Link(theirs, worker)
     yield links
     for link in links:
         link.abandon()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Link, Link]]:
+    with shaken_links() as links:
+        yield links
 
 
 def nothing() -> None:
@@ -71,6 +79,21 @@ def test_a_piece_arrives_as_it_was_sent(ends: tuple[Link, Link], size: int, *, f
     (piece,) = received(receiver, 1)
     sending.join()
     assert (piece.kind, piece.exchange, bytes(piece.payload)) == (Kind.DATA, 7, payload[:size])
+
+
+@pytest.mark.parametrize("from_client", [True, False])
+@given(sizes=st.lists(st.one_of(st.integers(0, 3000), st.sampled_from([1023, 1024, 4096, 8192])), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_pieces_that_arrive_together_are_each_as_it_was_sent(sizes: list[int], *, from_client: bool) -> None:
+    with shaken_links() as ends:
+        sender, receiver = ends if from_client else reversed(ends)
+        sent = [(number, bytes([number]) * size) for number, size in enumerate(sizes, 1)]
+        for number, payload in sent:
+            sender.send(sealed(Kind.DATA, number, payload), nothing)
+        got: list[tuple[int, bytes]] = []
+        while len(got) < len(sent):
+            got += [(piece.exchange, bytes(piece.payload)) for piece in receiver.receive(5.0)]
+        assert got == sent
 
 
 def test_the_rest_of_an_interrupted_piece_is_sent_before_the_next(ends: tuple[Link, Link]) -> None:

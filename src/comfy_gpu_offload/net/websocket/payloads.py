@@ -21,7 +21,7 @@ except ImportError:  # no C extension for this platform
 
 Buffer = bytes | bytearray | memoryview
 
-# Shorter ones are parsed out of what was read with the head.
+# Shorter ones are parsed out of what was read with the head, and longer ones too that came with it as a whole.
 _SHORT_BYTES = 1024
 _FINAL_BINARY, _MASKED = 0x82, 0x80  # RFC 6455, 5.2
 _LONG, _LONGER = 126, 127
@@ -68,14 +68,16 @@ class IncomingPayload:
         self.vacant = self.vacant[count:]
 
     def _read_exact(self, n: int) -> Generator[None, None, Any]:
-        if n < _SHORT_BYTES:
+        # The parser goes on to the next frames of the buffer before anybody has taken this one. So one that is
+        # whole already is copied out: in the memory here, the next of them would take its place.
+        if n < _SHORT_BYTES or n <= len(self._reader.buffer):
             return (yield from self._read_short(n))
         if len(self._memory) < n:
             self._memory = memoryview(bytearray(n))
         buffered = self._reader.buffer
-        early = min(n, len(buffered))
-        self._memory[:early] = buffered[:early]
-        del buffered[:early]
+        early = len(buffered)
+        self._memory[:early] = buffered
+        buffered.clear()
         self.vacant = self._memory[early:n]
         while self.vacant:
             if self._reader.eof:
