@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,38 @@ def in_a_child(work: Callable[[], str]) -> str:
         said = pipe.read()
     os.waitpid(child, 0)
     return said
+
+
+def test_threads_of_a_child_that_compute_at_once_find_torchs_pool() -> None:
+    handler = Handler(FunctionBackend())
+    session = Session(LoopbackTransport(handler))  # a process without one is not this package's to prepare
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # each thread of a child sets it anew, and with it the pool
+    told = [in_a_child(first_computations) for _ in range(100)]
+    torch.set_num_threads(threads)
+    session.close()
+    handler.close(10)
+    assert told == ["computed"] * 100
+
+
+def first_computations() -> str:
+    errors: list[str] = []
+    together = threading.Barrier(8)
+
+    def compute() -> None:
+        together.wait()
+        try:
+            torch.ones(2).add(1)
+            torch.ones(65536).sum()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=compute) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors[0][:300] if errors else "computed"
 
 
 def test_a_worker_within_the_other_process_is_refused_by_name() -> None:

@@ -6,6 +6,8 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
+import torch
+
 
 class Forked(Protocol):
     """Something that a forked process must not share with its parent."""
@@ -27,5 +29,15 @@ def register_for_forks(session: Forked) -> None:
 
 
 def _after_fork() -> None:
+    _renew_torchs_threads()
     for session in list(_sessions):
         session.forked()
+
+
+def _renew_torchs_threads() -> None:
+    """Have torch replace the threads that its pool lost by the fork, while there is one thread to ask it to.
+
+    It replaces them when a thread first computes, without a lock: of two that do so at once, one finds no pool
+    ("Invalid thread pool!", `caffe2::pthreadpool` in torch's caffe2/utils/threadpool/pthreadpool-cpp.cc).
+    """
+    torch.set_num_threads(torch.get_num_threads())
