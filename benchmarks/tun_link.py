@@ -16,18 +16,19 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from time import perf_counter
 
 _DEVICE = "/dev/net/tun"
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _TUNSETIFF, _IFF_TUN_NO_PI = 0x400454CA, 0x1001  # linux/if_tun.h
+_SET_DEATH_SIGNAL = 1  # linux/prctl.h
+_START_S = 30.0
 _NAME, _NEAR, _FAR, _PORT = "link0", "10.77.0.1", "10.77.0.2", 7777
 _MTU = 1500
 # What almost every system has; with BBR pauses cost less than they do most users.
@@ -49,24 +50,34 @@ def tun_link(
     Raises:
         NoTunLinkError: not possible here.
     """
-    here, there = get_context("spawn").Pipe()
-    arguments = (there, _Asked(round_trip_s, up, down, port, congestion))
-    process = get_context("spawn").Process(target=_run, args=arguments, daemon=True)
-    process.start()
-    there.close()
+    asked = [str(each) for each in (round_trip_s, up, down, port, congestion)]
+    # A program of its own, without what the benchmark has imported: threads of numerical libraries do not always
+    # survive the fork below, and then the link never begins.
+    our_end, its_end = socket.socketpair()
+    with our_end:
+        with its_end:
+            process = subprocess.Popen([sys.executable, __file__, *asked], stdin=its_end, stdout=its_end)  # noqa: S603
+        try:
+            yield _near_port(our_end)
+        finally:
+            our_end.close()  # which ends the link
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _near_port(link: socket.socket) -> int:
+    """Return the port that the link's process says, or raise the reason for which there is none."""
+    link.settimeout(_START_S)
     try:
-        answer = here.recv()
-    except EOFError:
-        answer = "it ended before it began"
-    if isinstance(answer, str):
-        process.join()
-        raise NoTunLinkError(f"there is no TUN link here: {answer}")
-    try:
-        yield answer
-    finally:
-        here.close()  # which ends the link
-        process.join(5)
-        process.kill()
+        said = link.recv(1000).decode().strip()
+    except TimeoutError:
+        said = f"it did not begin within {_START_S} s"
+    if not said.isdecimal():
+        raise NoTunLinkError(f"there is no TUN link here: {said or 'it ended before it began'}")
+    return int(said)
 
 
 def is_possible() -> bool:
@@ -91,7 +102,7 @@ class _Asked:
     congestion: str
 
 
-def _run(parent: Connection, asked: _Asked) -> None:
+def _run(asked: _Asked) -> None:
     """Run the link's process: make the namespaces, fork the carrier of packets, and pass connections on."""
     try:
         root = _this_namespace()
@@ -101,11 +112,12 @@ def _run(parent: Connection, asked: _Asked) -> None:
         _enter(root)
         entry = socket.create_server(("127.0.0.1", 0))
     except (OSError, subprocess.SubprocessError) as error:
-        parent.send(f"{type(error).__name__}: {error}")
+        print(f"{type(error).__name__}: {error}", flush=True)
         return
+    link = os.getpid()
     carrier = os.fork()
     if not carrier:
-        parent.close()
+        _end_with(link)
         one_way_s = asked.round_trip_s / 2
         _carry_packets(_Way(near_tun, far_tun, one_way_s, asked.up), _Way(far_tun, near_tun, one_way_s, asked.down))
         os._exit(0)
@@ -113,12 +125,18 @@ def _run(parent: Connection, asked: _Asked) -> None:
     outward = _Onward(root, ("127.0.0.1", asked.port), asked.congestion)
     threading.Thread(target=_accept, args=(entry, inward), daemon=True).start()
     threading.Thread(target=_accept, args=(listener, outward), daemon=True).start()
-    parent.send(entry.getsockname()[1])
-    with suppress(EOFError):
-        parent.recv()
+    print(entry.getsockname()[1], flush=True)
+    sys.stdin.buffer.read()  # until the benchmark closes it, or ends
     os.kill(carrier, signal.SIGKILL)
     os.waitpid(carrier, 0)
     os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Have this process killed when its parent ends, however that happens."""
+    _checked(ctypes.CDLL(None, use_errno=True).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL))
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
 
 
 def _this_namespace() -> int:
@@ -235,3 +253,7 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
         while count := source.recv_into(view):
             sink.sendall(view[:count])
         sink.shutdown(socket.SHUT_WR)
+
+
+if __name__ == "__main__":
+    _run(_Asked(float(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5]))
