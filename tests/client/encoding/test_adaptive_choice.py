@@ -115,6 +115,31 @@ def test_a_tunnel_is_known_by_its_connections_opening_until_a_probe_says_otherwi
     assert guess(choice) == NEAR
 
 
+def test_behind_a_tunnel_runs_and_pictures_are_compressed_before_any_step() -> None:
+    choice = AdaptiveChoice(EncodingKind.RAW, NEAR)
+    choice.opened(0.05)
+    assert choice.kind is EncodingKind.PREDICTED
+    choice.probed(0.001)  # the opening was slow for another reason
+    assert choice.kind is EncodingKind.RAW
+    choice.probed(0.05)
+    assert choice.kind is EncodingKind.PREDICTED
+
+
+def test_a_worker_that_reads_no_codec_is_sent_raw_data_through_a_tunnel_too() -> None:
+    choice = AdaptiveChoice(EncodingKind.RAW, NEAR, [EncodingKind.RAW])
+    choice.probed(0.05)
+    assert choice.kind is EncodingKind.RAW
+
+
+def test_a_measured_choice_outlives_a_later_probe() -> None:
+    choice = AdaptiveChoice(EncodingKind.RAW, NEAR)
+    choice.probed(0.05)
+    timings = CallTimings(exchange_s=0.06, bytes_up=FLUX, bytes_down=FLUX, exchanges=1)
+    choice.observe(EncodingKind.PREDICTED, timings, (FLUX, FLUX, FLUX))
+    choice.probed(0.001)
+    assert choice.kind is EncodingKind.PREDICTED
+
+
 @dataclass
 class World:
     """A worker behind a link, whose calls take what they would; with `ancestral`, no latent can be predicted."""

@@ -83,7 +83,8 @@ class AdaptiveChoice:
     def __init__(
         self, begin_with: EncodingKind, guess: LinkSpeed, kinds: Sequence[EncodingKind] = tuple(EncodingKind)
     ) -> None:
-        self._kind, self._kinds = begin_with, tuple(kinds)
+        self._kind = self._first_kind = begin_with
+        self._kinds = tuple(kinds)
         self._first_guess = self._guess = guess
         self._lock = threading.Lock()
         self._transfers: deque[Transfer] = deque(maxlen=_TRANSFERS_KEPT)
@@ -111,16 +112,20 @@ class AdaptiveChoice:
         """Record how long the connection's opening took, which tells a tunnel until a probe is answered."""
         with self._lock:
             if self._empty_s is None and seconds is not None:
-                self._guess = self._guess_at(seconds)
+                self._guess_anew(seconds)
 
     def probed(self, seconds: float) -> None:
         """Record the duration of an empty exchange."""
         with self._lock:
             self._empty_s = seconds
-            self._guess = self._guess_at(seconds)
+            self._guess_anew(seconds)
 
-    def _guess_at(self, seconds: float) -> LinkSpeed:
-        return FAR if seconds > _TUNNEL_S and self._first_guess == NEAR else self._first_guess
+    def _guess_anew(self, seconds: float) -> None:
+        is_tunnel = seconds > _TUNNEL_S and self._first_guess == NEAR
+        self._guess = FAR if is_tunnel else self._first_guess
+        if not self._measured:
+            # Runs and pictures ask for the kind without a call that decides it: they may be all there is.
+            self._kind = self._kinds[-1] if is_tunnel else self._first_kind
 
     def begin(self, raw_up: int) -> EncodingKind:
         """Return the kind for a call whose first tensor has `raw_up` bytes."""
