@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import IO, cast
 
 _DEVICE = "/dev/net/tun"
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -53,14 +54,13 @@ def tun_link(
     asked = [str(each) for each in (round_trip_s, up, down, port, congestion)]
     # A program of its own, without what the benchmark has imported: threads of numerical libraries do not always
     # survive the fork below, and then the link never begins.
-    our_end, its_end = socket.socketpair()
-    with our_end:
-        with its_end:
-            process = subprocess.Popen([sys.executable, __file__, *asked], stdin=its_end, stdout=its_end)  # noqa: S603
+    command = [sys.executable, __file__, *asked]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+    with cast(IO[bytes], process.stdin) as told, cast(IO[bytes], process.stdout) as said:
         try:
-            yield _near_port(our_end)
+            yield _near_port(said)
         finally:
-            our_end.close()  # which ends the link
+            told.close()  # which ends the link
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
@@ -68,16 +68,13 @@ def tun_link(
                 process.wait()
 
 
-def _near_port(link: socket.socket) -> int:
+def _near_port(said: IO[bytes]) -> int:
     """Return the port that the link's process says, or raise the reason for which there is none."""
-    link.settimeout(_START_S)
-    try:
-        said = link.recv(1000).decode().strip()
-    except TimeoutError:
-        said = f"it did not begin within {_START_S} s"
-    if not said.isdecimal():
-        raise NoTunLinkError(f"there is no TUN link here: {said or 'it ended before it began'}")
-    return int(said)
+    is_heard = select.select([said], (), (), _START_S)[0]
+    line = said.readline().decode().strip() if is_heard else f"it did not begin within {_START_S:.0f} s"
+    if not line.isdecimal():
+        raise NoTunLinkError(f"there is no TUN link here: {line or 'it ended before it began'}")
+    return int(line)
 
 
 def is_possible() -> bool:
