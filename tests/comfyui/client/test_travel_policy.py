@@ -178,3 +178,23 @@ def test_the_remedy_goes_by_the_nodes_name(node: str, says: str) -> None:
     from comfy_gpu_offload.comfyui.client import refusals
 
     assert says in refusals.of_network("part", type(node, (), {})()).remedy
+
+
+@pytest.mark.parametrize(
+    ("nodes", "remedy"),
+    [
+        ("ComfyUI_IPAdapter_plus: CrossAttentionPatch", "_IMAGE_PROMPT"),
+        ("comfyui-kjnodes: PathchSageAttentionKJ.patch", "_ATTENTION"),
+        ("ComfyUI-TeaCache: teacache_flux_forward", "_CACHES"),
+        ("ComfyUI-Advanced-ControlNet: _forward_inject_BasicTransformerBlock", "_BYPASS"),
+        ("Comfy-WaveSpeed: VelocatorLoadAndQuantizeDiffusionModel", "_BYPASS"),
+        ("a_pack: PassageOfMessages.forward", "_BYPASS"),
+        ("sd-perturbed-attention: pladis_attention_wrapper", "_BYPASS"),
+        ("a_pack: apply_perturbed_attention", "_GUIDANCE"),
+    ],
+)
+@pytest.mark.usefixtures("comfy_stand_in")
+def test_a_remedy_is_given_where_it_is_true_of_the_code(nodes: str, remedy: str) -> None:
+    from comfy_gpu_offload.comfyui.client import refusals
+
+    assert refusals._remedy(nodes) == getattr(refusals, remedy)

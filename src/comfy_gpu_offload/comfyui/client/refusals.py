@@ -6,6 +6,7 @@ because many nodes use the same names for their patches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ _ATTENTION = "Bypass the node: the worker computes attention in its own way."
 _GLOBAL = f"Bypass the node that does it, and restart ComfyUI if the change persists, or {_RUN_HERE}."
 _CHANGE_ITSELF = "a node that changes the network itself"
 
-# By a word in the name of a node's code, in lower case.
+# By a word with which a part of the name of a node's code begins, in lower case.
 _REMEDIES: Mapping[str, str] = {
     "freeu": "Use ComfyUI's own FreeU or FreeU_V2, which work.",
     "deepshrink": _SHRINK,
@@ -53,6 +54,9 @@ _REMEDIES: Mapping[str, str] = {
     "lllite": _CONTROL,
     "sage": _ATTENTION,
 }
+# Of these, the ones that hold for all nodes of a pack with that in its name. A pack's name says less than its
+# code's: Advanced-ControlNet also patches attention without any ControlNet, and WaveSpeed does more than cache.
+_WHOLE_PACKS = frozenset({"teacache", "magcache", "ipadapter", "pulid", "sage"})
 # By the option's name in `transformer_options`, where that alone says what the patch is for.
 _REMEDIES_BY_KEY: Mapping[str, str] = {"optimized_attention_override": _ATTENTION}
 # The entries of `transformer_options` that ComfyUI calls as functions.
@@ -187,8 +191,23 @@ def _owners(values: Iterable[Any]) -> str:
 
 
 def _remedy(nodes: str) -> str:
-    lowered = nodes.lower()
-    return next((remedy for word, remedy in _REMEDIES.items() if word in lowered), _BYPASS)
+    """Return what to do about patches of `nodes`, a list of names like "pack: Class.method" or "Node"."""
+    packs_and_code = [name.rpartition(": ")[::2] for name in nodes.split(", ")]
+    fitting = (
+        remedy
+        for word, remedy in _REMEDIES.items()
+        for pack, code in packs_and_code
+        if _has_word(code, word) or (word in _WHOLE_PACKS and _has_word(pack, word))
+    )
+    return next(fitting, _BYPASS)
+
+
+def _has_word(name: str, word: str) -> bool:
+    """Return whether `word` is in `name` from the beginning of one of its parts on: "sage" is not in "Message"."""
+    return any(
+        found.start() == 0 or name[found.start()].isupper() or not name[found.start() - 1].isalpha()
+        for found in re.finditer(word, name, re.IGNORECASE)
+    )
 
 
 HOOK_STRENGTH = Obstacle(
