@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from comfy_gpu_offload.cli.arguments import number, output_file, output_folder, whole_number
-from emulated_link import Link
+from comfy_gpu_offload.tuning.link import Link
 
 Item = TypeVar("Item")
 
@@ -30,24 +29,18 @@ positive = whole_number(1, 1_000_000_000)
 seconds = number(0, 3600)
 """How long something takes, an hour at most."""
 
-_LINK = re.compile(r"([^/]+)/([^/]+)/([^/]+)")
-_round_trip_ms = number(0, 10_000)
-_mbit = number(0.01, 1_000_000)
-
 
 def link(text: str) -> Link:
     """Return the link that ``MS/MBIT/MBIT`` describes: round trip, up, down.
 
     Raises:
-        argparse.ArgumentTypeError: it is not of that form, or no link is like that.
+        argparse.ArgumentTypeError: it is not of that form, no link is like that, or it loses packets, which links
+            are not emulated with.
     """
-    parts = _LINK.fullmatch(text)
-    if parts is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no link: give MS/MBIT/MBIT, as 40/20/100")
-    try:
-        return Link(_round_trip_ms(parts[1]) / 1e3, *(_mbit(part) * 1e6 / 8 for part in parts.groups()[1:]))
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}; give MS/MBIT/MBIT, as 40/20/100") from None
+    read = Link.parse(text)
+    if read.loss:
+        raise argparse.ArgumentTypeError(f"{text}: emulated links lose nothing; give MS/MBIT/MBIT, as 40/20/100")
+    return read
 
 
 def pair(names: Collection[str], read: Callable[[str], Item]) -> Callable[[str], tuple[str, Item]]:

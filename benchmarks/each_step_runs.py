@@ -19,7 +19,8 @@ from comfy_gpu_offload.client.encoding.step_time import EncodingKind
 from comfy_gpu_offload.client.session import Session, SessionOptions
 from comfy_gpu_offload.client.timings import CallTimings
 from comfy_gpu_offload.io import codecs
-from emulated_link import Kind, Link, emulated
+from comfy_gpu_offload.tuning.link import Link
+from emulated_link import Kind, emulated
 from mosaic import mosaic_worker, run
 from proxied import DIRECT, proxied
 

@@ -8,29 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from comfy_gpu_offload.tuning.link import Link
 from thread_link import thread_link
 
 Kind = Literal["tun", "threads"]
-
-
-@dataclass(frozen=True)
-class Link:
-    """Round trip in seconds, rates in bytes a second."""
-
-    round_trip_s: float
-    up: float
-    down: float
-
-    def __str__(self) -> str:
-        return f"{self.round_trip_s * 1e3:g} ms, {self.up * 8e-6:g}/{self.down * 8e-6:g} Mbit/s"
-
-    def ideal_s(self, up_bytes: float, down_bytes: float) -> float:
-        """Return the least seconds that one exchange of so many bytes can take."""
-        return self.round_trip_s + up_bytes / self.up + down_bytes / self.down
 
 
 @cache
@@ -62,8 +46,8 @@ def emulated(link: Link, port: int, kind: Kind | None = None, congestion: str = 
     if (kind or best_kind()) == "tun":
         from tun_link import tun_link  # noqa: PLC0415  # its imports are Linux's
 
-        made = tun_link(link.round_trip_s, link.up, link.down, port, congestion=congestion)
+        made = tun_link(link.round_trip_s, link.up_bytes_s, link.down_bytes_s, port, congestion=congestion)
     else:
-        made = thread_link(link.round_trip_s, link.up, link.down, port)
+        made = thread_link(link.round_trip_s, link.up_bytes_s, link.down_bytes_s, port)
     with made as near:
         yield near

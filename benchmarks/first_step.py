@@ -57,9 +57,10 @@ from comfy_gpu_offload.protocol.messages import Keep, ModelDescription, ModelRef
 from comfy_gpu_offload.server.handler import HandlerOptions
 from comfy_gpu_offload.server.http.routes import WorkerState
 from comfy_gpu_offload.server.serve import ServeOptions, serve_until_signalled
+from comfy_gpu_offload.tuning.link import Link
 from digits_worker import digits_worker
 from echo_worker import EchoBackend, worker_of
-from emulated_link import Link, best_kind, described, emulated
+from emulated_link import best_kind, described, emulated
 from results import Results, Table, conclude
 from worker_process import worker_process
 

@@ -180,7 +180,7 @@ def _bounds(runs: list[Run]) -> list[Bound]:
     for run in held:
         if (run.way, run.through, run.compute_s) != (_HELD_WAY, DIRECT, _HELD_COMPUTE_S):
             continue
-        most_ms = 1e3 * (2 * link.round_trip_s + run.bytes_down / link.down)
+        most_ms = 1e3 * (2 * link.round_trip_s + run.bytes_down / link.down_bytes_s)
         what = f"{run.model} over {run.link}, {run.way}"
         bounds.append(Bound.at_most(f"{what}, network ms of a step", 1e3 * run.network_s, most_ms, ".0f"))
         if run.gain is not None:

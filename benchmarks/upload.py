@@ -43,8 +43,9 @@ from comfy_gpu_offload.io import codecs
 from comfy_gpu_offload.io.digests import digest
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
+from comfy_gpu_offload.tuning.link import Link
 from echo_worker import echo_worker
-from emulated_link import Link, best_kind, described, emulated
+from emulated_link import best_kind, described, emulated
 from results import Bound, Results, Table, conclude
 from worker_process import worker_process
 
@@ -203,8 +204,8 @@ def _measured(
         hash_s=hash_s,
         upload_s=upload_s,
         of_tcp=bare_s / upload_s,
-        of_link=uploaded / link.up / upload_s,
-        effective=size / link.up / upload_s,
+        of_link=uploaded / link.up_bytes_s / upload_s,
+        effective=size / link.up_bytes_s / upload_s,
         memory_bytes=memory,
         again_bytes=again,
         new_session_bytes=transport.sent_bytes,

@@ -45,8 +45,9 @@ from comfy_gpu_offload.client.session import Session
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.transport.base import Check, Route, Timeouts, Transport
 from comfy_gpu_offload.transport.http_transport import MEDIA_TYPE
+from comfy_gpu_offload.tuning.link import Link
 from echo_worker import echo_worker
-from emulated_link import Link, best_kind, described, emulated
+from emulated_link import best_kind, described, emulated
 from proxied import DIRECT, NAMES, available, proxied, skipped
 from results import Bound, Results, Table, conclude
 

@@ -40,8 +40,9 @@ import arguments
 import comfy_gpu_offload
 from comfy_gpu_offload.backends.base import Computed, ModuleCall
 from comfy_gpu_offload.client.timings import CallTimings
+from comfy_gpu_offload.tuning.link import Link
 from echo_worker import EchoBackend, worker_of
-from emulated_link import Link, best_kind, described, emulated
+from emulated_link import best_kind, described, emulated
 from results import Bound, Results, Table, conclude
 from socket_echo import receive_exactly
 from synthetic_pictures import picture

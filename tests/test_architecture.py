@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "runpod": {"errors", "config", "net"},
     "transport": {"errors", "config", "version", "io", "net", "runpod"},
     "client": {"errors", "config", "version", "io", "prediction", "protocol", "transport"},
+    "tuning": {"errors", "config", "io", "transport", "client"},
     "backends": {"errors", "io", "protocol", "digits"},
     "server": {"errors", "config", "version", "io", "net", "prediction", "protocol", "backends"},
     "comfyui/installation": {"errors", "backends"},
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "shared_worker": {"errors", "config", "backends", "server", "backend_factory"},
     "cli": {
         *("errors", "config", "version", "io", "protocol", "runpod", "transport", "digits", "client", "server"),
-        *("backends", "backend_factory", "comfyui/installation", "rental"),
+        *("backends", "backend_factory", "comfyui/installation", "rental", "tuning"),
     },
     "rental": {"errors", "config", "version", "net", "protocol", "runpod", "transport", "client"},
     "__init__": {"client", "shared_worker", "version"},

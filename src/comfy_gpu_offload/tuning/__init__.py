@@ -1,0 +1,1 @@
+"""The seconds and dollars of a picture over a given link: figures, and the arithmetic with them."""
