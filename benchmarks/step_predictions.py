@@ -60,7 +60,10 @@ class Shape:
         """Return the shape of the run by which the node's `auto` decides, for this session's encoding."""
         elements = torch.Size(self.latent[1:]).numel()
         stored = Stored(session.stored_share, *session.call_shares)
-        return RunShape.of(self.steps, elements, self.call_bytes, stored, is_empty=self.begins_empty)
+        coding_s = session.coding_s(self.call_bytes, self.call_bytes)
+        return RunShape.of(
+            self.steps, elements, self.call_bytes, stored, is_empty=self.begins_empty, coding_s=coding_s
+        )
 
     def begun(self) -> torch.Tensor:
         """Return the latent that a run begins with: zeros of an empty one, or one that a picture was encoded to."""

@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import plots
 from comfy_gpu_offload.client.offload_estimate import OffloadEstimator, RunShape, Stored
+from comfy_gpu_offload.tuning.link import Link
 from each_step_runs import WAYS, follow, session_over
-from emulated_link import Link, described, emulated
+from emulated_link import described, emulated
 from mosaic import mosaic_worker
 from results import Bound, Results, Table, conclude
 
@@ -130,7 +131,9 @@ def _measure(link: Link, port: int, options: argparse.Namespace) -> Row:
         fields = {"sampler": "euler", "scheduler": "simple", "seed": 0, "steps": options.steps, "cfg": 1.0}
         model.sample({**fields, "steps": 1}, job)  # both ways bring the conditioning once
         stored = Stored(session.stored_share, *session.call_shares)
-        shape = RunShape.of(options.steps, latent.numel(), 2 * latent.numel(), stored, is_empty=True)
+        call_bytes = 2 * latent.numel()
+        coding_s = session.coding_s(call_bytes, call_bytes)
+        shape = RunShape.of(options.steps, latent.numel(), call_bytes, stored, is_empty=True, coding_s=coding_s)
         estimate = OffloadEstimator(session).estimate(shape, compute_s)
         started = perf_counter()
         _, timings = model.sample({**fields, "seed": 1}, job)

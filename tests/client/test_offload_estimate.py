@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from comfy_gpu_offload.client.offload_estimate import OffloadEstimator, RunShape, calls_of, compute_of
@@ -26,6 +28,13 @@ def test_a_round_trip_a_call_is_what_each_step_costs_more() -> None:
     assert estimate.each_step_s == pytest.approx(20 * 0.6, rel=0.01)
     assert estimate.whole_loop_s == pytest.approx(20 * 0.5 + 0.1, rel=0.01)
     assert estimate.whole_loop
+
+
+def test_coding_counts_for_each_call_and_not_for_the_job() -> None:
+    shape = replace(SHAPE, coding_s=0.02)
+    estimate = OffloadEstimator(Link(0.1, 1e12)).estimate(shape, compute_s=0.5)
+    assert estimate.each_step_s == pytest.approx(20 * 0.62, rel=0.01)
+    assert estimate.whole_loop_s == pytest.approx(20 * 0.5 + 0.1, rel=0.01)
 
 
 def test_a_job_larger_than_all_its_calls_is_better_done_in_calls() -> None:

@@ -1,6 +1,6 @@
 """An estimate of how to offload a sampling run: one call per step, or the whole loop as one job.
 
-    each step   calls x (compute + network of a call)
+    each step   calls x (compute + coding + network of a call)
     whole loop  calls x compute + network of the job
 
 Conditioning is sent once in either case, so it is left out. The network's share is measured with as many bytes as
@@ -48,6 +48,7 @@ class RunShape:
         calls: the number of model calls.
         call_up, call_down: bytes that one call sends and receives, compressed.
         job_up, job_down: bytes that the whole loop sends and receives as one job, compressed.
+        coding_s: seconds that encoding and decoding take for one call, both sides together.
     """
 
     calls: int
@@ -55,9 +56,19 @@ class RunShape:
     call_down: int
     job_up: int
     job_down: int
+    coding_s: float = 0.0
 
     @classmethod
-    def of(cls, calls: int, elements: int, call_bytes: int, stored: Stored, *, is_empty: bool) -> RunShape:
+    def of(
+        cls,
+        calls: int,
+        elements: int,
+        call_bytes: int,
+        stored: Stored,
+        *,
+        is_empty: bool,
+        coding_s: float = 0.0,
+    ) -> RunShape:
         """Return the shape of a run.
 
         Args:
@@ -67,6 +78,7 @@ class RunShape:
             stored: what encoding leaves of bytes.
             is_empty: whether the run begins with an empty latent. It is all zeros, which take no bytes once they
                 are compressed.
+            coding_s: seconds of encoding and decoding for one call, both sides together.
         """
         latent_bytes = int(elements * 4 * stored.of_job)
         return cls(
@@ -75,6 +87,7 @@ class RunShape:
             call_down=int(call_bytes * stored.of_call_down) + _MESSAGE_BYTES,
             job_up=(0 if is_empty else latent_bytes) + _MESSAGE_BYTES,
             job_down=latent_bytes + _MESSAGE_BYTES,
+            coding_s=coding_s,
         )
 
     @property
@@ -100,6 +113,16 @@ class OffloadEstimate:
     whole_loop_s: float
     compute_s: float | None
 
+    @classmethod
+    def of(
+        cls, shape: RunShape, compute_s: float | None, call_network_s: float, job_network_s: float
+    ) -> OffloadEstimate:
+        """Return the estimate of a run: seconds of the network are those of one call, and of the job."""
+        computing = shape.calls * (compute_s or 0.0)
+        # A job encodes one latent in all, which is next to nothing.
+        each_step_s = computing + shape.calls * (shape.coding_s + call_network_s)
+        return cls(each_step_s, computing + job_network_s, compute_s)
+
     @property
     def whole_loop(self) -> bool:
         """Return whether the whole loop as one job is the faster one."""
@@ -119,6 +142,16 @@ def calls_of(sampler: str, steps: int) -> int:
     return max(1, a_step * steps - (a_step - 1))
 
 
+def draws_noise_each_step(sampler: str) -> bool:
+    """Return whether a sampler adds new noise in its steps, so that the next latent cannot be predicted."""
+    return (
+        "ancestral" in sampler
+        or "sde" in sampler
+        or sampler.startswith("seeds_")
+        or sampler in {"ddpm", "lcm", "sa_solver", "sa_solver_pece"}
+    )
+
+
 class OffloadEstimator:
     """Estimates of runs over one session, by what it has measured. Not thread-safe."""
 
@@ -132,10 +165,9 @@ class OffloadEstimator:
         Raises:
             OffloadError: the worker cannot be asked.
         """
-        computing = shape.calls * (compute_s or 0.0)
         call_s = self._network(shape.call_up, shape.call_down, check)
         job_s = self._network(shape.job_up, shape.job_down, check)
-        return OffloadEstimate(computing + shape.calls * call_s, computing + job_s, compute_s)
+        return OffloadEstimate.of(shape, compute_s, call_s, job_s)
 
     def _network(self, up: int, down: int, check: Check | None) -> float:
         """Return the seconds that so many bytes take; measured once for similar sizes."""

@@ -161,6 +161,10 @@ class RemoteModel(nn.Module):
         """The same as `Session.call_shares`."""
         return self._session.call_shares
 
+    def coding_s(self, raw_up: int, raw_down: int) -> float:
+        """Do what `Session.coding_s` does."""
+        return self._session.coding_s(raw_up, raw_down)
+
     def timings_since(self, calls: int) -> list[CallTimings]:
         """Return the timings of the calls after the first `calls`, oldest first, as far as they are kept."""
         new = min(self.calls - calls, len(self.timings))

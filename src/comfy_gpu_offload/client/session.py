@@ -244,6 +244,10 @@ class Session:
         """Return the shares of a call's latent and of its reply that are sent in a deterministic run, roughly."""
         return self._policy.call_shares
 
+    def coding_s(self, raw_up: int, raw_down: int) -> float:
+        """Return the expected seconds of coding, both sides, in a call with so many uncompressed bytes each way."""
+        return self._policy.coding_s(raw_up, raw_down)
+
     @property
     def carrier(self) -> Carrier:
         """The way by which frames travel to the worker, and why it is no faster one."""

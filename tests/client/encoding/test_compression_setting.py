@@ -67,6 +67,7 @@ def test_a_name_holds_whatever_the_link(worker: ThreadWorker, compression: str) 
 def test_a_run_is_expected_to_move_what_its_way_moves(worker: ThreadWorker) -> None:
     with connect(worker.url, compression="none") as session:
         assert session.call_shares == (1.0, 1.0)
+        plain_s = session.coding_s(100_000, 100_000)
     with connect(worker.url, compression="int8-block") as session:
         share = session.stored_share
         assert session.call_shares == (share, share)
@@ -75,5 +76,6 @@ def test_a_run_is_expected_to_move_what_its_way_moves(worker: ThreadWorker) -> N
         model = session.model("velocity")
         run(model)
         assert up < down < session.stored_share
+        assert session.coding_s(100_000, 100_000) > 10 * plain_s
     moved = sum(timings.bytes_up for timings in model.timings) / STEPS / RAW_BYTES
     assert moved < 2 * up

@@ -152,12 +152,21 @@ class AdaptiveChoice:
             if first >= _SMALLEST_BYTES and up <= _NOTHING_BESIDES * first:
                 self._measured.append(_Measured(self._calls, kind, cost))
 
-    def _decide(self, raw_up: int) -> None:
-        alike = [
+    def coding_s(self, raw_up: int, raw_down: int) -> float:
+        """Return the expected seconds of coding, both sides, in a call with so many uncompressed bytes each way."""
+        with self._lock:
+            calls = [each.cost for each in self._alike(raw_up) if each.kind is self._kind]
+            return expected_cost(self._kind, calls, raw_up, raw_down).coding_s
+
+    def _alike(self, raw_up: int) -> list[_Measured]:
+        return [
             each
             for each in self._measured
             if each.number > self._calls - _CALLS_KEPT and 1 / _ALIKE <= each.cost.raw_up / max(raw_up, 1) <= _ALIKE
         ]
+
+    def _decide(self, raw_up: int) -> None:
+        alike = self._alike(raw_up)
         raw_down = alike[-1].cost.raw_down if alike else raw_up
         link = estimated_link(list(self._transfers), self._guess, self._empty_s)
         costs = {

@@ -33,7 +33,7 @@ from .adaptive_choice import AdaptiveChoice, adaptive_choice
 from .digest_cache import DigestCache, NamedTensor
 from .link_speed import Prober
 from .predicted_runs import PREDICTED_SHARES, PredictedCall, PredictedRuns
-from .step_time import EncodingKind
+from .step_time import EncodingKind, expected_cost
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +189,14 @@ class EncodingPolicy:
         """Return the shares of a call's latent and of its reply that are sent in a deterministic run, roughly."""
         share = self.stored_share
         return (share, share) if self._runs_for(self._kind) is None else PREDICTED_SHARES
+
+    def coding_s(self, raw_up: int, raw_down: int) -> float:
+        """Return the expected seconds of coding, both sides, in a call with so many uncompressed bytes each way."""
+        if self._choice is not None:
+            return self._choice.coding_s(raw_up, raw_down)
+        kind = EncodingKind.RAW if self.codec is codecs.RAW else EncodingKind.CODED
+        predicts = self._runs_for(self._kind) is not None
+        return expected_cost(EncodingKind.PREDICTED if predicts else kind, (), raw_up, raw_down).coding_s
 
     def probe_link_if_due(self, check: Check | None) -> None:
         """Measure the round trip before a call, where the choice needs it and `probe_link_early` does not.

@@ -109,10 +109,12 @@ def _run_shape(remote: RemoteModel, inputs: Mapping[str, Any]) -> RunShape | Non
     if not isinstance(latent, torch.Tensor) or getattr(latent, "is_nested", False):
         return None
     sides = 1 if inputs["cfg"] == 1 else 2
+    call_bytes = latent.numel() * remote.dtype.itemsize * sides
     return RunShape.of(
         calls_of(inputs["sampler_name"], max(1, round(inputs["steps"]))),
         latent.numel(),
-        latent.numel() * remote.dtype.itemsize * sides,
+        call_bytes,
         Stored(remote.stored_share, *remote.call_shares),
         is_empty=not bool(latent.any()),
+        coding_s=remote.coding_s(call_bytes, call_bytes),
     )
