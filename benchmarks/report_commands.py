@@ -41,6 +41,7 @@ APART = {
     "model_transfer": "writes gigabytes to the disk, whose speed it depends on",
     "real_model": "needs a ComfyUI installation and a GPU",
     "stand_in": "needs a ComfyUI installation",
+    "queue_prompt": "needs a ComfyUI installation",
     "whole_picture": "needs a ComfyUI installation for its prompts",
     "train_digits": "trains the demo's model and measures nothing",
 }

@@ -104,7 +104,7 @@ class Transfer:
     """A decoded picture that came back over a link.
 
     Attributes:
-        coding_s: at this end, and reading the request at the worker; encoding the reply is the network's.
+        coding_s: of the request, at both ends; encoding and decoding the reply are the network's.
         network_s: the rest of the call, without the worker's computing.
         bare_s: what a bare socket takes for as many bytes over the same link; the link's limit is `ideal_s`.
     """
@@ -242,17 +242,17 @@ def _answer(ready: Connection, up: int, down: int, pause_s: float) -> None:
 def _prompts(python: str, root: str) -> list[Prompt]:
     checkout = Checkout(Path(root), None)
     install_requirements(Path(python), REPOSITORY / "requirements.txt")
-    cases: dict[str, Callable[[str, int], Workflow]] = {"all remote": _all_remote, "model remote": _model_remote}
+    cases: dict[str, Callable[[str, int], Workflow]] = {"all remote": all_remote, "model remote": _model_remote}
     found, png = [], 0
     with ExitStack() as stack, TemporaryDirectory(prefix="comfy-gpu-offload-") as folder:
-        port = stack.enter_context(_worker(python, root, Path(folder) / "worker"))
+        port = stack.enter_context(worker_of_shapes(python, root, Path(folder) / "worker"))
         for case, build in cases.items():
             for offload in ("each step", "whole loop"):
                 base = Path(folder) / f"{case} {offload}".replace(" ", "-")
-                with _comfyui(checkout, Path(python), base, port) as (comfyui, counting):
+                with comfyui_of(checkout, Path(python), base, port) as (comfyui, counting):
                     found.append(_measured(case, offload, partial(build, offload), comfyui, counting))
                 png = max([png, *(path.stat().st_size for path in (base / "output").glob("*.png"))])
-    workflow = len(json.dumps({"prompt": _all_remote("each step", 1).graph}))
+    workflow = len(json.dumps({"prompt": all_remote("each step", 1).graph}))
     return [*found, Prompt("workflow, PNG", "-", workflow, png, workflow, png, None, None)]
 
 
@@ -297,10 +297,11 @@ def _remote_model(workflow: Workflow) -> Output:
     return workflow.add("RemoteModelLoader", model_name=_FLUX, use_runpod=True, weight_dtype="default")
 
 
-def _all_remote(offload: str, seed: int) -> Workflow:
+def all_remote(offload: str, seed: int, text: str = "a lighthouse on a cliff at dusk, calm sea") -> Workflow:
+    """Return a prompt of Flux whose text encoders, model and VAE are at the worker."""
     workflow = Workflow()
     clip = workflow.add("RemoteDualCLIPLoader", **_ENCODERS, device="default", use_runpod=True)
-    positive = workflow.add("CLIPTextEncode", clip=clip, text="a lighthouse on a cliff at dusk, calm sea")
+    positive = workflow.add("CLIPTextEncode", clip=clip, text=text)
     latent = _sampled(workflow, _remote_model(workflow), positive, seed, offload)
     vae = workflow.add("RemoteVAELoader", vae_name=_AE, use_runpod=True)
     image = workflow.add("VAEDecode", samples=latent, vae=vae)
@@ -317,7 +318,8 @@ def _model_remote(offload: str, seed: int) -> Workflow:
 
 
 @contextmanager
-def _worker(python: str, root: str, folder: Path) -> Iterator[int]:
+def worker_of_shapes(python: str, root: str, folder: Path) -> Iterator[int]:
+    """Start a worker with files of the real ones' shapes, and yield its port."""
     folder.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_GPU_OFFLOAD_")}
     process = subprocess.Popen(  # noqa: S603
@@ -336,7 +338,7 @@ def _worker(python: str, root: str, folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _comfyui(checkout: Checkout, python: Path, base: Path, port: int) -> Iterator[tuple[ComfyUI, _Counting]]:
+def comfyui_of(checkout: Checkout, python: Path, base: Path, port: int) -> Iterator[tuple[ComfyUI, _Counting]]:
     """Start a ComfyUI that has no models, and what counts between it and the worker."""
     base.mkdir()
     install_pack(base)
