@@ -65,7 +65,3 @@ def test_a_machine_of_its_own_pays_nothing_and_sends_nothing() -> None:
     assert (own.up, own.down, own.first_dollars) == (0, 0, 0.0)
     assert own.next_s == pytest.approx(20 * OWN["cpu"].call_s(FLUX.model))
     assert Way.OWN not in by_way(replace(FLUX, own=None))
-
-
-def test_a_call_of_flux_is_the_work_that_is_published() -> None:
-    assert MODELS["flux"].call_flop == pytest.approx(3719.5e12 / 50, rel=0.01)

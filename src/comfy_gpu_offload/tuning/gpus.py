@@ -25,7 +25,7 @@ class Device:
 
     Attributes:
         title: its name.
-        peak: dense operations a second in 16 bits (float32 for the CPU), by its data sheet.
+        peak: dense operations a second in 16 bits with float32 sums (float32 for the CPU), by its data sheet.
         efficiency: the share of them that a model gets; assumed.
         memory_gb: of a GPU; 0 where memory is the machine's.
         dollars_an_hour: RunPod's for a serverless worker (flex, https://docs.runpod.io/serverless/pricing, as read
@@ -60,7 +60,7 @@ GPUS = {
 
 OWN = {
     "cpu": Device("this CPU, taken for 8 cores of AVX2", 1e12, 0.5, 0, 0.0),
-    "3060": Device("own RTX 3060", 51e12, 0.6, 12, 0.0),
+    "3060": Device("own RTX 3060", 26e12, 0.6, 12, 0.0),
     "3090": Device("own RTX 3090", 71e12, 0.6, 24, 0.0),
     "4090": Device("own RTX 4090", 165e12, 0.6, 24, 0.0),
 }

@@ -67,7 +67,7 @@ def _transformer_flop(tokens: int, width: int, layers: int, products: float) -> 
 
 
 # 19 layers that treat text and picture apart and 38 that do not, 4096 tokens of 16 x 16 pixels and 512 of text:
-# 74 T, as TaylorSeer lists it (https://arxiv.org/abs/2503.06923, 3719.5 T for 50 steps).
+# 74 T.
 _FLUX_FLOP = _transformer_flop(4096 + 512, 3072, 19 + 38, 12 * 3072**2)
 # 60 layers that treat text and picture apart; a prompt of 128 tokens.
 _QWEN_FLOP = _transformer_flop(4096 + 128, 3072, 60, 12 * 3072**2)
