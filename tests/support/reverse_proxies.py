@@ -186,6 +186,28 @@ class Haproxy(ReverseProxy):
     _arguments = ("-W", "-db", "-f", "{configuration}")
     _reload_signal = signal.SIGUSR2
 
+    def start(self) -> None:
+        loaded = self._times_loaded()
+        super().start()
+        self._wait_until_loaded(loaded + 1)
+
+    def reload(self) -> None:
+        loaded = self._times_loaded()
+        super().reload()
+        self._wait_until_loaded(loaded + 1)
+
+    def _times_loaded(self) -> int:
+        log = self._folder / f"{self.name}.log"
+        return log.read_text().count("Loading success") if log.exists() else 0
+
+    def _wait_until_loaded(self, times: int) -> None:
+        """Wait until the master has read its configuration so often: before that, a signal to reload is lost."""
+        for _ in range(600):
+            if self._times_loaded() >= times:
+                return
+            sleep(0.1)
+        raise AssertionError(f"{self.name} did not load its configuration: see {self._folder}")
+
 
 class Caddy(ReverseProxy):
     """Caddy. When it is reloaded or ends, it sends both sides a close frame, the worker an unmasked one."""
