@@ -24,7 +24,7 @@ AT_THE_TOP = {
     "src",
     "web",
 }
-LARGEST_BYTES = 1_000_000
+LARGEST_BYTES = 1_100_000
 
 
 @pytest.fixture(scope="module")

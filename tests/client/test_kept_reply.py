@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.support.backend import FunctionBackend
@@ -12,7 +14,7 @@ from comfy_gpu_offload.client import kept_reply
 from comfy_gpu_offload.client.connect import connect_from
 from comfy_gpu_offload.client.model_call import ModelCall
 from comfy_gpu_offload.client.session import Session
-from comfy_gpu_offload.config.settings import given_settings
+from comfy_gpu_offload.config.settings import Settings, given_settings
 from comfy_gpu_offload.errors import OffloadError, WorkerFaultError
 from comfy_gpu_offload.io.frame import EncodedFrame
 from comfy_gpu_offload.protocol.messages import MAX_PART_BYTES
@@ -44,6 +46,11 @@ def backend_of(model: Counting) -> FunctionBackend:
     return FunctionBackend(large=model)
 
 
+def raw(url: str, **further: Any) -> Settings:
+    """Return settings without compression, by which replies are as large as their tensors."""
+    return given_settings(url=url, compression="none", **further)
+
+
 def call(session: Session, told: list[tuple[int, int]]) -> torch.Tensor:
     description = session.model("large").description
     one = ModelCall(
@@ -61,7 +68,10 @@ def call(session: Session, told: list[tuple[int, int]]) -> torch.Tensor:
 
 def test_a_large_reply_comes_in_parts_and_whole() -> None:
     model, told = Counting(), list[tuple[int, int]]()
-    with ThreadWorker(backend_of(model)) as worker, connect_from(given_settings(url=worker.url)) as session:
+    with (
+        ThreadWorker(backend_of(model)) as worker,
+        connect_from(raw(worker.url)) as session,
+    ):
         assert torch.equal(call(session, told), MANY)
     assert model.calls == 1
     size = told[0][1]
@@ -74,7 +84,10 @@ def test_a_large_reply_comes_in_parts_and_whole() -> None:
 def test_a_small_reply_comes_at_once() -> None:
     told: list[tuple[int, int]] = []
     backend = FunctionBackend(large=lambda x: x)
-    with ThreadWorker(backend) as worker, connect_from(given_settings(url=worker.url)) as session:
+    with (
+        ThreadWorker(backend) as worker,
+        connect_from(raw(worker.url)) as session,
+    ):
         description = session.model("large").description
         x = torch.ones(1000)
         asked = ModelCall(
@@ -90,7 +103,7 @@ def test_a_lost_connection_costs_the_parts_under_way(after: int) -> None:
     with ThreadWorker(backend_of(model)) as worker:
         proxy = BreakingProxy(worker.port)
         proxy.break_after_down = after
-        with connect_from(given_settings(url=proxy.url, retry_s=30)) as session:
+        with connect_from(raw(proxy.url, retry_s=30)) as session:
             assert torch.equal(call(session, told), MANY)
         # Four parts were under way at most.
         assert proxy.down < MANY.nbytes + 4_500_000
@@ -103,7 +116,7 @@ def test_damage_of_a_part_is_noticed_and_the_part_fetched_again() -> None:
     with ThreadWorker(backend_of(model)) as worker:
         proxy = BreakingProxy(worker.port)
         proxy.alter_after_down = 4_000_000
-        with connect_from(given_settings(url=proxy.url, retry_s=30)) as session:
+        with connect_from(raw(proxy.url, retry_s=30)) as session:
             assert torch.equal(call(session, []), MANY)
     assert model.calls == 1
 
@@ -114,7 +127,7 @@ def test_a_worker_that_was_restarted_computes_the_reply_again() -> None:
     worker = ThreadWorker(backend_of(first)).__enter__()
     port = worker.port
     again: list[ThreadWorker] = []
-    with connect_from(given_settings(url=worker.url, retry_s=30)) as session:
+    with connect_from(raw(worker.url, retry_s=30)) as session:
         description = session.model("large").description
 
         def received(done: int, of: int) -> None:
@@ -139,7 +152,7 @@ def test_a_worker_that_never_keeps_replies_ends_the_call(monkeypatch: pytest.Mon
     monkeypatch.setattr(ForwardCalls, "reply", forgets)
     with (
         ThreadWorker(backend_of(model)) as worker,
-        connect_from(given_settings(url=worker.url, retry_s=1)) as session,
+        connect_from(raw(worker.url, retry_s=1)) as session,
         pytest.raises(WorkerFaultError, match="does not keep that reply"),
     ):
         call(session, [])
@@ -156,7 +169,10 @@ def test_a_check_ends_the_fetching() -> None:
         if len(told) > 3:
             raise StopError
 
-    with ThreadWorker(backend_of(model)) as worker, connect_from(given_settings(url=worker.url)) as session:
+    with (
+        ThreadWorker(backend_of(model)) as worker,
+        connect_from(raw(worker.url)) as session,
+    ):
         description = session.model("large").description
         one = ModelCall(
             description.ref,
@@ -174,7 +190,7 @@ def test_a_reply_larger_than_this_side_takes_is_refused_before_it_is_fetched() -
     model = Counting()
     with (
         ThreadWorker(backend_of(model)) as worker,
-        connect_from(given_settings(url=worker.url, frame_bytes=4_000_000, retry_s=1)) as session,
+        connect_from(raw(worker.url, frame_bytes=4_000_000, retry_s=1)) as session,
         pytest.raises(OffloadError, match="4000000 allowed"),
     ):
         call(session, [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -40,9 +38,9 @@ def worker() -> Iterator[ThreadWorker]:
 
 
 def test_auto_finds_a_slow_tunnel_behind_this_machines_address_and_stays_lossless(
-    worker: ThreadWorker, caplog: pytest.LogCaptureFixture
+    worker: ThreadWorker,
 ) -> None:
-    with BreakingProxy(worker.port) as tunnel, caplog.at_level(logging.INFO, "comfy_gpu_offload"):
+    with BreakingProxy(worker.port) as tunnel:
         tunnel.rate = 2e6
         with connect(tunnel.url) as session:
             model = session.model("velocity")
@@ -50,7 +48,6 @@ def test_auto_finds_a_slow_tunnel_behind_this_machines_address_and_stays_lossles
     up = [timings.bytes_up for timings in model.timings]
     assert max(up[-3:]) < RAW_BYTES / 8
     assert max(timings.bytes_down for timings in list(model.timings)[-3:]) < RAW_BYTES / 1.5
-    assert any(re.match("Switching encoding .* → predicted", message) for message in caplog.messages)
 
 
 @pytest.mark.parametrize("compression", ["none", "planes"])
