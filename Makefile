@@ -15,7 +15,7 @@ PRISM ?= 5.14.2
 # Test processes that run side by side.
 PROCESSES ?= 2
 
-.PHONY: demo test test-all check lint types security unit unit-all bench matrix pictures prism clouds clean
+.PHONY: demo test test-all check lint types security unit unit-all bench matrix packs pictures prism clouds clean
 
 demo: $(VENV)/.demo
 	$(BIN)/comfy-gpu-offload demo
@@ -47,6 +47,10 @@ unit-all: $(VENV)/.dev $(SDK)/.done
 # Writes docs/compatibility.md, with every ComfyUI found here; takes half an hour.
 matrix: $(VENV)/.dev
 	$(BIN)/python -m tests.comfyui.write_compatibility
+
+# Writes docs/packs.md, with the node packs found here (tests/comfyui/test_packs.py); takes some minutes.
+packs: $(VENV)/.dev
+	$(BIN)/python -m tests.comfyui.write_packs
 
 # Writes docs/benchmarks.md and its plots; takes some minutes. zipnn, to compare with, takes a C compiler.
 bench: $(VENV)/.dev

@@ -6,8 +6,8 @@ skip those that are not there, or whose requirements ComfyUI's environment does 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,13 @@ from .conftest import running_site
 from .harness.checkouts import Checkout
 from .harness.site import Site
 from .harness.workflow import MMDIT, UNET, Link, Model, Sampling, Scene, Workflow
+from .pack_sweep import FOLDER, packs_found, patching_nodes, tried
 
 pytestmark = pytest.mark.comfyui
 
-_FOLDER = Path(os.environ.get("COMFYUI_PACKS", Path.home() / "comfy" / "packs")).expanduser()
 _RES4LYF, _ANIMATEDIFF = "RES4LYF", "ComfyUI-AnimateDiff-Evolved"
 _SAMPLING = Sampling(steps=4)
+_NODES_A_PACK = 2
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,10 @@ def site(
     checkout: Checkout, python: Path, models_yaml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """Give a ComfyUI that has all packs found."""
-    packs = [folder for folder in sorted(_FOLDER.glob("*")) if (folder / "__init__.py").is_file()]
-    print(f"node packs in {_FOLDER}: {', '.join(pack.name for pack in packs) or 'none'}")
+    packs = packs_found()
+    print(f"node packs in {FOLDER}: {', '.join(pack.name for pack in packs) or 'none'}")
     if not packs:
-        pytest.skip(f"no node packs: neither $COMFYUI_PACKS nor {_FOLDER} has any")
+        pytest.skip(f"no node packs: neither $COMFYUI_PACKS nor {FOLDER} has any")
     with running_site(checkout, python, models_yaml, tmp_path_factory.mktemp, packs) as made:
         yield made
 
@@ -41,7 +42,7 @@ def site(
 def need(site: Site, pack: str, node: str) -> None:
     """Skip where ComfyUI does not have a pack's node."""
     if node not in site.comfyui.api.get("/object_info"):
-        pytest.skip(f"{node} is not there: {_FOLDER / pack} is missing, or ComfyUI could not import it")
+        pytest.skip(f"{node} is not there: {FOLDER / pack} is missing, or ComfyUI could not import it")
 
 
 def assert_same(site: Site, scene: Scene) -> None:
@@ -149,3 +150,17 @@ def test_animatediffs_sampling_without_a_motion_module(site: Site, listed: Calla
     for name, loaded in {"local": flow.local(UNET), "remote": flow.remote(listed(UNET))}.items():
         flow.save(sample(flow, scene, loaded), name)
     assert_same(site, scene)
+
+
+@pytest.mark.parametrize("model", [UNET, MMDIT], ids=str)
+def test_nodes_that_patch_a_model_are_equal_or_refused_by_name(
+    site: Site, listed: Callable[[Model], str], model: Model
+) -> None:
+    """A part of docs/packs.md, made anew: a few nodes of each pack."""
+    nodes = list(patching_nodes(site.comfyui.api.get("/object_info")))
+    of_packs = groupby(sorted(nodes, key=lambda node: node.pack), key=lambda node: node.pack)
+    some = [node for _, group in of_packs for node in list(group)[-_NODES_A_PACK:]]
+    assert some
+    outcomes = [tried(site, node, model, listed(model)) for node in some]
+    print(*outcomes, sep="\n")
+    assert [str(each) for each in outcomes if not each.is_right] == []

@@ -123,6 +123,12 @@ class ComfyApi:
             assert monotonic() < deadline, f"fewer than {count} looks for the stop button in {timeout_s} s"
             sleep(_POLL_S)
 
+    def free(self) -> None:
+        """Have ComfyUI forget its loaded models and what nodes have returned, before the next prompt."""
+        self._http.post(
+            f"{self.url}/free", json={"unload_models": True, "free_memory": True}, timeout=60
+        ).raise_for_status()
+
     def interrupt(self) -> None:
         """Do what the frontend's stop button does."""
         self._http.post(f"{self.url}/interrupt", json={}, timeout=60).raise_for_status()
