@@ -1,24 +1,19 @@
-"""Measure the link to the configured worker and this machine's codecs, and say what to set.
+"""Hold what `comfy-gpu-offload tune` predicts to measured steps, over emulated links; without --check, run it.
 
-    python benchmarks/tune.py                     # the worker that the environment and .env name
-    python benchmarks/tune.py --url http://127.0.0.1:8288 --compute 0.4 --write
     python benchmarks/tune.py --check             # its predictions against measured runs on four emulated links
+    python benchmarks/tune.py --write             # the same as `comfy-gpu-offload tune --write`
 
 The step is predicted as compute + coding on both sides + round trip + bytes / bandwidth, with as many bytes as a
-run of a trained model moves with each setting, prediction included (see step_predictions.py). Where the connection
-idles while the worker computes, its transfers are measured after pauses as long instead, because they begin slowly.
-The worker is taken to code as fast as this machine. A run as one job is predicted for the bytes by which the node's
-`auto` decides. A setting is advised in place of `auto` only if it gains more than measurements differ. `--check`
-exits with 1 where a prediction is off by more than 15 % of the step, or the advised setting is over 5 % slower than
-the fastest.
+run of a model by formula moves with each setting, prediction included (see `tuning/sampled_run.py`). Measured are
+runs of a trained model (see mosaic.py). `--check` exits with 1 where a prediction is off by more than 15 % of the
+step, or the advised setting is over 5 % slower than the fastest.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,49 +24,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import arguments
 import plots
-from comfy_gpu_offload.client.encoding.step_time import StepCost
-from comfy_gpu_offload.config.env_file import write_settings
-from comfy_gpu_offload.config.settings import given_settings, load_settings
-from comfy_gpu_offload.errors import OffloadError
+from comfy_gpu_offload.cli.main import main as command
+from comfy_gpu_offload.tuning.advice import advised
+from comfy_gpu_offload.tuning.encoding_costs import EncodingCost, Shape, costs
+from comfy_gpu_offload.tuning.link_measurement import measure
+from comfy_gpu_offload.tuning.step_prediction import estimate, predict
 from emulated_link import best_kind, described, emulated
+from measured_steps import measured_step_s, measured_whole_s, session_with
 from mosaic import mosaic_worker
 from results import Bound, Results, Table, conclude
-from step_predictions import (
-    Choice,
-    Prediction,
-    Shape,
-    advice,
-    choices_of,
-    choices_over,
-    costs,
-    measured_step_s,
-    measured_whole_s,
-    predict,
-    predicted_whole_s,
-)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VARIABLE = "COMFY_GPU_OFFLOAD_COMPRESSION"
 _CHECK_LINKS = ("20/100/100", "40/20/100", "50/100/100", "80/50/200")
 _BOUND = 0.15
 # What following the advice may cost.
 _LOST = 0.05
 _AS_ONE_JOB = "one job, a step"
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_COLUMNS = {
-    "compression": "choice",
-    "which is": "way",
-    "connection": "connection",
-    "KB up": "bytes_up 1e-3 .1f",
-    "KB down": "bytes_down 1e-3 .1f",
-    "coding ms": "coding_s 1e3 .1f",
-    "network ms": "network_s 1e3 .0f",
-    "step ms": "step_s 1e3 .0f",
-    "± ms": "spread_s 1e3 .1f",
-    "as one job, a step": "whole_s 1e3 .0f",
-}
 
 
 @dataclass(frozen=True)
@@ -92,51 +63,17 @@ class Checked:
 
 
 def main() -> int:
-    """Print what to set, or with `--check` how well that is predicted. Exit status 1 if a bound is not held."""
+    """Run the command, or with `--check` print how well it predicts. Exit status 1 if a bound is not held."""
+    if "--check" not in sys.argv and not {"-h", "--help"} & set(sys.argv):
+        return command(["tune", *sys.argv[1:]])
     options = _options()
-    shape = Shape(
-        tuple(options.latent),
-        _DTYPES[options.dtype],
-        options.compute,
-        options.steps,
-        options.seed,
-        begins_empty=options.start == "empty",
-    )
-    if options.check:
-        return _check(shape, options)
-    try:
-        settings = given_settings(url=options.url, token=options.token) if options.url else load_settings()
-        choices = choices_of(settings)
-        predictions = predict(choices, costs(shape), shape)
-    except OffloadError as error:
-        print(error, file=sys.stderr)
-        return 1
-    title = f"{tuple(options.latent)} in {options.dtype}, {options.compute:g} s of compute, {options.steps} steps"
-    rows = [{**vars(each), "connection": "kept warm" if each.warm else "idles"} for each in predictions]
-    results = Results(
-        "tune", predictions, [Table.of(title, _COLUMNS, rows)], plots={"tune": lambda: _figure(predictions)}
-    )
-    status = conclude(results, options)
-    _advise(advice(predictions), options)
-    return status
-
-
-def _advise(best: Prediction, options: argparse.Namespace) -> None:
-    print(f"\nSet {_VARIABLE}={best.choice}")
-    faster = "as one job (mode `whole loop`)" if best.whole_s < best.step_s else "a call a step"
-    print(f"Faster in the node Remote Sampler: {faster}; its mode `auto` measures that by itself.")
-    if not options.write:
-        return
-    write_settings(options.env_file, {_VARIABLE: best.choice})
-    print(f"{options.env_file} has it now.")
-    if _VARIABLE in os.environ:
-        print(f"{_VARIABLE} is also set in this environment, which counts more than the file.")
+    shape = Shape(tuple(options.latent), _DTYPES[options.dtype], options.compute, options.steps, options.seed)
+    return _check(shape, options)
 
 
 def _options() -> argparse.Namespace:
     parser = arguments.parser(__doc__, seed_of="the run's noise")
-    parser.add_argument("--url", help="a worker, in place of the configured one")
-    parser.add_argument("--token", help="the token of that worker")
+    parser.add_argument("--check", action="store_true", required=True, help="hold predictions to measured steps")
     parser.add_argument(
         "--latent", type=arguments.positive, nargs="+", default=[1, 16, 128, 128], help="(default: Flux at 1024²)"
     )
@@ -146,31 +83,14 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=arguments.positive, default=20, help="of a run (default: %(default)s)")
     parser.add_argument(
-        "--start",
-        choices=["empty", "picture"],
-        default="empty",
-        help="what a run begins with: an empty latent, or a picture's (img2img; default: %(default)s)",
-    )
-    parser.add_argument("--write", action="store_true", help="put what to set into the .env file")
-    parser.add_argument("--env-file", type=Path, default=Path(".env"), help="(default: %(default)s here)")
-    parser.add_argument(
-        "--check", action="store_true", help="hold predictions to measured steps, over emulated links"
-    )
-    parser.add_argument(
         "--link",
         type=arguments.link,
         nargs="+",
         default=list(map(arguments.link, _CHECK_LINKS)),
-        help="for --check: MS/MBIT/MBIT",
+        help="MS/MBIT/MBIT",
     )
     parser.add_argument("--kind", choices=["tun", "threads"], default=best_kind(), help="of link emulation")
-    options = parser.parse_args()
-    if options.write:
-        try:
-            arguments.output_file()(str(options.env_file))
-        except argparse.ArgumentTypeError as error:
-            parser.error(f"--env-file: {error}")
-    return options
+    return parser.parse_args()
 
 
 def _check(shape: Shape, options: argparse.Namespace) -> int:
@@ -180,7 +100,7 @@ def _check(shape: Shape, options: argparse.Namespace) -> int:
         taken = costs(shape)
         for link in arguments.progress(options.link, unit="link"):
             with emulated(link, port, options.kind) as near:
-                rows += _check_link(str(link), choices_over(near), taken, shape)
+                rows += _check_link(str(link), near, taken, shape)
     columns = {
         "link": "link",
         "choice": "choice",
@@ -216,39 +136,30 @@ def _worst(rows: list[Checked]) -> dict[str, float]:
 def _lost(rows: list[Checked]) -> dict[str, float]:
     """Return, by link, by how much the advised setting's step was slower than the fastest setting's."""
     found = {}
-    for advised in (row for row in rows if row.advised):
+    for chosen in (row for row in rows if row.advised):
         steps = [
-            row.measured_s for row in rows if row.link == advised.link and not row.choice.startswith(_AS_ONE_JOB)
+            row.measured_s for row in rows if row.link == chosen.link and not row.choice.startswith(_AS_ONE_JOB)
         ]
-        found[advised.link] = advised.measured_s / min(steps) - 1
+        found[chosen.link] = chosen.measured_s / min(steps) - 1
     return found
 
 
-def _check_link(link: str, choices: list[Choice], taken: dict[str, StepCost], shape: Shape) -> Iterator[Checked]:
-    predictions = predict(choices, taken, shape)
-    advised = advice(predictions)
-    for choice, each in zip(choices, predictions, strict=True):
-        measured_s = measured_step_s(choice, shape)
-        yield replace(_checked(link, each.choice, each.step_s, measured_s), advised=each is advised)
-    for job in (replace(shape, begins_empty=True), replace(shape, begins_empty=False)):
+def _check_link(link: str, port: int, taken: Mapping[str, EncodingCost], shape: Shape) -> Iterator[Checked]:
+    from_picture = replace(shape, begins_empty=False)
+    with session_with("auto", port) as session:
+        predictions = predict(session, shape, taken, measure(session, shape.call_bytes), adapts=True)
+        best = advised(predictions)
+        jobs = {job: estimate(session, job, best).whole_loop_s / job.steps for job in (shape, from_picture)}
+    for each in predictions:
+        measured_s = measured_step_s(each.choice, port, shape)
+        yield replace(_checked(link, each.choice, each.step_s, measured_s), advised=each is best)
+    for job, predicted_s in jobs.items():
         begun = "an empty latent" if job.begins_empty else "a picture"
-        predicted_s = predicted_whole_s(choices[0], taken[advised.way], job)
-        yield _checked(link, f"{_AS_ONE_JOB}, from {begun}", predicted_s, measured_whole_s(choices[0], job))
+        yield _checked(link, f"{_AS_ONE_JOB}, from {begun}", predicted_s, measured_whole_s("auto", port, job))
 
 
 def _checked(link: str, choice: str, predicted_s: float, measured_s: float) -> Checked:
     return Checked(link, choice, predicted_s, measured_s, predicted_s / measured_s - 1)
-
-
-def _figure(predictions: list[Prediction]) -> Figure:
-    figure, (axis,) = plots.panels(1, 1, width=6.0, height=2.2)
-    names = [each.choice for each in predictions]
-    plots.bars(axis, names, [each.step_s for each in predictions], colours=plots.RED)
-    axis.barh(range(len(names)), [each.step_s - each.network_s for each in predictions], color=plots.GREEN)
-    compute = [each.step_s - each.network_s - each.coding_s for each in predictions]
-    axis.barh(range(len(names)), compute, color=plots.BLUE)
-    axis.set(xlabel="s a step, as predicted: compute (blue), coding (green), network (red)")
-    return figure
 
 
 def _check_figure(rows: list[Checked]) -> Figure:

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "runpod": {"errors", "config", "net"},
     "transport": {"errors", "config", "version", "io", "net", "runpod"},
     "client": {"errors", "config", "version", "io", "prediction", "protocol", "transport"},
-    "tuning": {"errors", "config", "io", "transport", "client"},
+    "tuning": {"errors", "config", "io", "protocol", "transport", "client", "backends", "server"},
     "backends": {"errors", "io", "protocol", "digits"},
     "server": {"errors", "config", "version", "io", "net", "prediction", "protocol", "backends"},
     "comfyui/installation": {"errors", "backends"},

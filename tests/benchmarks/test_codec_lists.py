@@ -1,22 +1,14 @@
-"""The benchmarks measure every codec that is listed, and offer every lossless one as a choice."""
+"""The benchmarks measure every codec that is listed."""
 
 from __future__ import annotations
 
 import runpy
 from pathlib import Path
 
-from comfy_gpu_offload.codec_names import CODECS, COMPRESSIONS
+from comfy_gpu_offload.codec_names import CODECS
 from comfy_gpu_offload.io import codecs
 
 LOSSLESS = {name for name in codecs.names() if codecs.named(name).lossless}
-
-
-def test_tune_offers_every_lossless_setting_and_knows_the_way_of_each() -> None:
-    from step_predictions import OF_CHOICE, WAYS
-
-    assert OF_CHOICE.keys() == {name for name in COMPRESSIONS if name in LOSSLESS | {"auto", "none"}}
-    assert {way for ways in OF_CHOICE.values() for way in ways} == WAYS.keys()
-    assert {WAYS[way].codec.name for way in WAYS} == LOSSLESS | {"auto"}
 
 
 def test_runs_over_links_are_made_with_every_codec() -> None:

@@ -35,10 +35,10 @@ def test_every_command_answers_help(path: Path) -> None:
 _LINKS = ("40/0/100", "40/20", "40/20/100/1", "nan/20/100", "40/inf/100", "-1/20/100", "40/x/100", "")
 _WRONG: dict[str, list[tuple[str, str]]] = {
     "tune.py": [
-        ("--compute", "-3"),
-        ("--compute", "nan"),
-        ("--latent", "0"),
-        ("--dtype", "int8"),
+        ("--call", "-3"),
+        ("--call", "nan"),
+        ("--link", "40/0/100"),
+        ("--model", "none"),
         ("--steps", "1.5"),
     ],
     "transfer_vs_compute.py": [

@@ -19,6 +19,7 @@ NAME = "COMFY_GPU_OFFLOAD_COMPRESSION"
         (f"{NAME}=auto\nOTHER=1\n", f"{NAME}=zstd\nOTHER=1\n"),
         (f"A=1\r\nexport {NAME} = auto\r\nB=2\r\n", f"A=1\r\n{NAME}=zstd\r\nB=2\r\n"),
         (f"{NAME}=none\nOTHER=1\n{NAME}=auto", f"OTHER=1\n{NAME}=zstd"),
+        (f"\ufeff{NAME}=none\r\nOTHER=1\r\n", f"\ufeff{NAME}=zstd\r\nOTHER=1\r\n"),
     ],
 )
 def test_one_line_is_changed_and_every_other_stays(before: str, after: str) -> None:

@@ -25,7 +25,7 @@ COMMANDS = {
     "logs": "show the log of a rented machine",
     "demo": "sample digits through a worker, and show that remote equals local",
     "doctor": "check the configured worker, and say what to do where something is wrong",
-    "tune": "calculate what a picture takes and costs over a link, without a worker",
+    "tune": "measure what a picture takes through the configured worker, and say which compression to set",
     "models": "list what the configured worker can load, or remove one",
     "fetch": "have the configured worker download a model",
     "push": "send a model file of this machine to the configured worker",

@@ -12,22 +12,27 @@ from ..tuning.models import MODELS
 from ..tuning.picture_cost import PictureCost, Plan, costs
 from .arguments import number, whole_number
 
+# Where none is named.
+_GPU = "4090"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the calculator, which `calculate` reads."""
-    group = parser.add_argument_group("calculate without a worker")
-    group.add_argument(
-        "--link", type=Link.parse, metavar="MS/MBIT/MBIT", help="round trip, up, down, as 40/20/100; needs --model"
-    )
-    group.add_argument("--model", choices=MODELS, help="the model")
-    group.add_argument("--gpu", choices=GPUS, default="4090", help="of the worker (default: %(default)s)")
-    group.add_argument("--steps", type=whole_number(1, 10_000), help="of a run (default: the model's usual ones)")
-    group.add_argument("--sampler", default="euler", help="as ComfyUI names it (default: %(default)s)")
-    group.add_argument(
+    picture = parser.add_argument_group("the picture")
+    picture.add_argument("--model", choices=MODELS, help="the model (measured with a worker: flux by default)")
+    picture.add_argument("--steps", type=whole_number(1, 10_000), help="of a run (default: the model's usual ones)")
+    picture.add_argument("--sampler", default="euler", help="as ComfyUI names it (default: %(default)s)")
+    picture.add_argument("--img2img", action="store_true", help="begin with a picture, not with an empty latent")
+    picture.add_argument("--gpu", choices=GPUS, help="of the worker (default: the one it has, or a 4090)")
+    picture.add_argument(
         "--call",
         type=number(0, 3600),
         metavar="SECONDS",
         help="of a model call at the worker, in place of the estimate",
+    )
+    group = parser.add_argument_group("calculate without a worker")
+    group.add_argument(
+        "--link", type=Link.parse, metavar="MS/MBIT/MBIT", help="round trip, up, down, as 40/20/100; needs --model"
     )
     group.add_argument(
         "--price", type=number(0, 1000), metavar="DOLLARS", help="an hour (default: of RunPod's serverless workers)"
@@ -40,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for which the worker is paid after the last picture (default: %(default)s)",
     )
     group.add_argument("--warm", action="store_true", help="the worker runs already and has the model loaded")
-    group.add_argument("--img2img", action="store_true", help="begin with a picture, not with an empty latent")
     group.add_argument("--own", choices=OWN, default="cpu", help="what this machine has (default: %(default)s)")
 
 
@@ -103,7 +107,7 @@ def _row(cost: PictureCost) -> str:
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    model, gpu = MODELS[arguments.model], GPUS[arguments.gpu]
+    model, gpu = MODELS[arguments.model], GPUS[arguments.gpu or _GPU]
     return Plan(
         model=model,
         gpu=gpu,

@@ -91,5 +91,6 @@ def _line_of(name: str) -> re.Pattern[str]:
 
 
 def _replaced(line: str, name: str, value: str) -> str:
+    mark = "\ufeff" if line.startswith("\ufeff") else ""
     content = line.rstrip("\r\n")
-    return f"{name}={value}{line[len(content) :]}"
+    return f"{mark}{name}={value}{line[len(content) :]}"

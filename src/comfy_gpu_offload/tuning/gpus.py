@@ -58,6 +58,13 @@ GPUS = {
 }
 """GPUs that RunPod rents, by the names that a command line takes."""
 
+
+def named(device: str) -> Device | None:
+    """Return the GPU that a worker's device is, by the name that its driver gives; None where it is not listed."""
+    words = device.lower().replace("-", " ").split()
+    return next((gpu for key, gpu in GPUS.items() if key in words), None)
+
+
 OWN = {
     "cpu": Device("this CPU, taken for 8 cores of AVX2", 1e12, 0.5, 0, 0.0),
     "3060": Device("own RTX 3060", 26e12, 0.6, 12, 0.0),
