@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from comfy_gpu_offload.cli import arguments as of_commands
 from comfy_gpu_offload.cli.arguments import number, output_file, output_folder, whole_number
 from comfy_gpu_offload.tuning.link import Link
 
@@ -37,7 +38,7 @@ def link(text: str) -> Link:
         argparse.ArgumentTypeError: it is not of that form, no link is like that, or it loses packets, which links
             are not emulated with.
     """
-    read = Link.parse(text)
+    read = of_commands.link(text)
     if read.loss:
         raise argparse.ArgumentTypeError(f"{text}: emulated links lose nothing; give MS/MBIT/MBIT, as 40/20/100")
     return read

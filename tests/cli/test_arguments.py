@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from comfy_gpu_offload.cli import arguments
+from comfy_gpu_offload.tuning.link import Link
 
 
 @pytest.mark.parametrize("text", ["0", "101", "-1", "1.5", "", "many"])
@@ -65,3 +66,31 @@ def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
     assert arguments.output_folder(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
     assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
     assert (tmp_path / "old.png").read_text() == "old"
+
+
+def test_a_link_is_read_in_milliseconds_and_megabits() -> None:
+    assert arguments.link("40/20/100") == Link(0.04, 2.5e6, 12.5e6)
+    assert arguments.link("40/20/100/1%") == Link(0.04, 2.5e6, 12.5e6, 0.01)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            "",
+            "40",
+            "40/20",
+            "40/0/100",
+            "-1/20/100",
+            "nan/20/100",
+            "40/inf/100",
+            "40/20/x",
+            "40/20/100/1",
+            "1/2/3/4/5",
+        ],
+        *["40/20/100/80%", "40/20/100/%", "40/20/100/-1%", "1e9/20/100"],
+    ],
+)
+def test_what_is_no_link_is_refused_in_a_line_that_says_how_to_write_one(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="give MS/MBIT/MBIT, as 40/20/100"):
+        arguments.link(text)

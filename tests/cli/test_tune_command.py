@@ -55,7 +55,7 @@ def use(monkeypatch: pytest.MonkeyPatch, url: str, **settings: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def make_planes_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have measurements say that `planes` is much faster than all else."""
     found = tune_command.predict
 
@@ -184,7 +184,7 @@ def test_the_file_keeps_every_byte_but_the_one_line(
     file = tmp_path / ".env"
     file.write_bytes(before.encode())
     use(monkeypatch, worker.url)
-    slow(monkeypatch)
+    make_planes_fastest(monkeypatch)
     assert main([*QUICK, "--write"]) == 0
     assert file.read_bytes() == after.encode()
     assert str(file) in capsys.readouterr().out
@@ -196,7 +196,7 @@ def test_without_being_told_to_nothing_is_written(
     file = tmp_path / ".env"
     file.write_bytes(b"A=1\n")
     use(monkeypatch, worker.url)
-    slow(monkeypatch)
+    make_planes_fastest(monkeypatch)
     assert main([*QUICK]) == 0
     assert file.read_bytes() == b"A=1\n"
     assert "tune --write" in capsys.readouterr().out
@@ -208,7 +208,7 @@ def test_a_lossy_setting_stays(
     file = tmp_path / ".env"
     file.write_bytes(f"{NAME}=int8-block\n".encode())
     use(monkeypatch, worker.url)
-    slow(monkeypatch)
+    make_planes_fastest(monkeypatch)
     assert main([*QUICK, "--write"]) == 0
     assert file.read_bytes() == f"{NAME}=int8-block\n".encode()
     assert "lossy" in capsys.readouterr().out
@@ -218,7 +218,7 @@ def test_a_setting_in_the_environment_is_said_to_count_more(
     worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, worker.url, **{NAME: "zstd"})
-    slow(monkeypatch)
+    make_planes_fastest(monkeypatch)
     assert main([*QUICK, "--write"]) == 0
     assert "counts more than a file" in capsys.readouterr().out
 

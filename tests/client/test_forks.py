@@ -70,10 +70,12 @@ def test_threads_of_a_child_that_compute_at_once_find_torchs_pool() -> None:
     session = Session(LoopbackTransport(handler))  # a process without one is not this package's to prepare
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # each thread of a child sets it anew, and with it the pool
-    told = [in_a_child(first_computations) for _ in range(100)]
-    torch.set_num_threads(threads)
-    session.close()
-    handler.close(10)
+    try:
+        told = [in_a_child(first_computations) for _ in range(100)]
+    finally:
+        torch.set_num_threads(threads)
+        session.close()
+        handler.close(10)
     assert told == ["computed"] * 100
 
 

@@ -13,7 +13,7 @@ import torch
 
 from .harness.api import Outcome, PromptRejectedError
 from .harness.site import Site
-from .harness.workflow import Link, Model, Sampling, Scene
+from .harness.workflow import Model, Sampling, Scene
 
 FOLDER = Path(os.environ.get("COMFYUI_PACKS", Path.home() / "comfy" / "packs")).expanduser()
 _DEFAULTS = {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False, "STRING": ""}
@@ -27,7 +27,8 @@ class PackNode:
 
     Attributes:
         output: the number of its output that is the model.
-        inputs: by name: a value, or the type of what is linked to it.
+        model: the name of its input that takes the model.
+        inputs: the values of its other inputs, by name.
     """
 
     name: str
@@ -93,9 +94,9 @@ def tried(site: Site, node: PackNode, model: Model, listed: str) -> Tried:
         locally = _run(site, model, None, {"plain": None, "local": node}, seed)
         if not locally.succeeded:
             return Tried(node, "fails locally too")
-        remotely = _run(site, model, listed, {"remote": node}, seed)
     except PromptRejectedError as error:
         return Tried(node, "fails locally too", str(error)[:100])
+    remotely = _run(site, model, listed, {"remote": node}, seed)
     plain, local = site.comfyui.saved("plain"), site.comfyui.saved("local")
     if remotely.error is not None:
         kind = str(remotely.error["exception_type"])
@@ -130,8 +131,7 @@ def _run(site: Site, model: Model, listed: str | None, wanted: Mapping[str, Pack
     for name, node in wanted.items():
         loaded = flow.local(model) if listed is None else flow.remote(listed)
         if node is not None:
-            made = flow.add(node.name, **{node.model: loaded, **node.inputs})
-            patched: Link = [made[0], node.output]
-            loaded = patched
+            number, _ = flow.add(node.name, **{node.model: loaded, **node.inputs})
+            loaded = [number, node.output]
         scene.sample("KSampler", loaded, Sampling(seed=seed, steps=2), name)
     return site.comfyui.api.run(flow.graph)

@@ -12,7 +12,7 @@ from comfy_gpu_offload.tuning.picture_cost import PictureCost, Plan, Way, costs
 FLUX = Plan(
     model=MODELS["flux"],
     gpu=GPUS["4090"],
-    link=Link.parse("40/20/100"),
+    link=Link(0.04, 2.5e6, 12.5e6),
     sampler="euler",
     steps=20,
     dollars_an_hour=3.6,

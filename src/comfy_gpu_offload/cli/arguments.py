@@ -8,6 +8,11 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from ..tuning.link import Link
+
+_LINK = re.compile(r"([^/]+)/([^/]+)/([^/]+?)(?:/([^/%]+)%)?")
+_LINK_ADVICE = "give MS/MBIT/MBIT, as 40/20/100, and where packets are lost their share, as 40/20/100/1%"
+
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """Return a reader of whole numbers from `least` to `most`."""
@@ -37,6 +42,27 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def link(text: str) -> Link:
+    """Return the link that ``MS/MBIT/MBIT`` describes: round trip, up, down; a fourth part, as ``1%``, is loss.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not of that form, or no link is like that.
+    """
+    parts = _LINK.fullmatch(text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no link: {_LINK_ADVICE}")
+    mbit = number(0.01, 1_000_000)
+    try:
+        return Link(
+            number(0, 10_000)(parts[1]) / 1e3,
+            mbit(parts[2]) * 1e6 / 8,
+            mbit(parts[3]) * 1e6 / 8,
+            number(0, 50)(parts[4] or "0") / 100,
+        )
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}; {_LINK_ADVICE}") from None
 
 
 def minutes(text: str) -> int:

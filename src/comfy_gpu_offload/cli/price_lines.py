@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 
 from ..tuning.gpus import GPUS, OWN, UNCERTAINTY
-from ..tuning.link import Link
 from ..tuning.models import MODELS
 from ..tuning.picture_cost import PictureCost, Plan, costs
-from .arguments import number, whole_number
+from .arguments import link, number, whole_number
 
 # Where none is named.
 _GPU = "4090"
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("calculate without a worker")
     group.add_argument(
-        "--link", type=Link.parse, metavar="MS/MBIT/MBIT", help="round trip, up, down, as 40/20/100; needs --model"
+        "--link", type=link, metavar="MS/MBIT/MBIT", help="round trip, up, down, as 40/20/100; needs --model"
     )
     group.add_argument(
         "--price", type=number(0, 1000), metavar="DOLLARS", help="an hour (default: of RunPod's serverless workers)"

@@ -26,12 +26,13 @@ _MOST_STEPS = 20
 # Of one encoding's run; a video's latent would take minutes in all.
 _LONGEST_S = 4.0
 
-_LOSSLESS = [name for name in codecs.names() if codecs.named(name).lossless]
+LOSSLESS = [name for name in codecs.names() if codecs.named(name).lossless]
+"""The names of the lossless codecs."""
 
 WAYS = {
     "coded": SessionOptions(codec=codecs.AUTO, predict=False),
     "predicted": SessionOptions(codec=codecs.AUTO),
-    **{name: SessionOptions(codec=codecs.named(name)) for name in _LOSSLESS},
+    **{name: SessionOptions(codec=codecs.named(name)) for name in LOSSLESS},
 }
 """The ways to encode tensors; a codec's name stands for that codec with prediction, which `raw` has not."""
 

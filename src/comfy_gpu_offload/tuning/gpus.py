@@ -43,18 +43,17 @@ class Device:
         return max(_LEAST_CALL_S, model.call_flop / (self.peak * self.efficiency))
 
 
-def _a_second(dollars: float) -> float:
-    """Return dollars an hour."""
-    return dollars * 3600
+def _hourly(dollars_a_second: float) -> float:
+    return dollars_a_second * 3600
 
 
 GPUS = {
-    "3090": Device("RTX 3090", 71e12, 0.6, 24, _a_second(0.00019)),
-    "4090": Device("RTX 4090", 165e12, 0.6, 24, _a_second(0.00031)),
-    "l40s": Device("L40S", 362e12, 0.4, 48, _a_second(0.00053)),
-    "a100": Device("A100 80 GB", 312e12, 0.6, 80, _a_second(0.00076)),
-    "h100": Device("H100 SXM", 989e12, 0.4, 80, _a_second(0.00116)),
-    "h200": Device("H200", 989e12, 0.4, 141, _a_second(0.00155)),
+    "3090": Device("RTX 3090", 71e12, 0.6, 24, _hourly(0.00019)),
+    "4090": Device("RTX 4090", 165e12, 0.6, 24, _hourly(0.00031)),
+    "l40s": Device("L40S", 362e12, 0.4, 48, _hourly(0.00053)),
+    "a100": Device("A100 80 GB", 312e12, 0.6, 80, _hourly(0.00076)),
+    "h100": Device("H100 SXM", 989e12, 0.4, 80, _hourly(0.00116)),
+    "h200": Device("H200", 989e12, 0.4, 141, _hourly(0.00155)),
 }
 """GPUs that RunPod rents, by the names that a command line takes."""
 

@@ -14,19 +14,16 @@ from time import sleep
 
 from ..client.offload_estimate import OffloadEstimate, RunShape, Stored
 from ..client.session import Session
-from ..io import codecs
-from .encoding_costs import EncodingCost, Shape
+from .encoding_costs import LOSSLESS, EncodingCost, Shape
 from .link_measurement import MeasuredLink, times_after_pauses
 
 # Long enough for an idle connection to slow down.
 _PAUSE_S = 0.6
 _JOBS = 3
 
-_LOSSLESS = [name for name in codecs.names() if codecs.named(name).lossless]
-
 OF_CHOICE: dict[str, tuple[str, ...]] = {
     "auto": ("raw", "coded", "predicted"),
-    **{"none" if name == "raw" else name: (name,) for name in _LOSSLESS},
+    **{"none" if name == "raw" else name: (name,) for name in LOSSLESS},
 }
 """The lossless values of the setting -> the ways that a session may go with it, of which it takes the fastest."""
 
